@@ -56,7 +56,8 @@ pub fn run(options: &Options, allocator: &Allocator) -> Result<(), Box<dyn Error
         totals,
         index: indexed,
         drop,
-        peak: resident("VmHWM:"),
+        // The kernel counts in batches: the peak may lag a little behind.
+        peak: resident("VmHWM:").max(alive),
         alive,
         dropped,
         settled,
