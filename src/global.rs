@@ -97,11 +97,10 @@ unsafe impl GlobalAlloc for Millpond {
         if old.is_some() && old == new {
             return ptr;
         }
-        if old.is_none()
-            && new.is_none()
-            && let Some(resized) = HEAP.resize_large(ptr.expose_provenance(), new_size, align)
-        {
-            return resized.as_ptr();
+        if old.is_none() && new.is_none() {
+            if let Some(resized) = HEAP.resize_large(ptr.expose_provenance(), new_size, align) {
+                return resized.as_ptr();
+            }
         }
         // SAFETY: the caller guarantees that the new size is not zero and does not overflow when rounded up.
         let target = unsafe { self.alloc(Layout::from_size_align_unchecked(new_size, align)) };

@@ -108,10 +108,8 @@ impl Heap {
         self.heard(0).store(1, Ordering::Relaxed);
         for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
             // A cache's word is set before the cache is live, so a thread that was born meanwhile is not mistaken.
-            if let Some(owner) = cache.owner()
-                && self.heard(cache.index()).load(Ordering::Relaxed) == 0
-                && cache.adopt(owner)
-            {
+            let Some(owner) = cache.owner() else { continue };
+            if self.heard(cache.index()).load(Ordering::Relaxed) == 0 && cache.adopt(owner) {
                 self.settle(cache);
             }
         }
@@ -123,11 +121,9 @@ impl Heap {
         let first = self.asked.fetch_add(ASK, Ordering::Relaxed);
         for at in 0..ASK.min(made) {
             let cache = self.caches.get(first.wrapping_add(at) % made + 1);
-            if let Some(owner) = cache.owner()
-                && self.heard(cache.index()).load(Ordering::Relaxed) == 1
-                && os::thread_is_gone(owner.thread())
-                && cache.adopt(owner)
-            {
+            let Some(owner) = cache.owner() else { continue };
+            let heard = self.heard(cache.index()).load(Ordering::Relaxed) == 1;
+            if heard && os::thread_is_gone(owner.thread()) && cache.adopt(owner) {
                 self.settle(cache);
             }
         }

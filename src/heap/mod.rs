@@ -66,12 +66,8 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub(crate) fn alloc_slow(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
-        if self.attend(cache, class)
-            && let Some(chunk) = cache.bin(class).pop()
-        {
-            return Some(chunk);
-        }
-        self.refill(cache, class).or_else(|| {
+        let served = if self.attend(cache, class) { cache.bin(class).pop() } else { None };
+        served.or_else(|| self.refill(cache, class)).or_else(|| {
             self.trim(Some(cache));
             self.refill(cache, class)
         })
@@ -261,9 +257,9 @@ impl Heap {
 
     /// Gives all that a cache holds back to the spans.
     pub(crate) fn flush(&self, cache: &ThreadCache) {
-        for class in 0..CLASSES {
+        for (class, info) in INFO.iter().enumerate() {
             if let Some(magazine) = cache.unload(class, &self.magazines) {
-                cache.discharge(INFO[class].magazine_bytes());
+                cache.discharge(info.magazine_bytes());
                 self.dissolve(class, magazine);
             }
             cache.steal_spares(
@@ -271,7 +267,7 @@ impl Heap {
                 &self.magazines,
                 |_| true,
                 |spare| {
-                    cache.discharge(INFO[class].magazine_bytes());
+                    cache.discharge(info.magazine_bytes());
                     self.dissolve(class, spare);
                 },
             );

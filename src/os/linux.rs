@@ -39,7 +39,7 @@ fn unmap(at: usize, len: usize) {
 /// See [`os`](super).
 pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
     let at = map(len)?;
-    if at.is_multiple_of(align) {
+    if at % align == 0 {
         return Some(at);
     }
     // Not aligned by luck: take enough to cut an aligned piece out of it.

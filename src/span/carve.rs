@@ -95,9 +95,7 @@ impl Span {
             let free = state.count();
             let (next, outcome) = if free == self.info().chunks {
                 (State(state.0 & LINKED | HELD | RETIRED), Restored::Retire)
-            } else if state.is(LINKED) {
-                (state.clear(HELD), Restored::Done)
-            } else if free == 0 {
+            } else if state.is(LINKED) || free == 0 {
                 (state.clear(HELD), Restored::Done)
             } else {
                 (state.clear(HELD).set(LINKED), Restored::List)
