@@ -6,7 +6,7 @@ use fastrand::Rng;
 use std::mem::MaybeUninit;
 
 const SLOTS: u64 = 32;
-const REPLACEMENTS: u64 = 24_000;
+const REPLACEMENTS: u64 = 16_000;
 const MIN_SIZE: usize = 256 << 10;
 /// From the smallest size to the largest, 8 MiB.
 const DOUBLINGS: u32 = 5;

@@ -1,8 +1,9 @@
 //! The workloads: small programs whose allocations all go to the global allocator.
 //!
-//! Each does an amount of work, over a working set, that does not depend on the number of threads: they share it. So
-//! throughputs at different numbers of threads compare, and more threads bring no cache misses of their own. Each
-//! asserts its result, which does not depend on the schedule, so a broken allocator is noticed.
+//! Each does an amount of work that does not depend on the number of threads, over a working set that does not either:
+//! they share both. So throughputs at different numbers of threads compare, and more threads bring no cache misses of
+//! their own. (Only the queues of `producer_consumer` are as many as the pairs of threads.) Each asserts its result,
+//! which does not depend on the schedule, so a broken allocator is noticed.
 
 mod block;
 mod crew;

@@ -1,5 +1,5 @@
-//! An inverted index of many documents: words are lowered and collected in maps, the maps merged across threads, the
-//! most frequent words sorted, all dropped.
+//! An inverted index of many documents: each one's words are lowered and collected in a map, the maps merged shard by
+//! shard, mostly by other threads, the most frequent words sorted, all dropped.
 
 use super::{Crew, Outcome};
 use crate::child::measure::measure;
@@ -7,23 +7,28 @@ use fastrand::Rng;
 use rayon::prelude::*;
 use std::collections::HashMap;
 
-const DOCUMENTS: u64 = 256;
-const WORDS_A_DOCUMENT: u32 = 8_000;
+const DOCUMENTS: u64 = 512;
+const WORDS_A_DOCUMENT: u32 = 2_000;
 const VOCABULARY: usize = 40_000;
+const SHARDS: usize = 64;
 const TOP: usize = 100;
 
 type Index = HashMap<String, Vec<u32>>;
+/// The words of one document that belong to one shard, and their places.
+type Part = Vec<(String, Vec<u32>)>;
 
 pub fn run(crew: &Crew) -> Outcome {
     let documents = crew.scaled(DOCUMENTS);
     let (texts, distinct) = write(documents);
     let ((words, entries, checksum), cost) = measure(|| {
         crew.pool.install(|| {
-            let index = texts
-                .par_iter()
-                .map(|text| read(text))
-                .reduce(Index::new, merge);
-            (words_in(&index), index.len(), top(&index))
+            let documents = texts.par_iter().map(|text| parts(read(text)));
+            let shards = gather(documents.collect());
+            let shards: Vec<Index> = shards.into_par_iter().map(merge).collect();
+            let words = shards.iter().flat_map(Index::values);
+            let words = words.map(|places| places.len() as u64).sum::<u64>();
+            let entries = shards.iter().map(Index::len).sum::<usize>();
+            (words, entries, top(&shards))
         })
     });
     let ops = documents * u64::from(WORDS_A_DOCUMENT);
@@ -78,23 +83,38 @@ fn read(text: &str) -> Index {
     index
 }
 
-fn merge(mut into: Index, mut from: Index) -> Index {
-    if into.len() < from.len() {
-        std::mem::swap(&mut into, &mut from);
+/// Shares out the words of a document among the shards.
+fn parts(index: Index) -> Vec<Part> {
+    let mut parts = vec![Part::new(); SHARDS];
+    for (word, places) in index {
+        let shard = word.bytes().map(usize::from).sum::<usize>() % SHARDS;
+        parts[shard].push((word, places));
     }
-    for (word, places) in from {
-        into.entry(word).or_default().extend(places);
-    }
-    into
+    parts
 }
 
-fn words_in(index: &Index) -> u64 {
-    index.values().map(|places| places.len() as u64).sum()
+/// Puts together what belongs to each shard.
+fn gather(documents: Vec<Vec<Part>>) -> Vec<Vec<Part>> {
+    let mut shards = vec![Vec::new(); SHARDS];
+    for parts in documents {
+        for (shard, part) in shards.iter_mut().zip(parts) {
+            shard.push(part);
+        }
+    }
+    shards
+}
+
+fn merge(parts: Vec<Part>) -> Index {
+    let mut index = Index::new();
+    for (word, places) in parts.into_iter().flatten() {
+        index.entry(word).or_default().extend(places);
+    }
+    index
 }
 
 /// A checksum of the most frequent words with their places.
-fn top(index: &Index) -> u64 {
-    let mut entries: Vec<_> = index.iter().collect();
+fn top(shards: &[Index]) -> u64 {
+    let mut entries: Vec<_> = shards.iter().flatten().collect();
     entries.sort_unstable_by_key(|(word, places)| (std::cmp::Reverse(places.len()), *word));
     entries.iter().take(TOP).fold(0, |sum, (word, places)| {
         let places: u64 = places.iter().copied().map(u64::from).sum();

@@ -3,10 +3,10 @@
 use super::{Crew, Outcome};
 use crate::child::measure::measure;
 
-const TREES: u64 = 60;
-const DEPTH: u32 = 17;
+const TREES: u64 = 32;
+const DEPTH: u32 = 18;
 /// Smaller subtrees are not worth a task.
-const SEQUENTIAL_DEPTH: u32 = 8;
+const SEQUENTIAL_DEPTH: u32 = 11;
 const NODES: u64 = (1 << DEPTH) - 1;
 
 struct Node {

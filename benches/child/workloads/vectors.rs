@@ -5,11 +5,13 @@ use crate::child::measure::measure;
 use fastrand::Rng;
 
 const VECTORS: u64 = 64;
-const PUSHES: u64 = 400_000_000;
+const PUSHES: u64 = 150_000_000;
 /// Elements pushed to one vector before it is another's turn.
 const BURST: u64 = 256;
-/// The lengths at which a vector is done are powers of two up to this one's, with some more: 512 KiB of `u64`.
-const MAX_LOG_LEN: u32 = 15;
+/// The lengths at which vectors are done follow a power law, from 64 bytes to 512 KiB: many short ones, few long ones,
+/// and about as many bytes in each doubling.
+const MIN_LEN: u64 = 8;
+const MAX_LOG_LEN: u32 = 16;
 
 struct Growing {
     elements: Vec<u64>,
@@ -18,10 +20,10 @@ struct Growing {
 
 impl Growing {
     fn new(rng: &mut Rng) -> Self {
-        let goal = 1 << rng.u32(4..=MAX_LOG_LEN);
+        let goal = MIN_LEN as f64 / (1.0 - rng.f64());
         Self {
             elements: Vec::new(),
-            goal: goal + rng.u64(..goal),
+            goal: (goal as u64).min(1 << MAX_LOG_LEN),
         }
     }
 
@@ -42,7 +44,7 @@ impl Growing {
     /// Checks the elements on both sides of each place where the vector may have moved.
     fn check(&self) {
         let last = self.elements.len().saturating_sub(1);
-        let edges = (0..=MAX_LOG_LEN + 1).flat_map(|log| [(1 << log) - 1, 1 << log]);
+        let edges = (0..=MAX_LOG_LEN).flat_map(|log| [(1 << log) - 1, 1 << log]);
         for place in edges.filter(|&place| place <= last).chain([last]) {
             let element = self.elements.get(place);
             assert!(
