@@ -1,0 +1,33 @@
+//! What the test binaries share. Each of them runs with Millpond as its global allocator.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use millpond::Millpond;
+
+pub mod block;
+pub mod chain;
+pub mod child;
+pub mod fork;
+pub mod kernel;
+pub mod law;
+pub mod random;
+pub mod table;
+pub mod thread;
+
+#[global_allocator]
+pub static GLOBAL: Millpond = Millpond;
+
+pub const KIB: usize = 1 << 10;
+pub const MIB: usize = 1 << 20;
+pub const GIB: usize = 1 << 30;
+
+/// The largest pooled size.
+pub const LARGEST_CLASS: usize = 256 * KIB;
+
+/// An amount of work: the full one in release, less where nothing is optimised.
+pub const fn scaled(release: usize, debug: usize) -> usize {
+    if cfg!(debug_assertions) {
+        debug
+    } else {
+        release
+    }
+}
