@@ -30,25 +30,7 @@ const ALLOCATORS: [Allocator; 2] = [("millpond", &millpond::Millpond), ("system"
 
 /// What is done, how many chunks are allocated before the first is freed, and for which sizes.
 const PATTERNS: [(&str, usize, &[usize]); 2] = [
-    (
-        "tight",
-        1,
-        &[
-            8,
-            16,
-            32,
-            64,
-            128,
-            256,
-            512,
-            1 << 10,
-            4 << 10,
-            16 << 10,
-            64 << 10,
-            256 << 10,
-            1 << 20,
-        ],
-    ),
+    ("tight", 1, &[8, 16, 32, 64, 128, 256, 512, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20]),
     ("burst", 256, &[8, 64, 256, 1 << 10, 4 << 10]),
 ];
 
@@ -89,12 +71,7 @@ fn main() {
 }
 
 /// One benchmark for each allocator; returns each allocator's nanoseconds a pair, from the samples of all of them.
-fn bench(
-    criterion: &mut Criterion,
-    pattern: &str,
-    burst: usize,
-    size: usize,
-) -> [Vec<f64>; ALLOCATORS.len()] {
+fn bench(criterion: &mut Criterion, pattern: &str, burst: usize, size: usize) -> [Vec<f64>; ALLOCATORS.len()] {
     let layout = Layout::from_size_align(size, 8).expect("a small power of two");
     let mut samples = ALLOCATORS.map(|_| Vec::new());
     let mut chunks = vec![std::ptr::null_mut(); burst];

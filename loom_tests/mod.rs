@@ -162,8 +162,7 @@ impl Task {
     fn run_apart(&self) -> bool {
         let start = Instant::now();
         let executable = env::current_exe().expect("this executable has a path");
-        let output =
-            Command::new(executable).args(["--one", &self.name()]).output().expect("cannot start a process");
+        let output = Command::new(executable).args(["--one", &self.name()]).output().expect("cannot start a process");
         let verdict = match self.twin {
             None => model_verdict(&output),
             Some(twin) => twin_verdict(&output, self.model.twins[twin].2),
@@ -185,12 +184,8 @@ fn model_verdict(output: &Output) -> Result<String, String> {
     let stdout = String::from_utf8_lossy(&output.stdout);
     let executions = stdout.lines().find_map(|line| line.strip_prefix("executions: ")?.parse::<usize>().ok());
     match executions {
-        Some(executions) if output.status.success() && executions > 1 => {
-            Ok(format!("{executions} executions"))
-        }
-        Some(executions) if output.status.success() => {
-            Err(format!("{executions} execution: no concurrency in it"))
-        }
+        Some(executions) if output.status.success() && executions > 1 => Ok(format!("{executions} executions")),
+        Some(executions) if output.status.success() => Err(format!("{executions} execution: no concurrency in it")),
         _ => Err(format!("{}\n{}", output.status, everything(output))),
     }
 }

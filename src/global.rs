@@ -5,8 +5,9 @@
 //! on the shared path, for destructors that run later still.
 
 use crate::arena::Fill;
-use crate::heap::{CheckError, Heap, Stats, Trimmed};
-use crate::os::{self, Thp, slot};
+use crate::heap::Heap;
+use crate::os::{self, slot};
+use crate::report::{CheckError, Stats, Thp, Trimmed};
 use crate::size_class::{self, Class, INFO};
 use crate::span::LARGE;
 use crate::sync::{AtomicU32, Ordering};

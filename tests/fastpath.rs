@@ -85,10 +85,7 @@ fn layout_is_walked() {
     let constant = way(&CONSTANT_SIZE[0]);
     assert_eq!(constant.per_call(), 5.0);
     let fault = constant.fault().unwrap();
-    assert!(
-        fault.contains("5.00 instructions") && fault.contains("atomic") && !fault.contains("a call"),
-        "{fault}"
-    );
+    assert!(fault.contains("5.00 instructions") && fault.contains("atomic") && !fault.contains("a call"), "{fault}");
     let run_time = way(&RUN_TIME_SIZE[0]);
     assert_eq!(run_time.per_call(), 2.0);
     assert!(run_time.fault().unwrap().contains("atomic"));
@@ -179,8 +176,7 @@ fn counted(dump: &str, probe: &Path, disassembly: &Disassembly) -> Vec<Executed>
             let count: u64 = fields.nth(1).unwrap().parse().unwrap();
             let known = disassembly.get(&address).filter(|_| Path::new(file) == probe);
             let code = known.map_or_else(|| format!("{ELSEWHERE}{file}"), String::clone);
-            instructions.entry((file, address)).or_insert(Executed { address, code, count: 0 }).count +=
-                count;
+            instructions.entry((file, address)).or_insert(Executed { address, code, count: 0 }).count += count;
         }
         of_call = line.starts_with("calls=");
     }
@@ -192,11 +188,7 @@ fn laid_out(listing: &str) -> Vec<Way> {
     println!("no valgrind: reading the disassembly");
     let budgets = CONSTANT_SIZE.iter().chain(&RUN_TIME_SIZE);
     budgets
-        .map(|budget| Way {
-            name: budget.what.into(),
-            limit: budget.limit,
-            instructions: walk(listing, budget),
-        })
+        .map(|budget| Way { name: budget.what.into(), limit: budget.limit, instructions: walk(listing, budget) })
         .collect()
 }
 

@@ -11,9 +11,7 @@ static GLOBAL: Millpond = Millpond;
 #[test]
 fn collections_and_threads_work() {
     let threads: Vec<_> = (0..4_usize)
-        .map(|thread| {
-            std::thread::spawn(move || (0..10_000).map(|i| format!("{thread}.{i}")).collect::<Vec<_>>())
-        })
+        .map(|thread| std::thread::spawn(move || (0..10_000).map(|i| format!("{thread}.{i}")).collect::<Vec<_>>()))
         .collect();
     for (thread, handle) in threads.into_iter().enumerate() {
         let strings = handle.join().unwrap();
@@ -35,10 +33,7 @@ fn every_alignment_is_kept_through_realloc() {
 
                 let grown = GLOBAL.realloc(zeroed, layout, size * 3);
                 assert!(!grown.is_null() && grown.addr() % layout.align() == 0, "{layout:?} grown");
-                assert!(
-                    std::slice::from_raw_parts(grown, size).iter().all(|byte| *byte == 0xA5),
-                    "{layout:?} grown"
-                );
+                assert!(std::slice::from_raw_parts(grown, size).iter().all(|byte| *byte == 0xA5), "{layout:?} grown");
                 GLOBAL.dealloc(grown, Layout::from_size_align(size * 3, layout.align()).unwrap());
             }
         }

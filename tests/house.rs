@@ -83,11 +83,7 @@ fn rules_catch_what_is_planted() {
         ("heap.rs", "use crate::sync::Ordering::{Acquire, Release};", &[]),
         ("heap.rs", "fn f() { a.load(Acquire) }", &["`Acquire` without a reason"]),
         ("heap.rs", "// ORDERING: pairs with g's.\nfn f() { a.load(Ordering::Acquire) }", &[]),
-        (
-            "heap.rs",
-            "// Pairs with g's.\n\n\n\n\n\n\n\n\nfn f() { a.load(SeqCst) }",
-            &["`SeqCst` without a reason"],
-        ),
+        ("heap.rs", "// Pairs with g's.\n\n\n\n\n\n\n\n\nfn f() { a.load(SeqCst) }", &["`SeqCst` without a reason"]),
         ("heap.rs", "mod tests { fn f() { a.load(SeqCst) } }", &[]),
         ("heap.rs", "fn f() { unsafe { g() } }", &["`unsafe` without its SAFETY"]),
         ("heap.rs", "unsafe impl Send for X {}", &["`unsafe` without its SAFETY"]),
@@ -100,8 +96,7 @@ fn rules_catch_what_is_planted() {
         let mut house = House::default();
         house.read_source(name, &format!("//! Opens.\n{source}"));
         let found = house.violations;
-        let matches =
-            found.len() == expected.len() && found.iter().zip(*expected).all(|(f, e)| f.contains(e));
+        let matches = found.len() == expected.len() && found.iter().zip(*expected).all(|(f, e)| f.contains(e));
         assert!(matches, "{name}: {source}\nexpected {expected:?}\nfound {found:?}");
     }
 
@@ -159,8 +154,7 @@ impl House {
         let Ok(stream) = text.parse::<TokenStream>() else {
             return self.report(name, 1, "cannot be read");
         };
-        let parts: Vec<&str> =
-            name.trim_end_matches(".rs").split('/').filter(|part| *part != "mod").collect();
+        let parts: Vec<&str> = name.trim_end_matches(".rs").split('/').filter(|part| *part != "mod").collect();
         let (module, depth) = if parts == ["lib"] { ("", 0) } else { (parts[0], parts.len()) };
         if !module.is_empty() && layer(module).is_none() {
             self.report(name, 1, format!("`{module}` stands in no layer"));
@@ -260,8 +254,7 @@ impl House {
         if !(attribute || expression) || source.module.is_empty() || CFG_HOMES.contains(&source.module) {
             return;
         }
-        let text: String =
-            source.tokens[inner..].iter().skip(1).map(|token| token.text.as_str()).take(16).collect();
+        let text: String = source.tokens[inner..].iter().skip(1).map(|token| token.text.as_str()).take(16).collect();
         let of_tests = TEST_CFGS.iter().any(|cfg| text.starts_with(&format!("{cfg}]modtests")));
         if !(attribute && of_tests) {
             self.report(source.name, source.tokens[at].line, "`cfg` outside its homes");
@@ -299,8 +292,7 @@ impl House {
         let Ok(runner) = std::fs::read_to_string(folder.join("mod.rs")) else { return };
         for path in sources(folder) {
             let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            if stem != "mod" && stem != "build" && !runner.lines().any(|line| line == format!("mod {stem};"))
-            {
+            if stem != "mod" && stem != "build" && !runner.lines().any(|line| line == format!("mod {stem};")) {
                 self.report(&format!("loom_tests/{stem}.rs"), 1, "the runner has no `mod` for it");
             }
         }
@@ -333,10 +325,7 @@ fn layer(module: &str) -> Option<usize> {
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let files = WalkDir::new(folder).sort_by_file_name().into_iter().filter_map(Result::ok);
-    files
-        .map(walkdir::DirEntry::into_path)
-        .filter(|path| path.extension().is_some_and(|e| e == "rs"))
-        .collect()
+    files.map(walkdir::DirEntry::into_path).filter(|path| path.extension().is_some_and(|e| e == "rs")).collect()
 }
 
 fn flatten(stream: TokenStream, tokens: &mut Vec<Token>) {

@@ -41,18 +41,10 @@ pub fn main() {
     match Command::parse() {
         Command::List => {
             for workload in workloads::ALL {
-                print_line(&Listed {
-                    name: workload.name.into(),
-                    about: workload.about.into(),
-                });
+                print_line(&Listed { name: workload.name.into(), about: workload.about.into() });
             }
         }
-        Command::Run {
-            workload,
-            threads,
-            scale,
-            bench: _,
-        } => run(&workload, threads, scale),
+        Command::Run { workload, threads, scale, bench: _ } => run(&workload, threads, scale),
     }
 }
 

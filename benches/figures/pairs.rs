@@ -30,16 +30,10 @@ impl PairTable {
 
     pub fn print(&self) {
         let (subject, rivals) = self.allocators.split_first().expect("an allocator");
-        println!(
-            "\nalloc + free through one shim, one thread: ns a pair, and how many times faster {subject} is"
-        );
+        println!("\nalloc + free through one shim, one thread: ns a pair, and how many times faster {subject} is");
         print!("{:<8} {:>9}", "pattern", "size");
-        self.allocators
-            .iter()
-            .for_each(|name| print!(" {name:>10}"));
-        rivals
-            .iter()
-            .for_each(|name| print!(" {:>14}", format!("vs {name}")));
+        self.allocators.iter().for_each(|name| print!(" {name:>10}"));
+        rivals.iter().for_each(|name| print!(" {:>14}", format!("vs {name}")));
         println!();
         for row in &self.rows {
             print!("{:<8} {:>9}", row.pattern, row.size);
@@ -57,8 +51,6 @@ impl PairTable {
 impl PairRow {
     fn ratios(&self) -> impl Iterator<Item = f64> {
         let subject = self.nanoseconds[0];
-        self.nanoseconds[1..]
-            .iter()
-            .map(move |rival| rival / subject)
+        self.nanoseconds[1..].iter().map(move |rival| rival / subject)
     }
 }

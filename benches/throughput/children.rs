@@ -9,10 +9,8 @@ use std::process::{Command, Stdio};
 
 /// An allocator's name, the manifest of its child (from our own manifest's folder) and the child's bench target. The
 /// first is the one that the others are compared with.
-pub const ALLOCATORS: [(&str, &str, &str); 2] = [
-    ("millpond", "Cargo.toml", "child_millpond"),
-    ("system", "Cargo.toml", "child_system"),
-];
+pub const ALLOCATORS: [(&str, &str, &str); 2] =
+    [("millpond", "Cargo.toml", "child_millpond"), ("system", "Cargo.toml", "child_system")];
 
 /// A child that is ready to run.
 pub struct Child {
@@ -24,17 +22,11 @@ pub struct Child {
 pub fn all(also: &[String]) -> Result<Vec<Child>, Box<dyn Error>> {
     let mut children = Vec::new();
     for (name, manifest, target) in ALLOCATORS {
-        children.push(Child {
-            name: name.into(),
-            executable: build(manifest, target)?,
-        });
+        children.push(Child { name: name.into(), executable: build(manifest, target)? });
     }
     for pair in also {
         let (name, executable) = pair.split_once('=').ok_or("--also wants NAME=EXECUTABLE")?;
-        children.push(Child {
-            name: name.into(),
-            executable: executable.into(),
-        });
+        children.push(Child { name: name.into(), executable: executable.into() });
     }
     Ok(children)
 }
@@ -45,13 +37,7 @@ fn build(manifest: &str, target: &str) -> Result<PathBuf, Box<dyn Error>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from(env!("CARGO")));
     let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
     let output = Command::new(cargo)
-        .args([
-            "bench",
-            "--no-run",
-            "--quiet",
-            "--message-format",
-            "json-render-diagnostics",
-        ])
+        .args(["bench", "--no-run", "--quiet", "--message-format", "json-render-diagnostics"])
         .args(["--bench", target])
         .arg("--manifest-path")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest))
@@ -76,27 +62,11 @@ impl Child {
     }
 
     /// Runs a workload once, in a process of its own.
-    pub fn run(
-        &self,
-        workload: &str,
-        threads: usize,
-        scale: f64,
-    ) -> Result<Record, Box<dyn Error>> {
+    pub fn run(&self, workload: &str, threads: usize, scale: f64) -> Result<Record, Box<dyn Error>> {
         let (threads, scale) = (threads.to_string(), scale.to_string());
-        let arguments = [
-            "run",
-            "--workload",
-            workload,
-            "--threads",
-            &threads,
-            "--scale",
-            &scale,
-        ];
+        let arguments = ["run", "--workload", workload, "--threads", &threads, "--scale", &scale];
         let records = self.ask(&arguments)?;
-        Ok(records
-            .into_iter()
-            .next()
-            .ok_or("the child printed no record")?)
+        Ok(records.into_iter().next().ok_or("the child printed no record")?)
     }
 
     fn ask<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<Vec<T>, Box<dyn Error>> {

@@ -91,20 +91,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let names: Vec<String> = known.into_iter().map(|workload| workload.name).collect();
-    if let Some(wrong) = options
-        .workload
-        .iter()
-        .find(|part| !names.iter().any(|n| n.contains(*part)))
-    {
-        return Err(format!(
-            "no workload is called {wrong}; there are {}",
-            names.join(", ")
-        )
-        .into());
+    if let Some(wrong) = options.workload.iter().find(|part| !names.iter().any(|n| n.contains(*part))) {
+        return Err(format!("no workload is called {wrong}; there are {}", names.join(", ")).into());
     }
-    let wanted = |name: &String| {
-        options.workload.is_empty() || options.workload.iter().any(|part| name.contains(part))
-    };
+    let wanted = |name: &String| options.workload.is_empty() || options.workload.iter().any(|part| name.contains(part));
     let mut cells: Vec<Cell> = Vec::new();
     for name in names.into_iter().filter(wanted) {
         let cell = |&threads| Cell::new(&name, threads, children.len());
@@ -141,10 +131,7 @@ fn run_all(cells: &mut [Cell], children: &[Child], rounds: usize, scale: f64) {
             for turn in 0..children.len() {
                 let which = (round + turn) % children.len();
                 let child = &children[which];
-                bar.set_message(format!(
-                    "{} at {}: {}",
-                    cell.workload, cell.threads, child.name
-                ));
+                bar.set_message(format!("{} at {}: {}", cell.workload, cell.threads, child.name));
                 let result = child.run(&cell.workload, cell.threads, scale);
                 if let Err(why) = cell.add(which, result) {
                     let (workload, threads) = (&cell.workload, cell.threads);

@@ -37,23 +37,13 @@ pub struct Report {
 
 impl Cell {
     pub fn new(workload: &str, threads: usize, allocators: usize) -> Self {
-        Self {
-            workload: workload.into(),
-            threads,
-            runs: vec![Vec::new(); allocators],
-            failed: 0,
-        }
+        Self { workload: workload.into(), threads, runs: vec![Vec::new(); allocators], failed: 0 }
     }
 
     /// Keeps what an allocator's run has given, unless it failed or disagrees with the runs before it.
-    pub fn add(
-        &mut self,
-        allocator: usize,
-        result: Result<Record, Box<dyn Error>>,
-    ) -> Result<(), Box<dyn Error>> {
+    pub fn add(&mut self, allocator: usize, result: Result<Record, Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
         let result = result.and_then(|record| {
-            let differs =
-                |other: &Record| (other.ops, other.checksum) != (record.ops, record.checksum);
+            let differs = |other: &Record| (other.ops, other.checksum) != (record.ops, record.checksum);
             if self.runs.iter().flatten().any(differs) {
                 return Err("computed something else than the runs before it".into());
             }
@@ -79,11 +69,7 @@ impl Cell {
     /// How far the middle half of the rounds lies from their middle, as a share of it: how much noise there is.
     fn noise(&self, allocator: usize) -> f64 {
         let middle = self.median(allocator, wall);
-        median(
-            self.runs[allocator]
-                .iter()
-                .map(|record| (wall(record) / middle - 1.0).abs()),
-        )
+        median(self.runs[allocator].iter().map(|record| (wall(record) / middle - 1.0).abs()))
     }
 }
 
@@ -106,27 +92,15 @@ impl Report {
     }
 
     fn print_details(&self) {
-        let Self {
-            rounds,
-            scale,
-            processors,
-            ..
-        } = self;
+        let Self { rounds, scale, processors, .. } = self;
         println!("\nmedians of {rounds} rounds at scale {scale} on {processors} processors");
-        println!(
-            "ns, cpu: nanoseconds an operation, by the clock and of processor time; +-: noise of the former"
-        );
+        println!("ns, cpu: nanoseconds an operation, by the clock and of processor time; +-: noise of the former");
         println!("peak, end: resident MiB, at most and after all was freed\n");
         print!("{:<18} {:>3}", "", "");
-        self.allocators
-            .iter()
-            .for_each(|name| print!(" | {name:^34}"));
+        self.allocators.iter().for_each(|name| print!(" | {name:^34}"));
         print!("\n{:<18} {:>3}", "workload", "thr");
         self.allocators.iter().for_each(|_| {
-            print!(
-                " | {:>8} {:>4} {:>8} {:>5} {:>5}",
-                "ns", "+-", "cpu", "peak", "end"
-            );
+            print!(" | {:>8} {:>4} {:>8} {:>5} {:>5}", "ns", "+-", "cpu", "peak", "end");
         });
         println!();
         for cell in &self.cells {
@@ -148,9 +122,7 @@ impl Report {
         threads.dedup();
         let (few, many, _) = GOAL_CROWD;
 
-        println!(
-            "\n{subject} vs {name}: throughput (above 1 is faster), and means for processor time and peak memory"
-        );
+        println!("\n{subject} vs {name}: throughput (above 1 is faster), and means for processor time and peak memory");
         print!("{:<18}", "threads");
         threads.iter().for_each(|threads| print!(" {threads:>8}"));
         print!(" | {:>8} {:>8} {:>8}", "mean", "cpu", "memory");
@@ -159,10 +131,7 @@ impl Report {
             let cells: Vec<&Cell> = self.cells_of(workload).collect();
             print!("{workload:<18}");
             for threads in &threads {
-                let cell = cells
-                    .iter()
-                    .copied()
-                    .filter(|cell| cell.threads == *threads);
+                let cell = cells.iter().copied().filter(|cell| cell.threads == *threads);
                 print!(" {}", ratio(mean(cell, rival, wall)));
             }
             print_means(&cells, rival);
@@ -185,24 +154,13 @@ impl Report {
 
         let slower = self.cells.iter().filter_map(|cell| {
             let ratio = cell.ratio(rival, wall).filter(|&ratio| ratio < 1.0)?;
-            Some(format!(
-                "{} at {}: {ratio:.2}x",
-                cell.workload, cell.threads
-            ))
+            Some(format!("{} at {}: {ratio:.2}x", cell.workload, cell.threads))
         });
-        print_goal(
-            format!("no workload slower than under {YARDSTICK}"),
-            slower.collect(),
-        );
+        print_goal(format!("no workload slower than under {YARDSTICK}"), slower.collect());
 
         let all = mean(self.cells.iter(), rival, wall);
-        let low = all
-            .filter(|&mean| mean < GOAL_MEAN)
-            .map(|mean| format!("{mean:.2}x"));
-        print_goal(
-            format!("geometric mean at least {GOAL_MEAN}x"),
-            low.into_iter().collect(),
-        );
+        let low = all.filter(|&mean| mean < GOAL_MEAN).map(|mean| format!("{mean:.2}x"));
+        print_goal(format!("geometric mean at least {GOAL_MEAN}x"), low.into_iter().collect());
 
         // One thread alone hands nothing over.
         let cells = self.cells_of(hand_over).filter(|cell| cell.threads > 1);
@@ -214,41 +172,28 @@ impl Report {
         );
 
         let crowded = self.workloads().into_iter().filter_map(|workload| {
-            let ratio = self
-                .crowd(workload, 0)
-                .filter(|&ratio| ratio < 1.0 - loss)?;
+            let ratio = self.crowd(workload, 0).filter(|&ratio| ratio < 1.0 - loss)?;
             Some(format!("{workload}: {ratio:.2}x"))
         });
         let loss = loss * 100.0;
-        print_goal(
-            format!("at {many} threads at most {loss:.0} % below {few} threads"),
-            crowded.collect(),
-        );
+        print_goal(format!("at {many} threads at most {loss:.0} % below {few} threads"), crowded.collect());
     }
 
     fn workloads(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self
-            .cells
-            .iter()
-            .map(|cell| cell.workload.as_str())
-            .collect();
+        let mut names: Vec<&str> = self.cells.iter().map(|cell| cell.workload.as_str()).collect();
         names.dedup();
         names
     }
 
     fn cells_of<'a>(&'a self, workload: &'a str) -> impl Iterator<Item = &'a Cell> {
-        self.cells
-            .iter()
-            .filter(move |cell| cell.workload == workload)
+        self.cells.iter().filter(move |cell| cell.workload == workload)
     }
 
     /// An allocator's throughput with many threads, as a multiple of that with few.
     fn crowd(&self, workload: &str, allocator: usize) -> Option<f64> {
         let (few, many, _) = GOAL_CROWD;
         let time = |threads| {
-            let cell = self
-                .cells_of(workload)
-                .find(|cell| cell.threads == threads)?;
+            let cell = self.cells_of(workload).find(|cell| cell.threads == threads)?;
             Some(cell.median(allocator, wall)).filter(|&ns| ns > 0.0)
         };
         Some(time(few)? / time(many)?)
@@ -256,11 +201,7 @@ impl Report {
 }
 
 /// The geometric mean of a ratio over some cells.
-fn mean<'a>(
-    cells: impl Iterator<Item = &'a Cell>,
-    rival: usize,
-    of: fn(&Record) -> f64,
-) -> Option<f64> {
+fn mean<'a>(cells: impl Iterator<Item = &'a Cell>, rival: usize, of: fn(&Record) -> f64) -> Option<f64> {
     let mean = geometric_mean(cells.filter_map(|cell| cell.ratio(rival, of)));
     (mean > 0.0).then_some(mean)
 }
@@ -272,11 +213,7 @@ fn print_means(cells: &[&Cell], rival: usize) {
 
 fn print_goal(goal: String, missed: Vec<String>) {
     let verdict = if missed.is_empty() { "met" } else { "missed" };
-    println!(
-        "{verdict:<7} {goal}{}{}",
-        if missed.is_empty() { "" } else { ": " },
-        missed.join(", ")
-    );
+    println!("{verdict:<7} {goal}{}{}", if missed.is_empty() { "" } else { ": " }, missed.join(", "));
 }
 
 fn ratio(value: Option<f64>) -> String {

@@ -33,8 +33,7 @@ pub fn compare(options: &Options, repeat: u32, out: &mut dyn Write) -> Result<()
         pair.rotate_left(round as usize % 2);
         for (name, executable) in pair {
             bar.set_message(format!("under {name}"));
-            let measured =
-                child(executable, &arguments).map_err(|error| format!("the child under {name}: {error}"))?;
+            let measured = child(executable, &arguments).map_err(|error| format!("the child under {name}: {error}"))?;
             match name {
                 "malloc" => malloc.0.push(measured),
                 _ => millpond.0.push(measured),
@@ -57,8 +56,7 @@ pub fn compare(options: &Options, repeat: u32, out: &mut dyn Write) -> Result<()
 /// other is built from here, by the same cargo and with the same profile and flags.
 fn sibling(own: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let folder = own.parent().ok_or("this executable has no folder")?;
-    let profile =
-        folder.parent().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or("release");
+    let profile = folder.parent().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or("release");
     let profile = if profile == "debug" { "dev" } else { profile };
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     let by_hand = format!("build it with `cargo build --profile {profile} --example {SIBLING}`");
@@ -66,11 +64,7 @@ fn sibling(own: &Path) -> Result<PathBuf, Box<dyn Error>> {
     // Set under `cargo run`; without it, what lies beside this executable has to do.
     let Some(cargo) = std::env::var_os("CARGO") else {
         let beside = folder.join(SIBLING).with_extension(std::env::consts::EXE_EXTENSION);
-        return if beside.is_file() {
-            Ok(beside)
-        } else {
-            Err(format!("no {SIBLING} beside this: {by_hand}").into())
-        };
+        return if beside.is_file() { Ok(beside) } else { Err(format!("no {SIBLING} beside this: {by_hand}").into()) };
     };
     let built = Command::new(cargo)
         .args(["build", "--quiet", "--message-format=json-render-diagnostics", "--example", SIBLING])
@@ -91,11 +85,8 @@ fn sibling(own: &Path) -> Result<PathBuf, Box<dyn Error>> {
 }
 
 fn child_arguments(options: &Options, repeat: u32) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = vec![
-        "--measure".into(),
-        format!("--repeat={repeat}").into(),
-        format!("--settle={}", options.settle).into(),
-    ];
+    let mut arguments: Vec<OsString> =
+        vec!["--measure".into(), format!("--repeat={repeat}").into(), format!("--settle={}", options.settle).into()];
     if let Some(threads) = options.threads {
         arguments.push(format!("--threads={threads}").into());
     }
@@ -144,9 +135,7 @@ fn print(options: &Options, malloc: &Runs, millpond: &Runs, out: &mut dyn Write)
     let Some(last) = millpond.0.last() else {
         return Ok(());
     };
-    for (when, stats) in
-        [("with the index alive", &last.stats_alive), ("after the trim", &last.stats_trimmed)]
-    {
+    for (when, stats) in [("with the index alive", &last.stats_alive), ("after the trim", &last.stats_trimmed)] {
         if let Some(stats) = stats {
             writeln!(out, "\nMillpond's statistics {when}, last round:\n\n{}", stats.trim_end())?;
         }

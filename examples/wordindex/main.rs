@@ -86,11 +86,8 @@ fn index_once(options: &Options, out: &mut dyn Write) -> Result<u64, Box<dyn Err
     bar.finish_and_clear();
 
     let totals = index.totals();
-    let skipped = format!(
-        "skipped: {} binary, {} unreadable",
-        HumanCount(totals.binary),
-        HumanCount(totals.unreadable)
-    );
+    let skipped =
+        format!("skipped: {} binary, {} unreadable", HumanCount(totals.binary), HumanCount(totals.unreadable));
     if totals.words == 0 {
         return Err(format!("no text under {name} ({skipped})").into());
     }
@@ -104,8 +101,7 @@ fn index_once(options: &Options, out: &mut dyn Write) -> Result<u64, Box<dyn Err
     )?;
     writeln!(out, "{:>10} {:>8}  {:20} most in", "words", "files", "term")?;
     for top in top::top(&index, &corpus, options.top) {
-        let (words, files) =
-            (HumanCount(top.words as u64).to_string(), HumanCount(top.files as u64).to_string());
+        let (words, files) = (HumanCount(top.words as u64).to_string(), HumanCount(top.files as u64).to_string());
         let most_in = top.most_in.strip_prefix(&folder).unwrap_or(top.most_in).display();
         writeln!(out, "{words:>10} {files:>8}  {:20} {most_in}", top.term)?;
     }

@@ -15,7 +15,8 @@ pub(crate) use bits::ones;
 pub(crate) use region::{Arena, Fill, Run};
 
 use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
-use crate::os::{self, Thp};
+use crate::os;
+use crate::report::Thp;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use core::ptr;
 use region::{Books, Took};

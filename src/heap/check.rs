@@ -4,29 +4,11 @@
 //! span. Of magazines: made = free in the slab + loaded + spare + full + empty + in hand. Of pages: used = spans' +
 //! large ones' + stranded. And [`Stats`] must add up.
 
-use super::{Heap, Stats};
+use super::Heap;
 use crate::pool::Magazine;
+use crate::report::{CheckError, Stats};
 use crate::size_class::{CLASSES, Class, INFO};
 use core::cell::Cell;
-use core::fmt;
-
-/// An equation that does not hold: a defect of Millpond, or memory that the program has overwritten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CheckError {
-    /// Which equation.
-    pub what: &'static str,
-    /// Where: an address, an index or a class, as `what` says.
-    pub at: usize,
-}
-
-impl fmt::Display for CheckError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({:#x})", self.what, self.at)
-    }
-}
-
-impl core::error::Error for CheckError {}
 
 fn ensure(holds: bool, what: &'static str, at: usize) -> Result<(), CheckError> {
     if holds { Ok(()) } else { Err(CheckError { what, at }) }

@@ -10,7 +10,8 @@
 use super::Heap;
 use crate::arena::Fill;
 use crate::config::{ADDRESS_BITS, HUGE_MIN, PAGE, PAGE_SHIFT};
-use crate::os::{self, Thp};
+use crate::os;
+use crate::report::Thp;
 use crate::span::{HUGE, Head, LARGE, Large};
 use crate::sync::Ordering;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};

@@ -14,10 +14,6 @@ mod stats;
 mod trim;
 mod upkeep;
 
-pub use check::CheckError;
-pub use stats::Stats;
-pub use trim::Trimmed;
-
 use crate::config::MAGAZINE_SLOTS;
 use crate::pool::{Magazine, Pool};
 use crate::size_class::{CLASSES, Class, INFO};

@@ -3,7 +3,8 @@
 //! Settings belong to the thread of the system that makes them. In unit tests reservations are real memory; under loom
 //! they are bare numbers (no model touches a chunk), small enough for a shrunk page map.
 
-use super::{Purged, Thp};
+use super::Purged;
+use crate::report::Thp;
 use core::cell::{Cell, RefCell};
 use core::fmt::Arguments;
 use std::alloc::{Layout, alloc_zeroed, dealloc};

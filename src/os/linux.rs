@@ -1,6 +1,7 @@
 //! The contract of [`os`](super) on Linux. Sole home, with `slot`, of `libc` and of the processor.
 
-use super::{Purged, Thp};
+use super::Purged;
+use crate::report::Thp;
 use core::ffi::{CStr, c_void};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicUsize, Ordering};

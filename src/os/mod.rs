@@ -38,15 +38,3 @@ pub(crate) enum Purged {
     /// The system refused: as before.
     Failed,
 }
-
-/// Transparent huge pages: whether the kernel may, should or must not back memory by pages of 2 MiB.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Thp {
-    /// As the system is set (`/sys/kernel/mm/transparent_hugepage/enabled`).
-    #[default]
-    Default,
-    /// Ask for them: fewer page faults and TLB misses, more resident memory.
-    Always,
-    /// Refuse them.
-    Never,
-}

@@ -15,11 +15,7 @@ impl Crew {
     pub fn new(threads: usize, scale: f64) -> Self {
         assert!(threads > 0 && scale > 0.0, "nobody or nothing to do");
         let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-        Self {
-            threads,
-            pool: pool.expect("threads to run on"),
-            scale,
-        }
+        Self { threads, pool: pool.expect("threads to run on"), scale }
     }
 
     /// How much of a full amount of work is asked for.
@@ -39,11 +35,7 @@ impl Crew {
     }
 
     /// The same, giving each thread its own of `states`.
-    pub fn each_with<S: Send, R: Send>(
-        &self,
-        states: Vec<S>,
-        work: impl Fn(usize, S) -> R + Sync,
-    ) -> Vec<R> {
+    pub fn each_with<S: Send, R: Send>(&self, states: Vec<S>, work: impl Fn(usize, S) -> R + Sync) -> Vec<R> {
         assert_eq!(states.len(), self.threads, "one state a thread");
         let states: Vec<_> = states.into_iter().map(|s| Mutex::new(Some(s))).collect();
         self.each(|index| {

@@ -50,11 +50,7 @@ pub fn run(crew: &Crew) -> Outcome {
             replace(slots, share)
         })
     });
-    Outcome {
-        ops,
-        checksum: sums.into_iter().fold(0, u64::wrapping_add),
-        cost,
-    }
+    Outcome { ops, checksum: sums.into_iter().fold(0, u64::wrapping_add), cost }
 }
 
 /// Allocates as many blocks as `share` is long, keeping as many as there are slots; returns the sum of their tags.

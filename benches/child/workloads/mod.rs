@@ -37,21 +37,9 @@ pub struct Workload {
 
 /// All of them.
 pub const ALL: &[Workload] = &[
-    Workload {
-        name: "pairs",
-        about: "each block freed right after it was allocated, 8 B to 4 KiB",
-        run: pairs::run,
-    },
-    Workload {
-        name: "replace_4k",
-        about: "random replacement in 4 k slots, up to 1000 B",
-        run: replace::small,
-    },
-    Workload {
-        name: "replace_256k",
-        about: "random replacement in 256 k slots, up to 256 B",
-        run: replace::big,
-    },
+    Workload { name: "pairs", about: "each block freed right after it was allocated, 8 B to 4 KiB", run: pairs::run },
+    Workload { name: "replace_4k", about: "random replacement in 4 k slots, up to 1000 B", run: replace::small },
+    Workload { name: "replace_256k", about: "random replacement in 256 k slots, up to 256 B", run: replace::big },
     Workload {
         name: "producer_consumer",
         about: "96 B messages, allocated by one thread and freed by another",
@@ -62,26 +50,14 @@ pub const ALL: &[Workload] = &[
         about: "random replacement in sets of blocks that travel from thread to thread",
         run: larson::run,
     },
-    Workload {
-        name: "tree",
-        about: "binary trees built, walked and felled in parallel",
-        run: tree::run,
-    },
-    Workload {
-        name: "vectors",
-        about: "vectors that grow by pushing, up to 512 KiB",
-        run: vectors::run,
-    },
+    Workload { name: "tree", about: "binary trees built, walked and felled in parallel", run: tree::run },
+    Workload { name: "vectors", about: "vectors that grow by pushing, up to 512 KiB", run: vectors::run },
     Workload {
         name: "large",
         about: "random replacement of blocks of 256 KiB to 8 MiB, each page touched",
         run: large::run,
     },
-    Workload {
-        name: "zeroed",
-        about: "zeroed buffers of 64 B to 1 MiB, sparsely used",
-        run: zeroed::run,
-    },
+    Workload { name: "zeroed", about: "zeroed buffers of 64 B to 1 MiB, sparsely used", run: zeroed::run },
     Workload {
         name: "strings",
         about: "an inverted index of words: HashMap<String, Vec<u32>>, merged across threads",

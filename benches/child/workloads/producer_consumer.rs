@@ -26,22 +26,13 @@ type Batch = Vec<Box<Message>>;
 
 impl Message {
     fn new(tag: u64) -> Box<Self> {
-        Box::new(Self {
-            tag,
-            _rest: MaybeUninit::uninit(),
-        })
+        Box::new(Self { tag, _rest: MaybeUninit::uninit() })
     }
 }
 
 enum Role {
-    Producer {
-        full: SyncSender<Batch>,
-        empty: Receiver<Batch>,
-    },
-    Consumer {
-        full: Receiver<Batch>,
-        empty: SyncSender<Batch>,
-    },
+    Producer { full: SyncSender<Batch>, empty: Receiver<Batch> },
+    Consumer { full: Receiver<Batch>, empty: SyncSender<Batch> },
     Both(Batch),
 }
 
@@ -87,11 +78,7 @@ pub fn run(crew: &Crew) -> Outcome {
     let checksum = sums.into_iter().fold(0, u64::wrapping_add);
     let expected = (u128::from(messages) * u128::from(messages - 1) / 2) as u64;
     assert_eq!(checksum, expected, "a message was lost or damaged");
-    Outcome {
-        ops: messages,
-        checksum,
-        cost,
-    }
+    Outcome { ops: messages, checksum, cost }
 }
 
 fn lane(batch_len: usize) -> [Role; 2] {
@@ -101,14 +88,8 @@ fn lane(batch_len: usize) -> [Role; 2] {
         let batch = Vec::with_capacity(batch_len);
         empty_in.send(batch).expect("there is room");
     }
-    let producer = Role::Producer {
-        full: full_in,
-        empty: empty_out,
-    };
-    let consumer = Role::Consumer {
-        full: full_out,
-        empty: empty_in,
-    };
+    let producer = Role::Producer { full: full_in, empty: empty_out };
+    let consumer = Role::Consumer { full: full_out, empty: empty_in };
     [producer, consumer]
 }
 

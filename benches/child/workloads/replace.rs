@@ -26,12 +26,7 @@ pub struct Slots {
 
 impl Slots {
     pub fn filled(count: usize, max_size: usize, seed: u64) -> Self {
-        let mut slots = Self {
-            blocks: Vec::with_capacity(count),
-            rng: Rng::with_seed(seed),
-            max_size,
-            balance: 0,
-        };
+        let mut slots = Self { blocks: Vec::with_capacity(count), rng: Rng::with_seed(seed), max_size, balance: 0 };
         for _ in 0..count {
             let block = slots.fresh();
             slots.blocks.push(block);
@@ -79,9 +74,5 @@ fn run(crew: &Crew, slots: usize, max_size: usize, full: u64) -> Outcome {
             slots
         })
     });
-    Outcome {
-        ops,
-        checksum: sets.iter().map(Slots::settle).fold(0, u64::wrapping_add),
-        cost,
-    }
+    Outcome { ops, checksum: sets.iter().map(Slots::settle).fold(0, u64::wrapping_add), cost }
 }

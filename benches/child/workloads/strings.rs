@@ -34,11 +34,7 @@ pub fn run(crew: &Crew) -> Outcome {
     let ops = documents * u64::from(WORDS_A_DOCUMENT);
     assert_eq!(words, ops, "a word was lost");
     assert_eq!(entries, distinct, "an entry was lost or split");
-    Outcome {
-        ops,
-        checksum,
-        cost,
-    }
+    Outcome { ops, checksum, cost }
 }
 
 /// Some documents of made-up words, the first of the vocabulary much more frequent than the last, and how many
@@ -62,10 +58,8 @@ fn write(documents: u64) -> (Vec<String>, usize) {
 
 /// Writes the word of a rank: 6 to 22 letters, no two ranks the same.
 fn spell(rank: usize, text: &mut String) {
-    const SYLLABLES: [&str; 16] = [
-        "al", "Be", "cor", "du", "en", "fi", "gra", "ho", "il", "ja", "ke", "lun", "mo", "nes",
-        "or", "pi",
-    ];
+    const SYLLABLES: [&str; 16] =
+        ["al", "Be", "cor", "du", "en", "fi", "gra", "ho", "il", "ja", "ke", "lun", "mo", "nes", "or", "pi"];
     // As many different endings as keep the digits in front of them unique.
     let ending = ["", "ing", "ness", "ation"][rank % 4];
     for digit in 0..4 {

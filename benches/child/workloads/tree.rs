@@ -27,27 +27,13 @@ pub fn run(crew: &Crew) -> Outcome {
             checksum
         })
     });
-    assert_eq!(
-        checksum,
-        trees * (NODES * (NODES + 1) / 2),
-        "a node was lost"
-    );
-    Outcome {
-        ops: trees * NODES,
-        checksum,
-        cost,
-    }
+    assert_eq!(checksum, trees * (NODES * (NODES + 1) / 2), "a node was lost");
+    Outcome { ops: trees * NODES, checksum, cost }
 }
 
 /// Nodes are numbered as in a binary heap, so the whole tree holds each number up to `NODES` once.
 fn build(value: u64, depth: u32) -> Box<Node> {
-    let children = (depth > 1).then(|| {
-        fork(
-            depth,
-            || build(2 * value, depth - 1),
-            || build(2 * value + 1, depth - 1),
-        )
-    });
+    let children = (depth > 1).then(|| fork(depth, || build(2 * value, depth - 1), || build(2 * value + 1, depth - 1)));
     Box::new(Node { value, children })
 }
 
@@ -65,14 +51,6 @@ fn fell(node: Node, depth: u32) {
     }
 }
 
-fn fork<A: Send, B: Send>(
-    depth: u32,
-    left: impl FnOnce() -> A + Send,
-    right: impl FnOnce() -> B + Send,
-) -> (A, B) {
-    if depth > SEQUENTIAL_DEPTH {
-        rayon::join(left, right)
-    } else {
-        (left(), right())
-    }
+fn fork<A: Send, B: Send>(depth: u32, left: impl FnOnce() -> A + Send, right: impl FnOnce() -> B + Send) -> (A, B) {
+    if depth > SEQUENTIAL_DEPTH { rayon::join(left, right) } else { (left(), right()) }
 }

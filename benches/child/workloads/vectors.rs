@@ -21,10 +21,7 @@ struct Growing {
 impl Growing {
     fn new(rng: &mut Rng) -> Self {
         let goal = MIN_LEN as f64 / (1.0 - rng.f64());
-        Self {
-            elements: Vec::new(),
-            goal: (goal as u64).min(1 << MAX_LOG_LEN),
-        }
+        Self { elements: Vec::new(), goal: (goal as u64).min(1 << MAX_LOG_LEN) }
     }
 
     /// Pushes a burst of numbers, as far as there are any left to push; says how many.
@@ -47,10 +44,7 @@ impl Growing {
         let edges = (0..=MAX_LOG_LEN).flat_map(|log| [(1 << log) - 1, 1 << log]);
         for place in edges.filter(|&place| place <= last).chain([last]) {
             let element = self.elements.get(place);
-            assert!(
-                element.is_none_or(|&element| element == place as u64),
-                "an element was damaged"
-            );
+            assert!(element.is_none_or(|&element| element == place as u64), "an element was damaged");
         }
     }
 }
@@ -66,11 +60,7 @@ pub fn run(crew: &Crew) -> Outcome {
     });
     let checksum = pushed.into_iter().sum();
     assert_eq!(checksum, ops, "a push was lost");
-    Outcome {
-        ops,
-        checksum,
-        cost,
-    }
+    Outcome { ops, checksum, cost }
 }
 
 /// Grows the vectors in turn until `pushes` are done, replacing those that have reached their goal.

@@ -23,11 +23,7 @@ pub fn run(crew: &Crew) -> Outcome {
             use_buffers((alive.end - alive.start).max(1) as usize, share)
         })
     });
-    Outcome {
-        ops,
-        checksum: sums.into_iter().fold(0, u64::wrapping_add),
-        cost,
-    }
+    Outcome { ops, checksum: sums.into_iter().fold(0, u64::wrapping_add), cost }
 }
 
 /// Allocates a buffer for each of `share`, the oldest making way; returns the sum of what was written.
