@@ -25,6 +25,7 @@
 mod children;
 #[path = "../figures/mod.rs"]
 mod figures;
+mod machine;
 #[path = "../child/record.rs"]
 mod record;
 mod report;
@@ -111,12 +112,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         cells.extend(options.threads.iter().map(cell));
     }
 
+    let start = machine::Reading::now();
     run_all(&mut cells, &children, rounds, scale);
 
+    let processors = std::thread::available_parallelism()?.get();
     let report = Report {
         rounds,
         scale,
-        processors: std::thread::available_parallelism()?.get(),
+        processors,
+        share_of_others: start.share_of_others(processors),
         allocators: children.into_iter().map(|child| child.name).collect(),
         cells,
         pairs: pairs_of_this_run(),
