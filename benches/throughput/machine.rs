@@ -1,5 +1,6 @@
 //! How busy other programs kept the machine while the benches ran: wall-clock figures suffer from it.
 
+use crate::usage::usage;
 use std::time::Instant;
 
 /// The processor time that the whole machine and our own processes had used when it was read.
@@ -40,12 +41,7 @@ fn machine_seconds() -> Option<f64> {
 }
 
 fn our_seconds(who: libc::c_int) -> f64 {
-    let mut usage = std::mem::MaybeUninit::uninit();
-    // SAFETY: `usage` has room for the rusage that the call writes.
-    let status = unsafe { libc::getrusage(who, usage.as_mut_ptr()) };
-    assert_eq!(status, 0, "no resource usage");
-    // SAFETY: the call succeeded, so it has filled the whole struct.
-    let usage: libc::rusage = unsafe { usage.assume_init() };
+    let usage = usage(who);
     let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
     seconds(usage.ru_utime) + seconds(usage.ru_stime)
 }

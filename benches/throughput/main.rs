@@ -1,8 +1,8 @@
 //! Whole programs under Millpond and under its rivals: how fast, and in how much memory.
 //!
 //! ```text
-//! cargo bench --bench throughput                                  everything, about 7 minutes on 2 cores
-//! cargo bench --bench throughput -- --quick                       fewer and shorter rounds, about 1 minute
+//! cargo bench --bench throughput                                  everything, about 4 minutes on 2 quiet cores
+//! cargo bench --bench throughput -- --quick                       fewer and shorter rounds, about 40 s
 //! cargo bench --bench throughput -- --list                        the workloads
 //! cargo bench --bench throughput -- -w producer_consumer -t 1,8   some workloads (parts of names), some threads
 //! cargo bench --bench throughput -- -w larson --rounds 11         more rounds, less noise
@@ -29,6 +29,8 @@ mod machine;
 #[path = "../child/record.rs"]
 mod record;
 mod report;
+#[path = "../child/usage.rs"]
+mod usage;
 
 use children::Child;
 use clap::Parser;
