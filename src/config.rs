@@ -42,6 +42,8 @@ mod values {
     pub(crate) const ARENA_MAX: usize = 16 << 30;
     /// Alignment of an arena's start: a transparent huge page.
     pub(crate) const ARENA_ALIGN: usize = 2 << 20;
+    /// From this length on, dirty pages that must be zero are purged rather than written.
+    pub(crate) const ZERO_BY_PURGE: usize = 1 << 20;
     /// How many arenas there can be.
     pub(crate) const ARENAS: usize = 512;
     /// From this size an allocation has a mapping of its own.
@@ -95,6 +97,7 @@ mod values {
     pub(crate) const ARENA_MIN: usize = 4 * PAGE_SIZE;
     pub(crate) const ARENA_MAX: usize = 4 * PAGE_SIZE;
     pub(crate) const ARENA_ALIGN: usize = PAGE_SIZE;
+    pub(crate) const ZERO_BY_PURGE: usize = PAGE_SIZE;
     pub(crate) const ARENAS: usize = 2;
     pub(crate) const HUGE_MIN: usize = 4 * PAGE_SIZE;
 

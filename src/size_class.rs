@@ -24,6 +24,7 @@ pub(crate) const CLASSES: usize = LINEAR + 4 * (CLASS_MAX.ilog2() - LINEAR_LOG) 
 /// Sizes up to here are looked up in a table.
 const TABLE_MAX: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 1024 };
 
+#[inline(always)]
 const fn compute(size: usize) -> Class {
     let last = size.saturating_sub(1);
     if last < LINEAR_MAX {
