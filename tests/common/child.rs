@@ -88,6 +88,7 @@ impl Scenario {
         match std::env::var(SCENARIO) {
             Ok(name) => {
                 assert_eq!(name, self.test, "another scenario's child");
+                leave_on_panic();
                 body();
                 say(format_args!("{DONE}\n"));
                 None
@@ -152,6 +153,16 @@ impl Ended {
             None => format!("ended with {:?}", self.status.code()),
         }
     }
+}
+
+/// A panic in any thread ends the scenario: others may be waiting for the one that panicked.
+fn leave_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        // SAFETY: leaves.
+        unsafe { libc::_exit(101) };
+    }));
 }
 
 fn memory_file() -> File {
