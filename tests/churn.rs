@@ -28,9 +28,7 @@ fn short(id: usize) -> Vec<Block> {
 }
 
 fn generation(first: usize) {
-    let threads: Vec<_> = (first..first + AT_A_TIME)
-        .map(|id| thread::spawn(move || short(id)))
-        .collect();
+    let threads: Vec<_> = (first..first + AT_A_TIME).map(|id| thread::spawn(move || short(id))).collect();
     for thread in threads {
         let kept = thread.join().expect("a thread's blocks");
         kept.into_iter().for_each(Block::free);

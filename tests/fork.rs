@@ -51,13 +51,7 @@ impl Slot {
 
 /// Each allocating thread's blocks. Private memory of the process: a child has its own.
 static SLOT: [[Slot; SLOTS]; THREADS] = [const {
-    [const {
-        Slot {
-            ptr: AtomicPtr::new(null_mut()),
-            size: AtomicUsize::new(0),
-            seed: AtomicUsize::new(0),
-        }
-    }; SLOTS]
+    [const { Slot { ptr: AtomicPtr::new(null_mut()), size: AtomicUsize::new(0), seed: AtomicUsize::new(0) } }; SLOTS]
 }; THREADS];
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -198,20 +192,16 @@ fn torture() {
 /// Several children at once, and none of them waited for at once.
 #[test]
 fn overlapping_children() {
-    Scenario::new("overlapping_children")
-        .watchdog(300)
-        .passes(|| {
-            let threads = start(churn_body);
-            for batch in 0..8 {
-                let children: Vec<_> = (0..4)
-                    .map(|at| fork(60, || child(batch * 4 + at)))
-                    .collect();
-                children.into_iter().for_each(join);
-            }
-            stop(threads);
-            (0..THREADS).for_each(clear);
-            law::holds();
-        });
+    Scenario::new("overlapping_children").watchdog(300).passes(|| {
+        let threads = start(churn_body);
+        for batch in 0..8 {
+            let children: Vec<_> = (0..4).map(|at| fork(60, || child(batch * 4 + at))).collect();
+            children.into_iter().for_each(join);
+        }
+        stop(threads);
+        (0..THREADS).for_each(clear);
+        law::holds();
+    });
 }
 
 /// At each level: threads fill their caches, the process forks, the child frees what it inherited and measures.
@@ -245,9 +235,7 @@ fn level(depth: usize, first: Option<(usize, usize)>) {
 
 #[test]
 fn nested_twenty_deep() {
-    Scenario::new("nested_twenty_deep")
-        .watchdog(300)
-        .passes(|| level(1, None));
+    Scenario::new("nested_twenty_deep").watchdog(300).passes(|| level(1, None));
 }
 
 extern "C" fn fork_first(number: *mut c_void) -> *mut c_void {
@@ -268,17 +256,15 @@ extern "C" fn fork_first(number: *mut c_void) -> *mut c_void {
 
 #[test]
 fn a_thread_that_never_allocated_forks() {
-    Scenario::new("a_thread_that_never_allocated_forks")
-        .watchdog(300)
-        .passes(|| {
-            let threads = start(churn_body);
-            for number in 0..60_usize {
-                Bare::spawn(256 * KIB, fork_first, number as *mut c_void).join();
-            }
-            stop(threads);
-            (0..THREADS).for_each(clear);
-            law::holds();
-        });
+    Scenario::new("a_thread_that_never_allocated_forks").watchdog(300).passes(|| {
+        let threads = start(churn_body);
+        for number in 0..60_usize {
+            Bare::spawn(256 * KIB, fork_first, number as *mut c_void).join();
+        }
+        stop(threads);
+        (0..THREADS).for_each(clear);
+        law::holds();
+    });
 }
 
 static BORN: AtomicUsize = AtomicUsize::new(0);
@@ -305,24 +291,21 @@ extern "C" fn parent_of_short_lives(id: *mut c_void) -> *mut c_void {
 /// Forks that fall into the birth and the death of threads' caches.
 #[test]
 fn while_threads_are_born_and_die() {
-    Scenario::new("while_threads_are_born_and_die")
-        .watchdog(300)
-        .passes(|| {
-            STOP.store(false, Ordering::Relaxed);
-            let threads: [Bare; THREADS] = core::array::from_fn(|id| {
-                Bare::spawn(128 * KIB, parent_of_short_lives, id as *mut c_void)
-            });
-            for number in 0..scaled(150, 80) {
-                // Not before each of them is under way again.
-                let seen = BORN.load(Ordering::Relaxed);
-                while BORN.load(Ordering::Relaxed) < seen + 2 {
-                    std::thread::yield_now();
-                }
-                join(fork(60, || child(number)));
+    Scenario::new("while_threads_are_born_and_die").watchdog(300).passes(|| {
+        STOP.store(false, Ordering::Relaxed);
+        let threads: [Bare; THREADS] =
+            core::array::from_fn(|id| Bare::spawn(128 * KIB, parent_of_short_lives, id as *mut c_void));
+        for number in 0..scaled(150, 80) {
+            // Not before each of them is under way again.
+            let seen = BORN.load(Ordering::Relaxed);
+            while BORN.load(Ordering::Relaxed) < seen + 2 {
+                std::thread::yield_now();
             }
-            stop(threads);
-            assert_eq!(law::holds().stranded, 0);
-        });
+            join(fork(60, || child(number)));
+        }
+        stop(threads);
+        assert_eq!(law::holds().stranded, 0);
+    });
 }
 
 /// A child made by `vfork` shares its parent's memory until it execs: nobody vanished, nothing is to be adopted.

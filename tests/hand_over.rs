@@ -25,11 +25,7 @@ fn size(random: &mut Random) -> usize {
 fn block(random: &mut Random) -> Block {
     let (size, seed) = (size(random), random.word());
     let align = 1 << random.below(7);
-    let make = if seed % 4 == 0 {
-        Block::zeroed
-    } else {
-        Block::new
-    };
+    let make = if seed % 4 == 0 { Block::zeroed } else { Block::new };
     make(size, align, seed).expect("memory")
 }
 
@@ -46,9 +42,7 @@ fn conserving(scenario: impl Fn()) {
 
 /// Each thread passes blocks on to the next one; a block goes a few hops, changing its size on the way.
 fn ring() {
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..THREADS)
-        .map(|_| sync_channel::<(Block, u32)>(64))
-        .unzip();
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| sync_channel::<(Block, u32)>(64)).unzip();
     let mut senders = senders;
     senders.rotate_left(1);
     let ring = senders.into_iter().zip(receivers).enumerate();
@@ -128,9 +122,7 @@ fn over_a_board_of_slots() {
 
 /// One half allocates, the other frees: memory flows one way, and must not pile up.
 fn one_way() {
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..THREADS / 2)
-        .map(|_| sync_channel::<Vec<Block>>(16))
-        .unzip();
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..THREADS / 2).map(|_| sync_channel::<Vec<Block>>(16)).unzip();
     thread::scope(|scope| {
         let mut threads = Vec::new();
         for (id, outbox) in senders.into_iter().enumerate() {

@@ -68,11 +68,7 @@ fn an_idle_thread_is_bounded() {
                 let cached = cached_by_others() - before;
                 println!("{} KiB in {count} idle threads", cached / KIB);
                 assert!(cached > 0);
-                assert!(
-                    cached <= count * BOUND,
-                    "{} KiB in {count} idle threads",
-                    cached / KIB
-                );
+                assert!(cached <= count * BOUND, "{} KiB in {count} idle threads", cached / KIB);
             });
             // Its exit gives everything back.
             assert!(cached_by_others() <= BOUND, "{:?}", law::holds());

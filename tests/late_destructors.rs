@@ -28,9 +28,7 @@ static RAN: [AtomicUsize; ROUNDS] = [const { AtomicUsize::new(0) }; ROUNDS];
 
 extern "C" fn before_main() {
     EARLY.store(key(early), Ordering::Relaxed);
-    let blocks: Vec<Block> = (0..500)
-        .map(|seed| Block::new(1 + seed * 40, 8, seed as u64).expect("memory"))
-        .collect();
+    let blocks: Vec<Block> = (0..500).map(|seed| Block::new(1 + seed * 40, 8, seed as u64).expect("memory")).collect();
     let (kept, freed): (Vec<_>, Vec<_>) = blocks.into_iter().partition(|block| block.seed == 77);
     freed.into_iter().for_each(Block::free);
     let kept = kept.into_iter().next().expect("one of them");
@@ -52,8 +50,7 @@ fn key(destructor: unsafe extern "C" fn(*mut c_void)) -> u32 {
 
 fn put(key: &AtomicU32, value: usize) {
     // SAFETY: a key made by `key`; the value is a number, not a pointer.
-    let error =
-        unsafe { libc::pthread_setspecific(key.load(Ordering::Relaxed), value as *const _) };
+    let error = unsafe { libc::pthread_setspecific(key.load(Ordering::Relaxed), value as *const _) };
     assert_eq!(error, 0);
 }
 
@@ -73,17 +70,12 @@ impl Errand {
     }
 
     fn unpack(value: usize) -> Self {
-        Self {
-            seed: value >> 16,
-            kind: value >> 8 & 0xff,
-            round: value >> 1 & 0x7f,
-        }
+        Self { seed: value >> 16, kind: value >> 8 & 0xff, round: value >> 1 & 0x7f }
     }
 }
 
 /// Blocks that a thread of kinds 1 and 2 leaves for its destructors to free; one shelf a thread, by seed.
-static SHELVES: [[AtomicPtr<u8>; ROUNDS]; 64] =
-    [const { [const { AtomicPtr::new(null_mut()) }; ROUNDS] }; 64];
+static SHELVES: [[AtomicPtr<u8>; ROUNDS]; 64] = [const { [const { AtomicPtr::new(null_mut()) }; ROUNDS] }; 64];
 
 fn shelf_size(round: usize) -> usize {
     [24, 200, 3000, 70 * KIB][round]
@@ -105,10 +97,7 @@ fn fill_shelf(seed: usize) {
         let ptr = take(shelf_size(round), 8);
         let left = place.swap(ptr, Ordering::Relaxed);
         if ptr.is_null() || !left.is_null() {
-            fail(format_args!(
-                "shelf {} round {round}: {ptr:p}, {left:p}",
-                seed % 64
-            ));
+            fail(format_args!("shelf {} round {round}: {ptr:p}, {left:p}", seed % 64));
         }
     }
 }
@@ -116,10 +105,7 @@ fn fill_shelf(seed: usize) {
 fn clear_shelf(seed: usize, round: usize) {
     let ptr = SHELVES[seed % 64][round].swap(null_mut(), Ordering::Relaxed);
     if ptr.is_null() {
-        fail(format_args!(
-            "shelf {} is empty in round {round}",
-            seed % 64
-        ));
+        fail(format_args!("shelf {} is empty in round {round}", seed % 64));
     }
     // SAFETY: allocated with this size by `fill_shelf`, and taken off the shelf.
     unsafe { give(ptr, shelf_size(round), 8) };
@@ -167,11 +153,7 @@ unsafe extern "C" fn late(value: *mut c_void) {
 /// Even threads use the early key, odd ones the late one.
 extern "C" fn body(argument: *mut c_void) -> *mut c_void {
     let id = argument as usize;
-    let errand = Errand {
-        kind: id / 2 % KINDS,
-        round: 0,
-        seed: id,
-    };
+    let errand = Errand { kind: id / 2 % KINDS, round: 0, seed: id };
     if errand.kind == 1 {
         fill_shelf(id);
     }

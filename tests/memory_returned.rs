@@ -91,17 +91,8 @@ fn settle(then: Then) {
 fn within_a_tenth(peak: usize) {
     let resident = kernel::resident();
     let stats = millpond::stats();
-    println!(
-        "{} MiB of {} MiB stay: {stats:?}",
-        resident / MIB,
-        peak / MIB
-    );
-    assert!(
-        resident * 10 <= peak,
-        "{} MiB of {} MiB stay: {stats:?}",
-        resident / MIB,
-        peak / MIB
-    );
+    println!("{} MiB of {} MiB stay: {stats:?}", resident / MIB, peak / MIB);
+    assert!(resident * 10 <= peak, "{} MiB of {} MiB stay: {stats:?}", resident / MIB, peak / MIB);
 }
 
 /// All of it is freed, by so many threads, which stay alive and idle.
@@ -114,10 +105,7 @@ fn all_freed(sizes: Sizes, freers: usize, then: Then) {
         settle(then);
         within_a_tenth(peak);
     } else {
-        let parts: Vec<Table<u64>> = table[..len]
-            .chunks(len.div_ceil(freers))
-            .map(Table::copy)
-            .collect();
+        let parts: Vec<Table<u64>> = table[..len].chunks(len.div_ceil(freers)).map(Table::copy).collect();
         drop(table);
         let (freed, end) = (Barrier::new(freers + 1), Gate::new());
         std::thread::scope(|scope| {

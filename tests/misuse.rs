@@ -45,15 +45,8 @@ fn aborts(test: &'static str, misuse: impl FnOnce()) {
         ended.how(),
         ended.stdout
     );
-    let address = ended
-        .stdout
-        .lines()
-        .find_map(|line| line.split("about 0x").nth(1))
-        .expect("an address");
-    assert!(
-        stderr.starts_with("millpond: ") && stderr.ends_with('\n'),
-        "{stderr:?}"
-    );
+    let address = ended.stdout.lines().find_map(|line| line.split("about 0x").nth(1)).expect("an address");
+    assert!(stderr.starts_with("millpond: ") && stderr.ends_with('\n'), "{stderr:?}");
     assert_eq!(stderr.lines().count(), 1, "{stderr:?}");
     let message = stderr.to_lowercase();
     assert!(
@@ -63,10 +56,7 @@ fn aborts(test: &'static str, misuse: impl FnOnce()) {
     // Words, not an address alone.
     let words = message.trim_start_matches("millpond: ").split(' ');
     assert!(
-        words
-            .filter(|word| word.len() > 1 && word.chars().all(char::is_alphabetic))
-            .count()
-            >= 2,
+        words.filter(|word| word.len() > 1 && word.chars().all(char::is_alphabetic)).count() >= 2,
         "{stderr:?} names no error"
     );
 }

@@ -39,11 +39,7 @@ fn a_new_class_moves_and_the_old_chunk_is_free() {
 
 #[test]
 fn large_blocks_shrink_in_place() {
-    for (from, to) in [
-        (8 * MIB, 4 * MIB),
-        (MIB, 300 * KIB),
-        (20 * MIB, 19 * MIB + 1),
-    ] {
+    for (from, to) in [(8 * MIB, 4 * MIB), (MIB, 300 * KIB), (20 * MIB, 19 * MIB + 1)] {
         let block = Block::new(from, 1, 6).expect("memory");
         let start = block.ptr;
         let block = block.resize(to).expect("memory");
@@ -62,10 +58,7 @@ fn what_a_large_block_sheds_is_free_again() {
             let block = block.resize(to).expect("memory");
             let shed = law::holds();
             assert!(full.live - before.live >= from, "{full:?}");
-            assert!(
-                shed.live - before.live <= to + to / 4 + 64 * KIB,
-                "{from} -> {to}: {shed:?}"
-            );
+            assert!(shed.live - before.live <= to + to / 4 + 64 * KIB, "{from} -> {to}: {shed:?}");
             block.free();
             assert_eq!(law::holds().live, before.live);
         }

@@ -34,10 +34,7 @@ impl Shadow {
     fn insert(&mut self, block: Block) {
         let (start, end) = (block.address(), block.address() + block.size);
         if let Some((_, below)) = self.blocks.range(..start).next_back() {
-            assert!(
-                below.address() + below.size <= start,
-                "{block:?} overlaps {below:?}"
-            );
+            assert!(below.address() + below.size <= start, "{block:?} overlaps {below:?}");
         }
         if let Some((_, above)) = self.blocks.range(start..).next() {
             assert!(end <= above.address(), "{block:?} overlaps {above:?}");
@@ -68,11 +65,7 @@ impl Shadow {
 
     fn apply(&mut self, op: &Op) {
         match *op {
-            Op::Alloc {
-                size,
-                align,
-                zeroed,
-            } => {
+            Op::Alloc { size, align, zeroed } => {
                 if self.room_for(size.max(1 << align)) {
                     let make = if zeroed { Block::zeroed } else { Block::new };
                     let seed = self.seed();
@@ -93,9 +86,7 @@ impl Shadow {
             }
             Op::FreeElsewhere { which } => {
                 if let Some(block) = self.remove(which) {
-                    std::thread::spawn(move || block.free())
-                        .join()
-                        .expect("the block intact");
+                    std::thread::spawn(move || block.free()).join().expect("the block intact");
                 }
             }
             Op::FreeAll => self.free_all(),
@@ -109,21 +100,10 @@ impl Shadow {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Alloc {
-        size: usize,
-        align: u32,
-        zeroed: bool,
-    },
-    Resize {
-        which: Index,
-        size: usize,
-    },
-    Free {
-        which: Index,
-    },
-    FreeElsewhere {
-        which: Index,
-    },
+    Alloc { size: usize, align: u32, zeroed: bool },
+    Resize { which: Index, size: usize },
+    Free { which: Index },
+    FreeElsewhere { which: Index },
     FreeAll,
     Flush,
     Trim,
@@ -142,9 +122,7 @@ fn boundaries(low: usize, high: usize) -> Vec<usize> {
 }
 
 fn size() -> impl Strategy<Value = usize> {
-    let within = |low: usize, high: usize| {
-        any::<u64>().prop_map(move |seed| Random::new(seed).size(low, high))
-    };
+    let within = |low: usize, high: usize| any::<u64>().prop_map(move |seed| Random::new(seed).size(low, high));
     prop_oneof![
         40 => prop::sample::select(boundaries(1, LARGEST_CLASS + 1)),
         20 => 1..=1024_usize,
@@ -266,18 +244,10 @@ fn a_growing_vector_keeps_its_items() {
     for item in 0..scaled(16 << 20, 2 << 20) as u64 {
         growing.push(item ^ 0x55);
     }
-    assert!(
-        (0_u64..)
-            .zip(&growing)
-            .all(|(item, held)| item ^ 0x55 == *held)
-    );
+    assert!((0_u64..).zip(&growing).all(|(item, held)| item ^ 0x55 == *held));
     growing.truncate(1000);
     growing.shrink_to_fit();
-    assert!(
-        (0_u64..)
-            .zip(&growing)
-            .all(|(item, held)| item ^ 0x55 == *held)
-    );
+    assert!((0_u64..).zip(&growing).all(|(item, held)| item ^ 0x55 == *held));
 }
 
 /// Dirties memory of `size`, frees it in between `settle`, and wants it back as zeros.
@@ -293,9 +263,7 @@ fn recycled(size: usize, count: usize, settle: impl Fn()) {
             }
         }
         settle();
-        let zeroed: Vec<Block> = (0..count)
-            .map(|seed| Block::zeroed(size, 1, seed as u64).expect("memory"))
-            .collect();
+        let zeroed: Vec<Block> = (0..count).map(|seed| Block::zeroed(size, 1, seed as u64).expect("memory")).collect();
         zeroed.into_iter().for_each(Block::free);
     }
 }
@@ -321,23 +289,17 @@ fn zeroed_by_another_class_is_zero() {
     // Memory dirtied as small chunks comes back as large blocks, and the other way round.
     for round in 0..scaled(12, 4) {
         for (small, large) in [(48, 3 * MIB), (5 * KIB, 700 * KIB), (200 * KIB, 9 * MIB)] {
-            let (dirty, clean) = if round % 2 == 0 {
-                (small, large)
-            } else {
-                (large, small)
-            };
+            let (dirty, clean) = if round % 2 == 0 { (small, large) } else { (large, small) };
             let count = (16 * MIB / dirty).max(1);
-            let dirtied: Vec<Block> = (0..count)
-                .map(|seed| Block::new(dirty, 1, seed as u64).expect("memory"))
-                .collect();
+            let dirtied: Vec<Block> =
+                (0..count).map(|seed| Block::new(dirty, 1, seed as u64).expect("memory")).collect();
             dirtied.into_iter().for_each(Block::free);
             if round % 3 == 0 {
                 millpond::trim();
             }
             let count = (16 * MIB / clean).max(1);
-            let zeroed: Vec<Block> = (0..count)
-                .map(|seed| Block::zeroed(clean, 1, seed as u64).expect("memory"))
-                .collect();
+            let zeroed: Vec<Block> =
+                (0..count).map(|seed| Block::zeroed(clean, 1, seed as u64).expect("memory")).collect();
             zeroed.into_iter().for_each(Block::free);
         }
     }

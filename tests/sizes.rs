@@ -20,10 +20,7 @@ fn rounding_loses_a_fifth_at_worst_and_a_tenth_on_average() {
     let mut before = usable(128);
     for size in 129..=LARGEST_CLASS {
         let usable = usable(size);
-        assert!(
-            usable >= size && usable >= before,
-            "{size} becomes {usable}"
-        );
+        assert!(usable >= size && usable >= before, "{size} becomes {usable}");
         let loss = (usable - size) as f64 / usable as f64;
         assert!(loss <= 0.2, "{size} becomes {usable}: {loss} lost");
         // Weighed so that each doubling counts the same.
@@ -38,10 +35,7 @@ fn rounding_loses_a_fifth_at_worst_and_a_tenth_on_average() {
 fn small_sizes_are_rounded_little() {
     for size in 1..=128 {
         let usable = usable(size);
-        assert!(
-            (size..=(size + 15).max(8)).contains(&usable),
-            "{size} becomes {usable}"
-        );
+        assert!((size..=(size + 15).max(8)).contains(&usable), "{size} becomes {usable}");
     }
 }
 
@@ -59,20 +53,8 @@ fn powers_of_two_are_naturally_aligned() {
 }
 
 /// Each size of interest: every kind of allocation and the borders between them.
-const KINDS: [usize; 12] = [
-    1,
-    8,
-    48,
-    129,
-    1000,
-    4 * KIB,
-    100 * KIB,
-    LARGEST_CLASS,
-    LARGEST_CLASS + 1,
-    3 * MIB,
-    32 * MIB,
-    70 * MIB,
-];
+const KINDS: [usize; 12] =
+    [1, 8, 48, 129, 1000, 4 * KIB, 100 * KIB, LARGEST_CLASS, LARGEST_CLASS + 1, 3 * MIB, 32 * MIB, 70 * MIB];
 
 #[test]
 fn live_memory_is_known_and_its_inside_is_no_chunk() {
@@ -82,10 +64,7 @@ fn live_memory_is_known_and_its_inside_is_no_chunk() {
             let usable = millpond::usable_size(block.ptr).expect("a live block");
             assert!(usable >= size);
             for offset in [0, 1, size / 2, size - 1] {
-                assert!(
-                    millpond::owns(block.ptr.wrapping_add(offset)),
-                    "{offset} inside {block:?}"
-                );
+                assert!(millpond::owns(block.ptr.wrapping_add(offset)), "{offset} inside {block:?}");
             }
             // Not where an aligned block may have been cut from a bigger chunk: only its own start is the user's.
             for offset in [1, 8, 16, size / 2, size - 1, 4 * KIB, MIB] {

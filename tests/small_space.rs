@@ -31,39 +31,26 @@ fn program(id: usize) -> usize {
 
 #[test]
 fn four_threads_in_48_mib() {
-    Scenario::new("four_threads_in_48_mib")
-        .address_space(48 * MIB)
-        .passes(|| {
-            let threads: Vec<_> = (0..4)
-                .map(|id| {
-                    thread::Builder::new()
-                        .stack_size(128 * KIB)
-                        .spawn(move || program(id))
-                        .expect("a thread")
-                })
-                .collect();
-            for thread in threads {
-                assert!(thread.join().expect("its work") > 100);
-            }
-            law::holds();
-        });
+    Scenario::new("four_threads_in_48_mib").address_space(48 * MIB).passes(|| {
+        let threads: Vec<_> = (0..4)
+            .map(|id| thread::Builder::new().stack_size(128 * KIB).spawn(move || program(id)).expect("a thread"))
+            .collect();
+        for thread in threads {
+            assert!(thread.join().expect("its work") > 100);
+        }
+        law::holds();
+    });
 }
 
 #[test]
 fn under_strict_accounting_reservations_are_modest() {
     // What is reserved and not used is nobody's memory, yet counts under `ulimit -v`.
-    Scenario::new("under_strict_accounting_reservations_are_modest")
-        .address_space(48 * MIB)
-        .passes(|| {
-            // Half of all there is, in one piece, then in many.
-            let one = vec![1_u8; 16 * MIB];
-            assert!(one.iter().all(|byte| *byte == 1));
-            drop(one);
-            let many: Vec<Vec<u8>> = (0..16 * KIB).map(|item| vec![item as u8; KIB]).collect();
-            assert!(
-                many.iter()
-                    .enumerate()
-                    .all(|(item, held)| held[7] == item as u8)
-            );
-        });
+    Scenario::new("under_strict_accounting_reservations_are_modest").address_space(48 * MIB).passes(|| {
+        // Half of all there is, in one piece, then in many.
+        let one = vec![1_u8; 16 * MIB];
+        assert!(one.iter().all(|byte| *byte == 1));
+        drop(one);
+        let many: Vec<Vec<u8>> = (0..16 * KIB).map(|item| vec![item as u8; KIB]).collect();
+        assert!(many.iter().enumerate().all(|(item, held)| held[7] == item as u8));
+    });
 }

@@ -45,9 +45,8 @@ fn the_law_holds_whatever_is_done() {
                 })),
                 8 => {
                     if let Some(blocks) = held.pop() {
-                        let resized = blocks
-                            .into_iter()
-                            .map(|block| block.resize(random.size(1, MIB)).expect("memory"));
+                        let resized =
+                            blocks.into_iter().map(|block| block.resize(random.size(1, MIB)).expect("memory"));
                         held.push(resized.collect());
                     }
                 }
@@ -105,12 +104,7 @@ fn the_law_holds_with_idle_threads() {
 fn live_is_what_the_program_holds() {
     Scenario::new("live_is_what_the_program_holds").passes(|| {
         let mut held: [Option<Block>; 400] = [const { None }; 400];
-        let cases = [
-            (8, 256),
-            (129, 4 * KIB),
-            (4 * KIB, LARGEST_CLASS),
-            (LARGEST_CLASS + 1, 4 * MIB),
-        ];
+        let cases = [(8, 256), (129, 4 * KIB), (4 * KIB, LARGEST_CLASS), (LARGEST_CLASS + 1, 4 * MIB)];
         for (low, high) in cases {
             let mut random = Random::new(low as u64);
             let before = millpond::stats().live;
@@ -126,10 +120,7 @@ fn live_is_what_the_program_holds() {
                 assert_eq!(live, usable, "{low}..{high}");
             }
             if low > 128 {
-                assert!(
-                    (asked..=asked + asked / 4).contains(&live),
-                    "{live} for {asked} of {low}..{high}"
-                );
+                assert!((asked..=asked + asked / 4).contains(&live), "{live} for {asked} of {low}..{high}");
             }
             for place in &mut held {
                 if let Some(block) = place.take() {
@@ -150,40 +141,35 @@ fn live_is_what_the_program_holds() {
 
 #[test]
 fn committed_is_what_the_kernel_says() {
-    Scenario::new("committed_is_what_the_kernel_says")
-        .variable("MILLPOND_THP", "never")
-        .passes(|| {
-            let slack = 4 * MIB;
-            let agree = |what: &str, before: (usize, usize)| {
-                let committed = law::holds().committed as isize - before.0 as isize;
-                let resident = kernel::resident_anonymous() as isize - before.1 as isize;
-                assert!(
-                    committed >= resident - slack as isize,
-                    "{what}: {committed} committed, {resident} resident"
-                );
-                assert!(
-                    committed <= resident + resident.abs() / 10 + slack as isize,
-                    "{what}: {committed} committed, {resident} resident"
-                );
-            };
-            for size in [48, 1000, 10 * KIB, 200 * KIB, 2 * MIB, 50 * MIB] {
-                let before = (law::holds().committed, kernel::resident_anonymous());
-                let mut chain = Chain::new(size);
-                for _ in 0..(200 * MIB).div_ceil(size) {
-                    assert!(chain.push());
-                    chain.dirty_last();
-                }
-                agree("held", before);
-                chain.free_every_second();
-                agree("half freed", before);
-                millpond::trim();
-                agree("half freed, trimmed", before);
-                chain.free_all();
-                agree("freed", before);
-                millpond::trim();
-                agree("trimmed", before);
+    Scenario::new("committed_is_what_the_kernel_says").variable("MILLPOND_THP", "never").passes(|| {
+        let slack = 4 * MIB;
+        let agree = |what: &str, before: (usize, usize)| {
+            let committed = law::holds().committed as isize - before.0 as isize;
+            let resident = kernel::resident_anonymous() as isize - before.1 as isize;
+            assert!(committed >= resident - slack as isize, "{what}: {committed} committed, {resident} resident");
+            assert!(
+                committed <= resident + resident.abs() / 10 + slack as isize,
+                "{what}: {committed} committed, {resident} resident"
+            );
+        };
+        for size in [48, 1000, 10 * KIB, 200 * KIB, 2 * MIB, 50 * MIB] {
+            let before = (law::holds().committed, kernel::resident_anonymous());
+            let mut chain = Chain::new(size);
+            for _ in 0..(200 * MIB).div_ceil(size) {
+                assert!(chain.push());
+                chain.dirty_last();
             }
-        });
+            agree("held", before);
+            chain.free_every_second();
+            agree("half freed", before);
+            millpond::trim();
+            agree("half freed, trimmed", before);
+            chain.free_all();
+            agree("freed", before);
+            millpond::trim();
+            agree("trimmed", before);
+        }
+    });
 }
 
 #[test]
@@ -193,10 +179,7 @@ fn metadata_is_small() {
         let count = scaled(GIB, GIB / 4) / 64;
         assert_eq!(chain.push_up_to(count).len, count);
         let stats = law::holds();
-        assert!(
-            stats.metadata * 50 <= stats.committed,
-            "more than 2 %: {stats:?}"
-        );
+        assert!(stats.metadata * 50 <= stats.committed, "more than 2 %: {stats:?}");
         chain.free_all();
         law::holds();
     });
@@ -245,9 +228,7 @@ fn reading_the_figures_disturbs_nobody() {
                         let mut seed = id;
                         while !end.load(std::sync::atomic::Ordering::Relaxed) {
                             seed += 3;
-                            blocks(300, 1, 64 * KIB, seed)
-                                .into_iter()
-                                .for_each(Block::free);
+                            blocks(300, 1, 64 * KIB, seed).into_iter().for_each(Block::free);
                         }
                     })
                 })

@@ -94,11 +94,7 @@ struct Work {
 
 impl Work {
     fn new(id: usize, victim: bool) -> Self {
-        Self {
-            chunks: [[null_mut(); BURST]; SIZES.len()],
-            random: Random::new(id as u64),
-            victim,
-        }
+        Self { chunks: [[null_mut(); BURST]; SIZES.len()], random: Random::new(id as u64), victim }
     }
 
     fn take(&self, class: usize) -> *mut u64 {
@@ -217,20 +213,12 @@ fn suspend(points: usize, workers: &Barrier, most: usize, aim: impl Fn()) {
         workers.wait();
         let committed = millpond::stats().committed;
         if committed > most {
-            fail(format_args!(
-                "suspension {number}: {committed} committed, {most} allowed: {:?}",
-                millpond::stats()
-            ));
+            fail(format_args!("suspension {number}: {committed} committed, {most} allowed: {:?}", millpond::stats()));
         }
         HOLD.store(0, Ordering::Release);
         // SAFETY: wakes whoever waits on a static word.
         unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                HOLD.as_ptr(),
-                libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
-                1,
-            );
+            libc::syscall(libc::SYS_futex, HOLD.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1);
         }
         while PARKED.load(Ordering::Acquire) == 1 {
             thread::yield_now();
@@ -239,9 +227,7 @@ fn suspend(points: usize, workers: &Barrier, most: usize, aim: impl Fn()) {
             break;
         }
     }
-    println!(
-        "stopped outside, in alloc, dealloc, trim, flush, stats, large alloc, dealloc: {kinds:?}"
-    );
+    println!("stopped outside, in alloc, dealloc, trim, flush, stats, large alloc, dealloc: {kinds:?}");
 }
 
 /// The workers: at each pair of meetings they do `turns`; they leave when `STOP` is set.
@@ -292,34 +278,31 @@ fn at_the_end() {
 
 #[test]
 fn a_stopped_thread_holds_up_nobody() {
-    Scenario::new("a_stopped_thread_holds_up_nobody")
-        .blocked(signal())
-        .watchdog(240)
-        .passes(|| {
-            install();
-            let meet = Barrier::new(WORKERS + 1);
-            let victim = Bare::spawn(256 * KIB, victim, null_mut());
-            thread::scope(|scope| {
-                let workers: Vec<_> = (0..WORKERS)
-                    .map(|id| {
-                        let meet = &meet;
-                        scope.spawn(move || worker(id, meet, Some(&PEAK), scaled(8, 2)))
-                    })
-                    .collect();
-                let most = at_the_peak() + MAY_GROW;
-                suspend(scaled(500, 300), &meet, most, || {
-                    // SAFETY: the victim lives until it is joined below.
-                    unsafe { libc::pthread_kill(victim.id(), signal()) };
-                });
-                STOP.store(true, Ordering::Relaxed);
-                meet.wait();
-                for worker in workers {
-                    worker.join().expect("its work");
-                }
+    Scenario::new("a_stopped_thread_holds_up_nobody").blocked(signal()).watchdog(240).passes(|| {
+        install();
+        let meet = Barrier::new(WORKERS + 1);
+        let victim = Bare::spawn(256 * KIB, victim, null_mut());
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..WORKERS)
+                .map(|id| {
+                    let meet = &meet;
+                    scope.spawn(move || worker(id, meet, Some(&PEAK), scaled(8, 2)))
+                })
+                .collect();
+            let most = at_the_peak() + MAY_GROW;
+            suspend(scaled(500, 300), &meet, most, || {
+                // SAFETY: the victim lives until it is joined below.
+                unsafe { libc::pthread_kill(victim.id(), signal()) };
             });
-            victim.join();
-            at_the_end();
+            STOP.store(true, Ordering::Relaxed);
+            meet.wait();
+            for worker in workers {
+                worker.join().expect("its work");
+            }
         });
+        victim.join();
+        at_the_end();
+    });
 }
 
 /// A thread of a few operations: its first call, a little more, its end.
@@ -350,36 +333,33 @@ extern "C" fn spawner(_: *mut c_void) -> *mut c_void {
 /// The stopped threads are young ones: at their birth, at work, or in the destructor that tears their cache down.
 #[test]
 fn a_thread_stopped_at_birth_or_death_holds_up_nobody() {
-    Scenario::new("a_thread_stopped_at_birth_or_death_holds_up_nobody")
-        .blocked(signal())
-        .watchdog(240)
-        .passes(|| {
-            install();
-            let meet = Barrier::new(WORKERS + 1);
-            let peak = Barrier::new(WORKERS + 1);
-            thread::scope(|scope| {
-                let workers: Vec<_> = (0..WORKERS)
-                    .map(|id| {
-                        let (meet, peak) = (&meet, &peak);
-                        scope.spawn(move || worker(id, meet, Some(peak), scaled(8, 2)))
-                    })
-                    .collect();
-                peak.wait();
-                let most = millpond::stats().committed + MAY_GROW;
-                peak.wait();
-                let spawner = Bare::spawn(128 * KIB, spawner, null_mut());
-                suspend(scaled(300, 200), &meet, most, || {
-                    // To the process: the short threads alone do not block it.
-                    // SAFETY: a signal that has a handler.
-                    unsafe { libc::kill(libc::getpid(), signal()) };
-                });
-                STOP.store(true, Ordering::Relaxed);
-                meet.wait();
-                spawner.join();
-                for worker in workers {
-                    worker.join().expect("its work");
-                }
+    Scenario::new("a_thread_stopped_at_birth_or_death_holds_up_nobody").blocked(signal()).watchdog(240).passes(|| {
+        install();
+        let meet = Barrier::new(WORKERS + 1);
+        let peak = Barrier::new(WORKERS + 1);
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..WORKERS)
+                .map(|id| {
+                    let (meet, peak) = (&meet, &peak);
+                    scope.spawn(move || worker(id, meet, Some(peak), scaled(8, 2)))
+                })
+                .collect();
+            peak.wait();
+            let most = millpond::stats().committed + MAY_GROW;
+            peak.wait();
+            let spawner = Bare::spawn(128 * KIB, spawner, null_mut());
+            suspend(scaled(300, 200), &meet, most, || {
+                // To the process: the short threads alone do not block it.
+                // SAFETY: a signal that has a handler.
+                unsafe { libc::kill(libc::getpid(), signal()) };
             });
-            at_the_end();
+            STOP.store(true, Ordering::Relaxed);
+            meet.wait();
+            spawner.join();
+            for worker in workers {
+                worker.join().expect("its work");
+            }
         });
+        at_the_end();
+    });
 }

@@ -52,10 +52,7 @@ impl Block {
         if !ptr.is_null() {
             // SAFETY: a live allocation of `size` bytes, initialised by `alloc_zeroed`.
             let bytes = unsafe { core::slice::from_raw_parts(ptr, size) };
-            assert!(
-                all_zero(bytes),
-                "alloc_zeroed({size}, align {align}) at {ptr:p} is not zero"
-            );
+            assert!(all_zero(bytes), "alloc_zeroed({size}, align {align}) at {ptr:p} is not zero");
         }
         Self::over(ptr, size, align, seed)
     }
@@ -64,17 +61,8 @@ impl Block {
         if ptr.is_null() {
             return None;
         }
-        assert_eq!(
-            ptr as usize % align,
-            0,
-            "{ptr:p} of size {size} is not aligned to {align}"
-        );
-        let block = Self {
-            ptr,
-            size,
-            align,
-            seed,
-        };
+        assert_eq!(ptr as usize % align, 0, "{ptr:p} of size {size} is not aligned to {align}");
+        let block = Self { ptr, size, align, seed };
         block.fill();
         Some(block)
     }
@@ -116,11 +104,7 @@ impl Block {
             return Err(self);
         }
         let kept = size.min(self.size);
-        let moved = Self {
-            ptr,
-            size: kept,
-            ..self
-        };
+        let moved = Self { ptr, size: kept, ..self };
         assert!(
             moved.intact(),
             "realloc {} -> {size} (align {}) lost contents: {:p} -> {ptr:p}",
@@ -133,13 +117,7 @@ impl Block {
 
     /// Frees it, verified.
     pub fn free(self) {
-        assert!(
-            self.intact(),
-            "block {:p} of size {} (align {}) was overwritten",
-            self.ptr,
-            self.size,
-            self.align
-        );
+        assert!(self.intact(), "block {:p} of size {} (align {}) was overwritten", self.ptr, self.size, self.align);
         // SAFETY: live, and consumed here.
         unsafe { give(self.ptr, self.size, self.align) }
     }

@@ -17,11 +17,7 @@ const STAMP: u64 = 0x5ca1_ab1e_0ddb_a115;
 impl Chain {
     pub fn new(size: usize) -> Self {
         assert!(size >= 16);
-        Self {
-            head: core::ptr::null_mut(),
-            size,
-            len: 0,
-        }
+        Self { head: core::ptr::null_mut(), size, len: 0 }
     }
 
     pub fn bytes(&self) -> usize {
@@ -54,10 +50,7 @@ impl Chain {
     pub fn dirty_last(&mut self) {
         // SAFETY: the last one is live; its first two words stay.
         unsafe {
-            self.head
-                .add(2)
-                .cast::<u8>()
-                .write_bytes(0xff, self.size - 16);
+            self.head.add(2).cast::<u8>().write_bytes(0xff, self.size - 16);
         }
     }
 
@@ -68,12 +61,7 @@ impl Chain {
         }
         // SAFETY: a live element, which `push` wrote.
         unsafe {
-            assert_eq!(
-                ptr.add(1).read(),
-                ptr as u64 ^ STAMP,
-                "{ptr:p} of size {} was overwritten",
-                self.size
-            );
+            assert_eq!(ptr.add(1).read(), ptr as u64 ^ STAMP, "{ptr:p} of size {} was overwritten", self.size);
             self.head = ptr.read() as *mut u64;
         }
         self.len -= 1;

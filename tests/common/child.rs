@@ -37,13 +37,7 @@ pub struct Ended {
 impl Scenario {
     /// `test` is the name of the calling test function.
     pub fn new(test: &'static str) -> Self {
-        Self {
-            test,
-            seconds: 180,
-            address_space: None,
-            blocked: None,
-            variables: Vec::new(),
-        }
+        Self { test, seconds: 180, address_space: None, blocked: None, variables: Vec::new() }
     }
 
     /// The watchdog's patience: for hangs only, far above what the scenario takes.
@@ -98,9 +92,7 @@ impl Scenario {
     }
 
     fn spawn(self) -> Ended {
-        let _alone = ALONE
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let (mut stdout, mut stderr) = (memory_file(), memory_file());
         let mut command = Command::new(std::env::current_exe().expect("own path"));
         command
@@ -182,10 +174,7 @@ fn text(file: &mut File) -> String {
 }
 
 fn limit(resource: libc::__rlimit_resource_t, bytes: u64) {
-    let limit = libc::rlimit {
-        rlim_cur: bytes,
-        rlim_max: bytes,
-    };
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
     // SAFETY: a valid limit.
     unsafe { libc::setrlimit(resource, &limit) };
 }
@@ -225,10 +214,7 @@ impl std::fmt::Write for Line {
 }
 
 fn write_to(descriptor: c_int, text: std::fmt::Arguments<'_>) {
-    let mut line = Line {
-        bytes: [0; 512],
-        len: 0,
-    };
+    let mut line = Line { bytes: [0; 512], len: 0 };
     let _ = line.write_fmt(text);
     // SAFETY: writes from a buffer of that length.
     unsafe { libc::write(descriptor, line.bytes.as_ptr().cast(), line.len) };

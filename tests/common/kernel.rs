@@ -31,27 +31,15 @@ fn read<'a>(path: &CStr, buffer: &'a mut [u8]) -> &'a str {
 fn statm(field: usize) -> usize {
     let mut buffer = [0; 256];
     let text = read(c"/proc/self/statm", &mut buffer);
-    let pages: usize = text
-        .split(' ')
-        .nth(field)
-        .and_then(|word| word.parse().ok())
-        .expect("a number");
+    let pages: usize = text.split(' ').nth(field).and_then(|word| word.parse().ok()).expect("a number");
     pages * page_size()
 }
 
 fn status(name: &str) -> usize {
     let mut buffer = [0; 8192];
     let text = read(c"/proc/self/status", &mut buffer);
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .expect("a line of that name");
-    let kib: usize = line
-        .trim_start_matches(':')
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .expect("a number");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("a line of that name");
+    let kib: usize = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().expect("a number");
     kib * 1024
 }
 

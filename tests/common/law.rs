@@ -14,10 +14,7 @@ pub fn holds() -> Stats {
         + stats.stranded
         + stats.metadata;
     assert_eq!(stats.committed, places, "the sum is off: {stats:?}");
-    assert!(
-        stats.committed <= stats.reserved,
-        "more committed than reserved: {stats:?}"
-    );
+    assert!(stats.committed <= stats.reserved, "more committed than reserved: {stats:?}");
     // The allocator itself lives somewhere, and so does the test's harness.
     assert!(stats.metadata > 0 && stats.live > 0, "empty: {stats:?}");
     match millpond::check() {

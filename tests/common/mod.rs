@@ -25,9 +25,5 @@ pub const LARGEST_CLASS: usize = 256 * KIB;
 
 /// An amount of work: the full one in release, less where nothing is optimised.
 pub const fn scaled(release: usize, debug: usize) -> usize {
-    if cfg!(debug_assertions) {
-        debug
-    } else {
-        release
-    }
+    if cfg!(debug_assertions) { debug } else { release }
 }

@@ -29,10 +29,7 @@ impl Table<u64> {
         assert_ne!(items, libc::MAP_FAILED, "no memory for a table of {len}");
         // SAFETY: the mapping made above. Huge pages would make the table's own memory hard to tell.
         unsafe { libc::madvise(items, len * 8, libc::MADV_NOHUGEPAGE) };
-        Self {
-            items: items.cast(),
-            len,
-        }
+        Self { items: items.cast(), len }
     }
 
     pub fn copy(words: &[u64]) -> Self {

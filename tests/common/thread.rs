@@ -61,10 +61,7 @@ pub struct Gate {
 
 impl Gate {
     pub const fn new() -> Self {
-        Self {
-            open: Mutex::new(false),
-            opened: Condvar::new(),
-        }
+        Self { open: Mutex::new(false), opened: Condvar::new() }
     }
 
     pub fn open(&self) {
@@ -74,11 +71,7 @@ impl Gate {
 
     pub fn wait(&self) {
         let open = self.open.lock().expect("not poisoned");
-        drop(
-            self.opened
-                .wait_while(open, |open| !*open)
-                .expect("not poisoned"),
-        );
+        drop(self.opened.wait_while(open, |open| !*open).expect("not poisoned"));
     }
 }
 

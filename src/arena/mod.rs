@@ -1,0 +1,190 @@
+//! All arenas: runs of pages for spans and large allocations.
+//!
+//! `take_run` searches the arenas in order and adds one when none has room; `give_run` returns a run to its arena. Both
+//! are lock-free: a claim is undone only because another claim succeeded. Arenas are never unmapped.
+//!
+//! A new arena is as large as all before it together (between `ARENA_MIN` and `ARENA_MAX`), so address space stays
+//! proportional to use; where the system refuses (`ulimit -v`, strict overcommit), smaller ones are tried.
+//!
+//! Invariant: arenas fill `table` from the front and stay.
+
+mod bits;
+mod region;
+
+pub(crate) use bits::ones;
+pub(crate) use region::{Arena, Fill, Run};
+
+use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
+use crate::os;
+use crate::report::Thp;
+use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use core::ptr;
+use region::{Books, Took};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Arenas {
+    table: [AtomicPtr<Arena>; ARENAS],
+    books: Books,
+    reserved: AtomicUsize,
+    metadata: AtomicUsize,
+    thp: AtomicU32,
+}
+
+impl Arenas {
+    const_fn! {
+        pub(crate) const fn new() -> Self {
+            Self {
+                table: array_of![AtomicPtr::new(ptr::null_mut()); ARENAS],
+                books: Books { committed: AtomicUsize::new(0), changes: AtomicUsize::new(0) },
+                reserved: AtomicUsize::new(0),
+                metadata: AtomicUsize::new(0),
+                thp: AtomicU32::new(0),
+            }
+        }
+    }
+
+    /// The arenas there are.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arena> {
+        // ORDERING: Acquire pairs with the exchange in `grow`: the arena is made.
+        let each = self.table.iter().map(|slot| slot.load(Ordering::Acquire));
+        // SAFETY: a published arena stays for ever.
+        each.take_while(|arena| !arena.is_null()).map(|arena| unsafe { &*arena })
+    }
+
+    fn of(&self, page: usize) -> Option<&Arena> {
+        self.iter().find(|arena| arena.contains(page))
+    }
+
+    /// Bytes committed for runs.
+    pub(crate) fn committed(&self) -> &AtomicUsize {
+        &self.books.committed
+    }
+
+    /// Bytes of address space reserved.
+    pub(crate) fn reserved(&self) -> usize {
+        self.reserved.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the arenas' own tables, with the page map's entries for their pages.
+    pub(crate) fn metadata(&self) -> usize {
+        self.metadata.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of free pages that may hold memory.
+    pub(crate) fn dirty(&self) -> usize {
+        self.iter().map(Arena::dirty_bytes).sum()
+    }
+
+    /// Bytes of pages in use. Exact at rest.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.iter().map(Arena::used_bytes).sum()
+    }
+
+    /// Claims a run whose first page number is a multiple of `align`. `None`: the system gives no more.
+    pub(crate) fn take_run(&self, pages: usize, align: usize, fill: Fill) -> Option<Run> {
+        let mut again = 3;
+        loop {
+            // ORDERING: Acquire pairs with the Release in `give_run`: pages returned before are seen by the search.
+            let before = self.books.changes.load(Ordering::Acquire);
+            for arena in self.iter() {
+                match arena.take(pages, align, fill, &self.books) {
+                    Took::Run(run) => return Some(run),
+                    Took::Refused => return None,
+                    Took::Nothing => {}
+                }
+            }
+            // ORDERING: Acquire, as above.
+            if again > 0 && self.books.changes.load(Ordering::Acquire) != before {
+                again -= 1;
+                continue;
+            }
+            self.grow(pages, align)?;
+        }
+    }
+
+    /// Takes a run back from its owner. The memory stays until a purge.
+    pub(crate) fn give_run(&self, page: usize, pages: usize) {
+        let Some(arena) = self.of(page) else {
+            os::die(format_args!("a run outside all arenas: {:#x}", page << PAGE_SHIFT))
+        };
+        arena.give(page, pages);
+        // ORDERING: Release pairs with the loads in `take_run`.
+        self.books.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Makes a run that the caller owns longer, in place.
+    pub(crate) fn extend_run(&self, page: usize, old: usize, new: usize) -> Option<Run> {
+        self.of(page)?.extend(page + old, new - old, &self.books)
+    }
+
+    /// Purges free pages: all, or those that have been free since the last purge but one. Returns bytes.
+    pub(crate) fn purge(&self, all: bool) -> usize {
+        let purged = self.iter().map(|arena| arena.purge(all, &self.books)).sum();
+        // ORDERING: Release pairs with the loads in `take_run`: a search may have missed what was being purged.
+        self.books.changes.fetch_add(1, Ordering::Release);
+        purged
+    }
+
+    /// Sets the use of transparent huge pages, in arenas to come and in those there are.
+    pub(crate) fn set_thp(&self, thp: Thp) {
+        self.thp.store(thp as u32, Ordering::Relaxed);
+        for arena in self.iter() {
+            os::advise_thp(arena.start(), arena.bytes(), thp);
+        }
+    }
+
+    /// The use of transparent huge pages that was set last.
+    pub(crate) fn thp(&self) -> Thp {
+        match self.thp.load(Ordering::Relaxed) {
+            1 => Thp::Always,
+            2 => Thp::Never,
+            _ => Thp::Default,
+        }
+    }
+
+    /// Adds an arena with room for such a run; somebody else's will do. Built privately, published by one exchange.
+    fn grow(&self, pages: usize, align: usize) -> Option<()> {
+        // ORDERING: Acquire pairs with the exchange below.
+        let slot = self.table.iter().find(|slot| slot.load(Ordering::Acquire).is_null())?;
+        let least = pages.checked_add(align - 1)?.checked_mul(PAGE)?;
+        // A sixteenth of what the process may have in all, where that is limited: others need room too.
+        let modest = os::address_limit().map_or(usize::MAX, |limit| (limit / 16).next_multiple_of(PAGE));
+        let wanted = self.reserved().clamp(ARENA_MIN, ARENA_MAX).min(modest).max(least);
+        let mut bytes = wanted.next_multiple_of(PAGE);
+        let start = loop {
+            let alignment = if bytes >= 2 * ARENA_ALIGN { ARENA_ALIGN } else { PAGE };
+            if let Some(start) = os::reserve(bytes, alignment) {
+                break start;
+            }
+            if bytes == least {
+                return None;
+            }
+            bytes = (bytes / 2).next_multiple_of(PAGE).max(least);
+        };
+        os::advise_thp(start, bytes, self.thp());
+        let pages = bytes / PAGE;
+        let table_bytes = Arena::table_bytes(pages);
+        let Some(table) = os::metadata(table_bytes) else {
+            os::release(start, bytes);
+            return None;
+        };
+        // SAFETY: fresh memory of that size, aligned to an OS page, and pages fresh from the system.
+        let arena = unsafe { Arena::make(ptr::with_exposed_provenance_mut(table), start >> PAGE_SHIFT, pages) };
+        // ORDERING: Release publishes the arena; pairs with the Acquire in `iter`. The loser looks through `iter`.
+        if slot.compare_exchange(ptr::null_mut(), arena, Ordering::Release, Ordering::Relaxed).is_ok() {
+            self.reserved.fetch_add(bytes, Ordering::Relaxed);
+            self.metadata.fetch_add(table_bytes + pages * size_of::<usize>(), Ordering::Relaxed);
+        } else {
+            os::release(start, bytes);
+            os::release_metadata(table, table_bytes);
+        }
+        Some(())
+    }
+
+    /// Pages in use over all arenas, while no other thread uses them; `Err` names an arena whose bitmaps and counts
+    /// disagree.
+    pub(crate) fn check(&self) -> Result<usize, usize> {
+        self.iter().map(|arena| arena.check().ok_or(arena.start())).sum()
+    }
+}

@@ -1,0 +1,362 @@
+//! One arena: a reservation and the bitmaps that account for its pages.
+//!
+//! Each page has four bits:
+//!
+//! | bit | set means | who changes it |
+//! |---|---|---|
+//! | `used` | claimed: its run has an owner | the claimer, by exchange; the owner when it gives the run back |
+//! | `dirty` | may hold memory: counted in `committed` | the page's owner |
+//! | `touched` | not known to read as zero | the page's owner |
+//! | `aged` | was free and dirty at the last purge | anyone; only a hint |
+//!
+//! A page is thus *dirty*, or *clean* (not dirty), or *zero* (clean and not touched). Whoever purges a page claims it
+//! first, so the owner's bits are never changed by two at a time.
+//!
+//! Invariants, at rest: `pages - |used| = free`, `|dirty & !used| = dirty_free`.
+
+use super::bits::{first_zero, last_one, ones, runs_of, words_of};
+use crate::config::{PAGE, PAGE_SHIFT};
+use crate::os::{self, Purged};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
+use core::ptr;
+
+/// Contiguous pages of an arena, claimed for the holder of this value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Number of the first page: its address, shifted.
+    pub(crate) page: usize,
+    /// How many pages.
+    pub(crate) pages: usize,
+}
+
+/// What a run must read as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fill {
+    /// Anything.
+    Any,
+    /// Zero.
+    Zero,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Arena {
+    first_page: usize,
+    pages: usize,
+    words: usize,
+    bitmaps: *const AtomicU64,
+    free: AtomicU32,
+    dirty_free: AtomicU32,
+    /// No page below is likely to be free.
+    hint: AtomicUsize,
+}
+
+/// What all arenas count together.
+#[derive(Debug)]
+pub(crate) struct Books {
+    /// Bytes that may hold memory, without metadata. Changed at commit and purge alone.
+    pub(crate) committed: AtomicUsize,
+    /// Counts returns of pages: a search that failed looks again if there was one.
+    pub(crate) changes: AtomicUsize,
+}
+
+/// How a search for pages may end.
+pub(crate) enum Took {
+    Run(Run),
+    /// No such run was seen.
+    Nothing,
+    /// The system refused to commit it.
+    Refused,
+}
+
+impl Arena {
+    /// Bytes that an arena of so many pages needs for itself.
+    pub(crate) const fn table_bytes(pages: usize) -> usize {
+        size_of::<Self>() + 4 * pages.div_ceil(64) * size_of::<AtomicU64>()
+    }
+
+    /// Makes an arena in place, all of its pages free and zero.
+    ///
+    /// # Safety
+    /// `at` points to `table_bytes(pages)` writable bytes, aligned to 16, that nobody else uses and that stay; the
+    /// pages from `first_page` on are reserved, fresh from the system.
+    pub(crate) unsafe fn make(at: *mut u8, first_page: usize, pages: usize) -> *mut Self {
+        let words = pages.div_ceil(64);
+        // SAFETY: inside the bytes that the caller gives.
+        let bitmaps = unsafe { at.add(size_of::<Self>()) }.cast::<AtomicU64>();
+        for word in 0..4 * words {
+            // SAFETY: as above.
+            unsafe { bitmaps.add(word).write(AtomicU64::new(0)) };
+        }
+        let arena = Self {
+            first_page,
+            pages,
+            words,
+            bitmaps,
+            free: AtomicU32::new(pages as u32),
+            dirty_free: AtomicU32::new(0),
+            hint: AtomicUsize::new(0),
+        };
+        // SAFETY: as above.
+        unsafe { at.cast::<Self>().write(arena) };
+        at.cast()
+    }
+
+    fn bitmap(&self, which: usize) -> &[AtomicU64] {
+        // SAFETY: `make` put four bitmaps of `words` words there, for ever.
+        unsafe { core::slice::from_raw_parts(self.bitmaps.add(which * self.words), self.words) }
+    }
+
+    fn used(&self) -> &[AtomicU64] {
+        self.bitmap(0)
+    }
+
+    fn dirty(&self) -> &[AtomicU64] {
+        self.bitmap(1)
+    }
+
+    fn touched(&self) -> &[AtomicU64] {
+        self.bitmap(2)
+    }
+
+    fn aged(&self) -> &[AtomicU64] {
+        self.bitmap(3)
+    }
+
+    /// Bytes of address space.
+    pub(crate) fn bytes(&self) -> usize {
+        self.pages * PAGE
+    }
+
+    /// Address of the first byte.
+    pub(crate) fn start(&self) -> usize {
+        self.first_page << PAGE_SHIFT
+    }
+
+    pub(crate) fn contains(&self, page: usize) -> bool {
+        (self.first_page..self.first_page + self.pages).contains(&page)
+    }
+
+    /// Bytes of free pages that may hold memory. Exact at rest.
+    pub(crate) fn dirty_bytes(&self) -> usize {
+        self.dirty_free.load(Ordering::Relaxed) as usize * PAGE
+    }
+
+    /// Bytes of pages in use. Exact at rest.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.bytes() - self.free.load(Ordering::Relaxed) as usize * PAGE
+    }
+
+    /// Claims `pages` pages whose first number is a multiple of `align`, and counts in `books` what had not been
+    /// committed before. A single page is taken dirty if possible: its memory is there already.
+    pub(crate) fn take(&self, pages: usize, align: usize, fill: Fill, books: &Books) -> Took {
+        // Relaxed: a hint; before an arena is added, the whole search is done again if anything has changed.
+        if (self.free.load(Ordering::Relaxed) as usize) < pages {
+            return Took::Nothing;
+        }
+        if pages == 1 && align == 1 && self.dirty_free.load(Ordering::Relaxed) > 0 {
+            for (word, used) in self.used().iter().enumerate() {
+                let candidates = self.dirty()[word].load(Ordering::Relaxed) & !used.load(Ordering::Relaxed);
+                for (bit, _) in runs_of(candidates) {
+                    if self.claim(word * 64 + bit, 1, books).is_ok() {
+                        return self.commit(word * 64 + bit, 1, fill, books);
+                    }
+                }
+            }
+        }
+        let hint = self.hint.load(Ordering::Relaxed);
+        let found = match self.search(hint, pages, align, books) {
+            None if hint > 0 => self.search(0, pages, align, books),
+            found => found,
+        };
+        found.map_or(Took::Nothing, |start| self.commit(start, pages, fill, books))
+    }
+
+    /// Claims the first fitting run at or after page `from`.
+    fn search(&self, from: usize, pages: usize, align: usize, books: &Books) -> Option<usize> {
+        let mut first_free = None;
+        let mut at = from;
+        while let Some(free) = first_zero(self.used(), at, self.pages) {
+            if first_free.is_none() {
+                first_free = Some(free);
+                let old = self.hint.load(Ordering::Relaxed);
+                if from == old && free > old {
+                    // Relaxed, and may be lost: a hint.
+                    let _ = self.hint.compare_exchange(old, free, Ordering::Relaxed, Ordering::Relaxed);
+                }
+            }
+            let start = (self.first_page + free).next_multiple_of(align) - self.first_page;
+            if start + pages > self.pages {
+                return None;
+            }
+            at = match last_one(self.used(), start, start + pages) {
+                Some(used) => used + 1,
+                None => match self.claim(start, pages, books) {
+                    Ok(()) => return Some(start),
+                    Err(used) => used + 1,
+                },
+            };
+        }
+        None
+    }
+
+    /// Claims exactly these pages, in ascending order, or none of them: then says which page was in the way.
+    pub(crate) fn claim(&self, start: usize, pages: usize, books: &Books) -> Result<(), usize> {
+        for (word, mask) in words_of(start, pages) {
+            let used = &self.used()[word];
+            let mut old = used.load(Ordering::Relaxed);
+            loop {
+                if old & mask != 0 {
+                    let done = (word * 64).max(start) - start;
+                    if !planted(Fault::ClaimRollback) {
+                        self.unclaim(start, done);
+                        // ORDERING: Release pairs with the loads in `take_run`: a search may have missed these pages.
+                        books.changes.fetch_add(1, Ordering::Release);
+                    }
+                    return Err(word * 64 + 63 - (old & mask).leading_zeros() as usize);
+                }
+                if planted(Fault::ClaimStore) {
+                    used.store(old | mask, Ordering::Release);
+                    break;
+                }
+                // ORDERING: Acquire pairs with the Release in `unclaim`: what the last owner did to the pages and
+                // their bits is visible.
+                match used.compare_exchange_weak(old, old | mask, Ordering::Acquire, Ordering::Relaxed) {
+                    Ok(_) => break,
+                    Err(now) => old = now,
+                }
+            }
+        }
+        self.free.fetch_sub(pages as u32, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Clears the claim, in descending order. The pages that a failed claim took were not yet counted.
+    fn unclaim(&self, start: usize, pages: usize) {
+        for (word, mask) in words_of(start, pages).rev() {
+            // ORDERING: Release pairs with the Acquire in `claim`.
+            let old = self.used()[word].fetch_and(!mask, Ordering::Release);
+            if old & mask != mask {
+                os::die(format_args!("pages given back twice: {:#x}", (self.first_page + start) << PAGE_SHIFT));
+            }
+        }
+    }
+
+    /// Turns claimed pages into a run in use.
+    fn commit(&self, start: usize, pages: usize, fill: Fill, books: &Books) -> Took {
+        let page = self.first_page + start;
+        if !os::commit(page << PAGE_SHIFT, pages * PAGE) {
+            self.free.fetch_add(pages as u32, Ordering::Relaxed);
+            self.unclaim(start, pages);
+            return Took::Refused;
+        }
+        let mut clean = 0;
+        for (word, mask) in words_of(start, pages) {
+            // Relaxed: the bits belong to the pages' owner, and the claim has acquired them.
+            clean += (!self.dirty()[word].fetch_or(mask, Ordering::Relaxed) & mask).count_ones();
+            let touched = self.touched()[word].fetch_or(mask, Ordering::Relaxed) & mask;
+            if fill == Fill::Zero {
+                for (bit, len) in runs_of(touched) {
+                    let at = (self.first_page + word * 64 + bit) << PAGE_SHIFT;
+                    // SAFETY: these pages are reserved, and claimed by the caller.
+                    unsafe { ptr::write_bytes(ptr::with_exposed_provenance_mut::<u8>(at), 0, len * PAGE) };
+                }
+            }
+            self.aged()[word].fetch_and(!mask, Ordering::Relaxed);
+        }
+        self.dirty_free.fetch_sub(pages as u32 - clean, Ordering::Relaxed);
+        books.committed.fetch_add(clean as usize * PAGE, Ordering::Relaxed);
+        Took::Run(Run { page, pages })
+    }
+
+    /// Takes the pages right behind a run that the caller owns, if they are all free.
+    pub(crate) fn extend(&self, page: usize, pages: usize, books: &Books) -> Option<Run> {
+        let start = page - self.first_page;
+        if start + pages > self.pages || self.claim(start, pages, books).is_err() {
+            return None;
+        }
+        match self.commit(start, pages, Fill::Any, books) {
+            Took::Run(run) => Some(run),
+            _ => None,
+        }
+    }
+
+    /// Takes a run back from its owner, dirty.
+    pub(crate) fn give(&self, page: usize, pages: usize) {
+        let start = page - self.first_page;
+        self.dirty_free.fetch_add(pages as u32, Ordering::Relaxed);
+        self.free.fetch_add(pages as u32, Ordering::Relaxed);
+        self.unclaim(start, pages);
+        self.hint.fetch_min(start, Ordering::Relaxed);
+    }
+
+    /// Purges free dirty pages: all, or only those that were so at the last purge already. Returns the bytes that the
+    /// system has taken back, and takes them off the books.
+    pub(crate) fn purge(&self, all: bool, books: &Books) -> usize {
+        // Relaxed: a page given back a moment later is for the next purge.
+        if self.dirty_free.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        let mut purged = 0;
+        for word in 0..self.words {
+            let dirty = self.dirty()[word].load(Ordering::Relaxed);
+            let free = dirty & !self.used()[word].load(Ordering::Relaxed);
+            let due = if all { free } else { free & self.aged()[word].load(Ordering::Relaxed) };
+            if due != 0 {
+                purged += self.purge_word(word, due);
+            }
+            if free != due {
+                // Relaxed: a hint. A page taken meanwhile is purged a little early, once it is free again.
+                self.aged()[word].fetch_or(free & !due, Ordering::Relaxed);
+            }
+        }
+        books.committed.fetch_sub(purged, Ordering::Relaxed);
+        purged
+    }
+
+    /// Purges those of `due` that can be claimed.
+    fn purge_word(&self, word: usize, due: u64) -> usize {
+        let used = &self.used()[word];
+        let claimed = if planted(Fault::PurgeUnclaimed) {
+            due
+        } else {
+            // ORDERING: Acquire as in `claim`: the last owner's work on the pages is done and visible.
+            due & !used.fetch_or(due, Ordering::Acquire)
+        };
+        // Pages in `due` that another claimed first stay theirs; those that are ours may have been purged meanwhile.
+        let ours = claimed & self.dirty()[word].load(Ordering::Relaxed);
+        let mut gone = 0u64;
+        for (bit, len) in runs_of(ours) {
+            let at = (self.first_page + word * 64 + bit) << PAGE_SHIFT;
+            let outcome = os::purge(at, len * PAGE);
+            if outcome != Purged::Failed {
+                gone |= ones(len) << bit;
+            }
+            if outcome == Purged::Zero {
+                self.touched()[word].fetch_and(!(ones(len) << bit), Ordering::Relaxed);
+            }
+        }
+        self.dirty()[word].fetch_and(!gone, Ordering::Relaxed);
+        self.aged()[word].fetch_and(!gone, Ordering::Relaxed);
+        self.dirty_free.fetch_sub(gone.count_ones(), Ordering::Relaxed);
+        if !planted(Fault::PurgeUnclaimed) {
+            // ORDERING: Release, as in `unclaim`: the bits above are visible to the next owner.
+            used.fetch_and(!claimed, Ordering::Release);
+        }
+        gone.count_ones() as usize * PAGE
+    }
+
+    /// Pages in use, while no other thread uses the arena; `None` if the invariants do not hold.
+    pub(crate) fn check(&self) -> Option<usize> {
+        let count = |word: &dyn Fn(usize) -> u64| (0..self.words).map(|at| word(at).count_ones() as usize).sum();
+        let used: usize = count(&|at| self.used()[at].load(Ordering::Relaxed));
+        let dirty_free: usize =
+            count(&|at| self.dirty()[at].load(Ordering::Relaxed) & !self.used()[at].load(Ordering::Relaxed));
+        let clean_used: usize =
+            count(&|at| !self.dirty()[at].load(Ordering::Relaxed) & self.used()[at].load(Ordering::Relaxed));
+        let holds = self.pages - used == self.free.load(Ordering::Relaxed) as usize
+            && dirty_free == self.dirty_free.load(Ordering::Relaxed) as usize
+            && clean_used == 0;
+        holds.then_some(used)
+    }
+}

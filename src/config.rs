@@ -1,0 +1,123 @@
+//! Every tuning constant, as shipped and shrunk for the models. No other file shrinks anything.
+//!
+//! Units are bytes unless a name says otherwise. The reasons for the values, and what was measured, are in `LEDGER.md`
+//! at the top of the repository.
+
+#[cfg(not(millpond_loom))]
+mod values {
+    /// log2 of a page. 64 KiB, so that a page is a whole number of OS pages on every Linux (4, 16 and 64 KiB).
+    pub(crate) const PAGE_SHIFT: u32 = 16;
+    /// Bits of address that the page map covers: the user half of a four-level x86-64 address space.
+    pub(crate) const ADDRESS_BITS: u32 = 47;
+    /// log2 of the entries of a page-map leaf: one leaf is 4 GiB of addresses.
+    pub(crate) const LEAF_BITS: u32 = 16;
+
+    /// Distance of the classes up to [`LINEAR_MAX`].
+    pub(crate) const GRAIN: usize = 8;
+    /// The largest linear class; above it there are four classes a doubling.
+    pub(crate) const LINEAR_MAX: usize = 64;
+    /// The largest class.
+    pub(crate) const CLASS_MAX: usize = 256 << 10;
+    /// The least number of chunks in a span of classes up to 32 KiB, and above.
+    pub(crate) const SPAN_CHUNKS: (usize, usize) = (8, 4);
+
+    /// Slots of a magazine.
+    pub(crate) const MAGAZINE_SLOTS: usize = 64;
+    /// What the loaded magazine of one class may hold.
+    pub(crate) const MAGAZINE_BYTES: usize = 16 << 10;
+    /// What a thread cache may hold over all classes.
+    pub(crate) const CACHE_BYTES: usize = 512 << 10;
+    /// Spare magazines of one class that a thread keeps, at most.
+    pub(crate) const SPARES: u32 = 8;
+    /// Empty magazines that a thread keeps.
+    pub(crate) const EMPTIES: u32 = 8;
+    /// What the full magazines of one pool may hold before more are restored to their spans.
+    pub(crate) const POOL_BYTES: usize = 1 << 20;
+    /// Listed spans that one refill may visit.
+    pub(crate) const CARVE_SPANS: u32 = 8;
+
+    /// Address space of the first arena.
+    pub(crate) const ARENA_MIN: usize = 64 << 20;
+    /// Address space of the largest arena.
+    pub(crate) const ARENA_MAX: usize = 16 << 30;
+    /// Alignment of an arena's start: a transparent huge page.
+    pub(crate) const ARENA_ALIGN: usize = 2 << 20;
+    /// How many arenas there can be.
+    pub(crate) const ARENAS: usize = 512;
+    /// From this size an allocation has a mapping of its own.
+    pub(crate) const HUGE_MIN: usize = 32 << 20;
+
+    /// Nodes in the first segment of a slab; each further segment doubles.
+    pub(crate) const SLAB_FIRST: u32 = 64;
+    /// Segments of a slab, at most.
+    pub(crate) const SLAB_SEGMENTS: usize = 24;
+    /// Whether zeroed memory is a valid node. Not so for loom's atomics, which must be constructed.
+    pub(crate) const ZERO_IS_NODE: bool = true;
+    /// Threads that can have a cache at one time; more use the shared path.
+    pub(crate) const THREADS: usize = 1 << 16;
+
+    /// Slow paths between two looks at the clock.
+    pub(crate) const PULSE: u32 = 8;
+    /// Milliseconds between two ticks.
+    pub(crate) const TICK_MS: u64 = 100;
+    /// Ticks between two purges of dirty runs: a run is purged one to two of these after it was given back.
+    pub(crate) const PURGE_TICKS: u32 = 3;
+    /// Ticks that a span must rest before its free OS pages are purged.
+    pub(crate) const REST_TICKS: u32 = 3;
+    /// Ticks that a thread's spare magazines must rest before they are taken from it.
+    pub(crate) const SPARE_TICKS: u32 = 2;
+    /// Spans that one pulse sweeps.
+    pub(crate) const SWEEP_SPANS: u32 = 64;
+    /// Thread caches that one tick looks at.
+    pub(crate) const TICK_CACHES: u32 = 1024;
+}
+
+#[cfg(millpond_loom)]
+mod values {
+    pub(crate) const PAGE_SHIFT: u32 = 6;
+    const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
+    pub(crate) const ADDRESS_BITS: u32 = 12;
+    pub(crate) const LEAF_BITS: u32 = 4;
+
+    pub(crate) const GRAIN: usize = 16;
+    pub(crate) const LINEAR_MAX: usize = 32;
+    pub(crate) const CLASS_MAX: usize = 32;
+    pub(crate) const SPAN_CHUNKS: (usize, usize) = (4, 4);
+
+    pub(crate) const MAGAZINE_SLOTS: usize = 2;
+    pub(crate) const MAGAZINE_BYTES: usize = 64;
+    pub(crate) const CACHE_BYTES: usize = 256;
+    pub(crate) const SPARES: u32 = 1;
+    pub(crate) const EMPTIES: u32 = 1;
+    pub(crate) const POOL_BYTES: usize = 64;
+    pub(crate) const CARVE_SPANS: u32 = 2;
+
+    pub(crate) const ARENA_MIN: usize = 4 * PAGE_SIZE;
+    pub(crate) const ARENA_MAX: usize = 4 * PAGE_SIZE;
+    pub(crate) const ARENA_ALIGN: usize = PAGE_SIZE;
+    pub(crate) const ARENAS: usize = 2;
+    pub(crate) const HUGE_MIN: usize = 4 * PAGE_SIZE;
+
+    pub(crate) const SLAB_FIRST: u32 = 2;
+    pub(crate) const SLAB_SEGMENTS: usize = 3;
+    pub(crate) const ZERO_IS_NODE: bool = false;
+    pub(crate) const THREADS: usize = 4;
+
+    pub(crate) const PULSE: u32 = u32::MAX;
+    pub(crate) const TICK_MS: u64 = u64::MAX;
+    pub(crate) const PURGE_TICKS: u32 = 1;
+    pub(crate) const REST_TICKS: u32 = 0;
+    pub(crate) const SPARE_TICKS: u32 = 0;
+    pub(crate) const SWEEP_SPANS: u32 = 4;
+    pub(crate) const TICK_CACHES: u32 = 4;
+}
+
+pub(crate) use values::*;
+
+/// A page: the arena's unit of account.
+pub(crate) const PAGE: usize = 1 << PAGE_SHIFT;
+/// log2 of the entries of the page map's root.
+pub(crate) const ROOT_BITS: u32 = ADDRESS_BITS - PAGE_SHIFT - LEAF_BITS;
+
+const _: () = assert!(ARENA_MIN % PAGE == 0 && ARENA_MAX % PAGE == 0 && HUGE_MIN % PAGE == 0);
+const _: () = assert!(CLASS_MAX <= CACHE_BYTES);

@@ -1,0 +1,280 @@
+//! The global allocator: one static heap, and the way from a thread to its cache.
+//!
+//! The fast path is what is inlined into the program: class of the layout, the thread's bin, pop or push. Everything
+//! else is behind one call. A thread's first miss makes its cache (*birth*); its end gives all back and leaves the thread
+//! on the shared path, for destructors that run later still.
+
+use crate::arena::Fill;
+use crate::heap::Heap;
+use crate::os::{self, slot};
+use crate::report::{CheckError, Stats, Thp, Trimmed};
+use crate::size_class::{self, Class, INFO};
+use crate::span::LARGE;
+use crate::sync::{AtomicU32, Ordering};
+use crate::thread_cache::{DEAD, ThreadCache, UNBORN};
+use core::alloc::{GlobalAlloc, Layout};
+use core::ffi::c_void;
+use core::ptr::{self, NonNull};
+
+static HEAP: Heap = Heap::new();
+
+/// The allocator, to be installed as the program's global one.
+///
+/// ```
+/// use millpond::Millpond;
+///
+/// #[global_allocator]
+/// static GLOBAL: Millpond = Millpond;
+///
+/// let words: Vec<String> = "calm as a millpond".split(' ').map(String::from).collect();
+/// assert_eq!(words.len(), 4);
+/// ```
+///
+/// * **Sizes and alignments**: all. Up to 256 KiB, a size is rounded up to its class (8 B apart up to 64 B, then four
+///   classes to a doubling: less than a fifth is lost); above, to pages of 64 KiB. Any power of two is served as
+///   alignment.
+/// * **Cost**: `alloc` and `dealloc` of pooled sizes are O(1), on the fast path without an atomic read-modify-write.
+/// * **Exhaustion**: `alloc`, `alloc_zeroed` and `realloc` return null after all that is free has been given back once;
+///   everything stays usable.
+/// * **Threads**: lock-free; may be used before `main`, in thread-local destructors, in the child of a `fork` of a
+///   multithreaded program. Not from a signal handler that may have interrupted it.
+/// * **Misuse** that is noticed ends the process with one line on stderr: a chunk that comes back to its span twice, an
+///   address that is no chunk's, a size of another class. It is noticed when the chunk leaves the thread's cache, not
+///   on the fast path; until then a chunk that was freed twice may be handed out twice.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Millpond;
+
+// SAFETY: chunks are distinct, large enough and aligned (see `size_class`), stay where they are until freed, and no
+// method unwinds.
+unsafe impl GlobalAlloc for Millpond {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let Some(class) = size_class::of(layout.size(), layout.align()) else {
+            return HEAP.alloc_large(layout.size(), layout.align(), Fill::Any).map_or(ptr::null_mut(), NonNull::as_ptr);
+        };
+        // SAFETY: the slot always points to a cache: a static one, or this thread's.
+        let cache = unsafe { &*slot::get() };
+        match cache.bin(class).pop() {
+            Some(chunk) => chunk.as_ptr(),
+            None => alloc_missed(class),
+        }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's pointer comes from `alloc`, hence is not null.
+        let chunk = unsafe { NonNull::new_unchecked(ptr) };
+        let Some(class) = size_class::of(layout.size(), layout.align()) else {
+            return HEAP.free_large(ptr.expose_provenance());
+        };
+        // SAFETY: as in `alloc`.
+        let cache = unsafe { &*slot::get() };
+        if !cache.bin(class).push(chunk) {
+            free_missed(class, chunk);
+        }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if size_class::of(layout.size(), layout.align()).is_none() {
+            return HEAP
+                .alloc_large(layout.size(), layout.align(), Fill::Zero)
+                .map_or(ptr::null_mut(), NonNull::as_ptr);
+        }
+        // SAFETY: the caller's layout.
+        let at = unsafe { self.alloc(layout) };
+        if !at.is_null() {
+            // SAFETY: a chunk of at least that size, just now taken.
+            unsafe { ptr::write_bytes(at, 0, layout.size()) };
+        }
+        at
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let (size, align) = (layout.size(), layout.align());
+        let old = size_class::of(size, align);
+        let new = size_class::of(new_size, align);
+        if old.is_some() && old == new {
+            return ptr;
+        }
+        if old.is_none() && new.is_none() {
+            if let Some(resized) = HEAP.resize_large(ptr.expose_provenance(), new_size, align) {
+                return resized.as_ptr();
+            }
+        }
+        // SAFETY: the caller guarantees that the new size is not zero and does not overflow when rounded up.
+        let target = unsafe { self.alloc(Layout::from_size_align_unchecked(new_size, align)) };
+        if !target.is_null() {
+            // SAFETY: two distinct chunks of at least that many bytes; the old one is the caller's, and freed once.
+            unsafe {
+                ptr::copy_nonoverlapping(ptr, target, size.min(new_size));
+                self.dealloc(ptr, layout);
+            }
+        }
+        target
+    }
+}
+
+/// The bin has missed: has the thread born first, if need be.
+#[cold]
+#[inline(never)]
+fn alloc_missed(class: Class) -> *mut u8 {
+    let chunk = match own_cache() {
+        Some(cache) => HEAP.alloc_slow(cache, class),
+        None => HEAP.alloc_shared(class),
+    };
+    chunk.map_or(ptr::null_mut(), NonNull::as_ptr)
+}
+
+/// The bin has missed: has the thread born first, if need be.
+#[cold]
+#[inline(never)]
+fn free_missed(class: Class, chunk: NonNull<u8>) {
+    match own_cache() {
+        Some(cache) => HEAP.free_slow(cache, class, chunk),
+        None => HEAP.free_shared(class, chunk),
+    }
+}
+
+/// The calling thread's cache, made if it is unborn; `None` if it is dead, or there is no memory for a cache.
+fn own_cache() -> Option<&'static ThreadCache> {
+    let cache = slot::get();
+    if ptr::eq(cache, &raw const DEAD) {
+        return None;
+    }
+    if !ptr::eq(cache, &raw const UNBORN) {
+        // SAFETY: neither static: this thread's.
+        return Some(unsafe { &*cache });
+    }
+    configure();
+    let cache = HEAP.join(wipe)?;
+    // The slot first: the registration may allocate.
+    if slot::set(cache) && slot::at_thread_exit(thread_ends, (&raw const *cache).cast()) {
+        return Some(cache);
+    }
+    slot::set(&raw const UNBORN);
+    HEAP.leave(cache);
+    None
+}
+
+/// Runs at a thread's end, among other destructors; those that come later use the shared path.
+unsafe extern "C" fn thread_ends(cache: *mut c_void) {
+    slot::set(&raw const DEAD);
+    // SAFETY: what was registered: this thread's cache, which nobody else owns.
+    HEAP.leave(unsafe { &*cache.cast::<ThreadCache>() });
+}
+
+extern "C" fn wipe() {
+    HEAP.wipe();
+}
+
+/// Reads the environment, once; a second reader at the same time does no harm.
+fn configure() {
+    static DONE: AtomicU32 = AtomicU32::new(0);
+    // Relaxed: nothing is published by it.
+    if DONE.swap(1, Ordering::Relaxed) != 0 {
+        return;
+    }
+    match os::environment(b"MILLPOND_THP") {
+        None | Some(b"default" | b"") => {}
+        Some(b"always") => set_thp(Thp::Always),
+        Some(b"never") => set_thp(Thp::Never),
+        Some(_) => os::say(format_args!("MILLPOND_THP is not one of default, always, never: ignored")),
+    }
+}
+
+/// The calling thread's cache, if it has one.
+fn living_cache() -> Option<&'static ThreadCache> {
+    let cache = slot::get();
+    // SAFETY: neither static: this thread's.
+    (!ptr::eq(cache, &raw const DEAD) && !ptr::eq(cache, &raw const UNBORN)).then(|| unsafe { &*cache })
+}
+
+/// Gives all that is free back to the system, from any thread: the caller's cache, the spare magazines of all other
+/// threads, the pools, the free OS pages of spans in use, and free runs.
+///
+/// Linear in the memory that there is; other threads go on meanwhile. What stays in the loaded magazines of other living
+/// threads is reported as [`Trimmed::loaded`].
+///
+/// ```
+/// drop(vec![0u8; 1 << 20]);
+/// let trimmed = millpond::trim();
+/// println!("{} bytes went back", trimmed.returned);
+/// ```
+pub fn trim() -> Trimmed {
+    HEAP.trim(living_cache())
+}
+
+/// Gives the calling thread's cached chunks back to their spans: for a thread that will be idle for long.
+///
+/// O(chunks cached). The thread's next allocation fills its cache again.
+pub fn flush_thread() {
+    if let Some(cache) = living_cache() {
+        HEAP.flush(cache);
+    }
+}
+
+/// The bytes that may be used at `ptr`: `None` if no allocation of Millpond's begins there.
+///
+/// O(1), any thread. For a chunk that has been freed but not yet returned to its span the answer is as if it were live.
+///
+/// ```
+/// # #[global_allocator]
+/// # static GLOBAL: millpond::Millpond = millpond::Millpond;
+/// let bytes = vec![1u8; 100];
+/// assert_eq!(millpond::usable_size(bytes.as_ptr()), Some(112));
+/// assert_eq!(millpond::usable_size(&raw const bytes as *const u8), None);
+/// ```
+pub fn usable_size(ptr: *const u8) -> Option<usize> {
+    let head = HEAP.spans.page_map.get(ptr.addr())?;
+    if head.kind() >= LARGE {
+        return HEAP.large_bytes(head, ptr.addr());
+    }
+    // The node of a run that is being given back by another thread may describe another one by now.
+    let info = INFO.get(head.kind() as Class)?;
+    let offset = ptr.addr().checked_sub(head.start())?;
+    let chunk = info.index(offset);
+    (chunk < info.chunks && chunk * info.size == offset).then(|| {
+        // SAFETY: a head whose kind is a class is that of a span.
+        let span = unsafe { &*(&raw const *head).cast::<crate::span::Span>() };
+        (!span.is_free(chunk)).then_some(info.size)
+    })?
+}
+
+/// Whether `ptr` points into memory that Millpond manages for the program: anywhere in a span, a large or a huge
+/// allocation. Says nothing about whether it is in use.
+///
+/// O(1), but for addresses that are none of ours or inside a huge allocation: linear in the number of those.
+pub fn owns(ptr: *const u8) -> bool {
+    HEAP.owns(ptr.addr())
+}
+
+/// Where the bytes are. Linear in the number of spans and threads; allocates nothing.
+///
+/// ```
+/// let stats = millpond::stats();
+/// println!("{stats}");
+/// ```
+pub fn stats() -> Stats {
+    HEAP.stats()
+}
+
+/// Verifies every structure of the allocator and that its statistics add up.
+///
+/// Exact only while no other thread is inside the allocator; with others running, an error may be a false alarm.
+///
+/// # Errors
+/// Names the first equation that does not hold: a defect, or memory that the program has overwritten.
+pub fn check() -> Result<Stats, CheckError> {
+    HEAP.check()
+}
+
+/// Sets whether transparent huge pages back the heap, for what there is and for what comes. The environment variable
+/// `MILLPOND_THP` (`default`, `always`, `never`) sets it at the first allocation.
+///
+/// With [`Thp::Always`] less time goes into page faults, and more memory stays resident where use is sparse; purging
+/// still returns 64 KiB and OS pages.
+pub fn set_thp(thp: Thp) {
+    HEAP.spans.arenas.set_thp(thp);
+}

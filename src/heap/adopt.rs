@@ -1,0 +1,145 @@
+//! Threads come and go: joining, leaving, and adopting the caches of those that vanished.
+//!
+//! A thread vanishes when another one forks, in the child; or when it ends without its destructors (or allocates for
+//! the first time in the last of them). Nothing it could have held is a lock, so nobody waits; its cache is settled by
+//! whoever notices.
+//!
+//! *Fork.* Each cache has a word in memory that the kernel wipes in the child. The forking thread, and only it, finds
+//! the word of its own live cache wiped: so it knows that it is alone of its kind, and adopts every other live cache
+//! whose word is wiped too. Threads born in the child have set theirs. It does so at a slow path, not in a fork handler:
+//! a child that calls `exec` at once copies no page. Should the forking thread have had no cache, it adopts when it
+//! joins, and knows itself by being the first thread of its process.
+//!
+//! *Other ends.* A thread that joins asks the system for two others, in turn, whether they still exist.
+
+use super::Heap;
+use crate::config::{THREADS, ZERO_IS_NODE};
+use crate::os;
+use crate::size_class::CLASSES;
+use crate::sync::{AtomicU32, Ordering};
+use crate::tagged::Index;
+use crate::thread_cache::ThreadCache;
+use core::ptr;
+
+/// How many caches a joining thread asks for.
+const ASK: u32 = 2;
+
+impl Heap {
+    /// A cache for the calling thread; `None` if there is no memory for one, or too many threads have one.
+    pub(crate) fn join(&self, wipe: extern "C" fn()) -> Option<&ThreadCache> {
+        self.hear(wipe)?;
+        let cache = self.caches.take()?;
+        let index = cache.index();
+        if index as usize >= THREADS {
+            self.caches.give(index);
+            return None;
+        }
+        self.heard(index).store(1, Ordering::Relaxed);
+        cache.join(os::thread_id());
+        if self.heard(0).load(Ordering::Relaxed) == 0 && os::is_first_thread() {
+            self.adopt_unheard();
+        }
+        self.adopt_ended();
+        Some(cache)
+    }
+
+    /// Ends the calling thread's use of its cache.
+    pub(crate) fn leave(&self, cache: &ThreadCache) {
+        self.settle_fork(cache);
+        self.hand_over_all(cache);
+        cache.leave();
+        self.caches.give(cache.index());
+    }
+
+    /// Does nothing, but in the forking thread of a new child once.
+    #[inline]
+    pub(super) fn settle_fork(&self, cache: &ThreadCache) {
+        let heard = self.heard(cache.index());
+        if heard.load(Ordering::Relaxed) == 0 {
+            cache.join(os::thread_id());
+            heard.store(1, Ordering::Relaxed);
+            self.adopt_unheard();
+        }
+    }
+
+    /// Makes the words that tell a child from its parent. Built privately, published by one exchange.
+    fn hear(&self, wipe: extern "C" fn()) -> Option<()> {
+        // ORDERING: Acquire pairs with the exchange below.
+        if !self.heard.load(Ordering::Acquire).is_null() {
+            return Some(());
+        }
+        let bytes = THREADS * size_of::<AtomicU32>();
+        let at = os::wiped_metadata(bytes, wipe)?;
+        let words = ptr::with_exposed_provenance_mut::<AtomicU32>(at);
+        if !ZERO_IS_NODE {
+            for word in 0..THREADS {
+                // SAFETY: inside the bytes reserved just now.
+                unsafe { words.add(word).write(AtomicU32::new(0)) };
+            }
+        }
+        // SAFETY: the first of at least one word, alive, and zero or just made.
+        unsafe { &*words }.store(1, Ordering::Relaxed);
+        // ORDERING: Release publishes the words; pairs with the Acquire loads. The loser's are undone.
+        if self.heard.compare_exchange(ptr::null_mut(), words, Ordering::Release, Ordering::Relaxed).is_err() {
+            os::release_metadata(at, bytes);
+        }
+        Some(())
+    }
+
+    fn heard(&self, index: Index) -> &AtomicU32 {
+        // ORDERING: Acquire pairs with the exchange in `hear`, which every caller's cache came after.
+        let words = self.heard.load(Ordering::Acquire);
+        // SAFETY: published, with a word for every index below `THREADS`, and there for ever.
+        unsafe { &*words.add(index as usize) }
+    }
+
+    /// Wipes the words where the kernel does not: in a child, before anything else runs there.
+    pub(crate) fn wipe(&self) {
+        // ORDERING: Acquire pairs with the exchange in `hear`.
+        if !self.heard.load(Ordering::Acquire).is_null() {
+            (0..=self.caches.made().min(THREADS as u32 - 1))
+                .for_each(|index| self.heard(index).store(0, Ordering::Relaxed));
+        }
+    }
+
+    /// Adopts every live cache that has not been heard of in this process.
+    #[cold]
+    fn adopt_unheard(&self) {
+        self.heard(0).store(1, Ordering::Relaxed);
+        for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
+            // A cache's word is set before the cache is live, so a thread that was born meanwhile is not mistaken.
+            let Some(owner) = cache.owner() else { continue };
+            if self.heard(cache.index()).load(Ordering::Relaxed) == 0 && cache.adopt(owner) {
+                self.settle(cache);
+            }
+        }
+    }
+
+    /// Adopts the caches of threads that ended without a word, of a few at a time.
+    fn adopt_ended(&self) {
+        let made = self.caches.made();
+        let first = self.asked.fetch_add(ASK, Ordering::Relaxed);
+        for at in 0..ASK.min(made) {
+            let cache = self.caches.get(first.wrapping_add(at) % made + 1);
+            let Some(owner) = cache.owner() else { continue };
+            let heard = self.heard(cache.index()).load(Ordering::Relaxed) == 1;
+            if heard && os::thread_is_gone(owner.thread()) && cache.adopt(owner) {
+                self.settle(cache);
+            }
+        }
+    }
+
+    /// Gives back all that an adopted cache holds, and the cache itself.
+    fn settle(&self, cache: &ThreadCache) {
+        for class in 0..CLASSES {
+            if let Some(magazine) = cache.unload(class, &self.magazines) {
+                self.dissolve(class, magazine);
+            }
+            cache.steal_spares(class, &self.magazines, |_| true, |spare| self.dissolve(class, spare));
+        }
+        cache.give_empties(&self.magazines);
+        cache.discharge(usize::MAX);
+        cache.leave();
+        self.caches.give(cache.index());
+    }
+}

@@ -1,0 +1,88 @@
+//! The check of the whole heap: every structure's equation, and the conservation law that ties them together.
+//!
+//! For each class: chunks of all spans = free in spans + in magazines + live; no chunk in a magazine is free in its
+//! span. Of magazines: made = free in the slab + loaded + spare + full + empty + in hand. Of pages: used = spans' +
+//! large ones' + stranded. And [`Stats`] must add up.
+
+use super::Heap;
+use crate::pool::Magazine;
+use crate::report::{CheckError, Stats};
+use crate::size_class::{CLASSES, Class, INFO};
+use core::cell::Cell;
+
+fn ensure(holds: bool, what: &'static str, at: usize) -> Result<(), CheckError> {
+    if holds { Ok(()) } else { Err(CheckError { what, at }) }
+}
+
+impl Heap {
+    /// Verifies all structures while no other thread is inside the allocator.
+    pub(crate) fn check(&self) -> Result<Stats, CheckError> {
+        self.spans.arenas.check().map_err(|at| CheckError { what: "arena's bitmaps and counts agree", at })?;
+        for span in self.spans.slabs().iter().flat_map(|slab| (1..=slab.made()).map(|index| slab.get(index))) {
+            ensure(span.check(), "span's bitmap, count and state agree", span.head.start())?;
+            if span.is_live() {
+                let named = self.spans.page_map.get(span.head.start());
+                let itself = named.is_some_and(|head| core::ptr::eq(head, &span.head));
+                ensure(itself, "the page map names the span", span.head.start())?;
+            }
+        }
+        let mut seen = 0;
+        let bad = Cell::new(None);
+        let judge = |verdict: Option<usize>| bad.set(bad.get().or(verdict));
+        for class in 0..CLASSES {
+            let in_pool = self.pools[class].check(
+                class,
+                &self.spans,
+                &self.magazines,
+                |magazine| {
+                    seen += 1;
+                    judge(self.bad_chunk(class, magazine, magazine.count()));
+                },
+                |span| judge((!span.is_linked() && !span.is_held()).then(|| span.head.start())),
+            );
+            ensure(in_pool.is_some(), "pool's stacks and depth agree", class)?;
+        }
+        for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
+            if cache.owner().is_none() {
+                continue;
+            }
+            ensure(cache.check(&self.magazines), "thread cache's bins lie in their magazines", cache.index() as usize)?;
+            seen += cache.empties();
+            for class in 0..CLASSES {
+                if let Some(magazine) = cache.loaded(class, &self.magazines) {
+                    seen += 1;
+                    judge(self.bad_chunk(class, magazine, cache.loaded_count(class, magazine)));
+                }
+                cache.walk_spares(class, &self.magazines, |magazine| {
+                    seen += 1;
+                    judge(self.bad_chunk(class, magazine, magazine.count()));
+                });
+            }
+        }
+        if let Some(at) = bad.get() {
+            return Err(CheckError { what: "a chunk in a magazine is one of its class, and not free in its span", at });
+        }
+        let free = self.magazines.free_nodes();
+        let made = self.magazines.made() as usize;
+        ensure(free.is_some_and(|free| free + seen <= made), "each magazine is in one place", made)?;
+        let larges = self.free_larges().filter(|(free, made)| free + self.larges().count() <= *made);
+        ensure(larges.is_some(), "each large node is in use or free", 0)?;
+        let stats = self.stats();
+        ensure(stats.accounted() == stats.committed, "what is accounted for is what is committed", stats.accounted())?;
+        Ok(stats)
+    }
+
+    /// The first of a magazine's chunks that cannot be there.
+    fn bad_chunk(&self, class: Class, magazine: &Magazine, count: usize) -> Option<usize> {
+        if count > INFO[class].slots {
+            return Some(count);
+        }
+        magazine.slots()[..count].iter().map(|slot| slot.get()).find(|chunk| {
+            let known = self.spans.page_map.get(*chunk).is_some_and(|head| head.kind() == class as u32);
+            !known || {
+                let span = self.spans.owner(*chunk, class);
+                span.chunk_at(*chunk).is_none_or(|at| span.is_free(at))
+            }
+        })
+    }
+}

@@ -1,0 +1,191 @@
+//! Large and huge allocations: above the largest class, or aligned to more than a page.
+//!
+//! A large one is a run of an arena: kept for reuse when freed, purged later. A huge one, from `HUGE_MIN`, is a mapping
+//! of its own, which goes back at once and grows by `mremap`. Both have a node that the page map names: all pages of a
+//! large one, the first of a huge one.
+//!
+//! Invariant: a node with `bytes > 0` and the page map's entry for its first page name each other, unless its owner is
+//! between taking the entry and giving the memory back.
+
+use super::Heap;
+use crate::arena::Fill;
+use crate::config::{ADDRESS_BITS, HUGE_MIN, PAGE, PAGE_SHIFT};
+use crate::os;
+use crate::report::Thp;
+use crate::span::{HUGE, Head, LARGE, Large};
+use crate::sync::Ordering;
+use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
+
+fn entry(node: &Large) -> *mut Head {
+    (&raw const node.head).cast_mut()
+}
+
+impl Heap {
+    /// At least `size` bytes aligned to `align`, a power of two. `None`: more than there is, even after a trim.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn alloc_large(&self, size: usize, align: usize, fill: Fill) -> Option<NonNull<u8>> {
+        let bytes = size.max(1).checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
+        let once = || {
+            if bytes >= HUGE_MIN || align >= HUGE_MIN {
+                self.map_huge(bytes, align)
+            } else {
+                self.take_large(bytes, align, fill)
+            }
+        };
+        once().or_else(|| {
+            self.trim(None);
+            once()
+        })
+    }
+
+    fn take_large(&self, bytes: usize, align: usize, fill: Fill) -> Option<NonNull<u8>> {
+        let pages = bytes / PAGE;
+        let run = self.spans.arenas.take_run(pages, (align / PAGE).max(1), fill)?;
+        let node = self.spans.page_map.prepare(run.page, pages).and_then(|()| self.larges.take());
+        let Some(node) = node else {
+            self.spans.arenas.give_run(run.page, pages);
+            return None;
+        };
+        node.head.describe(run.page, LARGE);
+        node.set_bytes(bytes);
+        self.spans.page_map.publish(run.page, pages, entry(node));
+        NonNull::new(with_exposed_provenance_mut(run.page << PAGE_SHIFT))
+    }
+
+    fn map_huge(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
+        let start = os::reserve(bytes, align.max(PAGE))?;
+        let page = start >> PAGE_SHIFT;
+        let node = self.spans.page_map.prepare(page, 1).and_then(|()| self.larges.take());
+        let Some(node) = node else {
+            os::release(start, bytes);
+            return None;
+        };
+        self.advise(start, bytes);
+        self.huge.fetch_add(bytes, Ordering::Relaxed);
+        node.head.describe(page, HUGE);
+        node.set_bytes(bytes);
+        self.spans.page_map.publish(page, 1, entry(node));
+        NonNull::new(with_exposed_provenance_mut(start))
+    }
+
+    fn advise(&self, start: usize, bytes: usize) {
+        let thp = self.spans.arenas.thp();
+        if thp != Thp::Default {
+            os::advise_thp(start, bytes, thp);
+        }
+    }
+
+    /// The node of a large or huge allocation that starts at `address`. Ends the process if there is none.
+    fn large_at(&self, address: usize) -> &Large {
+        match self.spans.page_map.get(address) {
+            None => os::die(format_args!("free of {address:#x}, which is not an allocation of Millpond's")),
+            Some(head) if head.kind() < LARGE => {
+                os::die(format_args!("free of {address:#x} with a size that is not its own"))
+            }
+            Some(head) if head.start() != address => {
+                os::die(format_args!("free of {address:#x}, where no allocation begins"))
+            }
+            // SAFETY: a head of this kind is that of a large node.
+            Some(head) => unsafe { &*(&raw const *head).cast::<Large>() },
+        }
+    }
+
+    /// Frees a large or huge allocation.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn free_large(&self, address: usize) {
+        let node = self.large_at(address);
+        let (page, bytes, kind) = (node.head.page(), node.bytes(), node.head.kind());
+        if !self.spans.page_map.take(page, entry(node)) {
+            os::die(format_args!("double free of {address:#x}"));
+        }
+        if kind == LARGE {
+            self.spans.page_map.publish(page + 1, bytes / PAGE - 1, null_mut());
+        }
+        node.set_bytes(0);
+        self.larges.give(node.head.index());
+        if kind == LARGE {
+            self.spans.arenas.give_run(page, bytes / PAGE);
+        } else {
+            self.huge.fetch_sub(bytes, Ordering::Relaxed);
+            os::release(address, bytes);
+        }
+    }
+
+    /// Resizes a large or huge allocation without copying, if that can be done. `size` is one that no class serves. A
+    /// huge one may move, to an address aligned to `align`; `None` leaves all as it was.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn resize_large(&self, address: usize, size: usize, align: usize) -> Option<NonNull<u8>> {
+        let new = size.checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
+        let node = self.large_at(address);
+        let (page, old) = (node.head.page(), node.bytes());
+        if node.head.kind() == HUGE {
+            return if new < HUGE_MIN / 2 { None } else { self.resize_huge(node, old, new, align) };
+        }
+        if new < old {
+            self.spans.page_map.publish(page + new / PAGE, (old - new) / PAGE, null_mut());
+            node.set_bytes(new);
+            self.spans.arenas.give_run(page + new / PAGE, (old - new) / PAGE);
+        } else if new > old {
+            let more = self.spans.arenas.extend_run(page, old / PAGE, new / PAGE)?;
+            if self.spans.page_map.prepare(more.page, more.pages).is_none() {
+                self.spans.arenas.give_run(more.page, more.pages);
+                return None;
+            }
+            node.set_bytes(new);
+            self.spans.page_map.publish(more.page, more.pages, entry(node));
+        }
+        NonNull::new(with_exposed_provenance_mut(address))
+    }
+
+    fn resize_huge(&self, node: &Large, old: usize, new: usize, align: usize) -> Option<NonNull<u8>> {
+        let from = node.head.start();
+        let page = node.head.page();
+        let mut to = from;
+        if new != old && !os::resize(from, old, new) {
+            to = os::reserve(new, align.max(PAGE))?;
+            if self.spans.page_map.prepare(to >> PAGE_SHIFT, 1).is_none() {
+                os::release(to, new);
+                return None;
+            }
+            // Cleared before the addresses are given up: another thread may be given them at once.
+            self.spans.page_map.publish(page, 1, null_mut());
+            if !os::remap(from, old, to, new) {
+                self.spans.page_map.publish(page, 1, entry(node));
+                os::release(to, new);
+                return None;
+            }
+            node.head.describe(to >> PAGE_SHIFT, HUGE);
+        }
+        node.set_bytes(new);
+        self.spans.page_map.publish(to >> PAGE_SHIFT, 1, entry(node));
+        self.huge.fetch_add(new.wrapping_sub(old), Ordering::Relaxed);
+        self.advise(to, new);
+        NonNull::new(with_exposed_provenance_mut(to))
+    }
+
+    /// Bytes of the large or huge allocation that begins at `address`, whose page the page map says is `head`'s.
+    pub(crate) fn large_bytes(&self, head: &Head, address: usize) -> Option<usize> {
+        // SAFETY: a head of this kind is that of a large node.
+        let node = unsafe { &*(&raw const *head).cast::<Large>() };
+        (head.start() == address && node.bytes() > 0).then(|| node.bytes())
+    }
+
+    /// Whether an address lies in a span or a larger allocation.
+    pub(crate) fn owns(&self, address: usize) -> bool {
+        self.spans.page_map.get(address).is_some()
+            || self.larges().any(|node| (node.head.start()..node.head.start() + node.bytes()).contains(&address))
+    }
+
+    /// All large and huge allocations: kind, start and bytes. A moment's picture.
+    pub(super) fn larges(&self) -> impl Iterator<Item = &Large> {
+        (1..=self.larges.made()).map(|index| self.larges.get(index)).filter(|node| node.bytes() > 0)
+    }
+
+    /// How many nodes of large allocations are free; `None` if their list is not well-formed.
+    pub(super) fn free_larges(&self) -> Option<(usize, usize)> {
+        Some((self.larges.free_nodes()?, self.larges.made() as usize))
+    }
+}

@@ -1,0 +1,295 @@
+//! The heap: a whole allocator as a value, and the only place that sees all floors.
+//!
+//! A call that the bins cannot serve comes here. `alloc`: spare magazine, else a full one from the pool, else carve;
+//! `free`: keep the magazine as a spare, else drain it to the pool, else restore. Each exchanges whole magazines. What
+//! has to look at more than one floor lives beside this file: upkeep, trim, adoption, statistics.
+//!
+//! Nobody waits for anybody here: whatever a thread has in hand when it stops for ever is missing, bounded, and nothing
+//! else.
+
+mod adopt;
+mod check;
+mod large;
+mod stats;
+mod trim;
+mod upkeep;
+
+use crate::config::MAGAZINE_SLOTS;
+use crate::pool::{Magazine, Pool};
+use crate::size_class::{CLASSES, Class, INFO};
+use crate::slab::Slab;
+use crate::span::{Large, Spans};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use crate::thread_cache::ThreadCache;
+use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
+use upkeep::Clock;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Heap {
+    pub(crate) spans: Spans,
+    pub(crate) pools: [Pool; CLASSES],
+    pub(crate) magazines: Slab<Magazine>,
+    pub(crate) caches: Slab<ThreadCache>,
+    larges: Slab<Large>,
+    /// Bytes of huge allocations.
+    huge: AtomicUsize,
+    clock: Clock,
+    /// One word a cache, zero in the child of a fork until its thread has been heard of there. Word 0 is the process's.
+    heard: AtomicPtr<AtomicU32>,
+    /// The next cache whose thread is asked for.
+    asked: AtomicU32,
+}
+
+impl Heap {
+    const_fn! {
+        pub(crate) const fn new() -> Self {
+            Self {
+                spans: Spans::new(),
+                pools: array_of![Pool::new(); CLASSES],
+                magazines: Slab::new(0),
+                caches: Slab::new(0),
+                larges: Slab::new(0),
+                huge: AtomicUsize::new(0),
+                clock: Clock::new(),
+                heard: AtomicPtr::new(null_mut()),
+                asked: AtomicU32::new(0),
+            }
+        }
+    }
+
+    /// A chunk of `class` for a thread whose bin has missed. `None`: the system gives no more, even after a trim.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn alloc_slow(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
+        let served = if self.attend(cache, class) { cache.bin(class).pop() } else { None };
+        served.or_else(|| self.refill(cache, class)).or_else(|| {
+            self.trim(Some(cache));
+            self.refill(cache, class)
+        })
+    }
+
+    /// Takes a chunk that a thread frees whose bin has missed.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn free_slow(&self, cache: &ThreadCache, class: Class, chunk: NonNull<u8>) {
+        if self.attend(cache, class) && cache.bin(class).push(chunk) {
+            return;
+        }
+        self.drain(cache, class);
+        if !cache.bin(class).push(chunk) {
+            self.free_shared(class, chunk);
+        }
+    }
+
+    /// A chunk for a thread that has no cache.
+    #[cold]
+    pub(crate) fn alloc_shared(&self, class: Class) -> Option<NonNull<u8>> {
+        let one = || {
+            let mut chunk = 0;
+            self.pools[class].carve(class, &self.spans, 1, self.clock.now(), |address| chunk = address);
+            NonNull::new(with_exposed_provenance_mut(chunk))
+        };
+        one().or_else(|| {
+            self.trim(None);
+            one()
+        })
+    }
+
+    /// Takes a chunk from a thread that has no cache.
+    #[cold]
+    pub(crate) fn free_shared(&self, class: Class, chunk: NonNull<u8>) {
+        let chunk = chunk.as_ptr().expose_provenance();
+        self.pools[class].restore(class, &self.spans, &mut [chunk], self.clock.now());
+    }
+
+    /// Refills an empty bin and takes a chunk from it.
+    fn refill(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
+        let now = self.clock.now();
+        let full = match cache.take_spare(class, &self.magazines, now) {
+            Some(spare) => {
+                cache.discharge(INFO[class].magazine_bytes());
+                Some(spare)
+            }
+            None => self.pools[class].refill(&self.magazines),
+        };
+        let loaded = cache.unload(class, &self.magazines);
+        if loaded.is_none() && !self.admit(cache, class) {
+            if let Some(full) = full {
+                self.put_back(class, full);
+            }
+            return self.alloc_shared(class);
+        }
+        let magazine = match (full, loaded) {
+            (Some(full), empty) => {
+                if let Some(empty) = empty {
+                    cache.put_empty(&self.magazines, empty);
+                }
+                full
+            }
+            (None, loaded) => {
+                let Some(empty) = loaded.or_else(|| cache.take_empty(&self.magazines)) else {
+                    cache.discharge(INFO[class].magazine_bytes());
+                    return self.alloc_shared(class);
+                };
+                if self.carve_into(class, empty, now) == 0 {
+                    cache.put_empty(&self.magazines, empty);
+                    cache.discharge(INFO[class].magazine_bytes());
+                    return None;
+                }
+                empty
+            }
+        };
+        cache.load(class, magazine);
+        cache.bin(class).pop()
+    }
+
+    /// Fills an empty magazine from the spans, so that the lowest address comes out first.
+    fn carve_into(&self, class: Class, magazine: &Magazine, now: u32) -> usize {
+        let mut chunks = [0; MAGAZINE_SLOTS];
+        let mut count = 0;
+        self.pools[class].carve(class, &self.spans, INFO[class].slots, now, |chunk| {
+            chunks[count] = chunk;
+            count += 1;
+        });
+        for (slot, chunk) in magazine.slots().iter().zip(chunks[..count].iter().rev()) {
+            slot.set(*chunk);
+        }
+        magazine.set_count(count);
+        count
+    }
+
+    /// Makes room in a full bin, or gives a bin that has no magazine an empty one. Fails only without memory for one.
+    fn drain(&self, cache: &ThreadCache, class: Class) {
+        let now = self.clock.now();
+        let bytes = INFO[class].magazine_bytes();
+        let pool = &self.pools[class];
+        let empty = match cache.unload(class, &self.magazines) {
+            None if self.admit(cache, class) => None,
+            None => return,
+            Some(full) => {
+                let charged = !pool.in_burst() && cache.charge(bytes);
+                if charged && cache.put_spare(class, full, now) {
+                    None
+                } else {
+                    if charged {
+                        cache.discharge(bytes);
+                    }
+                    if pool.drain(class, &self.magazines, full) {
+                        None
+                    } else {
+                        pool.restore_all(class, &self.spans, full, now);
+                        Some(full)
+                    }
+                }
+            }
+        };
+        match empty.or_else(|| cache.take_empty(&self.magazines)) {
+            Some(magazine) => cache.load(class, magazine),
+            None => cache.discharge(bytes),
+        }
+    }
+
+    /// Charges one magazine of a class to the cache, and makes room for it by draining others. False: there is none.
+    fn admit(&self, cache: &ThreadCache, class: Class) -> bool {
+        let bytes = INFO[class].magazine_bytes();
+        while !cache.charge(bytes) {
+            let Some(victim) = cache.next_victim(class) else {
+                self.evict_spares(cache, class);
+                return cache.charge(bytes);
+            };
+            self.evict(cache, victim);
+        }
+        true
+    }
+
+    /// Drains all that a cache holds of a class.
+    fn evict(&self, cache: &ThreadCache, class: Class) {
+        if let Some(magazine) = cache.unload(class, &self.magazines) {
+            cache.discharge(INFO[class].magazine_bytes());
+            self.hand_over(cache, class, magazine);
+        }
+        self.evict_spares(cache, class);
+    }
+
+    fn evict_spares(&self, cache: &ThreadCache, class: Class) {
+        cache.steal_spares(
+            class,
+            &self.magazines,
+            |_| true,
+            |spare| {
+                cache.discharge(INFO[class].magazine_bytes());
+                self.hand_over(cache, class, spare);
+            },
+        );
+    }
+
+    /// Gives a magazine of any count to the pool, or its chunks to their spans and the magazine to the thread's empties.
+    fn hand_over(&self, cache: &ThreadCache, class: Class, magazine: &Magazine) {
+        let pool = &self.pools[class];
+        if magazine.count() > 0 {
+            if pool.drain(class, &self.magazines, magazine) {
+                return;
+            }
+            pool.restore_all(class, &self.spans, magazine, self.clock.now());
+        }
+        cache.put_empty(&self.magazines, magazine);
+    }
+
+    /// Gives a magazine of any count to the pool, or its chunks to their spans and the magazine to the slab.
+    fn put_back(&self, class: Class, magazine: &Magazine) {
+        if magazine.count() == 0 || !self.pools[class].drain(class, &self.magazines, magazine) {
+            self.dissolve(class, magazine);
+        }
+    }
+
+    /// Restores what a magazine in hand holds and returns it to the slab.
+    fn dissolve(&self, class: Class, magazine: &Magazine) {
+        if magazine.count() > 0 {
+            self.pools[class].restore_all(class, &self.spans, magazine, self.clock.now());
+        }
+        self.magazines.give(magazine.index());
+    }
+
+    /// Gives all that a cache holds back to the spans.
+    pub(crate) fn flush(&self, cache: &ThreadCache) {
+        for (class, info) in INFO.iter().enumerate() {
+            if let Some(magazine) = cache.unload(class, &self.magazines) {
+                cache.discharge(info.magazine_bytes());
+                self.dissolve(class, magazine);
+            }
+            cache.steal_spares(
+                class,
+                &self.magazines,
+                |_| true,
+                |spare| {
+                    cache.discharge(info.magazine_bytes());
+                    self.dissolve(class, spare);
+                },
+            );
+        }
+        cache.give_empties(&self.magazines);
+    }
+
+    /// Hands all that a cache holds over to the pools: what a thread does at its end.
+    pub(crate) fn hand_over_all(&self, cache: &ThreadCache) {
+        for class in 0..CLASSES {
+            self.evict(cache, class);
+        }
+        cache.give_empties(&self.magazines);
+    }
+
+    /// Bytes that may hold memory, counted where they are committed and purged.
+    pub(crate) fn committed(&self) -> usize {
+        self.spans.arenas.committed().load(Ordering::Relaxed) + self.huge.load(Ordering::Relaxed) + self.metadata()
+    }
+
+    /// Bytes of tables: nodes ever made, arenas' bitmaps, page-map entries.
+    pub(crate) fn metadata(&self) -> usize {
+        self.spans.bytes()
+            + self.magazines.bytes()
+            + self.caches.bytes()
+            + self.larges.bytes()
+            + self.spans.arenas.metadata()
+    }
+}

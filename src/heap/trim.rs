@@ -1,0 +1,45 @@
+//! Trim: give back all that is free, from any thread.
+
+use super::Heap;
+use crate::report::Trimmed;
+use crate::size_class::{CLASSES, INFO};
+use crate::thread_cache::ThreadCache;
+
+impl Heap {
+    /// Gives back the caller's whole cache, the spares of all other threads, the pools, the free OS pages of spans in
+    /// use, and all free runs. Linear in what there is; other threads go on meanwhile.
+    pub(crate) fn trim(&self, cache: Option<&ThreadCache>) -> Trimmed {
+        let before = self.committed();
+        if let Some(cache) = cache {
+            self.settle_fork(cache);
+            self.flush(cache);
+        }
+        for index in 1..=self.caches.made() {
+            let other = self.caches.get(index);
+            other.put_mark();
+            self.rob(other, |_| true);
+        }
+        for (class, pool) in self.pools.iter().enumerate() {
+            self.return_magazines(class, pool.depth());
+            pool.reap(class, &self.spans, self.spans.nodes(class).made() as usize, self.clock.now());
+        }
+        for slab in self.spans.slabs() {
+            self.purge_spans(slab, 1, slab.made(), |_| true);
+        }
+        self.spans.arenas.purge(true);
+        Trimmed { returned: before.saturating_sub(self.committed()), loaded: self.loaded_bytes() }
+    }
+
+    /// Bytes in the loaded magazines of all living threads: a moment's picture.
+    fn loaded_bytes(&self) -> usize {
+        let caches = (1..=self.caches.made()).map(|index| self.caches.get(index));
+        caches
+            .filter(|cache| cache.owner().is_some())
+            .flat_map(|cache| (0..CLASSES).map(move |class| (cache, class)))
+            .filter_map(|(cache, class)| {
+                let magazine = cache.loaded(class, &self.magazines)?;
+                Some(cache.loaded_count(class, magazine) * INFO[class].size)
+            })
+            .sum()
+    }
+}

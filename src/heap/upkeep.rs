@@ -1,0 +1,172 @@
+//! Upkeep: what must happen now and then so that memory goes back, without a helper thread.
+//!
+//! It rides on slow paths. Every few of them a thread looks at a coarse clock. If the clock has moved, it *arms* its
+//! bins, so that it comes back soon even if it would never miss; and it does one bounded batch of the sweep over the
+//! spans. Once per tick, whoever comes first (one exchange; nobody waits) visits all pools, some thread caches, and now
+//! and then the arenas:
+//!
+//! * a pool's magazines that were not needed since the last tick return to their spans, at most half of them at once;
+//! * spare magazines that their thread has not touched for two ticks are taken from it;
+//! * spans that have rested get their free OS pages purged;
+//! * runs that have been free for two rounds are purged.
+
+use super::Heap;
+use crate::config::{PULSE, PURGE_TICKS, REST_TICKS, SPARE_TICKS, SWEEP_SPANS, TICK_CACHES, TICK_MS};
+use crate::os;
+use crate::size_class::{CLASSES, Class};
+use crate::slab::Slab;
+use crate::span::Span;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::thread_cache::ThreadCache;
+
+/// The heap's sense of time. All relaxed: it steers, and orders nothing.
+#[derive(Debug)]
+pub(super) struct Clock {
+    /// When the last tick was, in milliseconds.
+    last_ms: AtomicU64,
+    /// Ticks so far.
+    tick: AtomicU32,
+    /// How many span nodes the sweep has visited in this round.
+    swept: AtomicU64,
+    /// The next cache that a tick looks at.
+    cache: AtomicU32,
+}
+
+impl Clock {
+    const_fn! {
+        pub(super) const fn new() -> Self {
+            Self {
+                last_ms: AtomicU64::new(0),
+                tick: AtomicU32::new(0),
+                swept: AtomicU64::new(0),
+                cache: AtomicU32::new(0),
+            }
+        }
+    }
+
+    /// Ticks so far.
+    pub(super) fn now(&self) -> u32 {
+        self.tick.load(Ordering::Relaxed)
+    }
+}
+
+impl Heap {
+    /// What each slow path of a thread does first. True: the bin was armed and now works.
+    pub(super) fn attend(&self, cache: &ThreadCache, class: Class) -> bool {
+        let armed = cache.disarm(class, &self.magazines);
+        let left = cache.pulse.load(Ordering::Relaxed);
+        if armed || left == 0 {
+            cache.pulse.store(PULSE, Ordering::Relaxed);
+            self.upkeep(cache);
+            cache.disarm(class, &self.magazines);
+        } else {
+            cache.pulse.store(left - 1, Ordering::Relaxed);
+        }
+        armed
+    }
+
+    #[cold]
+    fn upkeep(&self, cache: &ThreadCache) {
+        self.settle_fork(cache);
+        let now = os::coarse_ms();
+        if now != cache.seen_ms.load(Ordering::Relaxed) {
+            cache.seen_ms.store(now, Ordering::Relaxed);
+            cache.arm();
+        }
+        let last = self.clock.last_ms.load(Ordering::Relaxed);
+        if now.wrapping_sub(last) >= TICK_MS
+            && self.clock.last_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            self.tick();
+        }
+        self.sweep(SWEEP_SPANS, |stamp| self.clock.now().wrapping_sub(stamp) >= REST_TICKS);
+    }
+
+    fn tick(&self) {
+        let now = self.clock.tick.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        for class in 0..CLASSES {
+            let spare = self.pools[class].tick();
+            self.return_magazines(class, if spare > 16 { spare.div_ceil(2) } else { spare });
+            self.pools[class].reap(class, &self.spans, 64, now);
+        }
+        let made = self.caches.made();
+        let first = self.clock.cache.fetch_add(TICK_CACHES.min(made), Ordering::Relaxed);
+        for at in 0..TICK_CACHES.min(made) {
+            self.rob(self.caches.get(first.wrapping_add(at) % made + 1), |stamp| {
+                (now as u16).wrapping_sub(stamp) as u32 >= SPARE_TICKS
+            });
+        }
+        if self.clock.swept.load(Ordering::Relaxed) >= self.nodes() {
+            self.clock.swept.store(0, Ordering::Relaxed);
+        }
+        if now % PURGE_TICKS == 0 {
+            self.spans.arenas.purge(false);
+        }
+    }
+
+    /// Returns up to `count` of a pool's magazines to their spans.
+    pub(super) fn return_magazines(&self, class: Class, count: u32) {
+        for _ in 0..count {
+            let Some(magazine) = self.pools[class].take(&self.magazines) else { return };
+            self.dissolve(class, magazine);
+        }
+    }
+
+    /// Takes a cache's rested spares and returns them to their spans; from any thread.
+    pub(super) fn rob(&self, cache: &ThreadCache, rested: impl Fn(u16) -> bool) {
+        if cache.owner().is_none() || !cache.take_mark() {
+            return;
+        }
+        for class in 0..CLASSES {
+            cache.steal_spares(class, &self.magazines, &rested, |spare| self.dissolve(class, spare));
+            if cache.spare_count(class) > 0 {
+                cache.put_mark();
+            }
+        }
+    }
+
+    fn nodes(&self) -> u64 {
+        self.spans.slabs().iter().map(|slab| slab.made() as u64).sum()
+    }
+
+    /// Visits the next `count` span nodes of this round, and purges the free OS pages of those that have rested.
+    pub(super) fn sweep(&self, count: u32, rested: impl Fn(u32) -> bool + Copy) {
+        // A load first: most calls come when the round is over.
+        if self.clock.swept.load(Ordering::Relaxed) >= self.nodes() {
+            return;
+        }
+        let mut skip = self.clock.swept.fetch_add(count as u64, Ordering::Relaxed);
+        let mut left = count;
+        for slab in self.spans.slabs() {
+            let made = slab.made();
+            let first = skip.min(made as u64) as u32;
+            skip -= first as u64;
+            let some = left.min(made - first);
+            left -= some;
+            self.purge_spans(slab, first + 1, some, rested);
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Purges the free OS pages of spans in a range of a slab. Returns bytes.
+    pub(super) fn purge_spans(
+        &self,
+        slab: &Slab<Span>,
+        first: u32,
+        count: u32,
+        rested: impl Fn(u32) -> bool + Copy,
+    ) -> usize {
+        let mut purged = 0;
+        for span in (first..first + count).map(|index| slab.get(index)) {
+            if let Some(token) = span.hold_in_place(rested) {
+                purged += span.purge_units();
+                let class = span.head.kind() as Class;
+                self.pools[class].settle(class, &self.spans, span, span.unhold_in_place(token));
+            }
+        }
+        self.spans.arenas.committed().fetch_sub(purged, Ordering::Relaxed);
+        purged
+    }
+}

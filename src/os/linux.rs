@@ -1,0 +1,267 @@
+//! The contract of [`os`](super) on Linux. Sole home, with `slot`, of `libc` and of the processor.
+
+use super::Purged;
+use crate::report::Thp;
+use core::ffi::{CStr, c_void};
+use core::fmt::Write;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+const PROT: i32 = libc::PROT_READ | libc::PROT_WRITE;
+const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
+/// Bytes of an OS page, read once from the system.
+pub(crate) fn page_size() -> usize {
+    static SIZE: AtomicUsize = AtomicUsize::new(0);
+    // Relaxed: the value is the same whoever reads it first.
+    match SIZE.load(Ordering::Relaxed) {
+        0 => {
+            // SAFETY: sysconf has no preconditions.
+            let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(4096) as usize;
+            SIZE.store(size, Ordering::Relaxed);
+            size
+        }
+        size => size,
+    }
+}
+
+fn map(len: usize) -> Option<usize> {
+    // SAFETY: a fresh private anonymous mapping touches nothing that exists.
+    let at = unsafe { libc::mmap(core::ptr::null_mut(), len, PROT, FLAGS, -1, 0) };
+    (at != libc::MAP_FAILED).then(|| at.expose_provenance())
+}
+
+fn unmap(at: usize, len: usize) {
+    if len > 0 {
+        // SAFETY: callers own `at..at + len` and use it no more.
+        unsafe { libc::munmap(core::ptr::with_exposed_provenance_mut(at), len) };
+    }
+}
+
+/// See [`os`](super).
+pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
+    let at = map(len)?;
+    if at % align == 0 {
+        return Some(at);
+    }
+    // Not aligned by luck: take enough to cut an aligned piece out of it.
+    unmap(at, len);
+    let padded = len.checked_add(align)?;
+    let at = map(padded)?;
+    let aligned = at.next_multiple_of(align);
+    unmap(at, aligned - at);
+    unmap(aligned + len, at + padded - (aligned + len));
+    Some(aligned)
+}
+
+/// See [`os`](super). Linux commits by touch: `reserve` maps readable and writable, since changing the protection
+/// piece by piece would split mappings and run into their limit.
+pub(crate) fn commit(_at: usize, _len: usize) -> bool {
+    true
+}
+
+/// See [`os`](super). Fails where memory is locked, or a sandbox refuses `madvise`.
+pub(crate) fn purge(at: usize, len: usize) -> Purged {
+    // SAFETY: the caller owns the range, which is private and anonymous, and has nothing in it.
+    match unsafe { libc::madvise(core::ptr::with_exposed_provenance_mut(at), len, libc::MADV_DONTNEED) } {
+        0 => Purged::Zero,
+        _ => Purged::Failed,
+    }
+}
+
+/// See [`os`](super).
+pub(crate) fn release(at: usize, len: usize) {
+    unmap(at, len);
+}
+
+/// See [`os`](super).
+pub(crate) fn resize(at: usize, old: usize, new: usize) -> bool {
+    let from = core::ptr::with_exposed_provenance_mut::<c_void>(at);
+    // SAFETY: the caller owns the whole mapping `at..at + old`.
+    unsafe { libc::mremap(from, old, new, 0) == from }
+}
+
+/// See [`os`](super).
+pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
+    let from = core::ptr::with_exposed_provenance_mut::<c_void>(at);
+    let target = core::ptr::with_exposed_provenance_mut::<c_void>(to);
+    // SAFETY: the caller owns both mappings whole, and has nothing in the second.
+    unsafe { libc::mremap(from, old, new, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, target) == target }
+}
+
+/// See [`os`](super).
+pub(crate) fn metadata(len: usize) -> Option<usize> {
+    map(len.next_multiple_of(page_size()))
+}
+
+/// Gives back what [`metadata`] returned: for the loser of a race to publish it.
+pub(crate) fn release_metadata(at: usize, len: usize) {
+    unmap(at, len.next_multiple_of(page_size()));
+}
+
+/// Metadata that reads as zero in the child of a `fork`: `MADV_WIPEONFORK`. Where the kernel or a sandbox refuses
+/// that, `wipe` is registered to run in each child instead.
+pub(crate) fn wiped_metadata(len: usize, wipe: extern "C" fn()) -> Option<usize> {
+    let at = metadata(len)?;
+    let range = core::ptr::with_exposed_provenance_mut::<c_void>(at);
+    // SAFETY: our own fresh mapping.
+    if unsafe { libc::madvise(range, len.next_multiple_of(page_size()), libc::MADV_WIPEONFORK) } != 0 {
+        unsafe extern "C" {
+            fn pthread_atfork(
+                prepare: Option<extern "C" fn()>,
+                parent: Option<extern "C" fn()>,
+                child: Option<extern "C" fn()>,
+            ) -> i32;
+        }
+        // SAFETY: `wipe` stays valid for ever: it is a function of this crate.
+        if unsafe { pthread_atfork(None, None, Some(wipe)) } != 0 {
+            release_metadata(at, len);
+            return None;
+        }
+    }
+    Some(at)
+}
+
+/// Asks for, or refuses, transparent huge pages in a range. Only advice: errors change nothing.
+pub(crate) fn advise_thp(at: usize, len: usize, thp: Thp) {
+    let advice = match thp {
+        Thp::Default => return,
+        Thp::Always => libc::MADV_HUGEPAGE,
+        Thp::Never => libc::MADV_NOHUGEPAGE,
+    };
+    // SAFETY: advice about our own mapping changes no contents.
+    unsafe { libc::madvise(core::ptr::with_exposed_provenance_mut(at), len, advice) };
+}
+
+/// Milliseconds of a monotonic clock, a few milliseconds coarse; a `vdso` call, no system call.
+pub(crate) fn coarse_ms() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is ours to write.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// The calling thread's number, unique among the living threads of the system.
+pub(crate) fn thread_id() -> u32 {
+    // SAFETY: no preconditions.
+    unsafe { libc::syscall(libc::SYS_gettid) as u32 }
+}
+
+/// Whether the calling thread is the one with which its process began: after a `fork`, the thread that forked.
+pub(crate) fn is_first_thread() -> bool {
+    // SAFETY: no preconditions.
+    unsafe { libc::syscall(libc::SYS_getpid) as u32 == thread_id() }
+}
+
+/// Whether the system is sure that no thread of this process has this number.
+pub(crate) fn thread_is_gone(id: u32) -> bool {
+    let errno = errno();
+    // SAFETY: signal 0 is sent to nobody: the call only asks.
+    let gone = unsafe {
+        let pid = libc::syscall(libc::SYS_getpid);
+        libc::syscall(libc::SYS_tgkill, pid, id as libc::c_long, 0) == -1 && *libc::__errno_location() == libc::ESRCH
+    };
+    set_errno(errno);
+    gone
+}
+
+fn errno() -> i32 {
+    // SAFETY: the calling thread's own errno.
+    unsafe { *libc::__errno_location() }
+}
+
+fn set_errno(value: i32) {
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = value };
+}
+
+/// The value of an environment variable, `None` if it is not set or the program runs with more rights than its user.
+pub(crate) fn environment(name: &[u8]) -> Option<&'static [u8]> {
+    unsafe extern "C" {
+        static environ: *const *const libc::c_char;
+    }
+    // SAFETY: no preconditions.
+    if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+        return None;
+    }
+    // SAFETY: a null-terminated array of strings, or null before libc has set it. Called at first use, when the
+    // program has hardly had the chance to change it from another thread.
+    unsafe {
+        let mut entry = environ;
+        while !entry.is_null() && !(*entry).is_null() {
+            let text = CStr::from_ptr(*entry).to_bytes();
+            if let Some(value) = text.strip_prefix(name).and_then(|rest| rest.strip_prefix(b"=")) {
+                return Some(value);
+            }
+            entry = entry.add(1);
+        }
+    }
+    None
+}
+
+/// A line being put together on the stack.
+struct Line {
+    bytes: [u8; 256],
+    len: usize,
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        let room = self.bytes.len() - 1 - self.len;
+        let text = &text.as_bytes()[..text.len().min(room)];
+        self.bytes[self.len..self.len + text.len()].copy_from_slice(text);
+        self.len += text.len();
+        Ok(())
+    }
+}
+
+/// Writes one line, `millpond: ` and `text`, to stderr by a raw system call; keeps `errno`.
+pub(crate) fn say(text: core::fmt::Arguments<'_>) {
+    let errno = errno();
+    let mut line = Line { bytes: [0; 256], len: 0 };
+    let _ = write!(line, "millpond: {text}");
+    line.bytes[line.len] = b'\n';
+    // SAFETY: the buffer is ours. A raw call, since libc's `write` is a cancellation point.
+    unsafe { libc::syscall(libc::SYS_write, 2, line.bytes.as_ptr(), line.len + 1) };
+    set_errno(errno);
+}
+
+/// Ends the process with one line on stderr: something has been misused, and going on would corrupt memory.
+#[cold]
+#[inline(never)]
+pub(crate) fn die(text: core::fmt::Arguments<'_>) -> ! {
+    say(text);
+    // SAFETY: no preconditions.
+    unsafe { libc::abort() }
+}
+
+/// Has the processor fetch the cache line at an address, which need not be mapped, in order to write to it.
+#[inline(always)]
+pub(crate) fn prefetch_write(at: usize) {
+    // SAFETY: a prefetch has no effect but on caches, and never faults.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        core::arch::asm!("prefetchw byte ptr [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Has the processor fetch the cache line at an address, which need not be mapped, in order to read it.
+#[inline(always)]
+pub(crate) fn prefetch_read(at: usize) {
+    // SAFETY: as above.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        core::arch::asm!("prefetcht0 byte ptr [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// The limit on the process's address space (`ulimit -v`), if there is one.
+pub(crate) fn address_limit() -> Option<usize> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is ours to write.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) } == 0;
+    (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as usize)
+}

@@ -1,0 +1,40 @@
+//! The system: address space, memory, time, threads, the last word on stderr.
+//!
+//! One contract, two implementations: `linux`, and `fake` for unit tests and models, which can be told to fail.
+//! Nothing above this module knows the system or the processor. Lengths and addresses are bytes.
+//!
+//! | verb | before | after |
+//! |---|---|---|
+//! | [`reserve`] | `len` and `align` multiples of a page, `align` a power of two | readable, writable, zero; costs no memory until touched; `None` if the system refuses |
+//! | [`commit`] | inside one reservation | may be used; `false` if the system refuses, and nothing has changed |
+//! | [`purge`] | inside one reservation, in use by nobody | reads as the returned [`Purged`] says; costs no memory if purged |
+//! | [`release`] | a whole reservation | the addresses are no longer ours |
+//! | [`resize`] | a whole reservation | it is longer (zero beyond the old length) or shorter, in place; `false`: nothing has changed |
+//! | [`remap`] | two whole reservations | the second has the contents of the first, which is gone; `false`: nothing has changed |
+//! | [`metadata`] | `len` > 0 | as `reserve`, aligned to an OS page, for the allocator's tables; never released but by the loser of a race |
+//!
+//! No function here allocates, takes a lock or unwinds.
+
+#[cfg(any(test, millpond_loom))]
+pub(crate) mod fake;
+#[cfg(not(any(test, millpond_loom)))]
+mod linux;
+#[cfg(not(any(test, millpond_loom)))]
+pub(crate) mod slot;
+
+#[cfg(any(test, millpond_loom))]
+pub(crate) use fake::*;
+#[cfg(not(any(test, millpond_loom)))]
+pub(crate) use linux::*;
+
+/// What a purged range reads as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purged {
+    /// Zero, and no memory is held for it.
+    Zero,
+    /// Anything, and no memory is held for it (`MADV_FREE` is of this kind).
+    #[allow(dead_code)]
+    Clean,
+    /// The system refused: as before.
+    Failed,
+}

@@ -1,0 +1,128 @@
+//! The one word of thread-local storage, and the call at a thread's end.
+//!
+//! The word is the address of the thread's cache. `thread_local!` would cost a call per access in a shared library, so
+//! the word is declared in assembly in the initial-exec model: two moves read it, in executables and in libraries that
+//! are there from the start. Its first value is the address of the *unborn* cache, so reading it needs no test.
+//! Elsewhere, and under `--cfg millpond_portable_tls`, `pthread_getspecific` holds the word; there, null is unborn.
+//!
+//! The word changes only by [`set`] on the same thread. The symbol carries the crate's version, so that two versions
+//! in one program do not share it.
+
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+#[cfg(all(target_arch = "x86_64", not(millpond_portable_tls)))]
+mod imp {
+    use crate::thread_cache::{ThreadCache, UNBORN};
+
+    macro_rules! symbol {
+        () => {
+            concat!(
+                "__millpond_slot_",
+                env!("CARGO_PKG_VERSION_MAJOR"),
+                "_",
+                env!("CARGO_PKG_VERSION_MINOR"),
+                "_",
+                env!("CARGO_PKG_VERSION_PATCH")
+            )
+        };
+    }
+
+    core::arch::global_asm!(
+        ".pushsection .tdata,\"awT\",@progbits",
+        ".balign 8",
+        concat!(".globl ", symbol!()),
+        concat!(".type ", symbol!(), ", @object"),
+        concat!(".size ", symbol!(), ", 8"),
+        concat!(symbol!(), ":"),
+        ".quad {unborn}",
+        ".popsection",
+        unborn = sym UNBORN,
+    );
+
+    #[inline(always)]
+    pub(crate) fn get() -> *const ThreadCache {
+        let word: *const ThreadCache;
+        // SAFETY: reads the thread's own word, which the loader has set up; memory is only read.
+        unsafe {
+            core::arch::asm!(
+                concat!("mov {word}, qword ptr [rip + ", symbol!(), "@GOTTPOFF]"),
+                "mov {word}, qword ptr fs:[{word}]",
+                word = out(reg) word,
+                options(nostack, preserves_flags, readonly, pure)
+            );
+        }
+        word
+    }
+
+    pub(crate) fn set(cache: *const ThreadCache) -> bool {
+        // SAFETY: writes the thread's own word.
+        unsafe {
+            core::arch::asm!(
+                concat!("mov {offset}, qword ptr [rip + ", symbol!(), "@GOTTPOFF]"),
+                "mov qword ptr fs:[{offset}], {word}",
+                offset = out(reg) _,
+                word = in(reg) cache,
+                options(nostack, preserves_flags)
+            );
+        }
+        true
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", not(millpond_portable_tls))))]
+mod imp {
+    use super::key;
+    use crate::thread_cache::{ThreadCache, UNBORN};
+    use core::sync::atomic::AtomicU32;
+
+    static KEY: AtomicU32 = AtomicU32::new(0);
+
+    #[inline]
+    pub(crate) fn get() -> *const ThreadCache {
+        let Some(key) = key(&KEY, None) else { return &raw const UNBORN };
+        // SAFETY: the key exists.
+        match unsafe { libc::pthread_getspecific(key) } {
+            word if word.is_null() => &raw const UNBORN,
+            word => word.cast(),
+        }
+    }
+
+    pub(crate) fn set(cache: *const ThreadCache) -> bool {
+        // SAFETY: the key exists.
+        key(&KEY, None).is_some_and(|key| unsafe { libc::pthread_setspecific(key, cache.cast()) } == 0)
+    }
+}
+
+pub(crate) use imp::{get, set};
+
+/// The key kept in `place`, made at first use. The loser of a race to make it deletes its own.
+fn key(place: &AtomicU32, at_exit: Option<unsafe extern "C" fn(*mut c_void)>) -> Option<libc::pthread_key_t> {
+    // ORDERING: Acquire pairs with the exchange below: the key is made.
+    let known = place.load(Ordering::Acquire);
+    if known != 0 {
+        return Some(known - 1);
+    }
+    let mut key: libc::pthread_key_t = 0;
+    // SAFETY: `key` is ours to write.
+    if unsafe { libc::pthread_key_create(&mut key, at_exit) } != 0 {
+        return None;
+    }
+    // ORDERING: AcqRel publishes our key, or shows us that of the winner.
+    match place.compare_exchange(0, key + 1, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Some(key),
+        Err(winner) => {
+            // SAFETY: made just now, known to nobody else.
+            unsafe { libc::pthread_key_delete(key) };
+            Some(winner - 1)
+        }
+    }
+}
+
+/// Has `at_exit` called with `value` when the calling thread ends; always the same function. `false` if the system
+/// refuses. May call `calloc` (glibc, for keys from 32 on), so the slot must be set before.
+pub(crate) fn at_thread_exit(at_exit: unsafe extern "C" fn(*mut c_void), value: *const c_void) -> bool {
+    static KEY: AtomicU32 = AtomicU32::new(0);
+    // SAFETY: the key exists.
+    key(&KEY, Some(at_exit)).is_some_and(|key| unsafe { libc::pthread_setspecific(key, value) } == 0)
+}

@@ -1,0 +1,114 @@
+//! The page map: from an address to the node that describes the run it lies in.
+//!
+//! Two levels: a root, and leaves that each describe 4 GiB and are made when first needed. An entry is the address of
+//! a [`Head`](crate::span::Head), or null: two dependent loads answer both "which span?" and "is it ours?" (tcmalloc's
+//! page map is of this kind).
+//!
+//! An entry is published after its node is made and before any address in the page is handed out, and cleared before
+//! the run is given back; only the run's owner does either.
+//!
+//! Invariant: an entry is null, or names a node whose run contains the page.
+
+use crate::config::{ADDRESS_BITS, LEAF_BITS, PAGE_SHIFT, ROOT_BITS, ZERO_IS_NODE};
+use crate::os;
+use crate::sync::{AtomicPtr, Fault, Ordering, planted};
+use core::ptr;
+
+const LEAF: usize = 1 << LEAF_BITS;
+
+/// See the module's documentation. `T` is what entries point to.
+#[derive(Debug)]
+pub(crate) struct PageMap<T> {
+    root: [AtomicPtr<AtomicPtr<T>>; 1 << ROOT_BITS],
+}
+
+impl<T> PageMap<T> {
+    const_fn! {
+        pub(crate) const fn new() -> Self {
+            Self { root: array_of![AtomicPtr::new(ptr::null_mut()); 1 << ROOT_BITS] }
+        }
+    }
+
+    /// The node of the run in which `address` lies, if it is known: O(1), two dependent loads.
+    #[inline]
+    pub(crate) fn get(&self, address: usize) -> Option<&T> {
+        if address >> ADDRESS_BITS != 0 {
+            return None;
+        }
+        let page = address >> PAGE_SHIFT;
+        // ORDERING: Acquire pairs with the exchange in `prepare`: the leaf is made.
+        let leaf = self.root[page >> LEAF_BITS].load(Ordering::Acquire);
+        if leaf.is_null() {
+            return None;
+        }
+        // SAFETY: a published leaf has this many entries and stays for ever.
+        let entry = unsafe { &*leaf.add(page % LEAF) };
+        // ORDERING: Acquire pairs with the Release in `publish`: the node is made.
+        let node = entry.load(Ordering::Acquire);
+        // SAFETY: entries are null or point to nodes, which are type-stable.
+        unsafe { node.as_ref() }
+    }
+
+    /// Has the processor fetch the entry for `address`.
+    #[inline]
+    pub(crate) fn prefetch(&self, address: usize) {
+        if address >> ADDRESS_BITS == 0 {
+            let page = address >> PAGE_SHIFT;
+            // Relaxed: only an address to prefetch, which need not be right.
+            let leaf = self.root[page >> LEAF_BITS].load(Ordering::Relaxed);
+            os::prefetch_read(leaf.addr() + page % LEAF * size_of::<AtomicPtr<T>>());
+        }
+    }
+
+    /// Makes the leaves for a run, so that [`publish`](Self::publish) cannot fail. `None` if there is no memory.
+    pub(crate) fn prepare(&self, page: usize, pages: usize) -> Option<()> {
+        for slot in self.root.get(page >> LEAF_BITS..=(page + pages - 1) >> LEAF_BITS)? {
+            // ORDERING: Acquire pairs with the exchange below.
+            if !slot.load(Ordering::Acquire).is_null() {
+                continue;
+            }
+            let bytes = LEAF * size_of::<AtomicPtr<T>>();
+            let at = os::metadata(bytes)?;
+            let leaf = ptr::with_exposed_provenance_mut::<AtomicPtr<T>>(at);
+            if !ZERO_IS_NODE {
+                for entry in 0..LEAF {
+                    // SAFETY: inside the bytes that were reserved just now.
+                    unsafe { leaf.add(entry).write(AtomicPtr::new(ptr::null_mut())) };
+                }
+            }
+            if planted(Fault::MapLeaf) {
+                // ORDERING: as below.
+                slot.store(leaf, Ordering::Release);
+                continue;
+            }
+            // ORDERING: Release publishes the leaf; pairs with the Acquire loads of the root. The loser's is undone.
+            if slot.compare_exchange(ptr::null_mut(), leaf, Ordering::Release, Ordering::Relaxed).is_err() {
+                os::release_metadata(at, bytes);
+            }
+        }
+        Some(())
+    }
+
+    /// Points the entries of a prepared run to its node, or clears them (null). Only the run's owner may.
+    pub(crate) fn publish(&self, page: usize, pages: usize, node: *mut T) {
+        for page in page..page + pages {
+            // ORDERING: Acquire pairs with the exchange in `prepare`.
+            let leaf = self.root[page >> LEAF_BITS].load(Ordering::Acquire);
+            // SAFETY: prepared, so the leaf is there.
+            let entry = unsafe { &*leaf.add(page % LEAF) };
+            // ORDERING: Release pairs with the Acquire in `get`: whoever finds the node sees it made.
+            let publish = if planted(Fault::MapPublish) { Ordering::Relaxed } else { Ordering::Release };
+            entry.store(node, publish);
+        }
+    }
+
+    /// Clears the entry of a page if it still names `node`, and says whether it did: of two owners-to-be, one wins.
+    pub(crate) fn take(&self, page: usize, node: *mut T) -> bool {
+        // ORDERING: Acquire pairs with the exchange in `prepare`.
+        let leaf = self.root[page >> LEAF_BITS].load(Ordering::Acquire);
+        // SAFETY: the caller found `node` through this leaf.
+        let entry = unsafe { &*leaf.add(page % LEAF) };
+        // ORDERING: AcqRel: the winner owns the run and everything done to it before; its clearing is published.
+        entry.compare_exchange(node, ptr::null_mut(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}

@@ -1,0 +1,274 @@
+//! Pools: one a size class, between the thread caches and the spans.
+//!
+//! A pool is two stacks: full magazines, and listed spans. *Refill* takes a full magazine by one exchange; when there
+//! is none, it carves. *Drain* puts one there by one exchange; when the pool holds enough, it restores. A chunk passes
+//! from a thread that frees to one that allocates without anybody looking at it.
+//!
+//! What the full magazines may hold is bounded in bytes, and, since a few chunks can pin many spans, by need: each tick
+//! returns as many magazines as were not needed since the last (the low-water mark, as in Bonwick's vmem), and while
+//! far more comes in than goes out, the bound is one magazine.
+//!
+//! Invariant: `depth` = magazines in `full`, at rest.
+
+mod magazine;
+
+pub(crate) use magazine::Magazine;
+
+use crate::config::{CARVE_SPANS, MAGAZINE_SLOTS, POOL_BYTES};
+use crate::os;
+use crate::size_class::{Class, INFO};
+use crate::slab::Slab;
+use crate::span::{Pop, Restored, Span, Spans};
+use crate::stack::Stack;
+use crate::sync::{AtomicU32, Ordering};
+use crossbeam_utils::CachePadded;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    full: CachePadded<Stack>,
+    listed: CachePadded<Stack>,
+    depth: AtomicU32,
+    /// The least depth since the last tick.
+    low: AtomicU32,
+    /// Magazines that came and that went since the last tick.
+    drains: AtomicU32,
+    refills: AtomicU32,
+    /// Whether far more came than went.
+    burst: AtomicU32,
+}
+
+impl Pool {
+    const_fn! {
+        pub(crate) const fn new() -> Self {
+            Self {
+                full: CachePadded::new(Stack::new()),
+                listed: CachePadded::new(Stack::new()),
+                depth: AtomicU32::new(0),
+                low: AtomicU32::new(0),
+                drains: AtomicU32::new(0),
+                refills: AtomicU32::new(0),
+                burst: AtomicU32::new(0),
+            }
+        }
+    }
+
+    /// Takes a full magazine for a thread that needs it: O(1), one exchange.
+    pub(crate) fn refill<'a>(&self, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+        self.count(&self.refills);
+        self.take(magazines)
+    }
+
+    /// Takes a full magazine: O(1), one exchange.
+    pub(crate) fn take<'a>(&self, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+        if self.full.is_empty() {
+            return None;
+        }
+        let magazine = magazines.get(self.full.pop(magazines)?);
+        // Relaxed, as all counts here: they steer, and are exact at rest.
+        let left = self.depth.fetch_sub(1, Ordering::Relaxed).wrapping_sub(1);
+        if left < self.low.load(Ordering::Relaxed) {
+            self.low.store(left, Ordering::Relaxed);
+        }
+        Some(magazine)
+    }
+
+    /// Puts a magazine that the caller owns among the full ones, if the pool does not hold enough: O(1).
+    pub(crate) fn drain(&self, class: Class, magazines: &Slab<Magazine>, magazine: &Magazine) -> bool {
+        self.count(&self.drains);
+        if self.depth.load(Ordering::Relaxed) >= self.bound(class) {
+            return false;
+        }
+        self.depth.fetch_add(1, Ordering::Relaxed);
+        self.full.push(magazines, magazine.index());
+        true
+    }
+
+    fn count(&self, counter: &AtomicU32) {
+        // Not a read-modify-write: a lost count now and then changes nothing.
+        counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    fn bound(&self, class: Class) -> u32 {
+        if self.burst.load(Ordering::Relaxed) != 0 {
+            return 1;
+        }
+        (POOL_BYTES / INFO[class].magazine_bytes()).max(1) as u32
+    }
+
+    /// Whether more comes in than is needed: then thread caches keep no spares of this class.
+    pub(crate) fn in_burst(&self) -> bool {
+        self.burst.load(Ordering::Relaxed) != 0
+    }
+
+    /// Ends a period: sets the bound for the next, and says how many magazines were not needed in this one.
+    pub(crate) fn tick(&self) -> u32 {
+        let (drains, refills) = (self.drains.load(Ordering::Relaxed), self.refills.load(Ordering::Relaxed));
+        self.drains.store(0, Ordering::Relaxed);
+        self.refills.store(0, Ordering::Relaxed);
+        self.burst.store((drains > 16 + 8 * refills) as u32, Ordering::Relaxed);
+        let depth = self.depth.load(Ordering::Relaxed);
+        let low = self.low.load(Ordering::Relaxed).min(depth);
+        self.low.store(depth, Ordering::Relaxed);
+        low
+    }
+
+    /// Magazines among the full ones.
+    pub(crate) fn depth(&self) -> u32 {
+        self.depth.load(Ordering::Relaxed)
+    }
+
+    /// Carves up to `want` chunks and calls `give` with each address. Visits a bounded number of listed spans, and opens
+    /// a new one if they have nothing. Returns how many; zero if the system gives no more memory.
+    pub(crate) fn carve(
+        &self,
+        class: Class,
+        spans: &Spans,
+        want: usize,
+        now: u32,
+        mut give: impl FnMut(usize),
+    ) -> usize {
+        let nodes = spans.nodes(class);
+        let size = INFO[class].size;
+        let mut got = 0;
+        let mut visits = 4 * CARVE_SPANS;
+        while got < want && visits > 0 {
+            let Some(index) = self.listed.pop(nodes) else { break };
+            let span = nodes.get(index);
+            match span.hold_popped(want - got, now) {
+                Pop::Held(taken) => {
+                    let start = span.head.start();
+                    let mut again = 0;
+                    span.clear(taken, |chunk| {
+                        again += span.unpurge(chunk);
+                        give(start + chunk * size);
+                    });
+                    if again > 0 {
+                        spans.arenas.committed().fetch_add(again, Ordering::Relaxed);
+                    }
+                    got += taken;
+                    self.settle(class, spans, span, span.unhold());
+                    visits = visits.saturating_sub(4);
+                }
+                Pop::Busy => visits -= 1,
+                Pop::Tombstone => {
+                    nodes.give(index);
+                    visits -= 1;
+                }
+            }
+        }
+        if got == 0 {
+            let taken = want.min(INFO[class].chunks);
+            let Some(span) = spans.open(class, taken, now) else { return 0 };
+            let start = span.head.start();
+            (0..taken).for_each(|chunk| give(start + chunk * size));
+            self.settle(class, spans, span, span.unhold());
+            got = taken;
+        }
+        got
+    }
+
+    /// Restores chunks that the caller owns to their spans. Ends the process if one is not a chunk in use.
+    pub(crate) fn restore(&self, class: Class, spans: &Spans, chunks: &mut [usize], now: u32) {
+        chunks.iter().for_each(|chunk| spans.page_map.prefetch(*chunk));
+        chunks.sort_unstable();
+        let info = &INFO[class];
+        let mut at = 0;
+        while at < chunks.len() {
+            let span = spans.owner(chunks[at], class);
+            let start = span.head.start();
+            let first = at;
+            let (mut word, mut mask) = (usize::MAX, 0u64);
+            while at < chunks.len() && chunks[at] - start < info.chunks * info.size {
+                let chunk = info.index(chunks[at] - start);
+                if chunk * info.size != chunks[at] - start {
+                    os::die(format_args!("free of {:#x}, where no allocation begins", chunks[at]));
+                }
+                if chunk / 64 != word {
+                    set(span, info.size, word, mask);
+                    (word, mask) = (chunk / 64, 0);
+                }
+                if mask >> (chunk % 64) & 1 == 1 {
+                    os::die(format_args!("double free of {:#x}", chunks[at]));
+                }
+                mask |= 1 << (chunk % 64);
+                at += 1;
+            }
+            if at == first {
+                os::die(format_args!("free of {:#x}, where no allocation begins", chunks[at]));
+            }
+            set(span, info.size, word, mask);
+            self.settle(class, spans, span, span.add(at - first, now));
+        }
+    }
+
+    /// Restores all that a magazine holds, which the caller owns and then has empty.
+    pub(crate) fn restore_all(&self, class: Class, spans: &Spans, magazine: &Magazine, now: u32) {
+        let mut chunks = [0; MAGAZINE_SLOTS];
+        let count = magazine.count();
+        for (chunk, slot) in chunks.iter_mut().zip(&magazine.slots()[..count]) {
+            *chunk = slot.get();
+        }
+        magazine.set_count(0);
+        self.restore(class, spans, &mut chunks[..count], now);
+    }
+
+    /// Does what is left to do after a span was let go or added to.
+    pub(crate) fn settle(&self, class: Class, spans: &Spans, span: &Span, left: Restored) {
+        match left {
+            Restored::Done => {}
+            Restored::List => self.listed.push(spans.nodes(class), span.head.index()),
+            Restored::Retire => spans.retire(span, class),
+        }
+    }
+
+    /// Takes tombstones off the top of the stack of listed spans, and lists again what else it meets; visits at most
+    /// `limit` nodes.
+    pub(crate) fn reap(&self, class: Class, spans: &Spans, limit: usize, now: u32) {
+        let nodes = spans.nodes(class);
+        for _ in 0..limit {
+            let Some(index) = self.listed.pop(nodes) else { return };
+            let span = nodes.get(index);
+            match span.hold_popped(0, now) {
+                Pop::Tombstone => nodes.give(index),
+                Pop::Busy => {}
+                Pop::Held(_) => return self.settle(class, spans, span, span.unhold()),
+            }
+        }
+    }
+
+    /// Calls `visit` for each full magazine, while no other thread uses the pool.
+    pub(crate) fn walk_full(&self, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
+        self.full.walk(magazines, self.depth() as usize, |index| visit(magazines.get(index)));
+    }
+
+    /// Calls `magazine` for each full magazine and then `span` for each node in the stack of listed spans, while no other thread
+    /// uses the pool. `None` if a stack is not well-formed or the depth is wrong.
+    pub(crate) fn check(
+        &self,
+        class: Class,
+        spans: &Spans,
+        magazines: &Slab<Magazine>,
+        mut magazine: impl FnMut(&Magazine),
+        mut span: impl FnMut(&Span),
+    ) -> Option<()> {
+        let mut depth = 0;
+        let nodes = spans.nodes(class);
+        let sound = self.full.walk(magazines, magazines.made() as usize, |index| {
+            depth += 1;
+            magazine(magazines.get(index));
+        }) && self.listed.walk(nodes, nodes.made() as usize, |index| span(nodes.get(index)));
+        (sound && depth == self.depth()).then_some(())
+    }
+}
+
+/// Sets the bits of chunks in one word; ends the process if one of them is free already.
+fn set(span: &Span, size: usize, word: usize, mask: u64) {
+    if mask == 0 {
+        return;
+    }
+    if let Err(twice) = span.set_bits(word, mask) {
+        let chunk = word * 64 + twice.trailing_zeros() as usize;
+        os::die(format_args!("double free of {:#x}", span.head.start() + chunk * size));
+    }
+}

@@ -1,0 +1,193 @@
+//! Size classes: which chunk size serves a request.
+//!
+//! Classes go up by [`GRAIN`] to [`LINEAR_MAX`], then four to a doubling up to
+//! [`CLASS_MAX`], so above 128 B less than 20 % of a chunk is lost to rounding at worst. All is
+//! computed at compile time; a class is an index into the tables below. Four classes a doubling are jemalloc's spacing
+//! (Evans, 2006 and later).
+//!
+//! Alignment comes for free: a request is rounded up to a multiple of its alignment first, and the smallest class that
+//! holds the result is then a multiple of that alignment itself, because between two powers of two the classes are
+//! consecutive multiples of a quarter of the lower one. Spans start on a page, hence every alignment up to a page is
+//! served by a class.
+
+use crate::config::{CLASS_MAX, GRAIN, LINEAR_MAX, MAGAZINE_BYTES, MAGAZINE_SLOTS, PAGE, SPAN_CHUNKS};
+
+/// Index of a class: below [`CLASSES`].
+pub(crate) type Class = usize;
+
+const LINEAR: usize = LINEAR_MAX / GRAIN;
+const LINEAR_LOG: u32 = LINEAR_MAX.ilog2();
+
+/// How many classes there are.
+pub(crate) const CLASSES: usize = LINEAR + 4 * (CLASS_MAX.ilog2() - LINEAR_LOG) as usize;
+
+/// Sizes up to here are looked up in a table.
+const TABLE_MAX: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 1024 };
+
+const fn compute(size: usize) -> Class {
+    let last = size.saturating_sub(1);
+    if last < LINEAR_MAX {
+        return last / GRAIN;
+    }
+    let log = last.ilog2();
+    LINEAR + 4 * (log - LINEAR_LOG) as usize + ((last >> (log - 2)) & 3)
+}
+
+const fn size_of_class(class: Class) -> usize {
+    if class < LINEAR {
+        return (class + 1) * GRAIN;
+    }
+    let step = class - LINEAR;
+    (LINEAR_MAX / 4 * (5 + step % 4)) << (step / 4)
+}
+
+// A constant, not a static: other crates inline the fast path, and a constant size must fold there.
+const TABLE: [u8; TABLE_MAX / GRAIN + 1] = {
+    let mut table = [0; TABLE_MAX / GRAIN + 1];
+    let mut at = 0;
+    while at < table.len() {
+        table[at] = compute(at * GRAIN) as u8;
+        at += 1;
+    }
+    table
+};
+
+/// What follows from a class.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClassInfo {
+    /// Bytes of a chunk.
+    pub(crate) size: usize,
+    /// `ceil(2^40 / size)`: turns an offset into an index by multiplication.
+    inverse: u64,
+    /// Pages of a span.
+    pub(crate) pages: usize,
+    /// Chunks of a span.
+    pub(crate) chunks: usize,
+    /// Words of a span's bitmap.
+    pub(crate) words: usize,
+    /// Slots of a magazine that this class uses.
+    pub(crate) slots: usize,
+}
+
+impl ClassInfo {
+    const fn new(class: Class) -> Self {
+        let size = size_of_class(class);
+        let least = if size > 32 << 10 { SPAN_CHUNKS.1 } else { SPAN_CHUNKS.0 };
+        let mut pages = (least * size).div_ceil(PAGE);
+        // A longer span is taken only if it leaves less behind its last chunk.
+        let mut candidate = pages;
+        while candidate < 2 * ((least * size).div_ceil(PAGE)) {
+            candidate += 1;
+            let waste = (candidate * PAGE) % size * pages;
+            if candidate * PAGE / size <= 8192 && size > PAGE / 16 && waste < (pages * PAGE) % size * candidate {
+                pages = candidate;
+            }
+        }
+        let chunks = pages * PAGE / size;
+        let fit = MAGAZINE_BYTES / size;
+        let slots = if fit > MAGAZINE_SLOTS {
+            MAGAZINE_SLOTS
+        } else if fit < 1 {
+            1
+        } else {
+            fit
+        };
+        Self { size, inverse: (1u64 << 40).div_ceil(size as u64), pages, chunks, words: chunks.div_ceil(64), slots }
+    }
+
+    /// The index of the chunk in which `offset` lies, counted from the span's start.
+    #[inline]
+    pub(crate) const fn index(&self, offset: usize) -> usize {
+        ((offset as u64 * self.inverse) >> 40) as usize
+    }
+
+    /// Bytes behind a span's last chunk.
+    pub(crate) const fn tail(&self) -> usize {
+        self.pages * PAGE - self.chunks * self.size
+    }
+
+    /// Bytes that a full magazine of this class holds.
+    pub(crate) const fn magazine_bytes(&self) -> usize {
+        self.slots * self.size
+    }
+}
+
+/// What follows from each class.
+pub(crate) static INFO: [ClassInfo; CLASSES] = {
+    let mut info = [ClassInfo::new(0); CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        info[class] = ClassInfo::new(class);
+        class += 1;
+    }
+    info
+};
+
+/// The class that serves `size` bytes aligned to `align` (a power of two); `None` above [`CLASS_MAX`] or a page of
+/// alignment. `size + align` must not overflow, which `Layout` guarantees.
+#[inline(always)]
+pub(crate) fn of(size: usize, align: usize) -> Option<Class> {
+    let rounded = (size + (align - 1)) & !(align - 1);
+    if rounded <= TABLE_MAX {
+        Some(TABLE[rounded.div_ceil(GRAIN)] as Class)
+    } else if rounded <= CLASS_MAX && align <= PAGE {
+        Some(compute(rounded))
+    } else {
+        None
+    }
+}
+
+const _: () = {
+    let mut class = 0;
+    while class < CLASSES {
+        let info = ClassInfo::new(class);
+        assert!(compute(info.size) == class);
+        assert!(class + 1 == CLASSES || compute(info.size + 1) == class + 1);
+        assert!(info.chunks >= 1 && info.chunks <= 1 << 15);
+        assert!(info.tail() < info.size || info.size <= 64);
+        class += 1;
+    }
+    assert!(size_of_class(CLASSES - 1) == CLASS_MAX);
+};
+
+#[cfg(test)]
+#[cfg(not(millpond_loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_and_alignment_gets_an_aligned_class_that_is_the_smallest() {
+        for align in (0..=16).map(|log| 1usize << log) {
+            for size in (1..=CLASS_MAX).filter(|size| *size < 5000 || size % 257 < 3) {
+                let Some(class) = of(size, align) else {
+                    assert!(size.next_multiple_of(align) > CLASS_MAX);
+                    continue;
+                };
+                let info = &INFO[class];
+                assert!(info.size >= size && info.size % align == 0, "{size} {align} {info:?}");
+                let better = INFO.iter().find(|other| other.size >= size && other.size % align == 0).unwrap();
+                assert_eq!(better.size, info.size, "{size} {align}");
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_loses_less_than_a_fifth_above_128() {
+        let mut lost = 0.0;
+        for size in 129..=CLASS_MAX {
+            let share = 1.0 - size as f64 / INFO[of(size, 1).unwrap()].size as f64;
+            assert!(share < 0.2, "{size} loses {share}");
+            lost += share;
+        }
+        assert!(lost / ((CLASS_MAX - 128) as f64) < 0.10);
+    }
+
+    #[test]
+    fn offsets_become_indices() {
+        for info in &INFO {
+            for offset in (0..info.pages * PAGE).step_by(7).chain((0..info.chunks).map(|i| i * info.size)) {
+                assert_eq!(info.index(offset), offset / info.size);
+            }
+        }
+    }
+}

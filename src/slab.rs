@@ -1,0 +1,170 @@
+//! Slabs: where metadata nodes live, known by a 32-bit index.
+//!
+//! A slab holds nodes of one type and size in segments that double, so that an index becomes an address by a shift and
+//! one load. Nodes are **type-stable**: memory that once held a node holds a node of that type for ever. Hence a link
+//! read from a node that somebody else has taken meanwhile is stale but never garbage, which is what makes the
+//! [`Stack`] safe (Michael, *Scalable lock-free dynamic memory allocation*, PLDI 2004, relies on the same).
+//!
+//! | state of a node | owner |
+//! |---|---|
+//! | fresh: index not below `fresh` | nobody |
+//! | taken | whoever [`take`](Slab::take) returned it to, and then whatever structure they put it in |
+//! | free | the slab's stack |
+//!
+//! Invariant: `fresh = taken + free`.
+
+use crate::config::{SLAB_FIRST, SLAB_SEGMENTS, ZERO_IS_NODE};
+use crate::os;
+use crate::stack::{Nodes, Stack};
+use crate::sync::{AtomicPtr, AtomicU32, Fault, Ordering, planted};
+use crate::tagged::Index;
+use core::marker::PhantomData;
+use core::ptr;
+
+/// What a slab can hold: a header of atomics, followed by `words` atomic words for types that want them.
+///
+/// # Safety
+/// Where `ZERO_IS_NODE`, memory of zeros must be a valid node. `link` must always return the same word, which only
+/// stacks may use while the node is in one.
+pub(crate) unsafe trait Node: Sized {
+    /// Bytes of a node with `words` words behind its header; a multiple of its alignment.
+    fn stride(words: usize) -> usize;
+
+    /// The word that links the node in a stack.
+    fn link(&self) -> &AtomicU32;
+
+    /// Makes a node in place.
+    ///
+    /// # Safety
+    /// `at` points to `stride(words)` writable bytes, suitably aligned, that nobody else uses.
+    unsafe fn make(at: *mut Self, words: usize);
+
+    /// Tells the node its index, once, before it is handed out for the first time.
+    fn name(&self, index: Index);
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Slab<T> {
+    words: usize,
+    fresh: AtomicU32,
+    free: Stack,
+    segments: [AtomicPtr<u8>; SLAB_SEGMENTS],
+    node: PhantomData<fn() -> T>,
+}
+
+/// Segment and place in it of the node number `at`, counted from zero.
+#[inline]
+const fn place(at: u32) -> (usize, usize) {
+    let shifted = at as u64 + SLAB_FIRST as u64;
+    let segment = shifted.ilog2() - SLAB_FIRST.ilog2();
+    (segment as usize, (shifted - ((SLAB_FIRST as u64) << segment)) as usize)
+}
+
+impl<T: Node> Slab<T> {
+    const_fn! {
+        /// An empty slab whose nodes have `words` words behind their headers.
+        pub(crate) const fn new(words: usize) -> Self {
+            Self {
+                words,
+                fresh: AtomicU32::new(0),
+                free: Stack::new(),
+                segments: array_of![AtomicPtr::new(ptr::null_mut()); SLAB_SEGMENTS],
+                node: PhantomData,
+            }
+        }
+    }
+
+    /// The node `index`, which [`take`](Self::take) has handed out at some time.
+    #[inline]
+    pub(crate) fn get(&self, index: Index) -> &T {
+        let (segment, at) = place(index - 1);
+        // ORDERING: Acquire pairs with the exchange in `segment`: the nodes of the segment are made.
+        let start = self.segments[segment].load(Ordering::Acquire);
+        // SAFETY: the segment of an index that was handed out is published, holds made nodes, and stays for ever.
+        unsafe { &*start.add(at * T::stride(self.words)).cast() }
+    }
+
+    /// A node for the caller alone: one that was returned, else a fresh one. `None` if there is no memory for more.
+    pub(crate) fn take(&self) -> Option<&T> {
+        if let Some(index) = self.free.pop(self) {
+            return Some(self.get(index));
+        }
+        // Relaxed: the exchange below decides.
+        let mut at = self.fresh.load(Ordering::Relaxed);
+        loop {
+            let (segment, _) = place(at);
+            if segment >= SLAB_SEGMENTS {
+                return None;
+            }
+            if !planted(Fault::SlabSegment) {
+                self.segment(segment)?;
+            }
+            // Relaxed: an index conveys nothing but itself; the segment is published by itself.
+            match self.fresh.compare_exchange_weak(at, at + 1, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => at = now,
+            }
+        }
+        if planted(Fault::SlabSegment) {
+            self.segment(place(at).0)?;
+        }
+        let node = self.get(at + 1);
+        node.name(at + 1);
+        Some(node)
+    }
+
+    /// Takes a node back from its only owner.
+    pub(crate) fn give(&self, index: Index) {
+        self.free.push(self, index);
+    }
+
+    /// Makes sure that a segment is there. Built privately, published by one exchange; the loser undoes.
+    fn segment(&self, segment: usize) -> Option<()> {
+        let slot = &self.segments[segment];
+        // ORDERING: Acquire pairs with the exchange below.
+        if !slot.load(Ordering::Acquire).is_null() {
+            return Some(());
+        }
+        let nodes = (SLAB_FIRST as usize) << segment;
+        let stride = T::stride(self.words);
+        let at = os::metadata(nodes * stride)?;
+        let start = ptr::with_exposed_provenance_mut::<u8>(at);
+        if !ZERO_IS_NODE {
+            for node in 0..nodes {
+                // SAFETY: the segment is ours alone, and the node lies inside it.
+                unsafe { T::make(start.add(node * stride).cast(), self.words) };
+            }
+        }
+        // ORDERING: Release publishes the nodes that were made, and pairs with the Acquire loads of `get` and above.
+        // Relaxed on failure: the winner's segment is looked at through `get` only.
+        if slot.compare_exchange(ptr::null_mut(), start, Ordering::Release, Ordering::Relaxed).is_err() {
+            os::release_metadata(at, nodes * stride);
+        }
+        Some(())
+    }
+
+    /// How many nodes have ever been handed out: indices 1 up to this are valid for [`get`](Self::get).
+    pub(crate) fn made(&self) -> u32 {
+        // ORDERING: none needed: a walk may miss the newest; `get` acquires each segment.
+        self.fresh.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all nodes ever handed out.
+    pub(crate) fn bytes(&self) -> usize {
+        self.made() as usize * T::stride(self.words)
+    }
+
+    /// How many nodes are free, while no other thread uses the slab; `None` if the list of them is not well-formed.
+    pub(crate) fn free_nodes(&self) -> Option<usize> {
+        let mut count = 0;
+        self.free.walk(self, self.made() as usize, |_| count += 1).then_some(count)
+    }
+}
+
+impl<T: Node> Nodes for Slab<T> {
+    #[inline]
+    fn link(&self, index: Index) -> &AtomicU32 {
+        self.get(index).link()
+    }
+}

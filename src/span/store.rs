@@ -1,0 +1,116 @@
+//! The floor of spans: their nodes, with the arenas and the page map below, as the pools use it.
+
+use super::{Head, Span};
+use crate::arena::{Arenas, Fill};
+use crate::os;
+use crate::page_map::PageMap;
+use crate::size_class::{CLASSES, Class, INFO};
+use crate::slab::Slab;
+use crate::sync::Ordering;
+
+/// Slabs of span nodes, by the power of two that holds the words of their bitmaps.
+const SLABS: usize = 8;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Spans {
+    pub(crate) arenas: Arenas,
+    pub(crate) page_map: PageMap<Head>,
+    slabs: [Slab<Span>; SLABS],
+}
+
+const fn slab_of(class: Class) -> usize {
+    INFO_WORDS[class].next_power_of_two().trailing_zeros() as usize
+}
+
+/// A copy of what `slab_of` needs, known when it is compiled.
+const INFO_WORDS: [usize; CLASSES] = {
+    let mut words = [0; CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        words[class] = INFO[class].words;
+        assert!(words[class] <= 1 << (SLABS - 1));
+        class += 1;
+    }
+    words
+};
+
+impl Spans {
+    const_fn! {
+        pub(crate) const fn new() -> Self {
+            Self {
+                arenas: Arenas::new(),
+                page_map: PageMap::new(),
+                slabs: [
+                    Slab::new(1),
+                    Slab::new(2),
+                    Slab::new(4),
+                    Slab::new(8),
+                    Slab::new(16),
+                    Slab::new(32),
+                    Slab::new(64),
+                    Slab::new(128),
+                ],
+            }
+        }
+    }
+
+    /// The nodes of a class's spans.
+    pub(crate) fn nodes(&self, class: Class) -> &Slab<Span> {
+        &self.slabs[slab_of(class)]
+    }
+
+    /// All slabs of span nodes.
+    pub(crate) fn slabs(&self) -> &[Slab<Span>] {
+        &self.slabs
+    }
+
+    /// Bytes of all span nodes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.slabs.iter().map(Slab::bytes).sum()
+    }
+
+    /// Every span that owns a run, as far as a walk can tell while others go on.
+    pub(crate) fn live(&self) -> impl Iterator<Item = &Span> {
+        let nodes = self.slabs.iter().flat_map(|slab| (1..=slab.made()).map(|index| slab.get(index)));
+        nodes.filter(|span| span.is_live())
+    }
+
+    /// Takes a run for a class and makes it a span, held by the caller, all but the first `taken` chunks free.
+    pub(crate) fn open(&self, class: Class, taken: usize, now: u32) -> Option<&Span> {
+        let pages = INFO[class].pages;
+        let run = self.arenas.take_run(pages, 1, Fill::Any)?;
+        let nodes = self.nodes(class);
+        let Some(span) = self.page_map.prepare(run.page, pages).and_then(|()| nodes.take()) else {
+            self.arenas.give_run(run.page, pages);
+            return None;
+        };
+        span.open(run.page, class, taken, now);
+        self.page_map.publish(run.page, pages, (&raw const span.head).cast_mut());
+        Some(span)
+    }
+
+    /// Gives the run of a span back that the caller has found wholly free, and the node unless it is a tombstone.
+    pub(crate) fn retire(&self, span: &Span, class: Class) {
+        let (page, pages) = (span.head.page(), INFO[class].pages);
+        // What was purged counts as committed again: the arena purges whole pages by its own account.
+        self.arenas.committed().fetch_add(span.unpurge_all(), Ordering::Relaxed);
+        self.page_map.publish(page, pages, core::ptr::null_mut());
+        self.arenas.give_run(page, pages);
+        let index = span.head.index();
+        if span.close() {
+            self.nodes(class).give(index);
+        }
+    }
+
+    /// The span of a class in which a chunk that is being freed lies. Ends the process if there is none.
+    #[inline]
+    pub(crate) fn owner(&self, chunk: usize, class: Class) -> &Span {
+        match self.page_map.get(chunk) {
+            // SAFETY: a head whose kind is a class is that of a span.
+            Some(head) if head.kind() == class as u32 => unsafe { &*(&raw const *head).cast::<Span>() },
+            Some(_) => os::die(format_args!("free of {chunk:#x} with a size that is not its own")),
+            None => os::die(format_args!("free of {chunk:#x}, which is not an allocation of Millpond's")),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! A lock-free stack of nodes known by index (Treiber, *Systems programming: coping with parallelism*, IBM RJ 5118,
+//! 1986), the only linked list of the crate.
+//!
+//! The head is a [`Tagged`] index. A node is in at most one stack, and whoever popped it owns it. Nodes are type-stable
+//! (see [`slab`](crate::slab)): a pop that was overtaken reads the `next` of a node that somebody else owns by now, but
+//! that word is still an atomic of ours, and the tag makes the exchange fail.
+//!
+//! Invariant: following `next` from the head visits each node once and ends in [`NONE`].
+
+use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, planted};
+use crate::tagged::{Index, NONE, Tagged};
+
+/// Where a stack finds the links of its nodes.
+pub(crate) trait Nodes {
+    /// The link of the node `index`, which has been handed out before.
+    fn link(&self, index: Index) -> &AtomicU32;
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    head: AtomicU64,
+}
+
+impl Stack {
+    const_fn! {
+        pub(crate) const fn new() -> Self {
+            Self { head: AtomicU64::new(Tagged::EMPTY.bits()) }
+        }
+    }
+
+    /// Puts a node that the caller owns on top. O(1) but for lost races, each of which is another's success.
+    pub(crate) fn push(&self, nodes: &impl Nodes, index: Index) {
+        let link = nodes.link(index);
+        // Relaxed: what matters is checked by the exchange.
+        let mut head = Tagged::from_bits(self.head.load(Ordering::Relaxed));
+        loop {
+            // Relaxed: published by the exchange below.
+            link.store(head.index(), Ordering::Relaxed);
+            let changed = if planted(Fault::StackTag) { head.keep_tag(index) } else { head.change(index) };
+            // ORDERING: Release pairs with the Acquire in `pop`: the link and what the node carries are visible to
+            // whoever pops it. Later exchanges of the head are read-modify-writes and so carry the release on.
+            let publish = if planted(Fault::StackPush) { Ordering::Relaxed } else { Ordering::Release };
+            match self.head.compare_exchange_weak(head.bits(), changed.bits(), publish, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = Tagged::from_bits(now),
+            }
+        }
+    }
+
+    /// Takes the top node, which the caller then owns.
+    pub(crate) fn pop(&self, nodes: &impl Nodes) -> Option<Index> {
+        // ORDERING: Acquire pairs with the Release in `push`: the node's link, and what it carries, are visible.
+        let mut head = Tagged::from_bits(self.head.load(Ordering::Acquire));
+        loop {
+            if head.index() == NONE {
+                return None;
+            }
+            // Relaxed: ordered by the load of the head; if the node has changed hands since, the exchange fails.
+            let next = nodes.link(head.index()).load(Ordering::Relaxed);
+            let changed = if planted(Fault::StackTag) { head.keep_tag(next) } else { head.change(next) };
+            // ORDERING: success needs no Release, since nothing of ours is published, and no Acquire, since the head
+            // was loaded with it. Failure acquires as the first load does.
+            match self.head.compare_exchange_weak(head.bits(), changed.bits(), Ordering::Relaxed, Ordering::Acquire) {
+                Ok(_) => return Some(head.index()),
+                Err(now) => head = Tagged::from_bits(now),
+            }
+        }
+    }
+
+    /// Whether the stack was empty at some moment of the call.
+    pub(crate) fn is_empty(&self) -> bool {
+        Tagged::from_bits(self.head.load(Ordering::Relaxed)).index() == NONE
+    }
+
+    /// Calls `visit` for each node from the top while no other thread uses the stack; gives up after `limit` nodes and
+    /// says whether the list ended before that.
+    pub(crate) fn walk(&self, nodes: &impl Nodes, limit: usize, mut visit: impl FnMut(Index)) -> bool {
+        // ORDERING: Acquire pairs with the Release in `push`.
+        let mut at = Tagged::from_bits(self.head.load(Ordering::Acquire)).index();
+        for _ in 0..limit {
+            if at == NONE {
+                return true;
+            }
+            visit(at);
+            at = nodes.link(at).load(Ordering::Relaxed);
+        }
+        at == NONE
+    }
+}

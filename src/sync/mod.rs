@@ -1,0 +1,61 @@
+//! Atomics and cells. The only module that knows about loom.
+//!
+//! Everything above takes its shared state from here, so that the models in `loom_tests` check the code that is
+//! shipped. Two types need a word:
+//!
+//! * [`Slot`] holds what a node carries: the addresses in a magazine, its count. Its owner is whoever holds the node.
+//!   Shipped, it is a relaxed atomic (statistics and the child of a fork may read another's magazine); under loom it
+//!   is an `UnsafeCell`, so a hand-over whose ordering is too weak fails the model.
+//! * [`Fault`] names a fault that a model's twin plants: the proof that the model can fail. Shipped, [`planted`] is
+//!   `false` at compile time.
+
+#[cfg(millpond_loom)]
+mod model;
+#[cfg(not(millpond_loom))]
+mod native;
+
+#[cfg(millpond_loom)]
+pub(crate) use model::*;
+#[cfg(not(millpond_loom))]
+pub(crate) use native::*;
+
+/// The faults that the models' twins plant, one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(millpond_loom), allow(dead_code))]
+#[repr(u8)]
+pub(crate) enum Fault {
+    /// None: the code as it ships.
+    None,
+    /// A stack's tag stays as it was.
+    StackTag,
+    /// A stack's push publishes with a relaxed exchange.
+    StackPush,
+    /// Carve clears bits before it takes from the count.
+    CarveOrder,
+    /// Restore adds to the count before it sets the bits.
+    RestoreOrder,
+    /// Restore sets a bit with a relaxed operation.
+    RestoreBit,
+    /// A holder that leaves nothing free unlinks a span by a plain store.
+    UnholdStore,
+    /// Restore lists a span again without looking at whether it is listed.
+    RestoreListsAlways,
+    /// A claim of a run that failed half-way is not rolled back.
+    ClaimRollback,
+    /// A claim takes a word by load and store.
+    ClaimStore,
+    /// A page is purged without being claimed.
+    PurgeUnclaimed,
+    /// A page-map entry is published by a relaxed store before its span is made.
+    MapPublish,
+    /// A page-map leaf that lost the race is used all the same.
+    MapLeaf,
+    /// A thief leaves the spare in place when it takes it.
+    StealCopies,
+    /// A thread that leaves hands over its block before its bins are empty.
+    LeaveEarly,
+    /// A slab hands out an index before its segment is in place.
+    SlabSegment,
+}
+
+const _: () = assert!(Fault::None as u8 == 0);

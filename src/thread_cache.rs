@@ -1,0 +1,500 @@
+//! Thread caches: what makes the fast path fast.
+//!
+//! Per class a bin points into the thread's loaded magazine. `alloc` compares two words, loads the chunk and steps
+//! down; `free` compares, stores and steps up: no atomic read-modify-write, no loop. When a bin misses, the slow path
+//! exchanges whole magazines with the spares here and with the pool.
+//!
+//! # States of a cache
+//!
+//! | state | owner |
+//! |---|---|
+//! | [`UNBORN`], [`DEAD`] | nobody: bins of nulls, which miss both ways; a thread that has no cache yet, or no more, points to one of them |
+//! | `FREE` | the slab of caches, or whoever is taking it from there |
+//! | `LIVE` | one thread; when that has vanished (`fork`, or an end without destructors), whoever adopts it |
+//! | `ADOPTED` | the adopter, until it is free |
+//!
+//! # States of a bin
+//!
+//! Empty of a magazine: all null. Loaded: `bottom <= top <= limit` delimit the magazine's slots. *Armed*: loaded, but
+//! `bottom = top = limit`, so that the next call misses, does upkeep, and sets the bounds right: this is how a thread
+//! that would never miss still drives the clock.
+//!
+//! Another thread may look at any time (statistics, adoption in the child of a `fork`), and any instruction may be the
+//! last one that a vanished thread executed. So each hand-over removes before it inserts; `loaded` names the magazine
+//! before `top` points into it, and `top` is nulled after the magazine's own count is right again: a chunk is at each
+//! instant in at most one place. The chain of spares is taken, by owner and thief alike, by exchange with nothing; only
+//! the owner puts.
+//!
+//! Invariant: `charge` is at least the bytes that loaded and spare magazines can hold, and at most `CACHE_BYTES`.
+
+use crate::config::{CACHE_BYTES, EMPTIES, SPARES};
+use crate::os;
+use crate::pool::Magazine;
+use crate::size_class::{CLASSES, Class, INFO};
+use crate::slab::{Node, Slab};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, Slot, planted};
+use crate::tagged::{Index, NONE};
+use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
+
+/// One class's part of a cache.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Bin {
+    top: AtomicPtr<Slot>,
+    bottom: AtomicPtr<Slot>,
+    limit: AtomicPtr<Slot>,
+    spares: AtomicU64,
+}
+
+/// The chain of spare magazines: its first, how many, and the tick when the owner last used it, in one word.
+#[derive(Clone, Copy, Debug)]
+struct Chain {
+    first: Index,
+    len: u32,
+    stamp: u16,
+}
+
+impl Chain {
+    const NONE: u64 = 0;
+
+    fn from_bits(bits: u64) -> Self {
+        Self { first: bits as u32, len: (bits >> 32) as u16 as u32, stamp: (bits >> 48) as u16 }
+    }
+
+    fn bits(self) -> u64 {
+        self.first as u64 | (self.len as u64) << 32 | (self.stamp as u64) << 48
+    }
+}
+
+impl Bin {
+    const_fn! {
+        const fn new() -> Self {
+            Self {
+                top: AtomicPtr::new(null_mut()),
+                bottom: AtomicPtr::new(null_mut()),
+                limit: AtomicPtr::new(null_mut()),
+                spares: AtomicU64::new(Chain::NONE),
+            }
+        }
+    }
+
+    /// Takes a chunk. O(1); `None` if the bin misses. Only the owner may.
+    #[inline(always)]
+    pub(crate) fn pop(&self) -> Option<NonNull<u8>> {
+        let top = self.top.load(Ordering::Relaxed);
+        if top == self.bottom.load(Ordering::Relaxed) {
+            return None;
+        }
+        let slot = top.wrapping_sub(1);
+        // SAFETY: `bottom < top`, so the slot lies in the loaded magazine, which is this thread's.
+        let chunk = unsafe { (*slot).get() };
+        self.top.store(slot, Ordering::Relaxed);
+        // SAFETY: the word below any slot is a slot or the magazine's count: ours to read, and only fetched ahead.
+        os::prefetch_write(unsafe { (*slot.wrapping_sub(1)).get() });
+        // SAFETY: no chunk is at address zero.
+        Some(unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(chunk)) })
+    }
+
+    /// Puts a chunk. O(1); false if the bin misses. Only the owner may.
+    #[inline(always)]
+    pub(crate) fn push(&self, chunk: NonNull<u8>) -> bool {
+        let top = self.top.load(Ordering::Relaxed);
+        if top == self.limit.load(Ordering::Relaxed) {
+            return false;
+        }
+        // SAFETY: `top < limit`, so the slot lies in the loaded magazine, which is this thread's.
+        unsafe { (*top).set(chunk.as_ptr().expose_provenance()) };
+        // ORDERING: Release: the slot is written before `top` covers it, for whoever reads the bin of another thread.
+        self.top.store(top.wrapping_add(1), Ordering::Release);
+        true
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct ThreadCache {
+    bins: [Bin; CLASSES],
+    loaded: [AtomicU32; CLASSES],
+    link: AtomicU32,
+    index: AtomicU32,
+    /// The system's number of the thread, a count of owners, and the state: one word, so that an adopter that has
+    /// looked at one owner cannot take the cache from another.
+    state: AtomicU64,
+    /// Set by the owner when it puts a spare: whether a thief need look.
+    has_spares: AtomicU32,
+    charge: AtomicUsize,
+    /// The class at which the search for something to evict goes on.
+    hand: AtomicUsize,
+    empties: AtomicU32,
+    empty_count: AtomicU32,
+    /// Slow paths until the next look at the clock.
+    pub(crate) pulse: AtomicU32,
+    /// What the clock said then.
+    pub(crate) seen_ms: AtomicU64,
+}
+
+const FREE: u64 = 0;
+const LIVE: u64 = 1;
+const ADOPTED: u64 = 2;
+const STATE: u64 = 3;
+const OWNER: u64 = 4;
+
+/// Who owned a live cache when somebody looked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner(u64);
+
+impl Owner {
+    /// The system's number of the thread.
+    pub(crate) fn thread(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// What threads without a cache point to, before their first call.
+#[cfg(not(millpond_loom))]
+pub(crate) static UNBORN: ThreadCache = ThreadCache::new();
+/// What threads without a cache point to, after their last destructor but one.
+#[cfg(not(millpond_loom))]
+pub(crate) static DEAD: ThreadCache = ThreadCache::new();
+
+// SAFETY: zeros are a free cache with empty bins; the link is one word.
+unsafe impl Node for ThreadCache {
+    fn stride(_: usize) -> usize {
+        size_of::<Self>()
+    }
+
+    fn link(&self) -> &AtomicU32 {
+        &self.link
+    }
+
+    unsafe fn make(at: *mut Self, _: usize) {
+        // SAFETY: the caller gives the place.
+        unsafe { at.write(Self::new()) };
+    }
+
+    fn name(&self, index: Index) {
+        self.index.store(index, Ordering::Relaxed);
+    }
+}
+
+impl ThreadCache {
+    const_fn! {
+        pub(crate) const fn new() -> Self {
+            Self {
+                bins: array_of![Bin::new(); CLASSES],
+                loaded: array_of![AtomicU32::new(NONE); CLASSES],
+                link: AtomicU32::new(NONE),
+                index: AtomicU32::new(NONE),
+                state: AtomicU64::new(FREE),
+                has_spares: AtomicU32::new(0),
+                charge: AtomicUsize::new(0),
+                hand: AtomicUsize::new(0),
+                empties: AtomicU32::new(NONE),
+                empty_count: AtomicU32::new(0),
+                pulse: AtomicU32::new(0),
+                seen_ms: AtomicU64::new(0),
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn bin(&self, class: Class) -> &Bin {
+        &self.bins[class]
+    }
+
+    pub(crate) fn index(&self) -> Index {
+        self.index.load(Ordering::Relaxed)
+    }
+
+    /// Makes the caller's cache that of the thread with this number. Also after a fork, in which threads are renumbered.
+    pub(crate) fn join(&self, thread: u32) {
+        let owners = (self.state.load(Ordering::Relaxed) as u32 as u64 & !STATE).wrapping_add(OWNER) as u32 as u64;
+        // ORDERING: Release pairs with `owner`: whoever sees it alive sees what was set before.
+        self.state.store((thread as u64) << 32 | owners | LIVE, Ordering::Release);
+    }
+
+    /// Ends the caller's ownership; all bins are empty.
+    pub(crate) fn leave(&self) {
+        let owners = self.state.load(Ordering::Relaxed) as u32 as u64 & !STATE;
+        // ORDERING: Release: who sees it free sees it empty.
+        self.state.store(owners | FREE, Ordering::Release);
+    }
+
+    /// The owner, if the cache is a thread's.
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        // ORDERING: Acquire pairs with `join`.
+        let state = self.state.load(Ordering::Acquire);
+        (state & STATE == LIVE).then_some(Owner(state))
+    }
+
+    /// Makes the cache of a thread that is no more the caller's, if nobody else has: then its bins are the caller's.
+    pub(crate) fn adopt(&self, owner: Owner) -> bool {
+        // ORDERING: Acquire pairs with `join`; the thread's own stores happened before it vanished.
+        self.state.compare_exchange(owner.0, owner.0 & !STATE | ADOPTED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// The magazine loaded for a class.
+    pub(crate) fn loaded<'a>(&self, class: Class, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+        // ORDERING: Acquire pairs with `load`, for those who look at another thread's cache.
+        match self.loaded[class].load(Ordering::Acquire) {
+            NONE => None,
+            index => Some(magazines.get(index)),
+        }
+    }
+
+    /// Loads a magazine that the owner has in hand into an empty bin.
+    pub(crate) fn load(&self, class: Class, magazine: &Magazine) {
+        magazine.prefetch();
+        let count = magazine.count();
+        // ORDERING: Release, and this order: see the module's documentation.
+        self.loaded[class].store(magazine.index(), Ordering::Release);
+        self.bound(class, magazine, magazine.slots().as_ptr().wrapping_add(count).cast_mut());
+    }
+
+    /// Sets the bounds of a bin with a loaded magazine.
+    fn bound(&self, class: Class, magazine: &Magazine, top: *mut Slot) {
+        let base = magazine.slots().as_ptr().cast_mut();
+        let bin = &self.bins[class];
+        bin.bottom.store(base, Ordering::Relaxed);
+        bin.limit.store(base.wrapping_add(INFO[class].slots), Ordering::Relaxed);
+        // ORDERING: Release, as in `push`.
+        bin.top.store(top, Ordering::Release);
+    }
+
+    /// Chunks in the loaded magazine of a class. From another thread, a moment's picture.
+    pub(crate) fn loaded_count(&self, class: Class, magazine: &Magazine) -> usize {
+        let base = magazine.slots().as_ptr();
+        // ORDERING: Acquire pairs with `push` and `bound`.
+        let top = self.bins[class].top.load(Ordering::Acquire);
+        if top.is_null() {
+            return magazine.count();
+        }
+        let count = (top.addr().wrapping_sub(base.addr())) / size_of::<Slot>();
+        if count <= INFO[class].slots { count } else { 0 }
+    }
+
+    /// Takes the loaded magazine out of its bin, its count set.
+    pub(crate) fn unload<'a>(&self, class: Class, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+        let magazine = self.loaded(class, magazines)?;
+        magazine.set_count(self.loaded_count(class, magazine));
+        let bin = &self.bins[class];
+        // ORDERING: Release: the count is right before `top` no longer tells; then the bin lets the magazine go.
+        bin.top.store(null_mut(), Ordering::Release);
+        bin.bottom.store(null_mut(), Ordering::Relaxed);
+        bin.limit.store(null_mut(), Ordering::Relaxed);
+        // ORDERING: Release, as above.
+        self.loaded[class].store(NONE, Ordering::Release);
+        Some(magazine)
+    }
+
+    /// Has every loaded bin miss at its next call, so that the calling thread does upkeep even if it would never miss.
+    pub(crate) fn arm(&self) {
+        for (bin, loaded) in self.bins.iter().zip(&self.loaded) {
+            if loaded.load(Ordering::Relaxed) != NONE {
+                let top = bin.top.load(Ordering::Relaxed);
+                bin.bottom.store(top, Ordering::Relaxed);
+                bin.limit.store(top, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Sets the bounds of an armed bin right. Says whether it was armed.
+    pub(crate) fn disarm(&self, class: Class, magazines: &Slab<Magazine>) -> bool {
+        let bin = &self.bins[class];
+        let top = bin.top.load(Ordering::Relaxed);
+        let armed = bin.bottom.load(Ordering::Relaxed) == top && bin.limit.load(Ordering::Relaxed) == top;
+        if !armed || top.is_null() {
+            return false;
+        }
+        if let Some(magazine) = self.loaded(class, magazines) {
+            self.bound(class, magazine, top);
+        }
+        true
+    }
+
+    /// Puts a full magazine that the owner has in hand at the head of the spares. False: there are enough.
+    pub(crate) fn put_spare(&self, class: Class, magazine: &Magazine, now: u32) -> bool {
+        let spares = &self.bins[class].spares;
+        // ORDERING: Acquire: what a thief left is nothing; what the owner left is its own. The exchange makes the chain
+        // ours, as for everybody who takes it.
+        let old = Chain::from_bits(spares.swap(Chain::NONE, Ordering::Acquire));
+        let enough = old.len >= SPARES;
+        let mut new = Chain { stamp: now as u16, ..old };
+        if !enough {
+            magazine.link().store(old.first, Ordering::Relaxed);
+            new = Chain { first: magazine.index(), len: old.len + 1, stamp: now as u16 };
+        }
+        // ORDERING: Release pairs with the Acquire of whoever takes the chain.
+        spares.store(new.bits(), Ordering::Release);
+        self.has_spares.store(1, Ordering::Relaxed);
+        !enough
+    }
+
+    /// Takes one spare magazine. Only the owner may.
+    pub(crate) fn take_spare<'a>(&self, class: Class, magazines: &'a Slab<Magazine>, now: u32) -> Option<&'a Magazine> {
+        let spares = &self.bins[class].spares;
+        if Chain::from_bits(spares.load(Ordering::Relaxed)).first == NONE {
+            return None;
+        }
+        // ORDERING: Acquire pairs with the Release of `put_spare`; a thief may have been faster.
+        let chain = Chain::from_bits(spares.swap(Chain::NONE, Ordering::Acquire));
+        if chain.first == NONE {
+            return None;
+        }
+        let magazine = magazines.get(chain.first);
+        let rest = magazine.link().load(Ordering::Relaxed);
+        if rest != NONE {
+            let rest = Chain { first: rest, len: chain.len - 1, stamp: now as u16 };
+            // ORDERING: Release pairs with the Acquire of whoever takes the chain.
+            spares.store(rest.bits(), Ordering::Release);
+        }
+        Some(magazine)
+    }
+
+    /// Takes all spares of a class, from any thread, if they have rested for so many ticks; calls `take` with each.
+    pub(crate) fn steal_spares(
+        &self,
+        class: Class,
+        magazines: &Slab<Magazine>,
+        rested: impl Fn(u16) -> bool,
+        mut take: impl FnMut(&Magazine),
+    ) {
+        let spares = &self.bins[class].spares;
+        let seen = Chain::from_bits(spares.load(Ordering::Relaxed));
+        if seen.first == NONE || !rested(seen.stamp) {
+            return;
+        }
+        let taken = if planted(Fault::StealCopies) {
+            spares.load(Ordering::Acquire)
+        } else {
+            // ORDERING: Acquire pairs with the Release of `put_spare`.
+            spares.swap(Chain::NONE, Ordering::Acquire)
+        };
+        let mut at = Chain::from_bits(taken).first;
+        while at != NONE {
+            let magazine = magazines.get(at);
+            at = magazine.link().load(Ordering::Relaxed);
+            take(magazine);
+        }
+    }
+
+    /// Takes the mark that says whether there may be spares; a thief that leaves some puts it back.
+    pub(crate) fn take_mark(&self) -> bool {
+        self.has_spares.load(Ordering::Relaxed) != 0 && self.has_spares.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// Says that there may be spares.
+    pub(crate) fn put_mark(&self) {
+        self.has_spares.store(1, Ordering::Relaxed);
+    }
+
+    /// Magazines in the chain of spares. From another thread, a moment's picture.
+    pub(crate) fn spare_count(&self, class: Class) -> usize {
+        Chain::from_bits(self.bins[class].spares.load(Ordering::Relaxed)).len as usize
+    }
+
+    /// Calls `visit` for each spare magazine, while no other thread uses the cache.
+    pub(crate) fn walk_spares(&self, class: Class, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
+        // ORDERING: Acquire pairs with the Release of `put_spare`.
+        let chain = Chain::from_bits(self.bins[class].spares.load(Ordering::Acquire));
+        let mut at = chain.first;
+        for _ in 0..chain.len {
+            if at == NONE {
+                return;
+            }
+            let magazine = magazines.get(at);
+            at = magazine.link().load(Ordering::Relaxed);
+            visit(magazine);
+        }
+    }
+
+    /// An empty magazine: one of the thread's few, else one from the slab.
+    pub(crate) fn take_empty<'a>(&self, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+        match self.empties.load(Ordering::Relaxed) {
+            NONE => magazines.take(),
+            index => {
+                let magazine = magazines.get(index);
+                self.empties.store(magazine.link().load(Ordering::Relaxed), Ordering::Relaxed);
+                self.empty_count.store(self.empty_count.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+                Some(magazine)
+            }
+        }
+    }
+
+    /// Keeps an empty magazine, or returns it to the slab.
+    pub(crate) fn put_empty(&self, magazines: &Slab<Magazine>, magazine: &Magazine) {
+        let count = self.empty_count.load(Ordering::Relaxed);
+        if count >= EMPTIES {
+            return magazines.give(magazine.index());
+        }
+        magazine.link().store(self.empties.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.empties.store(magazine.index(), Ordering::Relaxed);
+        self.empty_count.store(count + 1, Ordering::Relaxed);
+    }
+
+    /// Returns all empty magazines to the slab.
+    pub(crate) fn give_empties(&self, magazines: &Slab<Magazine>) {
+        while self.empties.load(Ordering::Relaxed) != NONE {
+            if let Some(magazine) = self.take_empty(magazines) {
+                magazines.give(magazine.index());
+            }
+        }
+    }
+
+    /// How many empty magazines the thread keeps.
+    pub(crate) fn empties(&self) -> usize {
+        self.empty_count.load(Ordering::Relaxed) as usize
+    }
+
+    /// Whether `bytes` more may be held; if so, they are charged.
+    pub(crate) fn charge(&self, bytes: usize) -> bool {
+        let charged = self.charge.load(Ordering::Relaxed) + bytes;
+        if charged > CACHE_BYTES && self.recount() + bytes > CACHE_BYTES {
+            return false;
+        }
+        self.charge.store(self.charge.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+        true
+    }
+
+    /// Takes `bytes` off the charge.
+    pub(crate) fn discharge(&self, bytes: usize) {
+        self.charge.store(self.charge.load(Ordering::Relaxed).saturating_sub(bytes), Ordering::Relaxed);
+    }
+
+    /// Counts the charge anew: thieves take spares without a word.
+    fn recount(&self) -> usize {
+        let charge = (0..CLASSES)
+            .map(|class| {
+                let loaded = (self.loaded[class].load(Ordering::Relaxed) != NONE) as usize;
+                (loaded + self.spare_count(class)) * INFO[class].magazine_bytes()
+            })
+            .sum();
+        self.charge.store(charge, Ordering::Relaxed);
+        charge
+    }
+
+    /// The next class, in turn, that holds a magazine and is not `except`.
+    pub(crate) fn next_victim(&self, except: Class) -> Option<Class> {
+        let hand = self.hand.load(Ordering::Relaxed);
+        let victim = (1..=CLASSES).map(|step| (hand + step) % CLASSES).find(|class| {
+            *class != except && (self.loaded[*class].load(Ordering::Relaxed) != NONE || self.spare_count(*class) > 0)
+        })?;
+        self.hand.store(victim, Ordering::Relaxed);
+        Some(victim)
+    }
+
+    /// Verifies the bounds of all bins while the owner is elsewhere.
+    pub(crate) fn check(&self, magazines: &Slab<Magazine>) -> bool {
+        (0..CLASSES).all(|class| {
+            let Some(magazine) = self.loaded(class, magazines) else { return true };
+            let base = magazine.slots().as_ptr().addr();
+            let bin = &self.bins[class];
+            let top = bin.top.load(Ordering::Relaxed).addr();
+            let (bottom, limit) = (bin.bottom.load(Ordering::Relaxed).addr(), bin.limit.load(Ordering::Relaxed).addr());
+            let end = base + INFO[class].slots * size_of::<Slot>();
+            let armed = bottom == top && limit == top;
+            (armed || (bottom == base && limit == end)) && (base..=end).contains(&top)
+        })
+    }
+}
