@@ -1,8 +1,8 @@
 //! Alloc/free pairs by size, one thread, Millpond beside the system's malloc.
 //!
 //! ```text
-//! cargo bench --bench micro                      all, about a minute
-//! cargo bench --bench micro -- --quick           rougher, about 20 s
+//! cargo bench --bench micro                      all, about 45 s
+//! cargo bench --bench micro -- --quick           rougher, about 10 s
 //! cargo bench --bench micro -- '^tight/.*/64$'  one size (a regular expression, as always with criterion)
 //! ```
 //!

@@ -134,6 +134,9 @@ pub(crate) struct ThreadCache {
     pub(crate) seen_ms: AtomicU64,
 }
 
+#[cfg(not(millpond_loom))]
+const _: () = assert!(size_of::<Bin>() == crate::config::BIN_BYTES && core::mem::offset_of!(ThreadCache, bins) == 0);
+
 const FREE: u64 = 0;
 const LIVE: u64 = 1;
 const ADOPTED: u64 = 2;
@@ -201,6 +204,17 @@ impl ThreadCache {
     #[inline(always)]
     pub(crate) fn bin(&self, class: Class) -> &Bin {
         &self.bins[class]
+    }
+
+    /// The bin at a place.
+    ///
+    /// # Safety
+    /// `place` comes from [`place_of`](crate::size_class::place_of).
+    #[inline(always)]
+    #[cfg_attr(millpond_loom, allow(dead_code))]
+    pub(crate) unsafe fn bin_at(&self, place: usize) -> &Bin {
+        // SAFETY: the bins come first, `BIN_BYTES` each, and the place is that of one of them.
+        unsafe { &*(&raw const *self).byte_add(place).cast::<Bin>() }
     }
 
     pub(crate) fn index(&self) -> Index {

@@ -1,5 +1,6 @@
 //! What a piece of work costs, and how much memory the process holds.
 
+use super::usage::usage;
 use std::time::Instant;
 
 /// The cost of what ran between two readings.
@@ -12,11 +13,11 @@ pub struct Cost {
 
 /// Runs `work` and says what it cost the whole process.
 pub fn measure<R>(work: impl FnOnce() -> R) -> (R, Cost) {
-    let (before, cpu_before) = (usage(), cpu_ns());
+    let (before, cpu_before) = (usage(libc::RUSAGE_SELF), cpu_ns());
     let start = Instant::now();
     let result = work();
     let wall_ns = start.elapsed().as_nanos() as u64;
-    let (after, cpu_after) = (usage(), cpu_ns());
+    let (after, cpu_after) = (usage(libc::RUSAGE_SELF), cpu_ns());
     let switches = |usage: &libc::rusage| usage.ru_nvcsw + usage.ru_nivcsw;
     let cost = Cost {
         wall_ns,
@@ -45,13 +46,4 @@ fn cpu_ns() -> u64 {
     let status = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
     assert_eq!(status, 0, "no processor clock");
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-fn usage() -> libc::rusage {
-    let mut usage = std::mem::MaybeUninit::uninit();
-    // SAFETY: `usage` has room for the rusage that the call writes.
-    let status = unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
-    assert_eq!(status, 0, "no resource usage");
-    // SAFETY: the call succeeded, so it has filled the whole struct.
-    unsafe { usage.assume_init() }
 }

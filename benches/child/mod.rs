@@ -5,6 +5,7 @@
 
 mod measure;
 mod record;
+mod usage;
 mod workloads;
 
 use clap::Parser;

@@ -1,8 +1,8 @@
 //! Whole programs under Millpond and under its rivals: how fast, and in how much memory.
 //!
 //! ```text
-//! cargo bench --bench throughput                                  everything, about 7 minutes on 2 cores
-//! cargo bench --bench throughput -- --quick                       fewer and shorter rounds, about 1 minute
+//! cargo bench --bench throughput                                  everything, about 4 minutes on 2 quiet cores
+//! cargo bench --bench throughput -- --quick                       fewer and shorter rounds, about 40 s
 //! cargo bench --bench throughput -- --list                        the workloads
 //! cargo bench --bench throughput -- -w producer_consumer -t 1,8   some workloads (parts of names), some threads
 //! cargo bench --bench throughput -- -w larson --rounds 11         more rounds, less noise
@@ -25,9 +25,12 @@
 mod children;
 #[path = "../figures/mod.rs"]
 mod figures;
+mod machine;
 #[path = "../child/record.rs"]
 mod record;
 mod report;
+#[path = "../child/usage.rs"]
+mod usage;
 
 use children::Child;
 use clap::Parser;
@@ -101,12 +104,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         cells.extend(options.threads.iter().map(cell));
     }
 
+    let start = machine::Reading::now();
     run_all(&mut cells, &children, rounds, scale);
 
+    let processors = std::thread::available_parallelism()?.get();
     let report = Report {
         rounds,
         scale,
-        processors: std::thread::available_parallelism()?.get(),
+        processors,
+        share_of_others: start.share_of_others(processors),
         allocators: children.into_iter().map(|child| child.name).collect(),
         cells,
         pairs: pairs_of_this_run(),

@@ -15,7 +15,7 @@
 //! Invariants, at rest: `pages - |used| = free`, `|dirty & !used| = dirty_free`.
 
 use super::bits::{first_zero, last_one, ones, runs_of, words_of};
-use crate::config::{PAGE, PAGE_SHIFT};
+use crate::config::{PAGE, PAGE_SHIFT, ZERO_BY_PURGE};
 use crate::os::{self, Purged};
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
 use core::ptr;
@@ -258,6 +258,10 @@ impl Arena {
             if fill == Fill::Zero {
                 for (bit, len) in runs_of(touched) {
                     let at = (self.first_page + word * 64 + bit) << PAGE_SHIFT;
+                    // Much memory is zeroed by the system when and if it is used.
+                    if len * PAGE >= ZERO_BY_PURGE && os::purge(at, len * PAGE) == Purged::Zero {
+                        continue;
+                    }
                     // SAFETY: these pages are reserved, and claimed by the caller.
                     unsafe { ptr::write_bytes(ptr::with_exposed_provenance_mut::<u8>(at), 0, len * PAGE) };
                 }
@@ -281,10 +285,18 @@ impl Arena {
         }
     }
 
-    /// Takes a run back from its owner, dirty.
-    pub(crate) fn give(&self, page: usize, pages: usize) {
+    /// Takes a run back from its owner: dirty, or purged by the owner and off the books already.
+    pub(crate) fn give(&self, page: usize, pages: usize, zero: bool) {
         let start = page - self.first_page;
-        self.dirty_free.fetch_add(pages as u32, Ordering::Relaxed);
+        if zero {
+            for (word, mask) in words_of(start, pages) {
+                // Relaxed: the owner's bits; giving up the claim publishes them.
+                self.dirty()[word].fetch_and(!mask, Ordering::Relaxed);
+                self.touched()[word].fetch_and(!mask, Ordering::Relaxed);
+            }
+        } else {
+            self.dirty_free.fetch_add(pages as u32, Ordering::Relaxed);
+        }
         self.free.fetch_add(pages as u32, Ordering::Relaxed);
         self.unclaim(start, pages);
         self.hint.fetch_min(start, Ordering::Relaxed);

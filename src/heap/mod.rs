@@ -164,23 +164,21 @@ impl Heap {
         let now = self.clock.now();
         let bytes = INFO[class].magazine_bytes();
         let pool = &self.pools[class];
+        // Charged while the bin still shows its magazine: the charge may be counted anew.
+        let room = cache.loaded(class, &self.magazines).is_some() && !pool.in_burst() && cache.charge(bytes);
         let empty = match cache.unload(class, &self.magazines) {
             None if self.admit(cache, class) => None,
             None => return,
+            Some(full) if room && cache.put_spare(class, full, now) => None,
             Some(full) => {
-                let charged = !pool.in_burst() && cache.charge(bytes);
-                if charged && cache.put_spare(class, full, now) {
+                if room {
+                    cache.discharge(bytes);
+                }
+                if pool.drain(class, &self.magazines, full) {
                     None
                 } else {
-                    if charged {
-                        cache.discharge(bytes);
-                    }
-                    if pool.drain(class, &self.magazines, full) {
-                        None
-                    } else {
-                        pool.restore_all(class, &self.spans, full, now);
-                        Some(full)
-                    }
+                    pool.restore_all(class, &self.spans, full, now);
+                    Some(full)
                 }
             }
         };

@@ -19,7 +19,7 @@ impl Heap {
             dirty: self.spans.arenas.dirty(),
             metadata: self.metadata(),
             committed: self.committed(),
-            reserved: self.spans.arenas.reserved() + self.huge.load(Ordering::Relaxed),
+            reserved: self.spans.arenas.reserved() + self.huge.load(Ordering::Relaxed) + self.metadata(),
             ..Stats::default()
         };
         let mut out = [0usize; CLASSES];

@@ -216,3 +216,11 @@ pub(crate) fn prefetch_read(_at: usize) {}
 pub(crate) fn address_limit() -> Option<usize> {
     None
 }
+
+pub(crate) fn keep_headroom(_len: usize) -> bool {
+    true
+}
+
+pub(crate) fn is_alone() -> bool {
+    false
+}

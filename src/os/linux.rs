@@ -90,7 +90,41 @@ pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
 
 /// See [`os`](super).
 pub(crate) fn metadata(len: usize) -> Option<usize> {
-    map(len.next_multiple_of(page_size()))
+    let len = len.next_multiple_of(page_size());
+    map(len).or_else(|| {
+        drop_headroom();
+        map(len)
+    })
+}
+
+static HEADROOM: AtomicUsize = AtomicUsize::new(0);
+static HEADROOM_LEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Where address space is limited, sets some aside that only [`metadata`] gets: otherwise arenas would take the last of
+/// it, and their own free pages could not be used for want of tables. `false`: there is none left to set aside.
+pub(crate) fn keep_headroom(len: usize) -> bool {
+    // Relaxed, as all of these: an address is taken by the exchange, and says nothing about what lies there.
+    if HEADROOM.load(Ordering::Relaxed) != 0 {
+        return true;
+    }
+    // The length never changes, so that whoever takes the address knows it.
+    let len = len.next_multiple_of(page_size());
+    let len = match HEADROOM_LEN.compare_exchange(0, len, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => len,
+        Err(known) => known,
+    };
+    let Some(at) = map(len) else { return false };
+    if HEADROOM.compare_exchange(0, at, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+        unmap(at, len);
+    }
+    true
+}
+
+fn drop_headroom() {
+    match HEADROOM.swap(0, Ordering::Relaxed) {
+        0 => {}
+        at => unmap(at, HEADROOM_LEN.load(Ordering::Relaxed)),
+    }
 }
 
 /// Gives back what [`metadata`] returned: for the loser of a race to publish it.
@@ -162,6 +196,19 @@ pub(crate) fn thread_is_gone(id: u32) -> bool {
     };
     set_errno(errno);
     gone
+}
+
+/// Whether the calling thread is sure to be the only one of its process, as `/proc` counts them.
+pub(crate) fn is_alone() -> bool {
+    let errno = errno();
+    // SAFETY: zeros are a valid `stat`, which the call fills in.
+    let alone = unsafe {
+        let mut status: libc::stat = core::mem::zeroed();
+        // A directory has two links and one for each directory in it; here, one for each thread.
+        libc::stat(c"/proc/self/task".as_ptr(), &mut status) == 0 && status.st_nlink == 3
+    };
+    set_errno(errno);
+    alone
 }
 
 fn errno() -> i32 {
