@@ -83,6 +83,10 @@ impl Scenario {
             Ok(name) => {
                 assert_eq!(name, self.test, "another scenario's child");
                 leave_on_panic();
+                // The harness has still to note the thread that it started, in memory of its own.
+                while !super::kernel::main_thread_sleeps() {
+                    std::thread::yield_now();
+                }
                 body();
                 say(format_args!("{DONE}\n"));
                 None
