@@ -6,7 +6,7 @@ use common::block::{Block, all_zero, take};
 use common::chain::Chain;
 use common::child::Scenario;
 use common::thread::{Bare, Gate};
-use common::{GLOBAL, KIB, LARGEST_CLASS, MIB, law};
+use common::{GLOBAL, KIB, LARGEST_CLASS, MIB, ensure, law};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ffi::c_void;
 use core::ptr::null_mut;
@@ -22,16 +22,18 @@ fn exhaust(size: usize) {
     let mut chain = Chain::new(size);
     chain.push_up_to(usize::MAX);
     let (bytes, len) = (chain.bytes(), chain.len);
-    assert!(bytes >= AT_LEAST, "only {} MiB of {size}", bytes / MIB);
+    ensure!(bytes >= AT_LEAST, "only {} MiB of {size}: {:?}", bytes / MIB, millpond::stats());
     // `null` was no accident, and asking again does no harm.
-    assert!(!chain.push() || chain.push_up_to(usize::MAX).len < len + len / 50 + 4);
+    chain.push_up_to(usize::MAX);
+    ensure!(chain.len <= len + len / 50 + 4, "{len} of {size}, then {}", chain.len);
     let freed = chain.free_every_second();
     let held = chain.len;
     chain.push_up_to(held + freed);
-    assert!(
+    ensure!(
         chain.len >= held + freed - freed / 50,
-        "{} of {freed} freed chunks of {size} came again",
-        chain.len - held
+        "{} of {freed} freed chunks of {size} came again: {:?}",
+        chain.len - held,
+        millpond::stats()
     );
     chain.free_all();
     law::holds();
@@ -61,10 +63,11 @@ fn large_blocks() {
     Scenario::new("large_blocks").address_space(SPACE).passes(|| {
         let mut chain = Chain::new(12 * MIB);
         chain.push_up_to(usize::MAX);
-        assert!(chain.bytes() >= SPACE / 4, "{} blocks", chain.len);
+        ensure!(chain.bytes() >= SPACE / 4, "{} blocks", chain.len);
         let freed = chain.free_every_second();
         let held = chain.len;
-        assert_eq!(chain.push_up_to(held + freed).len, held + freed);
+        chain.push_up_to(held + freed);
+        ensure!(chain.len == held + freed, "{} of {freed} came again", chain.len - held);
         chain.free_all();
         law::holds();
     });
@@ -75,15 +78,17 @@ fn huge_mappings() {
     Scenario::new("huge_mappings").address_space(SPACE).passes(|| {
         let mut chain = Chain::new(40 * MIB);
         chain.push_up_to(usize::MAX);
-        assert!(chain.len >= 3, "{} blocks", chain.len);
+        ensure!(chain.len >= 3, "{} blocks", chain.len);
         let freed = chain.free_every_second();
         let held = chain.len;
-        assert_eq!(chain.push_up_to(held + freed).len, held + freed);
+        chain.push_up_to(held + freed);
+        ensure!(chain.len == held + freed, "{} of {freed} came again", chain.len - held);
         // Small ones still come, or say null; then they surely do.
         let mut small = Chain::new(48);
         small.push_up_to(100_000);
         chain.free_all();
-        assert_eq!(small.push_up_to(200_000).len, 200_000);
+        small.push_up_to(200_000);
+        ensure!(small.len == 200_000, "{} small ones", small.len);
         small.free_all();
         law::holds();
     });
@@ -177,7 +182,8 @@ extern "C" fn born_under_pressure(_: *mut c_void) -> *mut c_void {
 
 extern "C" fn born_after(_: *mut c_void) -> *mut c_void {
     let mut chain = Chain::new(100);
-    assert_eq!(chain.push_up_to(10_000).len, 10_000);
+    chain.push_up_to(10_000);
+    ensure!(chain.len == 10_000, "{} came", chain.len);
     chain.free_all();
     null_mut()
 }

@@ -180,7 +180,7 @@ fn torture() {
     Scenario::new("torture").watchdog(300).passes(|| {
         let threads = start(churn_body);
         for number in 0..200 {
-            join(fork(60, || child(number)));
+            join(fork(30, || child(number)));
         }
         stop(threads);
         (0..THREADS).for_each(clear);
@@ -195,7 +195,7 @@ fn overlapping_children() {
     Scenario::new("overlapping_children").watchdog(300).passes(|| {
         let threads = start(churn_body);
         for batch in 0..8 {
-            let children: Vec<_> = (0..4).map(|at| fork(60, || child(batch * 4 + at))).collect();
+            let children: Vec<_> = (0..4).map(|at| fork(30, || child(batch * 4 + at))).collect();
             children.into_iter().for_each(join);
         }
         stop(threads);
@@ -207,7 +207,7 @@ fn overlapping_children() {
 /// At each level: threads fill their caches, the process forks, the child frees what it inherited and measures.
 fn level(depth: usize, first: Option<(usize, usize)>) {
     let threads = start(small_churn_body);
-    let child = fork(120, || {
+    let child = fork(90, || {
         (0..THREADS).for_each(clear);
         millpond::trim();
         let (committed, resident) = (law::holds().committed, kernel::resident());
@@ -240,7 +240,7 @@ fn nested_twenty_deep() {
 
 extern "C" fn fork_first(number: *mut c_void) -> *mut c_void {
     // This thread has not allocated, and does not before its fork; its child allocates as its first act.
-    let child = fork(60, || {
+    let child = fork(30, || {
         let block = Block::new(64, 8, 1).expect("memory");
         inherited_is_whole();
         let blocks = allocate(MIB, &mut Random::new(number as u64));
@@ -301,7 +301,7 @@ fn while_threads_are_born_and_die() {
             while BORN.load(Ordering::Relaxed) < seen + 2 {
                 std::thread::yield_now();
             }
-            join(fork(60, || child(number)));
+            join(fork(30, || child(number)));
         }
         stop(threads);
         assert_eq!(law::holds().stranded, 0);

@@ -82,6 +82,11 @@ impl Scenario {
         match std::env::var(SCENARIO) {
             Ok(name) => {
                 assert_eq!(name, self.test, "another scenario's child");
+                leave_on_panic();
+                // The harness has still to note the thread that it started, in memory of its own.
+                while !super::kernel::main_thread_sleeps() {
+                    std::thread::yield_now();
+                }
                 body();
                 say(format_args!("{DONE}\n"));
                 None
@@ -144,6 +149,16 @@ impl Ended {
             None => format!("ended with {:?}", self.status.code()),
         }
     }
+}
+
+/// A panic in any thread ends the scenario: others may be waiting for the one that panicked.
+fn leave_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        // SAFETY: leaves.
+        unsafe { libc::_exit(101) };
+    }));
 }
 
 fn memory_file() -> File {

@@ -43,6 +43,14 @@ fn status(name: &str) -> usize {
     kib * 1024
 }
 
+/// Whether the process's first thread waits for something.
+pub fn main_thread_sleeps() -> bool {
+    let mut buffer = [0; 1024];
+    let text = read(c"/proc/self/stat", &mut buffer);
+    let (_, rest) = text.rsplit_once(") ").expect("a state after the name");
+    rest.starts_with('S')
+}
+
 /// Resident bytes.
 pub fn resident() -> usize {
     statm(1)

@@ -27,3 +27,15 @@ pub const LARGEST_CLASS: usize = 256 * KIB;
 pub const fn scaled(release: usize, debug: usize) -> usize {
     if cfg!(debug_assertions) { debug } else { release }
 }
+
+/// `assert!` for where there may be no memory to panic with: it neither allocates nor unwinds.
+#[allow(unused_macros, reason = "each test binary uses its own part")]
+macro_rules! ensure {
+    ($holds:expr, $($text:tt)*) => {
+        if !$holds {
+            $crate::common::child::fail(format_args!($($text)*));
+        }
+    };
+}
+#[allow(unused_imports, reason = "each test binary uses its own part")]
+pub(crate) use ensure;
