@@ -5,9 +5,9 @@
 
 use super::Purged;
 use crate::report::Thp;
-use core::cell::{Cell, RefCell};
 use core::fmt::Arguments;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::cell::{Cell, RefCell};
 use std::vec::Vec;
 
 std::thread_local! {

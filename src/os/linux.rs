@@ -1,10 +1,10 @@
-//! The contract of [`os`](super) on Linux. Sole home, with `slot`, of `libc` and of the processor.
+//! The contract of [`os`](super) on Linux. Sole home, with [`slot`](crate::slot), of `libc` and of the processor.
 
 use super::Purged;
 use crate::report::Thp;
+use crate::sync::{AtomicUsize, Ordering};
 use core::ffi::{CStr, c_void};
 use core::fmt::Write;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 const PROT: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;

@@ -1,7 +1,7 @@
 //! The system: address space, memory, time, threads, the last word on stderr.
 //!
 //! One contract, two implementations: `linux`, and `fake` for unit tests and models, which can be told to fail.
-//! Nothing above this module knows the system or the processor. Lengths and addresses are bytes.
+//! Nothing above this module knows the system or the processor, but `slot`, the thread-local word. Lengths and addresses are bytes.
 //!
 //! | verb | before | after |
 //! |---|---|---|
@@ -19,8 +19,6 @@
 pub(crate) mod fake;
 #[cfg(not(any(test, millpond_loom)))]
 mod linux;
-#[cfg(not(any(test, millpond_loom)))]
-pub(crate) mod slot;
 
 #[cfg(any(test, millpond_loom))]
 pub(crate) use fake::*;

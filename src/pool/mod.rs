@@ -257,24 +257,32 @@ impl Pool {
         while self.listed.pop(nodes).is_some() {}
     }
 
-    /// Calls `magazine` for each full magazine and then `span` for each node in the stack of listed spans, while no other thread
-    /// uses the pool. `None` if a stack is not well-formed or the depth is wrong.
+    /// Calls `visit` for each full magazine and each node in the stack of listed spans, while no other thread uses the
+    /// pool. `None` if a stack is not well-formed or the depth is wrong.
     pub(crate) fn check(
         &self,
         class: Class,
         spans: &Spans,
         magazines: &Slab<Magazine>,
-        mut magazine: impl FnMut(&Magazine),
-        mut span: impl FnMut(&Span),
+        mut visit: impl FnMut(Part<'_>),
     ) -> Option<()> {
         let mut depth = 0;
         let nodes = spans.nodes(class);
         let sound = self.full.walk(magazines, magazines.made() as usize, |index| {
             depth += 1;
-            magazine(magazines.get(index));
-        }) && self.listed.walk(nodes, nodes.made() as usize, |index| span(nodes.get(index)));
+            visit(Part::Full(magazines.get(index)));
+        }) && self.listed.walk(nodes, nodes.made() as usize, |index| visit(Part::Listed(nodes.get(index))));
         (sound && depth == self.depth()).then_some(())
     }
+}
+
+/// What a pool is made of.
+#[derive(Debug)]
+pub(crate) enum Part<'a> {
+    /// A full magazine.
+    Full(&'a Magazine),
+    /// A listed span, or a tombstone.
+    Listed(&'a Span),
 }
 
 /// Sets the bits of chunks in one word; ends the process if one of them is free already.
