@@ -240,6 +240,12 @@ impl ThreadCache {
         self.state.compare_exchange(owner.0, owner.0 & !STATE | ADOPTED, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
+    /// Whether somebody is settling the cache; if they have vanished, it is for a repair to go on.
+    pub(crate) fn is_adopted(&self) -> bool {
+        // ORDERING: Acquire pairs with `adopt`.
+        self.state.load(Ordering::Acquire) & STATE == ADOPTED
+    }
+
     /// The magazine loaded for a class.
     pub(crate) fn loaded<'a>(&self, class: Class, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
         // ORDERING: Acquire pairs with `load`, for those who look at another thread's cache.

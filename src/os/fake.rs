@@ -149,6 +149,7 @@ pub(crate) fn resize(_at: usize, _old: usize, _new: usize) -> bool {
 
 pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
     if refused() {
+        release(to, new);
         return false;
     }
     if !cfg!(millpond_loom) {
