@@ -7,7 +7,7 @@
 
 use super::Purged;
 use crate::report::Thp;
-use core::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell};
 use core::fmt::Arguments;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -119,27 +119,27 @@ impl System {
 
     /// OS pages of another size.
     pub(crate) fn set_page_size(&self, size: usize) {
-        self.page_size.store(size, Ordering::SeqCst);
+        self.page_size.store(size, Ordering::Relaxed);
     }
 
     /// Whether a purge keeps nothing, and leaves what was there to chance, rather than zeros.
     pub(crate) fn set_purges_to_junk(&self, junk: bool) {
-        self.purges_to_junk.store(junk, Ordering::SeqCst);
+        self.purges_to_junk.store(junk, Ordering::Relaxed);
     }
 
     /// Whether reservations made from now on can grow in place, to twice their length.
     pub(crate) fn set_grows(&self, grows: bool) {
-        self.grows.store(grows, Ordering::SeqCst);
+        self.grows.store(grows, Ordering::Relaxed);
     }
 
     /// What [`is_alone`] says.
     pub(crate) fn set_alone(&self, alone: bool) {
-        self.alone.store(alone, Ordering::SeqCst);
+        self.alone.store(alone, Ordering::Relaxed);
     }
 
     /// What [`is_first_thread`] says.
     pub(crate) fn set_first_thread(&self, first: bool) {
-        self.first_thread.store(first, Ordering::SeqCst);
+        self.first_thread.store(first, Ordering::Relaxed);
     }
 
     /// Has a thread be gone.
@@ -149,14 +149,14 @@ impl System {
 
     /// Moves the clock on.
     pub(crate) fn advance_ms(&self, ms: u64) {
-        self.clock.fetch_add(ms, Ordering::SeqCst);
+        self.clock.fetch_add(ms, Ordering::Relaxed);
     }
 
     /// While the value lives, calls number `from` up to but not including `until`, counted from zero, fail.
     pub(crate) fn failing(self: &Arc<Self>, from: u64, until: u64) -> Failing {
-        self.calls.store(0, Ordering::SeqCst);
-        self.fail_from.store(from, Ordering::SeqCst);
-        self.fail_until.store(until, Ordering::SeqCst);
+        self.calls.store(0, Ordering::Relaxed);
+        self.fail_from.store(from, Ordering::Relaxed);
+        self.fail_until.store(until, Ordering::Relaxed);
         Failing(self.clone())
     }
 
@@ -167,7 +167,7 @@ impl System {
 
     /// Bytes of those OS pages of all reservations that do not read as zero: the system holds memory for them.
     pub(crate) fn resident_bytes(&self) -> usize {
-        let size = self.page_size.load(Ordering::SeqCst);
+        let size = self.page_size.load(Ordering::Relaxed);
         let zeros = std::vec![0u8; size];
         let blocks = self.reserved();
         let pages = blocks.iter().flat_map(|block| block.used().step_by(size));
@@ -180,8 +180,8 @@ impl System {
     }
 
     fn refused(&self) -> bool {
-        let call = self.calls.fetch_add(1, Ordering::SeqCst);
-        (self.fail_from.load(Ordering::SeqCst)..self.fail_until.load(Ordering::SeqCst)).contains(&call)
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        (self.fail_from.load(Ordering::Relaxed)..self.fail_until.load(Ordering::Relaxed)).contains(&call)
     }
 
     fn assert_reserved(&self, at: usize, len: usize, unit: usize) {
@@ -196,28 +196,28 @@ pub(crate) struct Failing(Arc<System>);
 impl Failing {
     /// Calls so far that could have failed.
     pub(crate) fn seen(&self) -> u64 {
-        self.0.calls.load(Ordering::SeqCst)
+        self.0.calls.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Failing {
     fn drop(&mut self) {
-        self.0.fail_from.store(u64::MAX, Ordering::SeqCst);
-        self.0.fail_until.store(0, Ordering::SeqCst);
+        self.0.fail_from.store(u64::MAX, Ordering::Relaxed);
+        self.0.fail_until.store(0, Ordering::Relaxed);
     }
 }
 
 pub(crate) fn page_size() -> usize {
-    system().page_size.load(Ordering::SeqCst)
+    system().page_size.load(Ordering::Relaxed)
 }
 
 pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
-    assert!(len > 0 && len % crate::config::PAGE == 0 && align % crate::config::PAGE == 0 && align.is_power_of_two());
+    assert!(len > 0 && len % page_size() == 0 && align % page_size() == 0 && align.is_power_of_two());
     let system = system();
     if system.refused() {
         return None;
     }
-    let room = if system.grows.load(Ordering::SeqCst) { len.checked_mul(2)? } else { len };
+    let room = if system.grows.load(Ordering::Relaxed) { len.checked_mul(2)? } else { len };
     let block = Block::new(len, room, align)?;
     let at = block.at;
     system.reserved().push(block);
@@ -226,7 +226,7 @@ pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
 
 pub(crate) fn commit(at: usize, len: usize) -> bool {
     let system = system();
-    system.assert_reserved(at, len, crate::config::PAGE);
+    system.assert_reserved(at, len, page_size());
     if system.refused() {
         return false;
     }
@@ -243,7 +243,7 @@ pub(crate) fn purge(at: usize, len: usize) -> Purged {
         return Purged::Failed;
     }
     let (byte, outcome) =
-        if system.purges_to_junk.load(Ordering::SeqCst) { (JUNK, Purged::Clean) } else { (0, Purged::Zero) };
+        if system.purges_to_junk.load(Ordering::Relaxed) { (JUNK, Purged::Clean) } else { (0, Purged::Zero) };
     // SAFETY: the caller owns the range.
     unsafe { core::ptr::write_bytes(bytes(at), byte, len) };
     outcome
@@ -278,6 +278,7 @@ pub(crate) fn resize(at: usize, old: usize, new: usize) -> bool {
 pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
     let system = system();
     if system.refused() {
+        release(to, new);
         return false;
     }
     assert!(system.reserved().iter().any(|block| (block.at, block.len) == (to, new)), "remapped to what is not reserved");
@@ -314,7 +315,7 @@ pub(crate) fn wiped_metadata(len: usize, _wipe: extern "C" fn()) -> Option<usize
 pub(crate) fn advise_thp(_at: usize, _len: usize, _thp: Thp) {}
 
 pub(crate) fn coarse_ms() -> u64 {
-    system().clock.load(Ordering::SeqCst)
+    system().clock.load(Ordering::Relaxed)
 }
 
 /// Has the calling thread be known by another number.
@@ -325,13 +326,13 @@ pub(crate) fn set_thread_id(id: u32) {
 pub(crate) fn thread_id() -> u32 {
     static THREADS: AtomicU32 = AtomicU32::new(1000);
     if THREAD.get() == 0 {
-        THREAD.set(THREADS.fetch_add(1, Ordering::SeqCst));
+        THREAD.set(THREADS.fetch_add(1, Ordering::Relaxed));
     }
     THREAD.get()
 }
 
 pub(crate) fn is_first_thread() -> bool {
-    system().first_thread.load(Ordering::SeqCst)
+    system().first_thread.load(Ordering::Relaxed)
 }
 
 pub(crate) fn thread_is_gone(id: u32) -> bool {
@@ -363,5 +364,5 @@ pub(crate) fn keep_headroom(_len: usize) -> bool {
 }
 
 pub(crate) fn is_alone() -> bool {
-    system().alone.load(Ordering::SeqCst)
+    system().alone.load(Ordering::Relaxed)
 }
