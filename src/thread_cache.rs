@@ -523,3 +523,6 @@ impl ThreadCache {
         })
     }
 }
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests;
