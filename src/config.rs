@@ -34,7 +34,7 @@ mod values {
     /// Empty magazines that a thread keeps.
     pub(crate) const EMPTIES: u32 = 8;
     /// What the full magazines of one pool may hold before more are restored to their spans.
-    pub(crate) const POOL_BYTES: usize = 1 << 20;
+    pub(crate) const POOL_BYTES: usize = 4 << 20;
     /// Listed spans that one refill may visit.
     pub(crate) const CARVE_SPANS: u32 = 8;
 
@@ -45,7 +45,7 @@ mod values {
     /// Alignment of an arena's start: a transparent huge page.
     pub(crate) const ARENA_ALIGN: usize = 2 << 20;
     /// From this length on, dirty pages that must be zero are purged rather than written.
-    pub(crate) const ZERO_BY_PURGE: usize = 1 << 20;
+    pub(crate) const ZERO_BY_PURGE: usize = 4 << 20;
     /// How many arenas there can be.
     pub(crate) const ARENAS: usize = 512;
     /// From this size an allocation has a mapping of its own.

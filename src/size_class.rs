@@ -156,12 +156,6 @@ pub(crate) const fn at_place(place: usize) -> Class {
     place / BIN_BYTES
 }
 
-/// The class that serves `size` bytes aligned to `align`, as [`place_of`].
-#[inline(always)]
-pub(crate) fn of(size: usize, align: usize) -> Option<Class> {
-    place_of(size, align).map(at_place)
-}
-
 const _: () = {
     let mut class = 0;
     while class < CLASSES {
@@ -180,6 +174,10 @@ const _: () = {
 #[cfg(not(millpond_loom))]
 mod tests {
     use super::*;
+
+    fn of(size: usize, align: usize) -> Option<Class> {
+        place_of(size, align).map(at_place)
+    }
 
     #[test]
     fn every_size_and_alignment_gets_an_aligned_class_that_is_the_smallest() {

@@ -155,6 +155,11 @@ impl<T: Node> Slab<T> {
         self.made() as usize * T::stride(self.words)
     }
 
+    /// Calls `visit` with each free node, while no other thread uses the slab.
+    pub(crate) fn walk_free(&self, visit: impl FnMut(Index)) {
+        self.free.walk(self, self.made() as usize, visit);
+    }
+
     /// How many nodes are free, while no other thread uses the slab; `None` if the list of them is not well-formed.
     pub(crate) fn free_nodes(&self) -> Option<usize> {
         let mut count = 0;

@@ -456,6 +456,18 @@ impl ThreadCache {
         }
     }
 
+    /// Calls `visit` for each empty magazine, while no other thread uses the cache.
+    pub(crate) fn walk_empties(&self, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
+        let mut at = self.empties.load(Ordering::Relaxed);
+        let mut count = 0;
+        while at != NONE && count <= EMPTIES {
+            let magazine = magazines.get(at);
+            at = magazine.link().load(Ordering::Relaxed);
+            visit(magazine);
+            count += 1;
+        }
+    }
+
     /// How many empty magazines the thread keeps.
     pub(crate) fn empties(&self) -> usize {
         self.empty_count.load(Ordering::Relaxed) as usize

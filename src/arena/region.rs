@@ -358,6 +358,30 @@ impl Arena {
         gone.count_ones() as usize * PAGE
     }
 
+    /// Makes the claims what `placed` says of each page, clears what `clear` clears for those that are given up, and
+    /// counts anew, while no other thread uses the arena. Returns the bytes of dirty pages.
+    pub(crate) fn rebuild(&self, placed: impl Fn(usize) -> bool, clear: impl Fn(usize)) -> usize {
+        let (mut free, mut dirty, mut dirty_free) = (0, 0, 0);
+        for word in 0..self.words {
+            let valid = ones((self.pages - word * 64).min(64));
+            let mut used = 0u64;
+            for bit in (0..64).filter(|bit| valid >> bit & 1 == 1) {
+                used |= (placed(word * 64 + bit) as u64) << bit;
+            }
+            let lost = self.used()[word].load(Ordering::Relaxed) & !used;
+            (0..64).filter(|bit| lost >> bit & 1 == 1).for_each(|bit| clear(word * 64 + bit));
+            self.used()[word].store(used, Ordering::Relaxed);
+            let is_dirty = self.dirty()[word].load(Ordering::Relaxed);
+            free += (!used & valid).count_ones();
+            dirty += is_dirty.count_ones();
+            dirty_free += (is_dirty & !used).count_ones();
+        }
+        self.free.store(free, Ordering::Relaxed);
+        self.dirty_free.store(dirty_free, Ordering::Relaxed);
+        self.hint.store(0, Ordering::Relaxed);
+        dirty as usize * PAGE
+    }
+
     /// Pages in use, while no other thread uses the arena; `None` if the invariants do not hold.
     pub(crate) fn check(&self) -> Option<usize> {
         let count = |word: &dyn Fn(usize) -> u64| (0..self.words).map(|at| word(at).count_ones() as usize).sum();

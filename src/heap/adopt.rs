@@ -106,12 +106,18 @@ impl Heap {
     #[cold]
     fn adopt_unheard(&self) {
         self.heard(0).store(1, Ordering::Relaxed);
+        let mut adopted = false;
         for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
             // A cache's word is set before the cache is live, so a thread that was born meanwhile is not mistaken.
             let Some(owner) = cache.owner() else { continue };
             if self.heard(cache.index()).load(Ordering::Relaxed) == 0 && cache.adopt(owner) {
                 self.settle(cache);
+                adopted = true;
             }
+        }
+        // Only another thread can have had something in hand. Nobody can start one while this one is here.
+        if adopted && os::is_alone() {
+            self.repair();
         }
     }
 

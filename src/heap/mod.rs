@@ -10,6 +10,7 @@
 mod adopt;
 mod check;
 mod large;
+mod repair;
 mod stats;
 mod trim;
 mod upkeep;

@@ -242,6 +242,21 @@ impl Pool {
         self.full.walk(magazines, self.depth() as usize, |index| visit(magazines.get(index)));
     }
 
+    /// Counts the depth anew and calls `visit` for each full magazine, while no other thread uses the pool.
+    pub(crate) fn recount(&self, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
+        let mut depth = 0;
+        self.full.walk(magazines, magazines.made() as usize, |index| {
+            depth += 1;
+            visit(magazines.get(index));
+        });
+        self.depth.store(depth, Ordering::Relaxed);
+    }
+
+    /// Empties the stack of listed spans, while no other thread uses the pool.
+    pub(crate) fn unlist_all(&self, nodes: &Slab<Span>) {
+        while self.listed.pop(nodes).is_some() {}
+    }
+
     /// Calls `magazine` for each full magazine and then `span` for each node in the stack of listed spans, while no other thread
     /// uses the pool. `None` if a stack is not well-formed or the depth is wrong.
     pub(crate) fn check(

@@ -87,8 +87,13 @@ impl Spans {
             return None;
         };
         span.open(run.page, class, taken, now);
-        self.page_map.publish(run.page, pages, (&raw const span.head).cast_mut());
+        self.publish(span, class);
         Some(span)
+    }
+
+    /// Has the page map name a span for all of its pages.
+    pub(crate) fn publish(&self, span: &Span, class: Class) {
+        self.page_map.publish(span.head.page(), INFO[class].pages, (&raw const span.head).cast_mut());
     }
 
     /// Gives the run of a span back that the caller has found wholly free, and the node unless it is a tombstone.
