@@ -6,12 +6,13 @@
 
 use crate::arena::Fill;
 use crate::heap::Heap;
-use crate::os::{self, slot};
+use crate::os;
 use crate::report::{CheckError, Stats, Thp, Trimmed};
 use crate::size_class::{self, Class, INFO};
+use crate::slot::{self, DEAD, UNBORN};
 use crate::span::LARGE;
 use crate::sync::{AtomicU32, Ordering};
-use crate::thread_cache::{DEAD, ThreadCache, UNBORN};
+use crate::thread_cache::ThreadCache;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};

@@ -170,8 +170,7 @@ const _: () = {
     assert!(size_of_class(CLASSES - 1) == CLASS_MAX);
 };
 
-#[cfg(test)]
-#[cfg(not(millpond_loom))]
+#[cfg(all(test, not(millpond_loom)))]
 mod tests {
     use super::*;
 

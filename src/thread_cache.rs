@@ -8,7 +8,7 @@
 //!
 //! | state | owner |
 //! |---|---|
-//! | [`UNBORN`], [`DEAD`] | nobody: bins of nulls, which miss both ways; a thread that has no cache yet, or no more, points to one of them |
+//! | unborn, dead | nobody: statics with bins of nulls, which miss both ways; a thread that has no cache yet, or no more, points to one of them |
 //! | `FREE` | the slab of caches, or whoever is taking it from there |
 //! | `LIVE` | one thread; when that has vanished (`fork`, or an end without destructors), whoever adopts it |
 //! | `ADOPTED` | the adopter, until it is free |
@@ -134,9 +134,6 @@ pub(crate) struct ThreadCache {
     pub(crate) seen_ms: AtomicU64,
 }
 
-#[cfg(not(millpond_loom))]
-const _: () = assert!(size_of::<Bin>() == crate::config::BIN_BYTES && core::mem::offset_of!(ThreadCache, bins) == 0);
-
 const FREE: u64 = 0;
 const LIVE: u64 = 1;
 const ADOPTED: u64 = 2;
@@ -153,13 +150,6 @@ impl Owner {
         (self.0 >> 32) as u32
     }
 }
-
-/// What threads without a cache point to, before their first call.
-#[cfg(not(millpond_loom))]
-pub(crate) static UNBORN: ThreadCache = ThreadCache::new();
-/// What threads without a cache point to, after their last destructor but one.
-#[cfg(not(millpond_loom))]
-pub(crate) static DEAD: ThreadCache = ThreadCache::new();
 
 // SAFETY: zeros are a free cache with empty bins; the link is one word.
 unsafe impl Node for ThreadCache {
@@ -206,12 +196,14 @@ impl ThreadCache {
         &self.bins[class]
     }
 
+    /// Where the bins lie, and how large one is: what the fast path takes for granted.
+    pub(crate) const LAYOUT: (usize, usize) = (core::mem::offset_of!(Self, bins), size_of::<Bin>());
+
     /// The bin at a place.
     ///
     /// # Safety
     /// `place` comes from [`place_of`](crate::size_class::place_of).
     #[inline(always)]
-    #[cfg_attr(millpond_loom, allow(dead_code))]
     pub(crate) unsafe fn bin_at(&self, place: usize) -> &Bin {
         // SAFETY: the bins come first, `BIN_BYTES` each, and the place is that of one of them.
         unsafe { &*(&raw const *self).byte_add(place).cast::<Bin>() }
@@ -246,6 +238,12 @@ impl ThreadCache {
     pub(crate) fn adopt(&self, owner: Owner) -> bool {
         // ORDERING: Acquire pairs with `join`; the thread's own stores happened before it vanished.
         self.state.compare_exchange(owner.0, owner.0 & !STATE | ADOPTED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether somebody is settling the cache; if they have vanished, it is for a repair to go on.
+    pub(crate) fn is_adopted(&self) -> bool {
+        // ORDERING: Acquire pairs with `adopt`.
+        self.state.load(Ordering::Acquire) & STATE == ADOPTED
     }
 
     /// The magazine loaded for a class.
@@ -380,6 +378,7 @@ impl ThreadCache {
             return;
         }
         let taken = if planted(Fault::StealCopies) {
+            // ORDERING: as below.
             spares.load(Ordering::Acquire)
         } else {
             // ORDERING: Acquire pairs with the Release of `put_spare`.

@@ -49,6 +49,8 @@ pub(crate) struct Arena {
     dirty_free: AtomicU32,
     /// No page below is likely to be free.
     hint: AtomicUsize,
+    /// No word below is likely to have a page that is free and dirty.
+    dirty_hint: AtomicUsize,
 }
 
 /// What all arenas count together.
@@ -96,6 +98,7 @@ impl Arena {
             free: AtomicU32::new(pages as u32),
             dirty_free: AtomicU32::new(0),
             hint: AtomicUsize::new(0),
+            dirty_hint: AtomicUsize::new(0),
         };
         // SAFETY: as above.
         unsafe { at.cast::<Self>().write(arena) };
@@ -155,14 +158,20 @@ impl Arena {
             return Took::Nothing;
         }
         if pages == 1 && align == 1 && self.dirty_free.load(Ordering::Relaxed) > 0 {
-            for (word, used) in self.used().iter().enumerate() {
+            let hint = self.dirty_hint.load(Ordering::Relaxed);
+            for (word, used) in self.used().iter().enumerate().skip(hint) {
                 let candidates = self.dirty()[word].load(Ordering::Relaxed) & !used.load(Ordering::Relaxed);
                 for (bit, _) in runs_of(candidates) {
                     if self.claim(word * 64 + bit, 1, books).is_ok() {
+                        if word > hint {
+                            // Relaxed, and may be lost: a hint.
+                            let _ = self.dirty_hint.compare_exchange(hint, word, Ordering::Relaxed, Ordering::Relaxed);
+                        }
                         return self.commit(word * 64 + bit, 1, fill, books);
                     }
                 }
             }
+            // Dirty pages below the hint, if any, wait for a purge, or for a return that lowers it.
         }
         let hint = self.hint.load(Ordering::Relaxed);
         let found = match self.search(hint, pages, align, books) {
@@ -300,6 +309,7 @@ impl Arena {
         self.free.fetch_add(pages as u32, Ordering::Relaxed);
         self.unclaim(start, pages);
         self.hint.fetch_min(start, Ordering::Relaxed);
+        self.dirty_hint.fetch_min(start / 64, Ordering::Relaxed);
     }
 
     /// Purges free dirty pages: all, or only those that were so at the last purge already. Returns the bytes that the
@@ -379,6 +389,7 @@ impl Arena {
         self.free.store(free, Ordering::Relaxed);
         self.dirty_free.store(dirty_free, Ordering::Relaxed);
         self.hint.store(0, Ordering::Relaxed);
+        self.dirty_hint.store(0, Ordering::Relaxed);
         dirty as usize * PAGE
     }
 

@@ -136,7 +136,7 @@ impl Heap {
     }
 
     /// Gives back all that an adopted cache holds, and the cache itself.
-    fn settle(&self, cache: &ThreadCache) {
+    pub(super) fn settle(&self, cache: &ThreadCache) {
         for class in 0..CLASSES {
             if let Some(magazine) = cache.unload(class, &self.magazines) {
                 self.dissolve(class, magazine);

@@ -154,7 +154,6 @@ impl Heap {
             self.spans.page_map.publish(page, 1, null_mut());
             if !os::remap(from, old, to, new) {
                 self.spans.page_map.publish(page, 1, entry(node));
-                os::release(to, new);
                 return None;
             }
             node.head.describe(to >> PAGE_SHIFT, HUGE);

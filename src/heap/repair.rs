@@ -4,6 +4,7 @@
 //! moving from one place to another is in neither: a magazine, a span, a run of pages, a node. While the forking thread
 //! is alone in its process, which it asks the system, it can tell what is reachable and put the rest back:
 //!
+//! * a cache whose adopter vanished is settled;
 //! * a magazine in no stack, cache or free list: the chunks it lists that are not free already are restored;
 //! * a span: its count is the number of its set bits, and it is listed, full or retired accordingly;
 //! * a page that is claimed by no span and no large allocation is free;
@@ -71,10 +72,24 @@ impl Heap {
     /// Puts back what is in no place. Only while the calling thread is the only one of the process. Without memory for
     /// the marks, what is out of place stays so.
     pub(super) fn repair(&self) {
+        let _ = self.repair_caches();
         let _ = self.repair_magazines();
         let _ = self.repair_spans();
         let _ = self.repair_larges();
         let _ = self.repair_pages();
+    }
+
+    /// Goes on with caches whose adopter has vanished, and frees those that were on their way from or to the slab.
+    fn repair_caches(&self) -> Option<()> {
+        let free = free_nodes(&self.caches)?;
+        for index in indices(&self.caches).filter(|index| !free.has(*index as usize)) {
+            let cache = self.caches.get(index);
+            cache.name(index);
+            if cache.is_adopted() || cache.owner().is_none() {
+                self.settle(cache);
+            }
+        }
+        Some(())
     }
 
     fn repair_magazines(&self) -> Option<()> {

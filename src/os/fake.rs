@@ -5,9 +5,9 @@
 
 use super::Purged;
 use crate::report::Thp;
-use core::cell::{Cell, RefCell};
 use core::fmt::Arguments;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::cell::{Cell, RefCell};
 use std::vec::Vec;
 
 std::thread_local! {
@@ -149,6 +149,7 @@ pub(crate) fn resize(_at: usize, _old: usize, _new: usize) -> bool {
 
 pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
     if refused() {
+        release(to, new);
         return false;
     }
     if !cfg!(millpond_loom) {

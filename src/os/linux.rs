@@ -1,10 +1,10 @@
-//! The contract of [`os`](super) on Linux. Sole home, with `slot`, of `libc` and of the processor.
+//! The contract of [`os`](super) on Linux. Sole home, with [`slot`](crate::slot), of `libc` and of the processor.
 
 use super::Purged;
 use crate::report::Thp;
+use crate::sync::{AtomicUsize, Ordering};
 use core::ffi::{CStr, c_void};
 use core::fmt::Write;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 const PROT: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -80,7 +80,8 @@ pub(crate) fn resize(at: usize, old: usize, new: usize) -> bool {
     unsafe { libc::mremap(from, old, new, 0) == from }
 }
 
-/// See [`os`](super).
+/// See [`os`](super). The kernel unmaps the second before it can fail, so releasing it then could hit what another thread
+/// has mapped there meanwhile: should it still be there, its addresses are lost.
 pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
     let from = core::ptr::with_exposed_provenance_mut::<c_void>(at);
     let target = core::ptr::with_exposed_provenance_mut::<c_void>(to);

@@ -88,6 +88,7 @@ impl Span {
     pub(crate) fn unhold(&self) -> Restored {
         let mut state = self.state();
         if planted(Fault::UnholdStore) && state.count() == 0 {
+            // ORDERING: as below.
             self.state.store(state.clear(HELD).0, Ordering::Release);
             return Restored::Done;
         }
