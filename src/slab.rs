@@ -16,7 +16,7 @@
 use crate::config::{SLAB_FIRST, SLAB_SEGMENTS, ZERO_IS_NODE};
 use crate::os;
 use crate::stack::{Nodes, Stack};
-use crate::sync::{AtomicPtr, AtomicU32, Fault, Ordering, planted};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Fault, Ordering, planted};
 use crate::tagged::Index;
 use core::marker::PhantomData;
 use core::ptr;
@@ -46,7 +46,9 @@ pub(crate) unsafe trait Node: Sized {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
-    words: usize,
+    /// Words behind each header. Set by `shape`, so that a slab, and with it a heap, is all zeros at first: a static heap
+    /// then takes no room in the program's file.
+    words: AtomicUsize,
     fresh: AtomicU32,
     free: Stack,
     segments: [AtomicPtr<u8>; SLAB_SEGMENTS],
@@ -63,16 +65,28 @@ const fn place(at: u32) -> (usize, usize) {
 
 impl<T: Node> Slab<T> {
     const_fn! {
-        /// An empty slab whose nodes have `words` words behind their headers.
-        pub(crate) const fn new(words: usize) -> Self {
+        /// An empty slab whose nodes have no words behind their headers.
+        pub(crate) const fn new() -> Self {
             Self {
-                words,
+                words: AtomicUsize::new(0),
                 fresh: AtomicU32::new(0),
                 free: Stack::new(),
                 segments: array_of![AtomicPtr::new(ptr::null_mut()); SLAB_SEGMENTS],
                 node: PhantomData,
             }
         }
+    }
+
+    /// Says, always the same, how many words its nodes have behind their headers; before the first is taken.
+    pub(crate) fn shape(&self, words: usize) {
+        // Relaxed: whoever has an index got it, on whatever way, from a thread that has been here.
+        if self.words.load(Ordering::Relaxed) != words {
+            self.words.store(words, Ordering::Relaxed);
+        }
+    }
+
+    fn stride(&self) -> usize {
+        T::stride(self.words.load(Ordering::Relaxed))
     }
 
     /// The node `index`, which [`take`](Self::take) has handed out at some time.
@@ -82,7 +96,7 @@ impl<T: Node> Slab<T> {
         // ORDERING: Acquire pairs with the exchange in `segment`: the nodes of the segment are made.
         let start = self.segments[segment].load(Ordering::Acquire);
         // SAFETY: the segment of an index that was handed out is published, holds made nodes, and stays for ever.
-        unsafe { &*start.add(at * T::stride(self.words)).cast() }
+        unsafe { &*start.add(at * self.stride()).cast() }
     }
 
     /// A node for the caller alone: one that was returned, else a fresh one. `None` if there is no memory for more.
@@ -130,13 +144,13 @@ impl<T: Node> Slab<T> {
             return Some(());
         }
         let nodes = (SLAB_FIRST as usize) << segment;
-        let stride = T::stride(self.words);
+        let stride = self.stride();
         let at = os::metadata(nodes * stride)?;
         let start = ptr::with_exposed_provenance_mut::<u8>(at);
         if !ZERO_IS_NODE {
             for node in 0..nodes {
                 // SAFETY: the segment is ours alone, and the node lies inside it.
-                unsafe { T::make(start.add(node * stride).cast(), self.words) };
+                unsafe { T::make(start.add(node * stride).cast(), self.words.load(Ordering::Relaxed)) };
             }
         }
         // ORDERING: Release publishes the nodes that were made, and pairs with the Acquire loads of `get` and above.
@@ -155,7 +169,7 @@ impl<T: Node> Slab<T> {
 
     /// Bytes of all nodes ever handed out.
     pub(crate) fn bytes(&self) -> usize {
-        self.made() as usize * T::stride(self.words)
+        self.made() as usize * self.stride()
     }
 
     /// Calls `visit` with each free node, while no other thread uses the slab.

@@ -5,6 +5,7 @@ mod common;
 use common::block::{Block, give, take};
 use common::child::Scenario;
 use common::random::Random;
+use common::thread::together;
 use common::{GIB, GLOBAL, KIB, MIB, kernel, law, scaled};
 use core::alloc::{GlobalAlloc, Layout};
 
@@ -111,5 +112,42 @@ fn freed_blocks_go_back_on_trim() {
             let stats = law::holds();
             assert!(stats.dirty < MIB, "{trimmed:?}, then {stats:?}");
         }
+    });
+}
+
+/// Runs claimed, given back, purged, resized and zeroed from eight threads at once.
+fn large_churn(id: usize) {
+    let mut random = Random::new(id as u64);
+    let mut held: [Option<Block>; 6] = [const { None }; 6];
+    for _ in 0..scaled(1_000, 300) {
+        let slot = &mut held[random.below(6)];
+        let (size, align) = (random.size(200 * KIB, 4 * MIB), 1 << random.below(19));
+        *slot = match (slot.take(), random.below(4)) {
+            (Some(block), 0) => Some(block.resize(size).expect("memory")),
+            (block, way) => {
+                if let Some(block) = block {
+                    block.free();
+                }
+                let make = if way == 1 { Block::zeroed } else { Block::new };
+                make(size, align, random.word())
+            }
+        };
+        assert!(slot.is_some(), "null for {size}");
+        if random.below(100) == 0 {
+            millpond::trim();
+        }
+    }
+    held.into_iter().flatten().for_each(Block::free);
+}
+
+#[test]
+fn large_blocks_while_others_trim() {
+    Scenario::new("large_blocks_while_others_trim").passes(|| {
+        let before = law::holds();
+        together((0..8).map(|id| move || large_churn(id)));
+        let after = law::holds();
+        assert_eq!(after.live, before.live);
+        millpond::trim();
+        assert_eq!(law::holds().dirty, 0);
     });
 }

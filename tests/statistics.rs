@@ -233,7 +233,8 @@ fn reading_the_figures_disturbs_nobody() {
                     })
                 })
                 .collect();
-            for _ in 0..scaled(3_000, 500) {
+            let (mut random, mut found) = (Random::new(5), 0);
+            for turn in 0..scaled(12_000, 2_000) {
                 let stats = millpond::stats();
                 // Torn between threads, but never absurd.
                 assert!(stats.live < GIB && stats.committed < GIB, "{stats:?}");
@@ -241,9 +242,18 @@ fn reading_the_figures_disturbs_nobody() {
                 assert!(!text.is_empty());
                 let chunk = take(64, 8);
                 assert!(millpond::usable_size(chunk) >= Some(64));
+                // Whatever is at these addresses just now, or no longer: the answer is of that moment.
+                for _ in 0..if turn % 16 == 0 { 20 } else { 0 } {
+                    let near = chunk.wrapping_add(random.below(16 * MIB)).wrapping_sub(8 * MIB);
+                    if millpond::usable_size(near).is_some() {
+                        found += 1;
+                    }
+                    millpond::owns(near);
+                }
                 // SAFETY: taken above.
                 unsafe { give(chunk, 64, 8) };
             }
+            println!("{found} chunks met");
             end.store(true, std::sync::atomic::Ordering::Relaxed);
             for thread in threads {
                 thread.join().expect("its work");

@@ -50,9 +50,9 @@ impl Heap {
             Self {
                 spans: Spans::new(),
                 pools: array_of![Pool::new(); CLASSES],
-                magazines: Slab::new(0),
-                caches: Slab::new(0),
-                larges: Slab::new(0),
+                magazines: Slab::new(),
+                caches: Slab::new(),
+                larges: Slab::new(),
                 huge: AtomicUsize::new(0),
                 clock: Clock::new(),
                 heard: AtomicPtr::new(null_mut()),

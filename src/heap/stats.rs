@@ -22,20 +22,23 @@ impl Heap {
             reserved: self.spans.arenas.reserved() + self.huge.load(Ordering::Relaxed) + self.metadata(),
             ..Stats::default()
         };
-        let mut out = [0usize; CLASSES];
+        // Signed, and cut off at zero only at the end: while others go on, the parts are of different moments.
+        let mut live = 0isize;
+        let mut span_free = 0isize;
         let mut runs = 0;
+        let used = self.spans.arenas.used_bytes();
         for span in self.spans.live() {
             let class = span.head.kind() as usize;
             // A walk may meet a node between two owners.
             let Some(info) = INFO.get(class) else { continue };
             let count = span.count();
             let (purged, purged_tail) = span.purged_bytes();
-            out[class] += info.chunks.saturating_sub(count);
-            let free = (count * info.size).wrapping_sub(purged);
+            live += (info.chunks.saturating_sub(count) * info.size) as isize;
+            let free = (count * info.size) as isize - purged as isize;
             if span.is_held() {
-                stats.stranded = stats.stranded.wrapping_add(free);
+                stats.stranded = stats.stranded.saturating_add_signed(free);
             } else {
-                stats.span_free = stats.span_free.wrapping_add(free);
+                span_free += free;
             }
             stats.tails += info.tail() - purged_tail;
             stats.purged += purged + purged_tail;
@@ -61,18 +64,18 @@ impl Heap {
             self.pools[class].walk_full(&self.magazines, |magazine| pooled += magazine.count());
             stats.thread_cached += cached[class] * info.size;
             stats.pooled += pooled * info.size;
-            stats.live = stats
-                .live
-                .wrapping_add(out[class].wrapping_sub(cached[class]).wrapping_sub(pooled).wrapping_mul(info.size));
         }
         for node in self.larges() {
-            stats.live += node.bytes();
+            live += node.bytes() as isize;
             if node.head.kind() != HUGE {
                 runs += node.bytes();
             }
         }
-        // Runs that are claimed but belong to no node were in the hands of threads that vanished.
-        stats.stranded += self.spans.arenas.used_bytes().saturating_sub(runs);
+        live -= (stats.thread_cached + stats.pooled) as isize;
+        stats.live = live.max(0) as usize;
+        stats.span_free = span_free.max(0) as usize;
+        // Runs that are claimed but belong to no node are in somebody's hands: at rest, of threads that vanished.
+        stats.stranded += used.min(self.spans.arenas.used_bytes()).saturating_sub(runs);
         stats
     }
 }

@@ -42,16 +42,7 @@ impl Spans {
             Self {
                 arenas: Arenas::new(),
                 page_map: PageMap::new(),
-                slabs: [
-                    Slab::new(1),
-                    Slab::new(2),
-                    Slab::new(4),
-                    Slab::new(8),
-                    Slab::new(16),
-                    Slab::new(32),
-                    Slab::new(64),
-                    Slab::new(128),
-                ],
+                slabs: array_of![Slab::new(); SLABS],
             }
         }
     }
@@ -82,6 +73,7 @@ impl Spans {
         let pages = INFO[class].pages;
         let run = self.arenas.take_run(pages, 1, Fill::Any)?;
         let nodes = self.nodes(class);
+        nodes.shape(1 << slab_of(class));
         let Some(span) = self.page_map.prepare(run.page, pages).and_then(|()| nodes.take()) else {
             self.arenas.give_run(run.page, pages);
             return None;

@@ -37,7 +37,11 @@ fn statm(field: usize) -> usize {
 
 fn status(name: &str) -> usize {
     let mut buffer = [0; 8192];
-    let text = read(c"/proc/self/status", &mut buffer);
+    kib(read(c"/proc/self/status", &mut buffer), name)
+}
+
+/// Bytes from a line like `name:   123 kB`.
+fn kib(text: &str, name: &str) -> usize {
     let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("a line of that name");
     let kib: usize = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().expect("a number");
     kib * 1024
@@ -59,6 +63,12 @@ pub fn resident() -> usize {
 /// Resident anonymous bytes.
 pub fn resident_anonymous() -> usize {
     status("RssAnon")
+}
+
+/// Anonymous bytes in transparent huge pages.
+pub fn huge_pages() -> usize {
+    let mut buffer = [0; 4096];
+    kib(read(c"/proc/self/smaps_rollup", &mut buffer), "AnonHugePages")
 }
 
 /// The most that ever was resident.

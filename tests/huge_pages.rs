@@ -1,0 +1,62 @@
+//! Transparent huge pages are a setting: asked for, refused, or left to the system.
+
+mod common;
+
+use common::block::Block;
+use common::child::Scenario;
+use common::{KIB, MIB, kernel, law};
+use millpond::Thp;
+
+/// Whether the system gives huge pages to whoever asks.
+fn offered() -> bool {
+    std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").is_ok_and(|modes| !modes.contains("[never]"))
+}
+
+/// Fills 64 MiB in small chunks and 64 MiB in large blocks, and says how much of it lies in huge pages.
+fn in_huge_pages() -> usize {
+    let mut blocks: Vec<Block> =
+        (0..64 * MIB / (4 * KIB)).map(|seed| Block::new(4 * KIB, 8, seed as u64).expect("memory")).collect();
+    blocks.extend((0..8).map(|seed| Block::new(8 * MIB, 8, seed).expect("memory")));
+    let huge = kernel::huge_pages();
+    blocks.into_iter().for_each(Block::free);
+    law::holds();
+    huge
+}
+
+#[test]
+fn asked_for_by_the_environment() {
+    Scenario::new("asked_for_by_the_environment").variable("MILLPOND_THP", "always").passes(|| {
+        let huge = in_huge_pages();
+        assert!(huge >= 32 * MIB || !offered(), "{} MiB in huge pages", huge / MIB);
+    });
+}
+
+#[test]
+fn refused_by_the_environment() {
+    Scenario::new("refused_by_the_environment").variable("MILLPOND_THP", "never").passes(|| {
+        assert_eq!(in_huge_pages(), 0);
+    });
+}
+
+#[test]
+fn set_by_the_program() {
+    Scenario::new("set_by_the_program").variable("MILLPOND_THP", "default").passes(|| {
+        millpond::set_thp(Thp::Always);
+        let huge = in_huge_pages();
+        assert!(huge >= 32 * MIB || !offered(), "{} MiB in huge pages", huge / MIB);
+        millpond::trim();
+        millpond::set_thp(Thp::Never);
+        assert_eq!(in_huge_pages(), 0);
+        millpond::set_thp(Thp::Default);
+        in_huge_pages();
+    });
+}
+
+#[test]
+fn a_value_that_means_nothing_does_no_harm() {
+    Scenario::new("a_value_that_means_nothing_does_no_harm").variable("MILLPOND_THP", "sometimes, maybe").passes(
+        || {
+            in_huge_pages();
+        },
+    );
+}
