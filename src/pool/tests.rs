@@ -31,7 +31,7 @@ impl World {
         let class = at_place(place_of(size, 1).unwrap());
         let system = System::fresh();
         let spans = Box::new(Spans::new());
-        Self { system, spans, magazines: Slab::new(0), pool: Pool::new(), class, out: Vec::new() }
+        Self { system, spans, magazines: Slab::new(), pool: Pool::new(), class, out: Vec::new() }
     }
 
     fn info(&self) -> &'static ClassInfo {

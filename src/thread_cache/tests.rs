@@ -45,7 +45,7 @@ impl World {
         cache.name(1);
         cache.join(7);
         Self {
-            magazines: Slab::new(0),
+            magazines: Slab::new(),
             cache,
             bins: (0..CLASSES).map(|_| Bin::default()).collect(),
             empties: Vec::new(),
