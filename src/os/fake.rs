@@ -225,3 +225,7 @@ pub(crate) fn keep_headroom(_len: usize) -> bool {
 pub(crate) fn is_alone() -> bool {
     false
 }
+
+pub(crate) fn process_id() -> u32 {
+    1
+}

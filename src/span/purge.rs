@@ -45,17 +45,20 @@ impl Span {
             .then_some(InPlace(state))
     }
 
-    /// Lets go of a span held in place: calm, if nothing has changed meanwhile.
-    pub(crate) fn unhold_in_place(&self, token: InPlace) -> Restored {
+    /// Lets go of a span held in place: calm, if the holder is `done` with it and nothing has changed meanwhile.
+    pub(crate) fn unhold_in_place(&self, token: InPlace, done: bool) -> Restored {
         let state = token.0;
+        if !done {
+            return self.unhold();
+        }
         // ORDERING: Release publishes the notes of what was purged to the next holder.
         let calm =
             self.state.compare_exchange(state.set(HELD).0, state.set(CALM).0, Ordering::Release, Ordering::Relaxed);
         if calm.is_ok() { Restored::Done } else { self.unhold() }
     }
 
-    /// Purges what the holder can. Returns the bytes that hold no memory any more.
-    pub(crate) fn purge_units(&self) -> usize {
+    /// Purges what the holder can. Returns the bytes that hold no memory any more, and whether nothing was refused.
+    pub(crate) fn purge_units(&self) -> (usize, bool) {
         let info = self.info();
         let unit = unit(info);
         let units = info.pages * PAGE / unit;
@@ -88,7 +91,7 @@ impl Span {
             // Relaxed: the holder's word; letting go publishes it.
             self.purged.store(noted | gone, Ordering::Relaxed);
         }
-        gone.count_ones() as usize * unit
+        (gone.count_ones() as usize * unit, free & !noted == gone)
     }
 
     /// Notes that a chunk is about to be used. Returns the bytes of units that will hold memory again. The holder's.
