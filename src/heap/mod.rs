@@ -182,6 +182,7 @@ impl Heap {
                     None
                 } else {
                     pool.restore_all(class, &self.spans, full, now);
+                    self.relieve();
                     Some(full)
                 }
             }
