@@ -1,0 +1,219 @@
+//! The models: the shipped code under loom, and for each of them twins in which one fault is planted and which must
+//! therefore fail, or the model would prove nothing. Run by `cargo loom`, with a filter after it if wanted.
+//!
+//! Each model and each twin runs in a process of its own, as many at a time as there are processors: a twin may
+//! abort as well as panic, and takes nothing down with it.
+#![deny(dead_code)] // A model that the table does not name.
+
+use std::prelude::v1::*;
+use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
+use std::{env, eprintln, format, println, process, thread};
+
+use crate::sync::Fault;
+
+/// Every model there is: its function, the bound on preemptions (`None` explores everything), and its twins: a name,
+/// the planted fault, and words of the panic that must come of it.
+const MODELS: &[Model] = &[];
+
+/// A scenario and the faults it must notice.
+struct Model {
+    name: &'static str,
+    scenario: fn(),
+    bound: Option<usize>,
+    twins: &'static [(&'static str, Fault, &'static str)],
+}
+
+macro_rules! model {
+    ($module:ident :: $name:ident, $bound:expr, $twins:expr) => {
+        Model {
+            name: concat!(stringify!($module), "::", stringify!($name)),
+            scenario: $module::$name,
+            bound: $bound,
+            twins: &$twins,
+        }
+    };
+}
+use model;
+
+/// What loom says where it gave up instead of finding something: no twin may pass for failing in this way.
+const NOT_FINDINGS: [&str; 3] = [
+    "Model exceeded maximum number of branches",
+    "cannot access Loom execution state",
+    "threads.len() < self.max_threads",
+];
+
+/// A model, or one of its twins, to be run.
+#[derive(Clone, Copy)]
+struct Task {
+    model: &'static Model,
+    twin: Option<usize>,
+}
+
+/// Runs what the arguments ask for; returns only if nothing failed.
+pub fn main() {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let ok = match arguments[..] {
+        ["--one", name] => Task::named(name).run_here(),
+        [] => run_all(None),
+        [filter] if !filter.starts_with('-') => run_all(Some(filter)),
+        _ => {
+            eprintln!("usage: cargo loom [FILTER]");
+            false
+        }
+    };
+    if !ok {
+        process::exit(1);
+    }
+}
+
+fn run_all(filter: Option<&str>) -> bool {
+    let tasks: Vec<Task> = Task::all().filter(|task| task.name().contains(filter.unwrap_or(""))).collect();
+    let workers = thread::available_parallelism().map_or(1, |processors| processors.get());
+    println!("{} models and twins, {workers} at a time", tasks.len());
+
+    let start = Instant::now();
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(task) = tasks.get(next.fetch_add(1, Relaxed)) {
+                    let result = task.run_apart();
+                    results.lock().unwrap().push((*task, result));
+                }
+            });
+        }
+    });
+
+    let results = results.into_inner().unwrap();
+    let passed = results.iter().filter(|(_, passed)| *passed).count();
+    let failed = results.len() - passed;
+    let ran = results.iter().filter(|(task, _)| task.twin.is_none()).count();
+    println!("{passed} passed, {failed} failed, {:.1} s", start.elapsed().as_secs_f64());
+    if ran < MODELS.len() || MODELS.is_empty() {
+        println!("filtered: {ran} of {} models ran", MODELS.len());
+    }
+    let complete = ran == MODELS.len() && ran > 0;
+    let partial_is_fine = filter.is_some() && !results.is_empty() && env::var_os("CI").is_none();
+    table_is_sound() && failed == 0 && (complete || partial_is_fine)
+}
+
+/// Each model once, and each with a twin.
+fn table_is_sound() -> bool {
+    let mut sound = true;
+    for (at, model) in MODELS.iter().enumerate() {
+        if model.twins.is_empty() {
+            println!("model {} has no twin: nothing shows that it can fail", model.name);
+            sound = false;
+        }
+        if MODELS[..at].iter().any(|other| other.name == model.name) {
+            println!("model {} stands in the table twice", model.name);
+            sound = false;
+        }
+    }
+    sound
+}
+
+impl Task {
+    fn all() -> impl Iterator<Item = Task> {
+        MODELS.iter().flat_map(|model| {
+            let twins = (0..model.twins.len()).map(Some);
+            [None].into_iter().chain(twins).map(move |twin| Task { model, twin })
+        })
+    }
+
+    fn named(name: &str) -> Task {
+        Task::all().find(|task| task.name() == name).expect("no such model or twin")
+    }
+
+    fn name(&self) -> String {
+        match self.twin {
+            None => self.model.name.into(),
+            Some(twin) => format!("{}/{}", self.model.name, self.model.twins[twin].0),
+        }
+    }
+
+    /// Explores the model in this process and says how many executions that took.
+    fn run_here(&self) -> bool {
+        static EXECUTIONS: AtomicUsize = AtomicUsize::new(0);
+        if let Some(twin) = self.twin {
+            crate::sync::plant(self.model.twins[twin].1);
+        }
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = self.model.bound;
+        builder.max_branches = 10_000;
+        // What the environment says must not cut an exploration short.
+        builder.max_duration = None;
+        builder.max_permutations = None;
+        let scenario = self.model.scenario;
+        builder.check(move || {
+            EXECUTIONS.fetch_add(1, Relaxed);
+            scenario();
+        });
+        println!("executions: {}", EXECUTIONS.load(Relaxed));
+        true
+    }
+
+    /// Runs in a process of its own, prints how that went, and says whether it went as it must.
+    fn run_apart(&self) -> bool {
+        let start = Instant::now();
+        let executable = env::current_exe().expect("this executable has a path");
+        let output =
+            Command::new(executable).args(["--one", &self.name()]).output().expect("cannot start a process");
+        let verdict = match self.twin {
+            None => model_verdict(&output),
+            Some(twin) => twin_verdict(&output, self.model.twins[twin].2),
+        };
+        let bound = self.model.bound.map_or("no bound".into(), |bound| format!("bound {bound}"));
+        let seconds = start.elapsed().as_secs_f64();
+        let (word, said) = match &verdict {
+            Ok(said) => ("ok", said),
+            Err(said) => ("FAILED", said),
+        };
+        // One print a task: the lines of two must not mix.
+        println!("{:48} {word:6} {bound}, {seconds:.2} s, {said}", self.name());
+        verdict.is_ok()
+    }
+}
+
+/// A model must come to its end, after more than one execution: else there was nothing to interleave.
+fn model_verdict(output: &Output) -> Result<String, String> {
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let executions = stdout.lines().find_map(|line| line.strip_prefix("executions: ")?.parse::<usize>().ok());
+    match executions {
+        Some(executions) if output.status.success() && executions > 1 => {
+            Ok(format!("{executions} executions"))
+        }
+        Some(executions) if output.status.success() => {
+            Err(format!("{executions} execution: no concurrency in it"))
+        }
+        _ => Err(format!("{}\n{}", output.status, everything(output))),
+    }
+}
+
+/// A twin must end in a panic, or in the abort that a panic amid unwinding makes, that says what was planted.
+fn twin_verdict(output: &Output, says: &str) -> Result<String, String> {
+    use std::os::unix::process::ExitStatusExt;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let panicked = output.status.code() == Some(101) || output.status.signal() == Some(libc::SIGABRT);
+    if output.status.success() {
+        Err("the twin did not fail".into())
+    } else if !panicked || NOT_FINDINGS.iter().any(|words| stderr.contains(words)) {
+        Err(format!("the twin found nothing, {}\n{}", output.status, everything(output)))
+    } else if !stderr.contains(says) {
+        Err(format!("the twin failed without saying {says:?}\n{}", everything(output)))
+    } else {
+        let message = stderr.lines().find(|line| line.contains(says)).unwrap_or("").trim();
+        Ok(format!("failed as it must: {message}"))
+    }
+}
+
+fn everything(output: &Output) -> String {
+    let texts = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)];
+    let lines = texts.iter().flat_map(|text| text.lines());
+    lines.map(|line| format!("    {line}\n")).collect()
+}
