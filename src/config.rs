@@ -21,6 +21,8 @@ mod values {
     /// The least number of chunks in a span of classes up to 32 KiB, and above.
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (8, 4);
 
+    /// Bytes of one class's part of a thread cache.
+    pub(crate) const BIN_BYTES: usize = 32;
     /// Slots of a magazine.
     pub(crate) const MAGAZINE_SLOTS: usize = 64;
     /// What the loaded magazine of one class may hold.
@@ -32,7 +34,7 @@ mod values {
     /// Empty magazines that a thread keeps.
     pub(crate) const EMPTIES: u32 = 8;
     /// What the full magazines of one pool may hold before more are restored to their spans.
-    pub(crate) const POOL_BYTES: usize = 1 << 20;
+    pub(crate) const POOL_BYTES: usize = 4 << 20;
     /// Listed spans that one refill may visit.
     pub(crate) const CARVE_SPANS: u32 = 8;
 
@@ -42,6 +44,8 @@ mod values {
     pub(crate) const ARENA_MAX: usize = 16 << 30;
     /// Alignment of an arena's start: a transparent huge page.
     pub(crate) const ARENA_ALIGN: usize = 2 << 20;
+    /// From this length on, dirty pages that must be zero are purged rather than written.
+    pub(crate) const ZERO_BY_PURGE: usize = 4 << 20;
     /// How many arenas there can be.
     pub(crate) const ARENAS: usize = 512;
     /// From this size an allocation has a mapping of its own.
@@ -84,6 +88,7 @@ mod values {
     pub(crate) const CLASS_MAX: usize = 32;
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (4, 4);
 
+    pub(crate) const BIN_BYTES: usize = 32;
     pub(crate) const MAGAZINE_SLOTS: usize = 2;
     pub(crate) const MAGAZINE_BYTES: usize = 64;
     pub(crate) const CACHE_BYTES: usize = 256;
@@ -95,6 +100,7 @@ mod values {
     pub(crate) const ARENA_MIN: usize = 4 * PAGE_SIZE;
     pub(crate) const ARENA_MAX: usize = 4 * PAGE_SIZE;
     pub(crate) const ARENA_ALIGN: usize = PAGE_SIZE;
+    pub(crate) const ZERO_BY_PURGE: usize = PAGE_SIZE;
     pub(crate) const ARENAS: usize = 2;
     pub(crate) const HUGE_MIN: usize = 4 * PAGE_SIZE;
 

@@ -3,8 +3,9 @@
 //! The same surface over the system's allocator, so that programs compile and run: nothing is cached, nothing is
 //! trimmed, nothing is known.
 
+use crate::report::{CheckError, Stats, Thp, Trimmed};
+
 use core::alloc::{GlobalAlloc, Layout};
-use core::fmt;
 
 extern crate std;
 
@@ -34,3 +35,37 @@ unsafe impl GlobalAlloc for Millpond {
         unsafe { std::alloc::System.realloc(ptr, layout, new_size) }
     }
 }
+
+/// Does nothing here.
+pub fn trim() -> Trimmed {
+    Trimmed::default()
+}
+
+/// Does nothing here.
+pub fn flush_thread() {}
+
+/// Nothing is known here: `None`.
+pub fn usable_size(_ptr: *const u8) -> Option<usize> {
+    None
+}
+
+/// Nothing is known here: false.
+pub fn owns(_ptr: *const u8) -> bool {
+    false
+}
+
+/// Nothing is counted here: all zero.
+pub fn stats() -> Stats {
+    Stats::default()
+}
+
+/// There is nothing to verify here.
+///
+/// # Errors
+/// Never.
+pub fn check() -> Result<Stats, CheckError> {
+    Ok(Stats::default())
+}
+
+/// Does nothing here.
+pub fn set_thp(_thp: Thp) {}

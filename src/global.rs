@@ -5,12 +5,14 @@
 //! on the shared path, for destructors that run later still.
 
 use crate::arena::Fill;
-use crate::heap::{CheckError, Heap, Stats, Trimmed};
-use crate::os::{self, Thp, slot};
+use crate::heap::Heap;
+use crate::os;
+use crate::report::{CheckError, Stats, Thp, Trimmed};
 use crate::size_class::{self, Class, INFO};
+use crate::slot::{self, DEAD, UNBORN};
 use crate::span::LARGE;
 use crate::sync::{AtomicU32, Ordering};
-use crate::thread_cache::{DEAD, ThreadCache, UNBORN};
+use crate::thread_cache::ThreadCache;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
@@ -48,37 +50,35 @@ pub struct Millpond;
 unsafe impl GlobalAlloc for Millpond {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let Some(class) = size_class::of(layout.size(), layout.align()) else {
-            return HEAP.alloc_large(layout.size(), layout.align(), Fill::Any).map_or(ptr::null_mut(), NonNull::as_ptr);
+        let Some(place) = size_class::place_of(layout.size(), layout.align()) else {
+            return alloc_large(layout.size(), layout.align());
         };
-        // SAFETY: the slot always points to a cache: a static one, or this thread's.
-        let cache = unsafe { &*slot::get() };
-        match cache.bin(class).pop() {
+        // SAFETY: the slot always points to a cache, a static one or this thread's; the place is a bin's.
+        let bin = unsafe { (*slot::get()).bin_at(place) };
+        match bin.pop() {
             Some(chunk) => chunk.as_ptr(),
-            None => alloc_missed(class),
+            None => alloc_missed(place),
         }
     }
 
     #[inline]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's pointer comes from `alloc`, hence is not null.
-        let chunk = unsafe { NonNull::new_unchecked(ptr) };
-        let Some(class) = size_class::of(layout.size(), layout.align()) else {
-            return HEAP.free_large(ptr.expose_provenance());
+        let Some(place) = size_class::place_of(layout.size(), layout.align()) else {
+            return free_large(ptr);
         };
         // SAFETY: as in `alloc`.
-        let cache = unsafe { &*slot::get() };
-        if !cache.bin(class).push(chunk) {
-            free_missed(class, chunk);
+        let bin = unsafe { (*slot::get()).bin_at(place) };
+        // SAFETY: the caller's pointer comes from `alloc`, hence is not null.
+        let chunk = unsafe { NonNull::new_unchecked(ptr) };
+        if !bin.push(chunk) {
+            free_missed(chunk, place);
         }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if size_class::of(layout.size(), layout.align()).is_none() {
-            return HEAP
-                .alloc_large(layout.size(), layout.align(), Fill::Zero)
-                .map_or(ptr::null_mut(), NonNull::as_ptr);
+        if size_class::place_of(layout.size(), layout.align()).is_none() {
+            return alloc_large_zeroed(layout.size(), layout.align());
         }
         // SAFETY: the caller's layout.
         let at = unsafe { self.alloc(layout) };
@@ -92,16 +92,15 @@ unsafe impl GlobalAlloc for Millpond {
     #[inline]
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let (size, align) = (layout.size(), layout.align());
-        let old = size_class::of(size, align);
-        let new = size_class::of(new_size, align);
+        let old = size_class::place_of(size, align);
+        let new = size_class::place_of(new_size, align);
         if old.is_some() && old == new {
             return ptr;
         }
-        if old.is_none()
-            && new.is_none()
-            && let Some(resized) = HEAP.resize_large(ptr.expose_provenance(), new_size, align)
-        {
-            return resized.as_ptr();
+        if old.is_none() && new.is_none() {
+            if let Some(resized) = HEAP.resize_large(ptr.expose_provenance(), new_size, align) {
+                return resized.as_ptr();
+            }
         }
         // SAFETY: the caller guarantees that the new size is not zero and does not overflow when rounded up.
         let target = unsafe { self.alloc(Layout::from_size_align_unchecked(new_size, align)) };
@@ -116,21 +115,44 @@ unsafe impl GlobalAlloc for Millpond {
     }
 }
 
-/// The bin has missed: has the thread born first, if need be.
+fn address(chunk: Option<NonNull<u8>>) -> *mut u8 {
+    chunk.map_or(ptr::null_mut(), NonNull::as_ptr)
+}
+
 #[cold]
 #[inline(never)]
-fn alloc_missed(class: Class) -> *mut u8 {
-    let chunk = match own_cache() {
-        Some(cache) => HEAP.alloc_slow(cache, class),
-        None => HEAP.alloc_shared(class),
-    };
-    chunk.map_or(ptr::null_mut(), NonNull::as_ptr)
+fn alloc_large(size: usize, align: usize) -> *mut u8 {
+    address(HEAP.alloc_large(size, align, Fill::Any))
+}
+
+#[cold]
+#[inline(never)]
+fn alloc_large_zeroed(size: usize, align: usize) -> *mut u8 {
+    address(HEAP.alloc_large(size, align, Fill::Zero))
+}
+
+#[cold]
+#[inline(never)]
+fn free_large(ptr: *mut u8) {
+    HEAP.free_large(ptr.expose_provenance());
 }
 
 /// The bin has missed: has the thread born first, if need be.
 #[cold]
 #[inline(never)]
-fn free_missed(class: Class, chunk: NonNull<u8>) {
+fn alloc_missed(place: usize) -> *mut u8 {
+    let class = size_class::at_place(place);
+    address(match own_cache() {
+        Some(cache) => HEAP.alloc_slow(cache, class),
+        None => HEAP.alloc_shared(class),
+    })
+}
+
+/// The bin has missed: has the thread born first, if need be.
+#[cold]
+#[inline(never)]
+fn free_missed(chunk: NonNull<u8>, place: usize) {
+    let class = size_class::at_place(place);
     match own_cache() {
         Some(cache) => HEAP.free_slow(cache, class, chunk),
         None => HEAP.free_shared(class, chunk),

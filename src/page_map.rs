@@ -102,6 +102,14 @@ impl<T> PageMap<T> {
         }
     }
 
+    /// Clears the entry of a page that has no owner, if it has one.
+    pub(crate) fn clear(&self, page: usize) {
+        // ORDERING: Acquire pairs with the exchange in `prepare`.
+        if !self.root[page >> LEAF_BITS].load(Ordering::Acquire).is_null() {
+            self.publish(page, 1, ptr::null_mut());
+        }
+    }
+
     /// Clears the entry of a page if it still names `node`, and says whether it did: of two owners-to-be, one wins.
     pub(crate) fn take(&self, page: usize, node: *mut T) -> bool {
         // ORDERING: Acquire pairs with the exchange in `prepare`.

@@ -10,7 +10,7 @@
 //! consecutive multiples of a quarter of the lower one. Spans start on a page, hence every alignment up to a page is
 //! served by a class.
 
-use crate::config::{CLASS_MAX, GRAIN, LINEAR_MAX, MAGAZINE_BYTES, MAGAZINE_SLOTS, PAGE, SPAN_CHUNKS};
+use crate::config::{BIN_BYTES, CLASS_MAX, GRAIN, LINEAR_MAX, MAGAZINE_BYTES, MAGAZINE_SLOTS, PAGE, SPAN_CHUNKS};
 
 /// Index of a class: below [`CLASSES`].
 pub(crate) type Class = usize;
@@ -21,9 +21,12 @@ const LINEAR_LOG: u32 = LINEAR_MAX.ilog2();
 /// How many classes there are.
 pub(crate) const CLASSES: usize = LINEAR + 4 * (CLASS_MAX.ilog2() - LINEAR_LOG) as usize;
 
-/// Sizes up to here are looked up in a table.
-const TABLE_MAX: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 1024 };
+/// Sizes up to here are looked up in [`FINE`], the others in [`COARSE`].
+const FINE_MAX: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 1024 };
+/// Above [`FINE_MAX`] all classes are multiples of this.
+const COARSE_GRAIN: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 256 };
 
+#[inline(always)]
 const fn compute(size: usize) -> Class {
     let last = size.saturating_sub(1);
     if last < LINEAR_MAX {
@@ -41,16 +44,20 @@ const fn size_of_class(class: Class) -> usize {
     (LINEAR_MAX / 4 * (5 + step % 4)) << (step / 4)
 }
 
-// A constant, not a static: other crates inline the fast path, and a constant size must fold there.
-const TABLE: [u8; TABLE_MAX / GRAIN + 1] = {
-    let mut table = [0; TABLE_MAX / GRAIN + 1];
+/// Where a class's bin lies in a thread cache, for sizes at a distance of `grain`. (Constants, not statics: other crates
+/// inline the fast path, and a constant size must fold there.)
+const fn places<const LEN: usize>(grain: usize) -> [u16; LEN] {
+    let mut table = [0; LEN];
     let mut at = 0;
-    while at < table.len() {
-        table[at] = compute(at * GRAIN) as u8;
+    while at < LEN {
+        table[at] = (compute(at * grain) * BIN_BYTES) as u16;
         at += 1;
     }
     table
-};
+}
+
+const FINE: [u16; FINE_MAX / GRAIN + 1] = places(GRAIN);
+const COARSE: [u16; CLASS_MAX / COARSE_GRAIN + 1] = places(COARSE_GRAIN);
 
 /// What follows from a class.
 #[derive(Clone, Copy, Debug)]
@@ -123,18 +130,30 @@ pub(crate) static INFO: [ClassInfo; CLASSES] = {
     info
 };
 
-/// The class that serves `size` bytes aligned to `align` (a power of two); `None` above [`CLASS_MAX`] or a page of
-/// alignment. `size + align` must not overflow, which `Layout` guarantees.
+/// The place of the bin, in bytes from the first, of the class that serves `size` bytes aligned to `align` (a power of
+/// two); `None` above [`CLASS_MAX`] or a page of alignment. `size + align` must not overflow, which `Layout` guarantees.
 #[inline(always)]
-pub(crate) fn of(size: usize, align: usize) -> Option<Class> {
-    let rounded = (size + (align - 1)) & !(align - 1);
-    if rounded <= TABLE_MAX {
-        Some(TABLE[rounded.div_ceil(GRAIN)] as Class)
-    } else if rounded <= CLASS_MAX && align <= PAGE {
-        Some(compute(rounded))
+pub(crate) fn place_of(size: usize, align: usize) -> Option<usize> {
+    // The common case needs no rounding: each class is a multiple of the grain.
+    let rounded = if align <= GRAIN {
+        size
+    } else if align <= PAGE {
+        (size + (align - 1)) & !(align - 1)
+    } else {
+        return None;
+    };
+    if rounded <= FINE_MAX {
+        Some(FINE[rounded.div_ceil(GRAIN)] as usize)
+    } else if rounded <= CLASS_MAX {
+        Some(COARSE[rounded.div_ceil(COARSE_GRAIN)] as usize)
     } else {
         None
     }
+}
+
+/// The class whose bin lies at a place.
+pub(crate) const fn at_place(place: usize) -> Class {
+    place / BIN_BYTES
 }
 
 const _: () = {
@@ -143,6 +162,7 @@ const _: () = {
         let info = ClassInfo::new(class);
         assert!(compute(info.size) == class);
         assert!(class + 1 == CLASSES || compute(info.size + 1) == class + 1);
+        assert!(info.size <= FINE_MAX || info.size % COARSE_GRAIN == 0);
         assert!(info.chunks >= 1 && info.chunks <= 1 << 15);
         assert!(info.tail() < info.size || info.size <= 64);
         class += 1;
@@ -150,10 +170,13 @@ const _: () = {
     assert!(size_of_class(CLASSES - 1) == CLASS_MAX);
 };
 
-#[cfg(test)]
-#[cfg(not(millpond_loom))]
+#[cfg(all(test, not(millpond_loom)))]
 mod tests {
     use super::*;
+
+    fn of(size: usize, align: usize) -> Option<Class> {
+        place_of(size, align).map(at_place)
+    }
 
     #[test]
     fn every_size_and_alignment_gets_an_aligned_class_that_is_the_smallest() {

@@ -39,7 +39,7 @@ pub(crate) unsafe trait Node: Sized {
     /// `at` points to `stride(words)` writable bytes, suitably aligned, that nobody else uses.
     unsafe fn make(at: *mut Self, words: usize);
 
-    /// Tells the node its index, once, before it is handed out for the first time.
+    /// Tells the node its index, the same each time, before it is handed out.
     fn name(&self, index: Index);
 }
 
@@ -89,7 +89,10 @@ impl<T: Node> Slab<T> {
     /// A node for the caller alone: one that was returned, else a fresh one. `None` if there is no memory for more.
     pub(crate) fn take(&self) -> Option<&T> {
         if let Some(index) = self.free.pop(self) {
-            return Some(self.get(index));
+            let node = self.get(index);
+            // Again: whoever took it first may have vanished before it was named.
+            node.name(index);
+            return Some(node);
         }
         // Relaxed: the exchange below decides.
         let mut at = self.fresh.load(Ordering::Relaxed);
@@ -156,6 +159,11 @@ impl<T: Node> Slab<T> {
     /// Bytes of all nodes ever handed out.
     pub(crate) fn bytes(&self) -> usize {
         self.made() as usize * T::stride(self.words)
+    }
+
+    /// Calls `visit` with each free node, while no other thread uses the slab.
+    pub(crate) fn walk_free(&self, visit: impl FnMut(Index)) {
+        self.free.walk(self, self.made() as usize, visit);
     }
 
     /// How many nodes are free, while no other thread uses the slab; `None` if the list of them is not well-formed.

@@ -8,7 +8,7 @@
 //!
 //! | state | owner |
 //! |---|---|
-//! | [`UNBORN`], [`DEAD`] | nobody: bins of nulls, which miss both ways; a thread that has no cache yet, or no more, points to one of them |
+//! | unborn, dead | nobody: statics with bins of nulls, which miss both ways; a thread that has no cache yet, or no more, points to one of them |
 //! | `FREE` | the slab of caches, or whoever is taking it from there |
 //! | `LIVE` | one thread; when that has vanished (`fork`, or an end without destructors), whoever adopts it |
 //! | `ADOPTED` | the adopter, until it is free |
@@ -151,13 +151,6 @@ impl Owner {
     }
 }
 
-/// What threads without a cache point to, before their first call.
-#[cfg(not(millpond_loom))]
-pub(crate) static UNBORN: ThreadCache = ThreadCache::new();
-/// What threads without a cache point to, after their last destructor but one.
-#[cfg(not(millpond_loom))]
-pub(crate) static DEAD: ThreadCache = ThreadCache::new();
-
 // SAFETY: zeros are a free cache with empty bins; the link is one word.
 unsafe impl Node for ThreadCache {
     fn stride(_: usize) -> usize {
@@ -203,6 +196,19 @@ impl ThreadCache {
         &self.bins[class]
     }
 
+    /// Where the bins lie, and how large one is: what the fast path takes for granted.
+    pub(crate) const LAYOUT: (usize, usize) = (core::mem::offset_of!(Self, bins), size_of::<Bin>());
+
+    /// The bin at a place.
+    ///
+    /// # Safety
+    /// `place` comes from [`place_of`](crate::size_class::place_of).
+    #[inline(always)]
+    pub(crate) unsafe fn bin_at(&self, place: usize) -> &Bin {
+        // SAFETY: the bins come first, `BIN_BYTES` each, and the place is that of one of them.
+        unsafe { &*(&raw const *self).byte_add(place).cast::<Bin>() }
+    }
+
     pub(crate) fn index(&self) -> Index {
         self.index.load(Ordering::Relaxed)
     }
@@ -232,6 +238,12 @@ impl ThreadCache {
     pub(crate) fn adopt(&self, owner: Owner) -> bool {
         // ORDERING: Acquire pairs with `join`; the thread's own stores happened before it vanished.
         self.state.compare_exchange(owner.0, owner.0 & !STATE | ADOPTED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether somebody is settling the cache; if they have vanished, it is for a repair to go on.
+    pub(crate) fn is_adopted(&self) -> bool {
+        // ORDERING: Acquire pairs with `adopt`.
+        self.state.load(Ordering::Acquire) & STATE == ADOPTED
     }
 
     /// The magazine loaded for a class.
@@ -366,6 +378,7 @@ impl ThreadCache {
             return;
         }
         let taken = if planted(Fault::StealCopies) {
+            // ORDERING: as below.
             spares.load(Ordering::Acquire)
         } else {
             // ORDERING: Acquire pairs with the Release of `put_spare`.
@@ -439,6 +452,18 @@ impl ThreadCache {
             if let Some(magazine) = self.take_empty(magazines) {
                 magazines.give(magazine.index());
             }
+        }
+    }
+
+    /// Calls `visit` for each empty magazine, while no other thread uses the cache.
+    pub(crate) fn walk_empties(&self, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
+        let mut at = self.empties.load(Ordering::Relaxed);
+        let mut count = 0;
+        while at != NONE && count <= EMPTIES {
+            let magazine = magazines.get(at);
+            at = magazine.link().load(Ordering::Relaxed);
+            visit(magazine);
+            count += 1;
         }
     }
 

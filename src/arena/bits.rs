@@ -5,7 +5,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// The words that a range of bits touches, each with the mask of the range's bits in it, in ascending order.
 pub(crate) fn words_of(start: usize, len: usize) -> impl DoubleEndedIterator<Item = (usize, u64)> {
     let end = start + len;
-    (start / 64..end.div_ceil(64)).map(move |word| {
+    let after = if len == 0 { start / 64 } else { end.div_ceil(64) };
+    (start / 64..after).map(move |word| {
         let low = start.saturating_sub(word * 64);
         let high = (end - word * 64).min(64);
         (word, ones(high) & !ones(low))

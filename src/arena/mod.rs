@@ -15,7 +15,8 @@ pub(crate) use bits::ones;
 pub(crate) use region::{Arena, Fill, Run};
 
 use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
-use crate::os::{self, Thp};
+use crate::os;
+use crate::report::Thp;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use core::ptr;
 use region::{Books, Took};
@@ -104,10 +105,19 @@ impl Arenas {
 
     /// Takes a run back from its owner. The memory stays until a purge.
     pub(crate) fn give_run(&self, page: usize, pages: usize) {
+        self.give(page, pages, false);
+    }
+
+    /// Takes a run back of which all has been purged, and reads as zero.
+    pub(crate) fn give_zero_run(&self, page: usize, pages: usize) {
+        self.give(page, pages, true);
+    }
+
+    fn give(&self, page: usize, pages: usize, zero: bool) {
         let Some(arena) = self.of(page) else {
             os::die(format_args!("a run outside all arenas: {:#x}", page << PAGE_SHIFT))
         };
-        arena.give(page, pages);
+        arena.give(page, pages, zero);
         // ORDERING: Release pairs with the loads in `take_run`.
         self.books.changes.fetch_add(1, Ordering::Release);
     }
@@ -147,8 +157,12 @@ impl Arenas {
         // ORDERING: Acquire pairs with the exchange below.
         let slot = self.table.iter().find(|slot| slot.load(Ordering::Acquire).is_null())?;
         let least = pages.checked_add(align - 1)?.checked_mul(PAGE)?;
-        // A sixteenth of what the process may have in all, where that is limited: others need room too.
+        // A sixteenth of what the process may have in all, where that is limited: others need room too. As much again is
+        // left for tables.
         let modest = os::address_limit().map_or(usize::MAX, |limit| (limit / 16).next_multiple_of(PAGE));
+        if modest != usize::MAX && !os::keep_headroom(modest) {
+            return None;
+        }
         let wanted = self.reserved().clamp(ARENA_MIN, ARENA_MAX).min(modest).max(least);
         let mut bytes = wanted.next_multiple_of(PAGE);
         let start = loop {

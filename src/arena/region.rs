@@ -15,7 +15,7 @@
 //! Invariants, at rest: `pages - |used| = free`, `|dirty & !used| = dirty_free`.
 
 use super::bits::{first_zero, last_one, ones, runs_of, words_of};
-use crate::config::{PAGE, PAGE_SHIFT};
+use crate::config::{PAGE, PAGE_SHIFT, ZERO_BY_PURGE};
 use crate::os::{self, Purged};
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
 use core::ptr;
@@ -49,6 +49,8 @@ pub(crate) struct Arena {
     dirty_free: AtomicU32,
     /// No page below is likely to be free.
     hint: AtomicUsize,
+    /// No word below is likely to have a page that is free and dirty.
+    dirty_hint: AtomicUsize,
 }
 
 /// What all arenas count together.
@@ -96,6 +98,7 @@ impl Arena {
             free: AtomicU32::new(pages as u32),
             dirty_free: AtomicU32::new(0),
             hint: AtomicUsize::new(0),
+            dirty_hint: AtomicUsize::new(0),
         };
         // SAFETY: as above.
         unsafe { at.cast::<Self>().write(arena) };
@@ -155,14 +158,20 @@ impl Arena {
             return Took::Nothing;
         }
         if pages == 1 && align == 1 && self.dirty_free.load(Ordering::Relaxed) > 0 {
-            for (word, used) in self.used().iter().enumerate() {
+            let hint = self.dirty_hint.load(Ordering::Relaxed);
+            for (word, used) in self.used().iter().enumerate().skip(hint) {
                 let candidates = self.dirty()[word].load(Ordering::Relaxed) & !used.load(Ordering::Relaxed);
                 for (bit, _) in runs_of(candidates) {
                     if self.claim(word * 64 + bit, 1, books).is_ok() {
+                        if word > hint {
+                            // Relaxed, and may be lost: a hint.
+                            let _ = self.dirty_hint.compare_exchange(hint, word, Ordering::Relaxed, Ordering::Relaxed);
+                        }
                         return self.commit(word * 64 + bit, 1, fill, books);
                     }
                 }
             }
+            // Dirty pages below the hint, if any, wait for a purge, or for a return that lowers it.
         }
         let hint = self.hint.load(Ordering::Relaxed);
         let found = match self.search(hint, pages, align, books) {
@@ -258,6 +267,10 @@ impl Arena {
             if fill == Fill::Zero {
                 for (bit, len) in runs_of(touched) {
                     let at = (self.first_page + word * 64 + bit) << PAGE_SHIFT;
+                    // Much memory is zeroed by the system when and if it is used.
+                    if len * PAGE >= ZERO_BY_PURGE && os::purge(at, len * PAGE) == Purged::Zero {
+                        continue;
+                    }
                     // SAFETY: these pages are reserved, and claimed by the caller.
                     unsafe { ptr::write_bytes(ptr::with_exposed_provenance_mut::<u8>(at), 0, len * PAGE) };
                 }
@@ -281,13 +294,22 @@ impl Arena {
         }
     }
 
-    /// Takes a run back from its owner, dirty.
-    pub(crate) fn give(&self, page: usize, pages: usize) {
+    /// Takes a run back from its owner: dirty, or purged by the owner and off the books already.
+    pub(crate) fn give(&self, page: usize, pages: usize, zero: bool) {
         let start = page - self.first_page;
-        self.dirty_free.fetch_add(pages as u32, Ordering::Relaxed);
+        if zero {
+            for (word, mask) in words_of(start, pages) {
+                // Relaxed: the owner's bits; giving up the claim publishes them.
+                self.dirty()[word].fetch_and(!mask, Ordering::Relaxed);
+                self.touched()[word].fetch_and(!mask, Ordering::Relaxed);
+            }
+        } else {
+            self.dirty_free.fetch_add(pages as u32, Ordering::Relaxed);
+        }
         self.free.fetch_add(pages as u32, Ordering::Relaxed);
         self.unclaim(start, pages);
         self.hint.fetch_min(start, Ordering::Relaxed);
+        self.dirty_hint.fetch_min(start / 64, Ordering::Relaxed);
     }
 
     /// Purges free dirty pages: all, or only those that were so at the last purge already. Returns the bytes that the
@@ -344,6 +366,31 @@ impl Arena {
             used.fetch_and(!claimed, Ordering::Release);
         }
         gone.count_ones() as usize * PAGE
+    }
+
+    /// Makes the claims what `placed` says of each page, clears what `clear` clears for those that are given up, and
+    /// counts anew, while no other thread uses the arena. Returns the bytes of dirty pages.
+    pub(crate) fn rebuild(&self, placed: impl Fn(usize) -> bool, clear: impl Fn(usize)) -> usize {
+        let (mut free, mut dirty, mut dirty_free) = (0, 0, 0);
+        for word in 0..self.words {
+            let valid = ones((self.pages - word * 64).min(64));
+            let mut used = 0u64;
+            for bit in (0..64).filter(|bit| valid >> bit & 1 == 1) {
+                used |= (placed(word * 64 + bit) as u64) << bit;
+            }
+            let lost = self.used()[word].load(Ordering::Relaxed) & !used;
+            (0..64).filter(|bit| lost >> bit & 1 == 1).for_each(|bit| clear(word * 64 + bit));
+            self.used()[word].store(used, Ordering::Relaxed);
+            let is_dirty = self.dirty()[word].load(Ordering::Relaxed);
+            free += (!used & valid).count_ones();
+            dirty += is_dirty.count_ones();
+            dirty_free += (is_dirty & !used).count_ones();
+        }
+        self.free.store(free, Ordering::Relaxed);
+        self.dirty_free.store(dirty_free, Ordering::Relaxed);
+        self.hint.store(0, Ordering::Relaxed);
+        self.dirty_hint.store(0, Ordering::Relaxed);
+        dirty as usize * PAGE
     }
 
     /// Pages in use, while no other thread uses the arena; `None` if the invariants do not hold.

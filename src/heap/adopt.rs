@@ -106,14 +106,18 @@ impl Heap {
     #[cold]
     fn adopt_unheard(&self) {
         self.heard(0).store(1, Ordering::Relaxed);
+        let mut adopted = false;
         for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
             // A cache's word is set before the cache is live, so a thread that was born meanwhile is not mistaken.
-            if let Some(owner) = cache.owner()
-                && self.heard(cache.index()).load(Ordering::Relaxed) == 0
-                && cache.adopt(owner)
-            {
+            let Some(owner) = cache.owner() else { continue };
+            if self.heard(cache.index()).load(Ordering::Relaxed) == 0 && cache.adopt(owner) {
                 self.settle(cache);
+                adopted = true;
             }
+        }
+        // Only another thread can have had something in hand. Nobody can start one while this one is here.
+        if adopted && os::is_alone() {
+            self.repair();
         }
     }
 
@@ -123,18 +127,16 @@ impl Heap {
         let first = self.asked.fetch_add(ASK, Ordering::Relaxed);
         for at in 0..ASK.min(made) {
             let cache = self.caches.get(first.wrapping_add(at) % made + 1);
-            if let Some(owner) = cache.owner()
-                && self.heard(cache.index()).load(Ordering::Relaxed) == 1
-                && os::thread_is_gone(owner.thread())
-                && cache.adopt(owner)
-            {
+            let Some(owner) = cache.owner() else { continue };
+            let heard = self.heard(cache.index()).load(Ordering::Relaxed) == 1;
+            if heard && os::thread_is_gone(owner.thread()) && cache.adopt(owner) {
                 self.settle(cache);
             }
         }
     }
 
     /// Gives back all that an adopted cache holds, and the cache itself.
-    fn settle(&self, cache: &ThreadCache) {
+    pub(super) fn settle(&self, cache: &ThreadCache) {
         for class in 0..CLASSES {
             if let Some(magazine) = cache.unload(class, &self.magazines) {
                 self.dissolve(class, magazine);

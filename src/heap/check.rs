@@ -4,29 +4,10 @@
 //! span. Of magazines: made = free in the slab + loaded + spare + full + empty + in hand. Of pages: used = spans' +
 //! large ones' + stranded. And [`Stats`] must add up.
 
-use super::{Heap, Stats};
-use crate::pool::Magazine;
+use super::Heap;
+use crate::pool::{Magazine, Part};
+use crate::report::{CheckError, Stats};
 use crate::size_class::{CLASSES, Class, INFO};
-use core::cell::Cell;
-use core::fmt;
-
-/// An equation that does not hold: a defect of Millpond, or memory that the program has overwritten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CheckError {
-    /// Which equation.
-    pub what: &'static str,
-    /// Where: an address, an index or a class, as `what` says.
-    pub at: usize,
-}
-
-impl fmt::Display for CheckError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({:#x})", self.what, self.at)
-    }
-}
-
-impl core::error::Error for CheckError {}
 
 fn ensure(holds: bool, what: &'static str, at: usize) -> Result<(), CheckError> {
     if holds { Ok(()) } else { Err(CheckError { what, at }) }
@@ -45,19 +26,17 @@ impl Heap {
             }
         }
         let mut seen = 0;
-        let bad = Cell::new(None);
-        let judge = |verdict: Option<usize>| bad.set(bad.get().or(verdict));
+        let mut bad = None;
         for class in 0..CLASSES {
-            let in_pool = self.pools[class].check(
-                class,
-                &self.spans,
-                &self.magazines,
-                |magazine| {
-                    seen += 1;
-                    judge(self.bad_chunk(class, magazine, magazine.count()));
-                },
-                |span| judge((!span.is_linked() && !span.is_held()).then(|| span.head.start())),
-            );
+            let in_pool = self.pools[class].check(class, &self.spans, &self.magazines, |part| {
+                bad = bad.or(match part {
+                    Part::Full(magazine) => {
+                        seen += 1;
+                        self.bad_chunk(class, magazine, magazine.count())
+                    }
+                    Part::Listed(span) => (!span.is_linked() && !span.is_held()).then(|| span.head.start()),
+                });
+            });
             ensure(in_pool.is_some(), "pool's stacks and depth agree", class)?;
         }
         for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
@@ -69,15 +48,15 @@ impl Heap {
             for class in 0..CLASSES {
                 if let Some(magazine) = cache.loaded(class, &self.magazines) {
                     seen += 1;
-                    judge(self.bad_chunk(class, magazine, cache.loaded_count(class, magazine)));
+                    bad = bad.or(self.bad_chunk(class, magazine, cache.loaded_count(class, magazine)));
                 }
                 cache.walk_spares(class, &self.magazines, |magazine| {
                     seen += 1;
-                    judge(self.bad_chunk(class, magazine, magazine.count()));
+                    bad = bad.or(self.bad_chunk(class, magazine, magazine.count()));
                 });
             }
         }
-        if let Some(at) = bad.get() {
+        if let Some(at) = bad {
             return Err(CheckError { what: "a chunk in a magazine is one of its class, and not free in its span", at });
         }
         let free = self.magazines.free_nodes();

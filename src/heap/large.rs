@@ -10,7 +10,8 @@
 use super::Heap;
 use crate::arena::Fill;
 use crate::config::{ADDRESS_BITS, HUGE_MIN, PAGE, PAGE_SHIFT};
-use crate::os::{self, Thp};
+use crate::os;
+use crate::report::Thp;
 use crate::span::{HUGE, Head, LARGE, Large};
 use crate::sync::Ordering;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
@@ -153,7 +154,6 @@ impl Heap {
             self.spans.page_map.publish(page, 1, null_mut());
             if !os::remap(from, old, to, new) {
                 self.spans.page_map.publish(page, 1, entry(node));
-                os::release(to, new);
                 return None;
             }
             node.head.describe(to >> PAGE_SHIFT, HUGE);

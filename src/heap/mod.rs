@@ -10,13 +10,10 @@
 mod adopt;
 mod check;
 mod large;
+mod repair;
 mod stats;
 mod trim;
 mod upkeep;
-
-pub use check::CheckError;
-pub use stats::Stats;
-pub use trim::Trimmed;
 
 use crate::config::MAGAZINE_SLOTS;
 use crate::pool::{Magazine, Pool};
@@ -66,12 +63,8 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub(crate) fn alloc_slow(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
-        if self.attend(cache, class)
-            && let Some(chunk) = cache.bin(class).pop()
-        {
-            return Some(chunk);
-        }
-        self.refill(cache, class).or_else(|| {
+        let served = if self.attend(cache, class) { cache.bin(class).pop() } else { None };
+        served.or_else(|| self.refill(cache, class)).or_else(|| {
             self.trim(Some(cache));
             self.refill(cache, class)
         })
@@ -172,23 +165,21 @@ impl Heap {
         let now = self.clock.now();
         let bytes = INFO[class].magazine_bytes();
         let pool = &self.pools[class];
+        // Charged while the bin still shows its magazine: the charge may be counted anew.
+        let room = cache.loaded(class, &self.magazines).is_some() && !pool.in_burst() && cache.charge(bytes);
         let empty = match cache.unload(class, &self.magazines) {
             None if self.admit(cache, class) => None,
             None => return,
+            Some(full) if room && cache.put_spare(class, full, now) => None,
             Some(full) => {
-                let charged = !pool.in_burst() && cache.charge(bytes);
-                if charged && cache.put_spare(class, full, now) {
+                if room {
+                    cache.discharge(bytes);
+                }
+                if pool.drain(class, &self.magazines, full) {
                     None
                 } else {
-                    if charged {
-                        cache.discharge(bytes);
-                    }
-                    if pool.drain(class, &self.magazines, full) {
-                        None
-                    } else {
-                        pool.restore_all(class, &self.spans, full, now);
-                        Some(full)
-                    }
+                    pool.restore_all(class, &self.spans, full, now);
+                    Some(full)
                 }
             }
         };
@@ -261,9 +252,9 @@ impl Heap {
 
     /// Gives all that a cache holds back to the spans.
     pub(crate) fn flush(&self, cache: &ThreadCache) {
-        for class in 0..CLASSES {
+        for (class, info) in INFO.iter().enumerate() {
             if let Some(magazine) = cache.unload(class, &self.magazines) {
-                cache.discharge(INFO[class].magazine_bytes());
+                cache.discharge(info.magazine_bytes());
                 self.dissolve(class, magazine);
             }
             cache.steal_spares(
@@ -271,7 +262,7 @@ impl Heap {
                 &self.magazines,
                 |_| true,
                 |spare| {
-                    cache.discharge(INFO[class].magazine_bytes());
+                    cache.discharge(info.magazine_bytes());
                     self.dissolve(class, spare);
                 },
             );

@@ -1,19 +1,9 @@
 //! Trim: give back all that is free, from any thread.
 
 use super::Heap;
+use crate::report::Trimmed;
 use crate::size_class::{CLASSES, INFO};
 use crate::thread_cache::ThreadCache;
-
-/// What a trim gave back, and what it could not reach.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Trimmed {
-    /// Bytes by which committed memory fell.
-    pub returned: usize,
-    /// Bytes of free chunks that stay in the loaded magazines of other living threads: each gives them back itself, by
-    /// `flush_thread` or at its end.
-    pub loaded: usize,
-}
 
 impl Heap {
     /// Gives back the caller's whole cache, the spares of all other threads, the pools, the free OS pages of spans in

@@ -99,7 +99,7 @@ impl Heap {
         if self.clock.swept.load(Ordering::Relaxed) >= self.nodes() {
             self.clock.swept.store(0, Ordering::Relaxed);
         }
-        if now.is_multiple_of(PURGE_TICKS) {
+        if now % PURGE_TICKS == 0 {
             self.spans.arenas.purge(false);
         }
     }

@@ -4,11 +4,12 @@
 //! they are bare numbers, small enough for a shrunk page map, each grain of which has a [`Slot`] of loom's to stand for
 //! what is stored there: [`touch`] and [`purge`] write it, so two that use the same memory at a time fail the model.
 
-use super::{Purged, Thp};
+use super::Purged;
+use crate::report::Thp;
 use crate::sync::Slot;
-use core::cell::{Cell, RefCell};
 use core::fmt::Arguments;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::cell::{Cell, RefCell};
 use std::vec::Vec;
 
 std::thread_local! {
@@ -172,6 +173,7 @@ pub(crate) fn resize(_at: usize, _old: usize, _new: usize) -> bool {
 
 pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
     if refused() {
+        release(to, new);
         return false;
     }
     if !cfg!(millpond_loom) {
@@ -238,4 +240,12 @@ pub(crate) fn prefetch_read(_at: usize) {}
 
 pub(crate) fn address_limit() -> Option<usize> {
     None
+}
+
+pub(crate) fn keep_headroom(_len: usize) -> bool {
+    true
+}
+
+pub(crate) fn is_alone() -> bool {
+    false
 }

@@ -1,9 +1,10 @@
-//! The contract of [`os`](super) on Linux. Sole home, with `slot`, of `libc` and of the processor.
+//! The contract of [`os`](super) on Linux. Sole home, with [`slot`](crate::slot), of `libc` and of the processor.
 
-use super::{Purged, Thp};
+use super::Purged;
+use crate::report::Thp;
+use crate::sync::{AtomicUsize, Ordering};
 use core::ffi::{CStr, c_void};
 use core::fmt::Write;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 const PROT: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -39,7 +40,7 @@ fn unmap(at: usize, len: usize) {
 /// See [`os`](super).
 pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
     let at = map(len)?;
-    if at.is_multiple_of(align) {
+    if at % align == 0 {
         return Some(at);
     }
     // Not aligned by luck: take enough to cut an aligned piece out of it.
@@ -79,7 +80,8 @@ pub(crate) fn resize(at: usize, old: usize, new: usize) -> bool {
     unsafe { libc::mremap(from, old, new, 0) == from }
 }
 
-/// See [`os`](super).
+/// See [`os`](super). The kernel unmaps the second before it can fail, so releasing it then could hit what another thread
+/// has mapped there meanwhile: should it still be there, its addresses are lost.
 pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
     let from = core::ptr::with_exposed_provenance_mut::<c_void>(at);
     let target = core::ptr::with_exposed_provenance_mut::<c_void>(to);
@@ -89,7 +91,41 @@ pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
 
 /// See [`os`](super).
 pub(crate) fn metadata(len: usize) -> Option<usize> {
-    map(len.next_multiple_of(page_size()))
+    let len = len.next_multiple_of(page_size());
+    map(len).or_else(|| {
+        drop_headroom();
+        map(len)
+    })
+}
+
+static HEADROOM: AtomicUsize = AtomicUsize::new(0);
+static HEADROOM_LEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Where address space is limited, sets some aside that only [`metadata`] gets: otherwise arenas would take the last of
+/// it, and their own free pages could not be used for want of tables. `false`: there is none left to set aside.
+pub(crate) fn keep_headroom(len: usize) -> bool {
+    // Relaxed, as all of these: an address is taken by the exchange, and says nothing about what lies there.
+    if HEADROOM.load(Ordering::Relaxed) != 0 {
+        return true;
+    }
+    // The length never changes, so that whoever takes the address knows it.
+    let len = len.next_multiple_of(page_size());
+    let len = match HEADROOM_LEN.compare_exchange(0, len, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => len,
+        Err(known) => known,
+    };
+    let Some(at) = map(len) else { return false };
+    if HEADROOM.compare_exchange(0, at, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+        unmap(at, len);
+    }
+    true
+}
+
+fn drop_headroom() {
+    match HEADROOM.swap(0, Ordering::Relaxed) {
+        0 => {}
+        at => unmap(at, HEADROOM_LEN.load(Ordering::Relaxed)),
+    }
 }
 
 /// Gives back what [`metadata`] returned: for the loser of a race to publish it.
@@ -161,6 +197,19 @@ pub(crate) fn thread_is_gone(id: u32) -> bool {
     };
     set_errno(errno);
     gone
+}
+
+/// Whether the calling thread is sure to be the only one of its process, as `/proc` counts them.
+pub(crate) fn is_alone() -> bool {
+    let errno = errno();
+    // SAFETY: zeros are a valid `stat`, which the call fills in.
+    let alone = unsafe {
+        let mut status: libc::stat = core::mem::zeroed();
+        // A directory has two links and one for each directory in it; here, one for each thread.
+        libc::stat(c"/proc/self/task".as_ptr(), &mut status) == 0 && status.st_nlink == 3
+    };
+    set_errno(errno);
+    alone
 }
 
 fn errno() -> i32 {

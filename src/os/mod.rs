@@ -1,7 +1,7 @@
 //! The system: address space, memory, time, threads, the last word on stderr.
 //!
 //! One contract, two implementations: `linux`, and `fake` for unit tests and models, which can be told to fail.
-//! Nothing above this module knows the system or the processor. Lengths and addresses are bytes.
+//! Nothing above this module knows the system or the processor, but `slot`, the thread-local word. Lengths and addresses are bytes.
 //!
 //! | verb | before | after |
 //! |---|---|---|
@@ -10,7 +10,7 @@
 //! | [`purge`] | inside one reservation, in use by nobody | reads as the returned [`Purged`] says; costs no memory if purged |
 //! | [`release`] | a whole reservation | the addresses are no longer ours |
 //! | [`resize`] | a whole reservation | it is longer (zero beyond the old length) or shorter, in place; `false`: nothing has changed |
-//! | [`remap`] | two whole reservations | the second has the contents of the first, which is gone; `false`: nothing has changed |
+//! | [`remap`] | two whole reservations | the second has the contents of the first, which is gone; `false`: the first is as it was, and the second must be forgotten |
 //! | [`metadata`] | `len` > 0 | as `reserve`, aligned to an OS page, for the allocator's tables; never released but by the loser of a race |
 //!
 //! No function here allocates, takes a lock or unwinds.
@@ -19,8 +19,6 @@
 pub(crate) mod fake;
 #[cfg(not(any(test, millpond_loom)))]
 mod linux;
-#[cfg(not(any(test, millpond_loom)))]
-pub(crate) mod slot;
 
 #[cfg(any(test, millpond_loom))]
 pub(crate) use fake::*;
@@ -37,16 +35,4 @@ pub(crate) enum Purged {
     Clean,
     /// The system refused: as before.
     Failed,
-}
-
-/// Transparent huge pages: whether the kernel may, should or must not back memory by pages of 2 MiB.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Thp {
-    /// As the system is set (`/sys/kernel/mm/transparent_hugepage/enabled`).
-    #[default]
-    Default,
-    /// Ask for them: fewer page faults and TLB misses, more resident memory.
-    Always,
-    /// Refuse them.
-    Never,
 }

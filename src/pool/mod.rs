@@ -26,8 +26,14 @@ use crossbeam_utils::CachePadded;
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    full: CachePadded<Stack>,
+    full: CachePadded<Full>,
     listed: CachePadded<Stack>,
+}
+
+/// The full magazines, with what is counted at each visit: one cache line.
+#[derive(Debug)]
+struct Full {
+    stack: Stack,
     depth: AtomicU32,
     /// The least depth since the last tick.
     low: AtomicU32,
@@ -41,46 +47,46 @@ pub(crate) struct Pool {
 impl Pool {
     const_fn! {
         pub(crate) const fn new() -> Self {
-            Self {
-                full: CachePadded::new(Stack::new()),
-                listed: CachePadded::new(Stack::new()),
+            let full = Full {
+                stack: Stack::new(),
                 depth: AtomicU32::new(0),
                 low: AtomicU32::new(0),
                 drains: AtomicU32::new(0),
                 refills: AtomicU32::new(0),
                 burst: AtomicU32::new(0),
-            }
+            };
+            Self { full: CachePadded::new(full), listed: CachePadded::new(Stack::new()) }
         }
     }
 
     /// Takes a full magazine for a thread that needs it: O(1), one exchange.
     pub(crate) fn refill<'a>(&self, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
-        self.count(&self.refills);
+        self.count(&self.full.refills);
         self.take(magazines)
     }
 
     /// Takes a full magazine: O(1), one exchange.
     pub(crate) fn take<'a>(&self, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
-        if self.full.is_empty() {
+        if self.full.stack.is_empty() {
             return None;
         }
-        let magazine = magazines.get(self.full.pop(magazines)?);
+        let magazine = magazines.get(self.full.stack.pop(magazines)?);
         // Relaxed, as all counts here: they steer, and are exact at rest.
-        let left = self.depth.fetch_sub(1, Ordering::Relaxed).wrapping_sub(1);
-        if left < self.low.load(Ordering::Relaxed) {
-            self.low.store(left, Ordering::Relaxed);
+        let left = self.full.depth.fetch_sub(1, Ordering::Relaxed).wrapping_sub(1);
+        if left < self.full.low.load(Ordering::Relaxed) {
+            self.full.low.store(left, Ordering::Relaxed);
         }
         Some(magazine)
     }
 
     /// Puts a magazine that the caller owns among the full ones, if the pool does not hold enough: O(1).
     pub(crate) fn drain(&self, class: Class, magazines: &Slab<Magazine>, magazine: &Magazine) -> bool {
-        self.count(&self.drains);
-        if self.depth.load(Ordering::Relaxed) >= self.bound(class) {
+        self.count(&self.full.drains);
+        if self.full.depth.load(Ordering::Relaxed) >= self.bound(class) {
             return false;
         }
-        self.depth.fetch_add(1, Ordering::Relaxed);
-        self.full.push(magazines, magazine.index());
+        self.full.depth.fetch_add(1, Ordering::Relaxed);
+        self.full.stack.push(magazines, magazine.index());
         true
     }
 
@@ -90,7 +96,7 @@ impl Pool {
     }
 
     fn bound(&self, class: Class) -> u32 {
-        if self.burst.load(Ordering::Relaxed) != 0 {
+        if self.full.burst.load(Ordering::Relaxed) != 0 {
             return 1;
         }
         (POOL_BYTES / INFO[class].magazine_bytes()).max(1) as u32
@@ -98,24 +104,24 @@ impl Pool {
 
     /// Whether more comes in than is needed: then thread caches keep no spares of this class.
     pub(crate) fn in_burst(&self) -> bool {
-        self.burst.load(Ordering::Relaxed) != 0
+        self.full.burst.load(Ordering::Relaxed) != 0
     }
 
     /// Ends a period: sets the bound for the next, and says how many magazines were not needed in this one.
     pub(crate) fn tick(&self) -> u32 {
-        let (drains, refills) = (self.drains.load(Ordering::Relaxed), self.refills.load(Ordering::Relaxed));
-        self.drains.store(0, Ordering::Relaxed);
-        self.refills.store(0, Ordering::Relaxed);
-        self.burst.store((drains > 16 + 8 * refills) as u32, Ordering::Relaxed);
-        let depth = self.depth.load(Ordering::Relaxed);
-        let low = self.low.load(Ordering::Relaxed).min(depth);
-        self.low.store(depth, Ordering::Relaxed);
+        let (drains, refills) = (self.full.drains.load(Ordering::Relaxed), self.full.refills.load(Ordering::Relaxed));
+        self.full.drains.store(0, Ordering::Relaxed);
+        self.full.refills.store(0, Ordering::Relaxed);
+        self.full.burst.store((drains > 16 + 8 * refills) as u32, Ordering::Relaxed);
+        let depth = self.full.depth.load(Ordering::Relaxed);
+        let low = self.full.low.load(Ordering::Relaxed).min(depth);
+        self.full.low.store(depth, Ordering::Relaxed);
         low
     }
 
     /// Magazines among the full ones.
     pub(crate) fn depth(&self) -> u32 {
-        self.depth.load(Ordering::Relaxed)
+        self.full.depth.load(Ordering::Relaxed)
     }
 
     /// Carves up to `want` chunks and calls `give` with each address. Visits a bounded number of listed spans, and opens
@@ -245,27 +251,50 @@ impl Pool {
 
     /// Calls `visit` for each full magazine, while no other thread uses the pool.
     pub(crate) fn walk_full(&self, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
-        self.full.walk(magazines, self.depth() as usize, |index| visit(magazines.get(index)));
+        self.full.stack.walk(magazines, self.depth() as usize, |index| visit(magazines.get(index)));
     }
 
-    /// Calls `magazine` for each full magazine and then `span` for each node in the stack of listed spans, while no other thread
-    /// uses the pool. `None` if a stack is not well-formed or the depth is wrong.
+    /// Counts the depth anew and calls `visit` for each full magazine, while no other thread uses the pool.
+    pub(crate) fn recount(&self, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
+        let mut depth = 0;
+        self.full.stack.walk(magazines, magazines.made() as usize, |index| {
+            depth += 1;
+            visit(magazines.get(index));
+        });
+        self.full.depth.store(depth, Ordering::Relaxed);
+    }
+
+    /// Empties the stack of listed spans, while no other thread uses the pool.
+    pub(crate) fn unlist_all(&self, nodes: &Slab<Span>) {
+        while self.listed.pop(nodes).is_some() {}
+    }
+
+    /// Calls `visit` for each full magazine and each node in the stack of listed spans, while no other thread uses the
+    /// pool. `None` if a stack is not well-formed or the depth is wrong.
     pub(crate) fn check(
         &self,
         class: Class,
         spans: &Spans,
         magazines: &Slab<Magazine>,
-        mut magazine: impl FnMut(&Magazine),
-        mut span: impl FnMut(&Span),
+        mut visit: impl FnMut(Part<'_>),
     ) -> Option<()> {
         let mut depth = 0;
         let nodes = spans.nodes(class);
-        let sound = self.full.walk(magazines, magazines.made() as usize, |index| {
+        let sound = self.full.stack.walk(magazines, magazines.made() as usize, |index| {
             depth += 1;
-            magazine(magazines.get(index));
-        }) && self.listed.walk(nodes, nodes.made() as usize, |index| span(nodes.get(index)));
+            visit(Part::Full(magazines.get(index)));
+        }) && self.listed.walk(nodes, nodes.made() as usize, |index| visit(Part::Listed(nodes.get(index))));
         (sound && depth == self.depth()).then_some(())
     }
+}
+
+/// What a pool is made of.
+#[derive(Debug)]
+pub(crate) enum Part<'a> {
+    /// A full magazine.
+    Full(&'a Magazine),
+    /// A listed span, or a tombstone.
+    Listed(&'a Span),
 }
 
 /// Sets the bits of chunks in one word; ends the process if one of them is free already.

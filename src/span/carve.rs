@@ -90,6 +90,7 @@ impl Span {
     pub(crate) fn unhold(&self) -> Restored {
         let mut state = self.state();
         if planted(Fault::UnholdStore) && state.count() == 0 {
+            // ORDERING: as below.
             self.state.store(state.clear(HELD).0, Ordering::Release);
             return Restored::Done;
         }
@@ -97,9 +98,7 @@ impl Span {
             let free = state.count();
             let (next, outcome) = if free == self.info().chunks {
                 (State(state.0 & LINKED | HELD | RETIRED), Restored::Retire)
-            } else if state.is(LINKED) {
-                (state.clear(HELD), Restored::Done)
-            } else if free == 0 {
+            } else if state.is(LINKED) || free == 0 {
                 (state.clear(HELD), Restored::Done)
             } else {
                 (state.clear(HELD).set(LINKED), Restored::List)

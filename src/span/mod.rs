@@ -227,6 +227,20 @@ impl Span {
         self.bits(self.info()).iter().map(|word| word.load(Ordering::Relaxed).count_ones() as usize).sum()
     }
 
+    /// Makes the state what the bitmap says, of a live span in no stack, while no other thread uses it.
+    pub(crate) fn rebuild(&self) -> Restored {
+        let set = self.set_bits_count();
+        let stamp = self.state().stamp();
+        self.state.store(State(LIVE | HELD).with(set, stamp).0, Ordering::Relaxed);
+        self.unhold()
+    }
+
+    /// Makes the node idle, whatever it was, while no other thread uses it.
+    pub(crate) fn reset(&self) {
+        self.purged.store(0, Ordering::Relaxed);
+        self.state.store(0, Ordering::Relaxed);
+    }
+
     /// Verifies the invariants while no other thread uses the span.
     pub(crate) fn check(&self) -> bool {
         let state = self.state();

@@ -2,7 +2,8 @@
 
 use super::{Head, Span};
 use crate::arena::{Arenas, Fill};
-use crate::os;
+use crate::config::PAGE;
+use crate::os::{self, Purged};
 use crate::page_map::PageMap;
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::Slab;
@@ -86,17 +87,30 @@ impl Spans {
             return None;
         };
         span.open(run.page, class, taken, now);
-        self.page_map.publish(run.page, pages, (&raw const span.head).cast_mut());
+        self.publish(span, class);
         Some(span)
+    }
+
+    /// Has the page map name a span for all of its pages.
+    pub(crate) fn publish(&self, span: &Span, class: Class) {
+        self.page_map.publish(span.head.page(), INFO[class].pages, (&raw const span.head).cast_mut());
     }
 
     /// Gives the run of a span back that the caller has found wholly free, and the node unless it is a tombstone.
     pub(crate) fn retire(&self, span: &Span, class: Class) {
         let (page, pages) = (span.head.page(), INFO[class].pages);
-        // What was purged counts as committed again: the arena purges whole pages by its own account.
-        self.arenas.committed().fetch_add(span.unpurge_all(), Ordering::Relaxed);
         self.page_map.publish(page, pages, core::ptr::null_mut());
-        self.arenas.give_run(page, pages);
+        let purged = span.unpurge_all();
+        if purged == 0 {
+            self.arenas.give_run(page, pages);
+        } else if os::purge(span.head.start(), pages * PAGE) == Purged::Zero {
+            // It has rested long enough for a part to be purged; the arena accounts for whole pages, so all of it goes.
+            self.arenas.committed().fetch_sub(pages * PAGE - purged, Ordering::Relaxed);
+            self.arenas.give_zero_run(page, pages);
+        } else {
+            self.arenas.committed().fetch_add(purged, Ordering::Relaxed);
+            self.arenas.give_run(page, pages);
+        }
         let index = span.head.index();
         if span.close() {
             self.nodes(class).give(index);

@@ -8,12 +8,21 @@
 //! The word changes only by [`set`] on the same thread. The symbol carries the crate's version, so that two versions
 //! in one program do not share it.
 
+use crate::config::BIN_BYTES;
+use crate::sync::{AtomicU32, Ordering};
+use crate::thread_cache::ThreadCache;
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU32, Ordering};
+
+/// What threads without a cache point to, before their first call.
+pub(crate) static UNBORN: ThreadCache = ThreadCache::new();
+/// What threads without a cache point to, after their own destructor of it.
+pub(crate) static DEAD: ThreadCache = ThreadCache::new();
+
+const _: () = assert!(ThreadCache::LAYOUT.0 == 0 && ThreadCache::LAYOUT.1 == BIN_BYTES);
 
 #[cfg(all(target_arch = "x86_64", not(millpond_portable_tls)))]
 mod imp {
-    use crate::thread_cache::{ThreadCache, UNBORN};
+    use super::{ThreadCache, UNBORN};
 
     macro_rules! symbol {
         () => {
@@ -73,8 +82,7 @@ mod imp {
 #[cfg(not(all(target_arch = "x86_64", not(millpond_portable_tls))))]
 mod imp {
     use super::key;
-    use crate::thread_cache::{ThreadCache, UNBORN};
-    use core::sync::atomic::AtomicU32;
+    use super::{AtomicU32, ThreadCache, UNBORN};
 
     static KEY: AtomicU32 = AtomicU32::new(0);
 

@@ -1,0 +1,200 @@
+//! Repair: what vanished threads had in their hands, found by reachability.
+//!
+//! In the child of a fork, the caches of vanished threads are adopted whole (`adopt`). What such a thread was just
+//! moving from one place to another is in neither: a magazine, a span, a run of pages, a node. While the forking thread
+//! is alone in its process, which it asks the system, it can tell what is reachable and put the rest back:
+//!
+//! * a cache whose adopter vanished is settled;
+//! * a magazine in no stack, cache or free list: the chunks it lists that are not free already are restored;
+//! * a span: its count is the number of its set bits, and it is listed, full or retired accordingly;
+//! * a page that is claimed by no span and no large allocation is free;
+//! * a node that describes nothing is free;
+//! * counts are counted anew.
+//!
+//! Chunks that a vanished thread had in its registers between bitmap and magazine are lost: at most one magazine a
+//! thread and fork. They count as live.
+
+use super::Heap;
+use crate::os;
+use crate::size_class::{CLASSES, Class};
+use crate::slab::{Node, Slab};
+use crate::span::{HUGE, LARGE};
+use crate::sync::Ordering;
+use crate::tagged::Index;
+use core::ptr;
+
+/// A set of indices, in memory of its own that is given back.
+struct Marks {
+    at: usize,
+    len: usize,
+}
+
+impl Marks {
+    fn new(count: usize) -> Option<Self> {
+        let len = count / 8 + 1;
+        Some(Self { at: os::metadata(len)?, len })
+    }
+
+    fn byte(&self, index: usize) -> *mut u8 {
+        assert!(index / 8 < self.len);
+        ptr::with_exposed_provenance_mut::<u8>(self.at).wrapping_add(index / 8)
+    }
+
+    fn mark(&self, index: usize) {
+        // SAFETY: inside the memory taken in `new`, which is zero at first and nobody else's.
+        unsafe { *self.byte(index) |= 1 << (index % 8) };
+    }
+
+    fn has(&self, index: usize) -> bool {
+        // SAFETY: as above.
+        unsafe { *self.byte(index) >> (index % 8) & 1 == 1 }
+    }
+}
+
+impl Drop for Marks {
+    fn drop(&mut self) {
+        os::release_metadata(self.at, self.len);
+    }
+}
+
+/// The free nodes of a slab.
+fn free_nodes<T: Node>(slab: &Slab<T>) -> Option<Marks> {
+    let marks = Marks::new(slab.made() as usize + 1)?;
+    slab.walk_free(|index| marks.mark(index as usize));
+    Some(marks)
+}
+
+fn indices<T: Node>(slab: &Slab<T>) -> impl Iterator<Item = Index> + use<T> {
+    1..=slab.made()
+}
+
+impl Heap {
+    /// Puts back what is in no place. Only while the calling thread is the only one of the process. Without memory for
+    /// the marks, what is out of place stays so.
+    pub(super) fn repair(&self) {
+        let _ = self.repair_caches();
+        let _ = self.repair_magazines();
+        let _ = self.repair_spans();
+        let _ = self.repair_larges();
+        let _ = self.repair_pages();
+    }
+
+    /// Goes on with caches whose adopter has vanished, and frees those that were on their way from or to the slab.
+    fn repair_caches(&self) -> Option<()> {
+        let free = free_nodes(&self.caches)?;
+        for index in indices(&self.caches).filter(|index| !free.has(*index as usize)) {
+            let cache = self.caches.get(index);
+            cache.name(index);
+            if cache.is_adopted() || cache.owner().is_none() {
+                self.settle(cache);
+            }
+        }
+        Some(())
+    }
+
+    fn repair_magazines(&self) -> Option<()> {
+        let placed = free_nodes(&self.magazines)?;
+        for cache in indices(&self.caches).map(|index| self.caches.get(index)) {
+            if cache.owner().is_none() {
+                continue;
+            }
+            cache.walk_empties(&self.magazines, |magazine| placed.mark(magazine.index() as usize));
+            for class in 0..CLASSES {
+                if let Some(magazine) = cache.loaded(class, &self.magazines) {
+                    placed.mark(magazine.index() as usize);
+                }
+                cache.walk_spares(class, &self.magazines, |magazine| placed.mark(magazine.index() as usize));
+            }
+        }
+        for pool in &self.pools {
+            pool.recount(&self.magazines, |magazine| placed.mark(magazine.index() as usize));
+        }
+        for index in indices(&self.magazines).filter(|index| !placed.has(*index as usize)) {
+            let magazine = self.magazines.get(index);
+            for chunk in magazine.slots().iter().take(magazine.count()).map(|slot| slot.get()) {
+                self.restore_stray(chunk);
+            }
+            magazine.set_count(0);
+            self.magazines.give(index);
+        }
+        Some(())
+    }
+
+    /// Restores a chunk unless it is free already.
+    fn restore_stray(&self, chunk: usize) {
+        let Some(class) = self.spans.page_map.get(chunk).map(|head| head.kind()).filter(|kind| *kind < LARGE) else {
+            return;
+        };
+        let class = class as Class;
+        let span = self.spans.owner(chunk, class);
+        if span.chunk_at(chunk).is_some_and(|at| !span.is_free(at)) {
+            self.pools[class].restore(class, &self.spans, &mut [chunk], self.clock.now());
+        }
+    }
+
+    fn repair_spans(&self) -> Option<()> {
+        for (class, pool) in self.pools.iter().enumerate() {
+            pool.unlist_all(self.spans.nodes(class));
+        }
+        for slab in self.spans.slabs() {
+            let free = free_nodes(slab)?;
+            for index in indices(slab).filter(|index| !free.has(*index as usize)) {
+                let span = slab.get(index);
+                if !span.is_live() {
+                    // A tombstone, a span in the middle of its retirement, or a node that was not yet one.
+                    span.reset();
+                    slab.give(index);
+                    continue;
+                }
+                let class = span.head.kind() as Class;
+                self.spans.publish(span, class);
+                self.pools[class].settle(class, &self.spans, span, span.rebuild());
+            }
+        }
+        Some(())
+    }
+
+    fn repair_larges(&self) -> Option<()> {
+        let free = free_nodes(&self.larges)?;
+        for index in indices(&self.larges).filter(|index| !free.has(*index as usize)) {
+            let node = self.larges.get(index);
+            let named = self.spans.page_map.get(node.head.start());
+            if node.bytes() > 0 && named.is_some_and(|head| ptr::eq(head, &node.head)) {
+                continue;
+            }
+            // Taken and not yet published, or unpublished and not yet given back.
+            if node.bytes() > 0 && node.head.kind() == HUGE {
+                self.huge.fetch_sub(node.bytes(), Ordering::Relaxed);
+                os::release(node.head.start(), node.bytes());
+            }
+            node.set_bytes(0);
+            self.larges.give(index);
+        }
+        Some(())
+    }
+
+    /// Frees claimed pages that belong to nothing.
+    fn repair_pages(&self) -> Option<()> {
+        let arenas = &self.spans.arenas;
+        let mut dirty = 0;
+        for arena in arenas.iter() {
+            let first = arena.start() >> crate::config::PAGE_SHIFT;
+            let placed = Marks::new(arena.bytes() / crate::config::PAGE)?;
+            let mark = |page: usize, pages: usize| {
+                if arena.contains(page) {
+                    (page - first..page - first + pages).for_each(|page| placed.mark(page));
+                }
+            };
+            for span in self.spans.live() {
+                mark(span.head.page(), span.info().pages);
+            }
+            for node in self.larges().filter(|node| node.head.kind() == LARGE) {
+                mark(node.head.page(), node.bytes() / crate::config::PAGE);
+            }
+            dirty += arena.rebuild(|page| placed.has(page), |page| self.spans.page_map.clear(first + page));
+        }
+        let purged: usize = self.spans.live().map(|span| span.purged_bytes()).map(|(chunks, tail)| chunks + tail).sum();
+        arenas.committed().store(dirty - purged, Ordering::Relaxed);
+        Some(())
+    }
+}

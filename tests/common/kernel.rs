@@ -1,0 +1,77 @@
+//! What the kernel says of this process, read without allocating.
+
+use core::ffi::CStr;
+
+pub fn page_size() -> usize {
+    // SAFETY: asks for a constant.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
+}
+
+/// Reads a small file whole.
+fn read<'a>(path: &CStr, buffer: &'a mut [u8]) -> &'a str {
+    // SAFETY: opens and closes its own descriptor, and reads no more than the buffer holds.
+    let len = unsafe {
+        let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        assert!(file >= 0, "{path:?} does not open");
+        let mut len = 0;
+        loop {
+            let rest = &mut buffer[len..];
+            let got = libc::read(file, rest.as_mut_ptr().cast(), rest.len());
+            if got <= 0 {
+                break;
+            }
+            len += got as usize;
+        }
+        libc::close(file);
+        len
+    };
+    core::str::from_utf8(&buffer[..len]).expect("text")
+}
+
+fn statm(field: usize) -> usize {
+    let mut buffer = [0; 256];
+    let text = read(c"/proc/self/statm", &mut buffer);
+    let pages: usize = text.split(' ').nth(field).and_then(|word| word.parse().ok()).expect("a number");
+    pages * page_size()
+}
+
+fn status(name: &str) -> usize {
+    let mut buffer = [0; 8192];
+    let text = read(c"/proc/self/status", &mut buffer);
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("a line of that name");
+    let kib: usize = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().expect("a number");
+    kib * 1024
+}
+
+/// Whether the process's first thread waits for something.
+pub fn main_thread_sleeps() -> bool {
+    let mut buffer = [0; 1024];
+    let text = read(c"/proc/self/stat", &mut buffer);
+    let (_, rest) = text.rsplit_once(") ").expect("a state after the name");
+    rest.starts_with('S')
+}
+
+/// Resident bytes.
+pub fn resident() -> usize {
+    statm(1)
+}
+
+/// Resident anonymous bytes.
+pub fn resident_anonymous() -> usize {
+    status("RssAnon")
+}
+
+/// The most that ever was resident.
+pub fn peak_resident() -> usize {
+    status("VmHWM")
+}
+
+/// Page faults of this process that needed no disk.
+pub fn minor_faults() -> usize {
+    // SAFETY: an all-zero `rusage` is valid and is overwritten.
+    unsafe {
+        let mut usage: libc::rusage = core::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage.ru_minflt as usize
+    }
+}

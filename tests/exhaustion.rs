@@ -1,0 +1,241 @@
+//! No more address space: `null`, never a crash, and everything is usable after it.
+
+mod common;
+
+use common::block::{Block, all_zero, take};
+use common::chain::Chain;
+use common::child::Scenario;
+use common::thread::{Bare, Gate};
+use common::{GLOBAL, KIB, LARGEST_CLASS, MIB, ensure, law};
+use core::alloc::{GlobalAlloc, Layout};
+use core::ffi::c_void;
+use core::ptr::null_mut;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The address space of a child; what it must be able to allocate in it is the rest after its program, libraries
+/// and stacks, a good deal less than half.
+const SPACE: usize = 256 * MIB;
+const AT_LEAST: usize = SPACE / 2;
+
+/// Allocates one size until `null`, frees every second one, and gets as many again; then frees all.
+fn exhaust(size: usize) {
+    let mut chain = Chain::new(size);
+    chain.push_up_to(usize::MAX);
+    let (bytes, len) = (chain.bytes(), chain.len);
+    ensure!(bytes >= AT_LEAST, "only {} MiB of {size}: {:?}", bytes / MIB, millpond::stats());
+    // `null` was no accident, and asking again does no harm.
+    chain.push_up_to(usize::MAX);
+    ensure!(chain.len <= len + len / 50 + 4, "{len} of {size}, then {}", chain.len);
+    let freed = chain.free_every_second();
+    let held = chain.len;
+    chain.push_up_to(held + freed);
+    ensure!(
+        chain.len >= held + freed - freed / 50,
+        "{} of {freed} freed chunks of {size} came again: {:?}",
+        chain.len - held,
+        millpond::stats()
+    );
+    chain.free_all();
+    law::holds();
+}
+
+#[test]
+fn small_sizes() {
+    Scenario::new("small_sizes").address_space(SPACE).passes(|| {
+        // One after the other in one process: memory moves from class to class.
+        for size in [16, 48, 1000, 4 * KIB, 32 * KIB, LARGEST_CLASS, 64] {
+            exhaust(size);
+        }
+    });
+}
+
+#[test]
+fn runs_of_pages() {
+    Scenario::new("runs_of_pages").address_space(SPACE).passes(|| {
+        for size in [300 * KIB, MIB, 16, MIB] {
+            exhaust(size);
+        }
+    });
+}
+
+#[test]
+fn large_blocks() {
+    Scenario::new("large_blocks").address_space(SPACE).passes(|| {
+        let mut chain = Chain::new(12 * MIB);
+        chain.push_up_to(usize::MAX);
+        ensure!(chain.bytes() >= SPACE / 4, "{} blocks", chain.len);
+        let freed = chain.free_every_second();
+        let held = chain.len;
+        chain.push_up_to(held + freed);
+        ensure!(chain.len == held + freed, "{} of {freed} came again", chain.len - held);
+        chain.free_all();
+        law::holds();
+    });
+}
+
+#[test]
+fn huge_mappings() {
+    Scenario::new("huge_mappings").address_space(SPACE).passes(|| {
+        let mut chain = Chain::new(40 * MIB);
+        chain.push_up_to(usize::MAX);
+        ensure!(chain.len >= 3, "{} blocks", chain.len);
+        let freed = chain.free_every_second();
+        let held = chain.len;
+        chain.push_up_to(held + freed);
+        ensure!(chain.len == held + freed, "{} of {freed} came again", chain.len - held);
+        // Small ones still come, or say null; then they surely do.
+        let mut small = Chain::new(48);
+        small.push_up_to(100_000);
+        chain.free_all();
+        small.push_up_to(200_000);
+        ensure!(small.len == 200_000, "{} small ones", small.len);
+        small.free_all();
+        law::holds();
+    });
+}
+
+#[test]
+fn a_failed_realloc_leaves_the_old_block() {
+    Scenario::new("a_failed_realloc_leaves_the_old_block").address_space(SPACE).passes(|| {
+        let sizes = [8, 100, 5000, 100 * KIB, LARGEST_CLASS, MIB, 5 * MIB, 40 * MIB];
+        let mut blocks = sizes.map(|size| Block::new(size, 8, size as u64));
+        let too_much = [SPACE, 300 * MIB, 1 << 40];
+        for place in &mut blocks {
+            let mut block = place.take().expect("a block");
+            for size in too_much {
+                block = block.resize(size).expect_err("null");
+                assert!(block.intact());
+            }
+            *place = Some(block);
+        }
+        // Once more with nothing left at all, not even for a slightly bigger one.
+        let mut rest = Chain::new(LARGEST_CLASS);
+        rest.push_up_to(usize::MAX);
+        let mut crumbs = Chain::new(64);
+        crumbs.push_up_to(usize::MAX);
+        let mut refused = 0;
+        for place in &mut blocks {
+            let block = place.take().expect("a block");
+            let size = block.size * 2;
+            let block = block.resize(size).unwrap_or_else(|whole| {
+                refused += 1;
+                whole
+            });
+            assert!(block.intact());
+            *place = Some(block);
+        }
+        assert!(refused > 0);
+        crumbs.free_all();
+        rest.free_all();
+        blocks.into_iter().flatten().for_each(Block::free);
+        law::holds();
+    });
+}
+
+#[test]
+fn zeroed_memory_under_pressure_is_zero_or_null() {
+    Scenario::new("zeroed_memory_under_pressure_is_zero_or_null").address_space(SPACE).passes(|| {
+        for size in [200, 10 * KIB, 400 * KIB, 3 * MIB] {
+            // All there is becomes dirty, and half of it free.
+            let mut blocks = Chain::new(size);
+            while blocks.push() {
+                blocks.dirty_last();
+            }
+            let freed = blocks.free_every_second();
+            let layout = Layout::from_size_align(size, 8).expect("valid");
+            for _ in 0..freed {
+                // SAFETY: the layout is not empty; the bytes are initialised, and freed with it.
+                unsafe {
+                    let ptr = GLOBAL.alloc_zeroed(layout);
+                    if !ptr.is_null() {
+                        assert!(all_zero(core::slice::from_raw_parts(ptr, size)));
+                        ptr.write_bytes(0xff, size);
+                        GLOBAL.dealloc(ptr, layout);
+                    }
+                }
+            }
+            blocks.free_all();
+        }
+        law::holds();
+    });
+}
+
+static START: Gate = Gate::new();
+static SERVED: AtomicUsize = AtomicUsize::new(0);
+
+/// Its first allocation comes when there is nothing left.
+extern "C" fn born_under_pressure(_: *mut c_void) -> *mut c_void {
+    START.wait();
+    for size in [16, 64, 500, 4 * KIB, 300 * KIB, 40 * MIB, 16] {
+        let ptr = take(size, 8);
+        if !ptr.is_null() {
+            SERVED.fetch_add(1, Ordering::Relaxed);
+            // SAFETY: a live allocation, freed once.
+            unsafe {
+                ptr.write_bytes(1, size.min(4 * KIB));
+                common::block::give(ptr, size, 8);
+            }
+        }
+    }
+    null_mut()
+}
+
+extern "C" fn born_after(_: *mut c_void) -> *mut c_void {
+    let mut chain = Chain::new(100);
+    chain.push_up_to(10_000);
+    ensure!(chain.len == 10_000, "{} came", chain.len);
+    chain.free_all();
+    null_mut()
+}
+
+#[test]
+fn threads_born_under_pressure() {
+    Scenario::new("threads_born_under_pressure").address_space(SPACE).passes(|| {
+        let threads: [Bare; 64] = core::array::from_fn(|_| Bare::spawn(64 * KIB, born_under_pressure, null_mut()));
+        let mut chains = [LARGEST_CLASS, 4 * KIB, 500, 64, 16].map(Chain::new);
+        for chain in &mut chains {
+            chain.push_up_to(usize::MAX);
+        }
+        START.open();
+        for thread in threads {
+            thread.join();
+        }
+        println!("{} of 448 were served", SERVED.load(Ordering::Relaxed));
+        for chain in &mut chains {
+            chain.free_all();
+        }
+        let threads: [Bare; 8] = core::array::from_fn(|_| Bare::spawn(64 * KIB, born_after, null_mut()));
+        for thread in threads {
+            thread.join();
+        }
+        assert_eq!(law::holds().stranded, 0);
+    });
+}
+
+static GOT: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn greedy(size: *mut c_void) -> *mut c_void {
+    START.wait();
+    let mut chain = Chain::new(size as usize);
+    chain.push_up_to(usize::MAX);
+    GOT.fetch_add(chain.bytes(), Ordering::Relaxed);
+    chain.free_every_second();
+    chain.push_up_to(usize::MAX);
+    chain.free_all();
+    null_mut()
+}
+
+#[test]
+fn four_threads_run_out_together() {
+    Scenario::new("four_threads_run_out_together").address_space(SPACE).passes(|| {
+        let threads = [64, 3000, 64, 100 * KIB].map(|size: usize| Bare::spawn(64 * KIB, greedy, size as *mut c_void));
+        START.open();
+        for thread in threads {
+            thread.join();
+        }
+        assert!(GOT.load(Ordering::Relaxed) >= AT_LEAST);
+        law::holds();
+        exhaust(64);
+        exhaust(MIB);
+    });
+}

@@ -1,0 +1,115 @@
+//! Large and huge blocks: zeroed ones cost no pages, reused ones no faults, freed ones go back.
+
+mod common;
+
+use common::block::{Block, give, take};
+use common::child::Scenario;
+use common::random::Random;
+use common::{GIB, GLOBAL, KIB, MIB, kernel, law, scaled};
+use core::alloc::{GlobalAlloc, Layout};
+
+fn zeroed(size: usize) -> *mut u8 {
+    // SAFETY: not of size 0.
+    let ptr = unsafe { GLOBAL.alloc_zeroed(Layout::from_size_align(size, 8).expect("valid")) };
+    assert!(!ptr.is_null());
+    ptr
+}
+
+/// What zeroed blocks that nobody touches add to the resident memory, in all.
+fn cost_of_zeroed(size: usize, count: usize) -> usize {
+    let before = kernel::resident();
+    let blocks: Vec<*mut u8> = (0..count).map(|_| zeroed(size)).collect();
+    let cost = kernel::resident().saturating_sub(before);
+    for ptr in blocks {
+        // SAFETY: allocated above.
+        unsafe { give(ptr, size, 8) };
+    }
+    cost
+}
+
+/// Each in a process of its own: what was handed out once may have been written to, and is zeroed by hand.
+fn fresh_zeroed(test: &'static str, size: usize, count: usize) {
+    Scenario::new(test).variable("MILLPOND_THP", "never").passes(|| {
+        let cost = cost_of_zeroed(size, count);
+        assert!(cost < 2 * MIB, "{count} of {} MiB cost {} KiB", size / MIB, cost / KIB);
+    });
+}
+
+#[test]
+fn fresh_zeroed_blocks_of_1_mib_are_not_touched() {
+    fresh_zeroed("fresh_zeroed_blocks_of_1_mib_are_not_touched", MIB, 200);
+}
+
+#[test]
+fn fresh_zeroed_blocks_of_20_mib_are_not_touched() {
+    fresh_zeroed("fresh_zeroed_blocks_of_20_mib_are_not_touched", 20 * MIB, 12);
+}
+
+#[test]
+fn fresh_zeroed_blocks_of_100_mib_are_not_touched() {
+    fresh_zeroed("fresh_zeroed_blocks_of_100_mib_are_not_touched", 100 * MIB, 4);
+}
+
+#[test]
+fn a_fresh_zeroed_gibibyte_is_not_touched() {
+    fresh_zeroed("a_fresh_zeroed_gibibyte_is_not_touched", GIB, 1);
+}
+
+#[test]
+fn purged_memory_is_known_to_be_zero() {
+    Scenario::new("purged_memory_is_known_to_be_zero").variable("MILLPOND_THP", "never").passes(|| {
+        for size in [MIB, 10 * MIB] {
+            let dirty: Vec<Block> = (0..8).map(|seed| Block::new(size, 8, seed).expect("memory")).collect();
+            dirty.into_iter().for_each(Block::free);
+            millpond::trim();
+            let cost = cost_of_zeroed(size, 8);
+            assert!(cost < 2 * size, "8 of {} MiB cost {} MiB", size / MIB, cost / MIB);
+        }
+    });
+}
+
+#[test]
+fn blocks_taken_and_freed_all_the_time_pay_no_faults() {
+    Scenario::new("blocks_taken_and_freed_all_the_time_pay_no_faults").variable("MILLPOND_THP", "never").passes(|| {
+        let mut random = Random::new(11);
+        let mut held: [Option<(*mut u8, usize)>; 4] = [None; 4];
+        let mut touched = 0;
+        let mut turn = |touched: &mut usize| {
+            let size = 5 * MIB + random.below(20 * MIB);
+            let ptr = take(size, 8);
+            assert!(!ptr.is_null());
+            for at in (0..size).step_by(kernel::page_size()) {
+                // SAFETY: within the block.
+                unsafe { ptr.add(at).write_volatile(1) };
+                *touched += 1;
+            }
+            let slot = &mut held[random.below(4)];
+            if let Some((ptr, size)) = slot.replace((ptr, size)) {
+                // SAFETY: taken by an earlier turn.
+                unsafe { give(ptr, size, 8) };
+            }
+        };
+        (0..100).for_each(|_| turn(&mut touched));
+        let (faults, mut touched) = (kernel::minor_faults(), 0);
+        (0..scaled(600, 200)).for_each(|_| turn(&mut touched));
+        let faults = kernel::minor_faults() - faults;
+        assert!(faults * 10 < touched, "{faults} faults for {touched} pages touched");
+    });
+}
+
+#[test]
+fn freed_blocks_go_back_on_trim() {
+    Scenario::new("freed_blocks_go_back_on_trim").passes(|| {
+        for (size, count) in [(MIB, 300), (25 * MIB, 12), (100 * MIB, 3)] {
+            let before = kernel::resident();
+            let blocks: Vec<Block> = (0..count).map(|seed| Block::new(size, 8, seed).expect("memory")).collect();
+            assert!(kernel::resident() - before > 250 * MIB);
+            blocks.into_iter().for_each(Block::free);
+            let trimmed = millpond::trim();
+            let kept = kernel::resident().saturating_sub(before);
+            assert!(kept < 25 * MIB, "{} MiB kept of 300", kept / MIB);
+            let stats = law::holds();
+            assert!(stats.dirty < MIB, "{trimmed:?}, then {stats:?}");
+        }
+    });
+}

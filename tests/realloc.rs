@@ -1,0 +1,85 @@
+//! Where `realloc` stays, and what growing costs.
+
+mod common;
+
+use common::block::Block;
+use common::child::Scenario;
+use common::{KIB, LARGEST_CLASS, MIB, kernel, law};
+
+#[test]
+fn a_new_size_of_the_same_class_stays() {
+    let mut size = 8;
+    while size <= LARGEST_CLASS {
+        let mut block = Block::new(size, 1, size as u64).expect("memory");
+        let usable = millpond::usable_size(block.ptr).expect("a live chunk");
+        let (start, lowest) = (block.ptr, size);
+        for new in [usable, lowest, (lowest + usable) / 2, usable, lowest] {
+            block = block.resize(new).expect("memory");
+            assert_eq!(block.ptr, start, "{size} moved at {new}, class of {usable}");
+        }
+        block.free();
+        // The smallest size of the next class.
+        size = usable + 1;
+    }
+}
+
+#[test]
+fn a_new_class_moves_and_the_old_chunk_is_free() {
+    // Sized frees rely on it: a chunk is of the class of its layout.
+    for (small, big) in [(16, 200), (200, 16), (1000, 100 * KIB), (100 * KIB, 1000)] {
+        let block = Block::new(small, 1, 4).expect("memory");
+        let block = block.resize(big).expect("memory");
+        let usable = millpond::usable_size(block.ptr).expect("a live chunk");
+        let fresh = Block::new(big, 1, 5).expect("memory");
+        assert_eq!(Some(usable), millpond::usable_size(fresh.ptr));
+        block.free();
+        fresh.free();
+    }
+}
+
+#[test]
+fn large_blocks_shrink_in_place() {
+    for (from, to) in [(8 * MIB, 4 * MIB), (MIB, 300 * KIB), (20 * MIB, 19 * MIB + 1)] {
+        let block = Block::new(from, 1, 6).expect("memory");
+        let start = block.ptr;
+        let block = block.resize(to).expect("memory");
+        assert_eq!(block.ptr, start, "{from} -> {to} moved");
+        block.free();
+    }
+}
+
+#[test]
+fn what_a_large_block_sheds_is_free_again() {
+    Scenario::new("what_a_large_block_sheds_is_free_again").passes(|| {
+        for (from, to) in [(16 * MIB, MIB), (100 * MIB, 40 * MIB), (100 * MIB, 1000)] {
+            let before = law::holds();
+            let block = Block::new(from, 1, 6).expect("memory");
+            let full = law::holds();
+            let block = block.resize(to).expect("memory");
+            let shed = law::holds();
+            assert!(full.live - before.live >= from, "{full:?}");
+            assert!(shed.live - before.live <= to + to / 4 + 64 * KIB, "{from} -> {to}: {shed:?}");
+            block.free();
+            assert_eq!(law::holds().live, before.live);
+        }
+    });
+}
+
+#[test]
+fn huge_blocks_grow_by_remapping() {
+    Scenario::new("huge_blocks_grow_by_remapping").passes(|| {
+        let mut block = Block::new(64 * MIB, 1, 8).expect("memory");
+        while block.size < 512 * MIB {
+            let size = block.size + 64 * MIB;
+            block = block.resize(size).expect("memory");
+        }
+        // A copy would have held 448 MiB beside the 512.
+        let peak = kernel::peak_resident();
+        assert!(peak < 576 * MIB, "{} MiB at the peak", peak / MIB);
+        block = block.resize(40 * MIB).expect("memory");
+        let resident = kernel::resident();
+        assert!(resident < 104 * MIB, "{} MiB kept", resident / MIB);
+        block.free();
+        law::holds();
+    });
+}
