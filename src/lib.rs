@@ -40,6 +40,8 @@
 //! and forwards to the system's allocator: [`trim`] does nothing there, and [`stats`] is all zero. With
 //! `--cfg millpond_portable_tls` the thread-local word is kept by `pthread_getspecific`.
 #![no_std]
+// The models are a test; beside them, their package has no use for the crate.
+#![cfg(any(test, not(millpond_loom)))]
 // Unit tests and models use the core as a value, each a part of it.
 #![cfg_attr(any(test, millpond_loom), allow(dead_code, unused_imports))]
 

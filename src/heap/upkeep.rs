@@ -190,7 +190,7 @@ impl Heap {
     }
 
     /// Purges the free OS pages of spans in a range of a slab. Returns bytes.
-    pub(super) fn purge_spans(
+    pub(crate) fn purge_spans(
         &self,
         slab: &Slab<Span>,
         first: u32,

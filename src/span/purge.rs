@@ -13,7 +13,7 @@ use super::{CALM, HELD, LINKED, LIVE, Restored, Span, State};
 use crate::config::PAGE;
 use crate::os::{self, Purged};
 use crate::size_class::ClassInfo;
-use crate::sync::Ordering;
+use crate::sync::{Fault, Ordering, planted};
 
 /// Bytes of a purge unit of such spans.
 pub(crate) fn unit(info: &ClassInfo) -> usize {
@@ -36,6 +36,9 @@ impl Span {
         let state = self.state();
         if !state.is(LIVE | LINKED) || state.0 & (HELD | CALM) != 0 || !rested(state.stamp()) {
             return None;
+        }
+        if planted(Fault::PurgeUnheld) {
+            return Some(InPlace(state));
         }
         // ORDERING: Acquire pairs with the Release of whoever restored or let go: the bits are as the count says, and
         // the class and page are those of the run that the state speaks of. One try: it is only upkeep.
@@ -64,7 +67,10 @@ impl Span {
         let units = info.pages * PAGE / unit;
         let mut free = if units == 64 { u64::MAX } else { (1 << units) - 1 };
         for (at, word) in self.bits(info).iter().enumerate() {
-            let in_use = !word.load(Ordering::Relaxed);
+            // ORDERING: Acquire pairs with the Release of the restore that set the bit, as in `clear`: it may not have
+            // added to the count yet.
+            let bits = if planted(Fault::PurgeBit) { Ordering::Relaxed } else { Ordering::Acquire };
+            let in_use = !word.load(bits);
             let valid = info.chunks - at * 64;
             let mut in_use = if valid < 64 { in_use & ((1 << valid) - 1) } else { in_use };
             while in_use != 0 && free != 0 {
