@@ -527,3 +527,6 @@ impl ThreadCache {
         })
     }
 }
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests;

@@ -11,6 +11,8 @@
 
 mod bits;
 mod region;
+#[cfg(all(test, not(millpond_loom)))]
+mod tests;
 
 pub(crate) use bits::ones;
 pub(crate) use region::{Arena, Fill, Run};

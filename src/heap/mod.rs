@@ -12,6 +12,8 @@ mod check;
 mod large;
 mod repair;
 mod stats;
+#[cfg(all(test, not(millpond_loom)))]
+mod tests;
 mod trim;
 mod upkeep;
 

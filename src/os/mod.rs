@@ -15,7 +15,10 @@
 //!
 //! No function here allocates, takes a lock or unwinds.
 
-#[cfg(any(test, millpond_loom))]
+#[cfg(millpond_loom)]
+pub(crate) mod fake;
+#[cfg(all(test, not(millpond_loom)))]
+#[path = "fake_memory.rs"]
 pub(crate) mod fake;
 #[cfg(not(any(test, millpond_loom)))]
 mod linux;

@@ -11,6 +11,8 @@
 //! Invariant: `depth` = magazines in `full`, at rest.
 
 mod magazine;
+#[cfg(all(test, not(millpond_loom)))]
+mod tests;
 
 pub(crate) use magazine::Magazine;
 

@@ -29,6 +29,8 @@ mod carve;
 mod purge;
 mod restore;
 mod store;
+#[cfg(all(test, not(millpond_loom)))]
+mod tests;
 
 pub(crate) use carve::Pop;
 pub(crate) use restore::Restored;

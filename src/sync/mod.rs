@@ -13,6 +13,8 @@
 mod model;
 #[cfg(not(millpond_loom))]
 mod native;
+#[cfg(all(test, not(millpond_loom)))]
+pub(crate) mod stepped;
 
 #[cfg(millpond_loom)]
 pub(crate) use model::*;

@@ -1,5 +1,8 @@
 //! The shipped side of [`sync`](super): `core`'s atomics, and cells that are relaxed atomics.
 
+#[cfg(test)]
+pub(crate) use super::stepped::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+#[cfg(not(test))]
 pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::Fault;

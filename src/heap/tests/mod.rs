@@ -1,0 +1,6 @@
+//! The heap as a value over a fake system: conservation under random use, exhaustion at every call, upkeep by a clock
+//! that the tests move, adoption and repair of what vanished threads left, and misuse.
+
+mod exhaustion;
+mod random;
+mod world;

@@ -1,0 +1,368 @@
+//! The contract of [`os`](super) for unit tests: real memory, and a [`System`] that can be told to fail.
+//!
+//! Each thread plays on a system of its own, unless it [enters](System::enter) that of another: the threads of one test
+//! do. All memory goes back when the last of them has let go of the system. The fake holds its callers to the contract:
+//! a range that is committed or purged lies in one reservation and consists of whole pages, and what is released was
+//! reserved so.
+
+use super::Purged;
+use crate::report::Thp;
+use std::cell::{Cell, RefCell};
+use core::fmt::Arguments;
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::vec::Vec;
+
+/// The alignment that `calloc` gives unasked: more would have every byte written.
+const CALLOC_ALIGN: usize = 16;
+/// What is written to memory that reads as anything.
+const JUNK: u8 = 0xc3;
+
+/// A piece of memory of the true system.
+struct Block {
+    at: usize,
+    len: usize,
+    /// Bytes from `at` on that may be used if it grows.
+    room: usize,
+    /// Behind the last byte ever committed; 0 if there was no need.
+    committed: usize,
+    raw: (usize, usize),
+}
+
+impl Block {
+    /// Zeros that cost nothing until they are touched.
+    fn new(len: usize, room: usize, align: usize) -> Option<Self> {
+        let size = room + align;
+        // SAFETY: the size is not zero.
+        let raw = unsafe { alloc_zeroed(Layout::from_size_align(size, CALLOC_ALIGN).ok()?) };
+        let raw = (!raw.is_null()).then(|| raw.expose_provenance())?;
+        Some(Self { at: raw.next_multiple_of(align), len, room, committed: 0, raw: (raw, size) })
+    }
+
+    /// The addresses at which something may have been stored.
+    fn used(&self) -> core::ops::Range<usize> {
+        self.at..if self.committed > 0 { self.committed } else { self.at + self.len }
+    }
+
+    fn covers(&self, at: usize, len: usize) -> bool {
+        self.at <= at && at + len <= self.at + self.len
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let (raw, size) = self.raw;
+        // SAFETY: taken with this layout in `new`.
+        unsafe { dealloc(bytes(raw), Layout::from_size_align(size, CALLOC_ALIGN).unwrap()) };
+    }
+}
+
+fn bytes(at: usize) -> *mut u8 {
+    core::ptr::with_exposed_provenance_mut(at)
+}
+
+/// One fake system.
+pub(crate) struct System {
+    page_size: AtomicUsize,
+    calls: AtomicU64,
+    fail_from: AtomicU64,
+    fail_until: AtomicU64,
+    clock: AtomicU64,
+    purges_to_junk: AtomicBool,
+    grows: AtomicBool,
+    alone: AtomicBool,
+    first_thread: AtomicBool,
+    gone: Mutex<Vec<u32>>,
+    reserved: Mutex<Vec<Block>>,
+    tables: Mutex<Vec<Block>>,
+}
+
+std::thread_local! {
+    static SYSTEM: RefCell<Option<Arc<System>>> = const { RefCell::new(None) };
+    static THREAD: Cell<u32> = const { Cell::new(0) };
+}
+
+fn system() -> Arc<System> {
+    SYSTEM.with_borrow_mut(|system| system.get_or_insert_with(|| Arc::new(System::new())).clone())
+}
+
+impl System {
+    fn new() -> Self {
+        Self {
+            page_size: AtomicUsize::new(4096),
+            calls: AtomicU64::new(0),
+            fail_from: AtomicU64::new(u64::MAX),
+            fail_until: AtomicU64::new(0),
+            clock: AtomicU64::new(0),
+            purges_to_junk: AtomicBool::new(false),
+            grows: AtomicBool::new(false),
+            alone: AtomicBool::new(false),
+            first_thread: AtomicBool::new(false),
+            gone: Mutex::new(Vec::new()),
+            reserved: Mutex::new(Vec::new()),
+            tables: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// A new system, which the calling thread plays on from now on.
+    pub(crate) fn fresh() -> Arc<Self> {
+        let system = Arc::new(Self::new());
+        system.enter();
+        system
+    }
+
+    /// Has the calling thread play on this system.
+    pub(crate) fn enter(self: &Arc<Self>) {
+        SYSTEM.set(Some(self.clone()));
+    }
+
+    /// OS pages of another size.
+    pub(crate) fn set_page_size(&self, size: usize) {
+        self.page_size.store(size, Ordering::Relaxed);
+    }
+
+    /// Whether a purge keeps nothing, and leaves what was there to chance, rather than zeros.
+    pub(crate) fn set_purges_to_junk(&self, junk: bool) {
+        self.purges_to_junk.store(junk, Ordering::Relaxed);
+    }
+
+    /// Whether reservations made from now on can grow in place, to twice their length.
+    pub(crate) fn set_grows(&self, grows: bool) {
+        self.grows.store(grows, Ordering::Relaxed);
+    }
+
+    /// What [`is_alone`] says.
+    pub(crate) fn set_alone(&self, alone: bool) {
+        self.alone.store(alone, Ordering::Relaxed);
+    }
+
+    /// What [`is_first_thread`] says.
+    pub(crate) fn set_first_thread(&self, first: bool) {
+        self.first_thread.store(first, Ordering::Relaxed);
+    }
+
+    /// Has a thread be gone.
+    pub(crate) fn end_thread(&self, id: u32) {
+        self.gone.lock().unwrap().push(id);
+    }
+
+    /// Moves the clock on.
+    pub(crate) fn advance_ms(&self, ms: u64) {
+        self.clock.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// While the value lives, calls number `from` up to but not including `until`, counted from zero, fail.
+    pub(crate) fn failing(self: &Arc<Self>, from: u64, until: u64) -> Failing {
+        self.calls.store(0, Ordering::Relaxed);
+        self.fail_from.store(from, Ordering::Relaxed);
+        self.fail_until.store(until, Ordering::Relaxed);
+        Failing(self.clone())
+    }
+
+    /// Bytes reserved and not released.
+    pub(crate) fn reserved_bytes(&self) -> usize {
+        self.reserved().iter().map(|block| block.len).sum()
+    }
+
+    /// Bytes of those OS pages of all reservations that do not read as zero: the system holds memory for them.
+    pub(crate) fn resident_bytes(&self) -> usize {
+        let size = self.page_size.load(Ordering::Relaxed);
+        let zeros = std::vec![0u8; size];
+        let blocks = self.reserved();
+        let pages = blocks.iter().flat_map(|block| block.used().step_by(size));
+        // SAFETY: inside a reservation, of which nobody writes any part now.
+        pages.filter(|at| unsafe { core::slice::from_raw_parts(bytes(*at), size) } != zeros).count() * size
+    }
+
+    fn reserved(&self) -> MutexGuard<'_, Vec<Block>> {
+        self.reserved.lock().unwrap()
+    }
+
+    fn refused(&self) -> bool {
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        (self.fail_from.load(Ordering::Relaxed)..self.fail_until.load(Ordering::Relaxed)).contains(&call)
+    }
+
+    fn assert_reserved(&self, at: usize, len: usize, unit: usize) {
+        assert!(at % unit == 0 && len % unit == 0 && len > 0, "{at:#x} and {len:#x} are no multiples of {unit:#x}");
+        assert!(self.reserved().iter().any(|block| block.covers(at, len)), "{at:#x}, {len:#x} is in no reservation");
+    }
+}
+
+/// While it lives, some calls fail: see [`System::failing`].
+pub(crate) struct Failing(Arc<System>);
+
+impl Failing {
+    /// Calls so far that could have failed.
+    pub(crate) fn seen(&self) -> u64 {
+        self.0.calls.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        self.0.fail_from.store(u64::MAX, Ordering::Relaxed);
+        self.0.fail_until.store(0, Ordering::Relaxed);
+    }
+}
+
+pub(crate) fn page_size() -> usize {
+    system().page_size.load(Ordering::Relaxed)
+}
+
+pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
+    assert!(len > 0 && len % page_size() == 0 && align % page_size() == 0 && align.is_power_of_two());
+    let system = system();
+    if system.refused() {
+        return None;
+    }
+    let room = if system.grows.load(Ordering::Relaxed) { len.checked_mul(2)? } else { len };
+    let block = Block::new(len, room, align)?;
+    let at = block.at;
+    system.reserved().push(block);
+    Some(at)
+}
+
+pub(crate) fn commit(at: usize, len: usize) -> bool {
+    let system = system();
+    system.assert_reserved(at, len, page_size());
+    if system.refused() {
+        return false;
+    }
+    for block in system.reserved().iter_mut().filter(|block| block.covers(at, len)) {
+        block.committed = block.committed.max(at + len);
+    }
+    true
+}
+
+pub(crate) fn purge(at: usize, len: usize) -> Purged {
+    let system = system();
+    system.assert_reserved(at, len, page_size());
+    if system.refused() {
+        return Purged::Failed;
+    }
+    let (byte, outcome) =
+        if system.purges_to_junk.load(Ordering::Relaxed) { (JUNK, Purged::Clean) } else { (0, Purged::Zero) };
+    // SAFETY: the caller owns the range.
+    unsafe { core::ptr::write_bytes(bytes(at), byte, len) };
+    outcome
+}
+
+pub(crate) fn release(at: usize, len: usize) {
+    let system = system();
+    let mut reserved = system.reserved();
+    let place = reserved.iter().position(|block| (block.at, block.len) == (at, len));
+    reserved.swap_remove(place.expect("released what was not reserved"));
+}
+
+pub(crate) fn resize(at: usize, old: usize, new: usize) -> bool {
+    let system = system();
+    if system.refused() {
+        return false;
+    }
+    let mut reserved = system.reserved();
+    let block = reserved.iter_mut().find(|block| (block.at, block.len) == (at, old));
+    let block = block.expect("resized what was not reserved");
+    if new > block.room {
+        return false;
+    }
+    if new < old {
+        // SAFETY: the caller gives this part up.
+        unsafe { core::ptr::write_bytes(bytes(at + new), 0, old - new) };
+    }
+    block.len = new;
+    true
+}
+
+pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
+    let system = system();
+    if system.refused() {
+        release(to, new);
+        return false;
+    }
+    assert!(system.reserved().iter().any(|block| (block.at, block.len) == (to, new)), "remapped to what is not reserved");
+    // SAFETY: both are reserved, and distinct.
+    unsafe { core::ptr::copy_nonoverlapping(bytes(at), bytes(to), old.min(new)) };
+    release(at, old);
+    true
+}
+
+pub(crate) fn metadata(len: usize) -> Option<usize> {
+    let system = system();
+    if system.refused() {
+        return None;
+    }
+    let block = Block::new(len, len, 4096)?;
+    let at = block.at;
+    system.tables.lock().unwrap().push(block);
+    Some(at)
+}
+
+pub(crate) fn release_metadata(at: usize, len: usize) {
+    let system = system();
+    let mut tables = system.tables.lock().unwrap();
+    let place = tables.iter().position(|block| (block.at, block.len) == (at, len));
+    let block = tables.swap_remove(place.expect("released what was no table"));
+    // SAFETY: the caller gives it up.
+    unsafe { core::ptr::write_bytes(bytes(block.at), JUNK, block.len) };
+}
+
+pub(crate) fn wiped_metadata(len: usize, _wipe: extern "C" fn()) -> Option<usize> {
+    metadata(len)
+}
+
+pub(crate) fn advise_thp(_at: usize, _len: usize, _thp: Thp) {}
+
+pub(crate) fn coarse_ms() -> u64 {
+    system().clock.load(Ordering::Relaxed)
+}
+
+/// Has the calling thread be known by another number.
+pub(crate) fn set_thread_id(id: u32) {
+    THREAD.set(id);
+}
+
+pub(crate) fn thread_id() -> u32 {
+    static THREADS: AtomicU32 = AtomicU32::new(1000);
+    if THREAD.get() == 0 {
+        THREAD.set(THREADS.fetch_add(1, Ordering::Relaxed));
+    }
+    THREAD.get()
+}
+
+pub(crate) fn is_first_thread() -> bool {
+    system().first_thread.load(Ordering::Relaxed)
+}
+
+pub(crate) fn thread_is_gone(id: u32) -> bool {
+    system().gone.lock().unwrap().contains(&id)
+}
+
+pub(crate) fn environment(_name: &[u8]) -> Option<&'static [u8]> {
+    None
+}
+
+pub(crate) fn say(_text: Arguments<'_>) {}
+
+pub(crate) fn die(text: Arguments<'_>) -> ! {
+    panic!("millpond: {text}")
+}
+
+#[inline(always)]
+pub(crate) fn prefetch_write(_at: usize) {}
+
+#[inline(always)]
+pub(crate) fn prefetch_read(_at: usize) {}
+
+pub(crate) fn address_limit() -> Option<usize> {
+    None
+}
+
+pub(crate) fn keep_headroom(_len: usize) -> bool {
+    true
+}
+
+pub(crate) fn is_alone() -> bool {
+    system().alone.load(Ordering::Relaxed)
+}

@@ -1,0 +1,401 @@
+//! A pool against a plain model: its magazines, its marks, and chunks that go out and come back; and each misuse that
+//! a restore must notice.
+
+use super::{Magazine, Part, Pool};
+use crate::config::{CARVE_SPANS, POOL_BYTES};
+use crate::os::fake::System;
+use crate::size_class::{Class, ClassInfo, INFO, at_place, place_of};
+use crate::slab::Slab;
+use crate::span::Spans;
+use crate::sync::Ordering;
+use crate::tagged::Index;
+use core::ptr;
+use proptest::prelude::*;
+use std::boxed::Box;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::vec::Vec;
+
+struct World {
+    system: Arc<System>,
+    spans: Box<Spans>,
+    magazines: Slab<Magazine>,
+    pool: Pool,
+    class: Class,
+    /// Chunks that the test has.
+    out: Vec<usize>,
+}
+
+impl World {
+    fn new(size: usize) -> Self {
+        let class = at_place(place_of(size, 1).unwrap());
+        let system = System::fresh();
+        let spans = Box::new(Spans::new());
+        Self { system, spans, magazines: Slab::new(), pool: Pool::new(), class, out: Vec::new() }
+    }
+
+    fn info(&self) -> &'static ClassInfo {
+        &INFO[self.class]
+    }
+
+    fn carve(&mut self, want: usize) -> Vec<usize> {
+        let mut got = Vec::new();
+        let count = self.pool.carve(self.class, &self.spans, want, 0, |chunk| got.push(chunk));
+        assert!(count == got.len() && count <= want);
+        for chunk in &got {
+            assert!(self.spans.page_map.get(*chunk).is_some_and(|head| head.kind() == self.class as u32));
+            assert!(!self.out.contains(chunk), "{chunk:#x} is out twice");
+            self.out.push(*chunk);
+            // SAFETY: a chunk of the test's, at least eight bytes and aligned to eight.
+            unsafe { ptr::with_exposed_provenance_mut::<usize>(*chunk).write(!chunk) };
+        }
+        got
+    }
+
+    fn restore(&mut self, chunks: &[usize]) {
+        for chunk in chunks {
+            // SAFETY: as in `carve`.
+            assert_eq!(unsafe { ptr::with_exposed_provenance::<usize>(*chunk).read() }, !chunk);
+            let place = self.out.iter().position(|other| other == chunk).unwrap();
+            self.out.swap_remove(place);
+        }
+        self.pool.restore(self.class, &self.spans, &mut chunks.to_vec(), 0);
+    }
+
+    /// A magazine with so many chunks.
+    fn magazine(&mut self, count: usize) -> Index {
+        let mut chunks = Vec::new();
+        while chunks.len() < count {
+            chunks.extend(self.carve(count - chunks.len()));
+        }
+        let magazine = self.magazines.take().unwrap();
+        magazine.slots().iter().zip(&chunks).for_each(|(slot, chunk)| slot.set(*chunk));
+        magazine.set_count(count);
+        magazine.index()
+    }
+
+    fn check(&self) {
+        let mut listed = BTreeSet::new();
+        let sound = self.pool.check(self.class, &self.spans, &self.magazines, |part| {
+            if let Part::Listed(span) = part {
+                assert!(listed.insert(span.head.index()), "a span is listed twice");
+            }
+        });
+        assert_eq!(sound, Some(()));
+        let (mut chunks, mut pages) = (0, 0);
+        for span in self.spans.live() {
+            assert!(span.check() && !span.is_held());
+            assert_eq!(span.count() > 0, listed.contains(&span.head.index()));
+            chunks += self.info().chunks - span.count();
+            pages += self.info().pages;
+        }
+        assert_eq!(chunks, self.out.len());
+        assert_eq!(self.spans.arenas.check(), Ok(pages));
+    }
+}
+
+#[test]
+fn magazines_come_back_last_first_and_within_the_bound() {
+    for size in [8, 1024, 256 << 10] {
+        let mut world = World::new(size);
+        let bound = POOL_BYTES / world.info().magazine_bytes();
+        let mut mine: Vec<Index> = (0..=bound).map(|_| world.magazines.take().unwrap().index()).collect();
+        for (at, index) in mine.iter().enumerate() {
+            let taken = world.pool.drain(world.class, &world.magazines, world.magazines.get(*index));
+            assert_eq!(taken, at < bound, "{at} of {bound}");
+        }
+        assert_eq!(world.pool.depth() as usize, bound);
+        world.check();
+        mine.pop();
+        while let Some(index) = mine.pop() {
+            assert_eq!(world.pool.refill(&world.magazines).map(Magazine::index), Some(index));
+        }
+        assert!(world.pool.refill(&world.magazines).is_none() && world.pool.take(&world.magazines).is_none());
+        assert_eq!(world.pool.depth(), 0);
+        world.check();
+        world.carve(1);
+    }
+}
+
+#[test]
+fn one_magazine_fits_whatever_the_class() {
+    for (class, info) in INFO.iter().enumerate() {
+        assert!(Pool::new().bound(class) >= 1 && info.magazine_bytes() <= POOL_BYTES);
+    }
+}
+
+/// Many more drains than refills make a burst, in which the pool keeps one magazine; a quiet period ends it.
+#[test]
+fn a_burst_leaves_one_magazine() {
+    let world = World::new(4096);
+    let one = || world.magazines.take().unwrap();
+    let drain = |times: usize| (0..times).filter(|_| world.pool.drain(world.class, &world.magazines, one())).count();
+    drain(16);
+    world.pool.tick();
+    assert!(!world.pool.in_burst(), "16 are none yet");
+    drain(17);
+    world.pool.tick();
+    assert!(world.pool.in_burst());
+    while world.pool.take(&world.magazines).is_some() {}
+    assert_eq!(drain(5), 1);
+    world.pool.tick();
+    assert!(!world.pool.in_burst());
+    drain(24);
+    world.pool.refill(&world.magazines);
+    world.pool.tick();
+    assert!(!world.pool.in_burst(), "one refill is worth eight drains");
+    drain(25);
+    world.pool.refill(&world.magazines);
+    world.pool.tick();
+    assert!(world.pool.in_burst());
+}
+
+#[test]
+fn carve_takes_the_lowest_of_the_span_on_top_and_then_of_the_next() {
+    let mut world = World::new(4096);
+    let all: Vec<Vec<usize>> = (0..3).map(|_| world.carve(16)).collect();
+    assert!(all.iter().all(|chunks| chunks.len() == 16 && chunks.is_sorted()));
+    world.restore(&[all[0][5], all[0][3]]);
+    world.restore(&[all[1][2], all[1][15], all[2][0]]);
+    assert_eq!(world.carve(4), [all[2][0], all[1][2], all[1][15], all[0][3]]);
+    assert_eq!(world.carve(4), [all[0][5]], "what there is; nothing is opened for the rest");
+    world.check();
+    assert_eq!(world.spans.live().count(), 3);
+    assert_eq!(world.carve(1).len(), 1);
+    assert_eq!(world.spans.live().count(), 4);
+}
+
+/// A carve visits a bounded number of spans, however many have a single free chunk.
+#[test]
+fn carve_visits_few_spans() {
+    let mut world = World::new(4096);
+    let spans: Vec<Vec<usize>> = (0..40).map(|_| world.carve(16)).collect();
+    spans.iter().for_each(|chunks| world.restore(&chunks[..1]));
+    assert_eq!(world.carve(64).len(), CARVE_SPANS as usize);
+    world.check();
+}
+
+/// Tombstones on top are cleared away in passing, and do not hide what lies below for long.
+#[test]
+fn tombstones_go_as_they_are_met() {
+    let mut world = World::new(4096);
+    let spans: Vec<Vec<usize>> = (0..100).map(|_| world.carve(16)).collect();
+    world.restore(&spans[0][..1]);
+    for chunks in &spans[1..] {
+        world.restore(&chunks[..1]);
+        world.restore(&chunks[1..]);
+    }
+    world.check();
+    assert_eq!(world.spans.live().count(), 1);
+    let nodes = world.spans.nodes(world.class);
+    let free = || nodes.free_nodes().unwrap();
+    assert_eq!((nodes.made(), free()), (100, 0), "tombstones are in the stack");
+    world.pool.reap(world.class, &world.spans, 30, 0);
+    assert_eq!(free(), 30);
+    let mut opened = 0;
+    while world.carve(16) != [spans[0][0]] {
+        opened += 1;
+        assert!(opened < 4, "the chunk below is found after a few carves");
+    }
+    world.check();
+    world.pool.reap(world.class, &world.spans, 1000, 0);
+    world.check();
+    assert_eq!(world.spans.nodes(world.class).free_nodes(), Some(100 - world.spans.live().count()));
+}
+
+#[test]
+fn reap_lists_again_what_it_meets() {
+    let mut world = World::new(4096);
+    let chunks = world.carve(16);
+    world.restore(&chunks[..4]);
+    for _ in 0..3 {
+        world.pool.reap(world.class, &world.spans, 100, 0);
+        world.check();
+    }
+    assert_eq!(world.carve(16), chunks[..4]);
+}
+
+#[test]
+fn without_memory_a_carve_gives_nothing_or_what_is_listed() {
+    let mut world = World::new(4096);
+    let failing = world.system.failing(0, u64::MAX);
+    assert!(world.carve(3).is_empty());
+    drop(failing);
+    let chunks = world.carve(16);
+    world.restore(&chunks[..2]);
+    let _failing = world.system.failing(0, u64::MAX);
+    assert_eq!(world.carve(16), chunks[..2]);
+    assert!(world.carve(16).is_empty());
+    world.check();
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Carve(usize),
+    Restore(usize, usize),
+    Drain(usize),
+    Refill,
+    Tick,
+    Reap(usize),
+    Dissolve,
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (1usize..65).prop_map(Op::Carve),
+        6 => (any::<usize>(), 1usize..200).prop_map(|(at, count)| Op::Restore(at, count)),
+        4 => any::<usize>().prop_map(Op::Drain),
+        3 => Just(Op::Refill),
+        2 => Just(Op::Tick),
+        1 => (0usize..10).prop_map(Op::Reap),
+        2 => Just(Op::Dissolve),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_pool_does_what_its_model_does(
+        size in prop::sample::select(std::vec![8usize, 48, 512, 3000, 20 << 10, 256 << 10]),
+        ops in prop::collection::vec(ops(), 1..150),
+    ) {
+        let mut world = World::new(size);
+        let slots = world.info().slots;
+        let mut stack: Vec<Index> = Vec::new();
+        let mut low = 0;
+        for op in ops {
+            match op {
+                Op::Carve(want) if world.out.len() < 2000 => {
+                    prop_assert!(!world.carve(want).is_empty());
+                }
+                Op::Restore(at, count) => {
+                    // Those in the pool's magazines are not the test's to restore.
+                    let pooled: BTreeSet<usize> = stack.iter().flat_map(|index| {
+                        let magazine = world.magazines.get(*index);
+                        magazine.slots()[..magazine.count()].iter().map(|slot| slot.get()).collect::<Vec<_>>()
+                    }).collect();
+                    let mut free: Vec<usize> = world.out.iter().copied().filter(|at| !pooled.contains(at)).collect();
+                    let at = at % (free.len() + 1);
+                    free.rotate_left(at);
+                    free.truncate(count);
+                    world.restore(&free);
+                }
+                Op::Drain(count) if world.out.len() < 2000 => {
+                    let index = world.magazine(1 + count % slots);
+                    let bound = world.pool.bound(world.class) as usize;
+                    let taken = world.pool.drain(world.class, &world.magazines, world.magazines.get(index));
+                    prop_assert_eq!(taken, stack.len() < bound);
+                    if taken {
+                        stack.push(index);
+                    } else {
+                        dissolve(&mut world, index);
+                    }
+                }
+                Op::Refill | Op::Dissolve => {
+                    let popped = world.pool.refill(&world.magazines).map(Magazine::index);
+                    prop_assert_eq!(popped, stack.pop());
+                    low = low.min(stack.len());
+                    if let Some(index) = popped {
+                        dissolve(&mut world, index);
+                    }
+                }
+                Op::Tick => {
+                    prop_assert_eq!(world.pool.tick() as usize, low.min(stack.len()));
+                    low = stack.len();
+                }
+                Op::Reap(limit) => world.pool.reap(world.class, &world.spans, limit, 0),
+                _ => {}
+            }
+            prop_assert_eq!(world.pool.depth() as usize, stack.len());
+            world.check();
+        }
+        while let Some(index) = stack.pop() {
+            prop_assert_eq!(world.pool.take(&world.magazines).map(Magazine::index), Some(index));
+            dissolve(&mut world, index);
+        }
+        let rest = world.out.clone();
+        world.restore(&rest);
+        world.check();
+        world.pool.reap(world.class, &world.spans, usize::MAX, 0);
+        prop_assert_eq!(world.spans.live().count(), 0);
+        let nodes = world.spans.nodes(world.class);
+        prop_assert_eq!(nodes.free_nodes(), Some(nodes.made() as usize));
+        prop_assert_eq!(world.spans.arenas.committed().load(Ordering::Relaxed), world.spans.arenas.dirty());
+    }
+}
+
+/// Restores what a magazine in hand holds.
+fn dissolve(world: &mut World, index: Index) {
+    let magazine = world.magazines.get(index);
+    let chunks: Vec<usize> = magazine.slots()[..magazine.count()].iter().map(|slot| slot.get()).collect();
+    world.out.retain(|chunk| !chunks.contains(chunk));
+    world.pool.restore_all(world.class, &world.spans, magazine, 0);
+    assert_eq!(magazine.count(), 0);
+    world.magazines.give(index);
+}
+
+/// Restores chunks of 96 bytes that `spoil` has made wrong.
+fn misuse(spoil: impl FnOnce(&mut World, &mut Vec<usize>)) {
+    let mut world = World::new(96);
+    let mut chunks = world.carve(20);
+    spoil(&mut world, &mut chunks);
+    world.pool.restore(world.class, &world.spans, &mut chunks, 0);
+}
+
+#[test]
+#[should_panic(expected = "millpond: double free of 0x")]
+fn twice_in_one_magazine() {
+    misuse(|_, chunks| chunks[7] = chunks[3]);
+}
+
+#[test]
+#[should_panic(expected = "millpond: double free of 0x")]
+fn twice_in_two_magazines() {
+    misuse(|world, chunks| world.restore(&chunks[4..5]));
+}
+
+#[test]
+#[should_panic(expected = "where no allocation begins")]
+fn inside_a_chunk() {
+    misuse(|_, chunks| chunks[19] += 8);
+}
+
+#[test]
+#[should_panic(expected = "where no allocation begins")]
+fn behind_the_last_chunk() {
+    misuse(|world, chunks| {
+        assert!(world.info().tail() > 0);
+        chunks[0] += world.info().chunks * 96;
+    });
+}
+
+#[test]
+#[should_panic(expected = "with a size that is not its own")]
+fn of_another_class() {
+    misuse(|world, chunks| {
+        let class = at_place(place_of(4096, 1).unwrap());
+        Pool::new().carve(class, &world.spans, 1, 0, |chunk| chunks.push(chunk));
+    });
+}
+
+#[test]
+#[should_panic(expected = "which is not an allocation of Millpond's")]
+fn of_nobody() {
+    misuse(|_, chunks| chunks.push(&raw const *chunks as usize));
+}
+
+#[test]
+#[should_panic(expected = "which is not an allocation of Millpond's")]
+fn beyond_all_addresses() {
+    misuse(|_, chunks| chunks.push(usize::MAX));
+}
+
+#[test]
+#[should_panic(expected = "which is not an allocation of Millpond's")]
+fn after_the_span_is_gone() {
+    misuse(|world, chunks| {
+        let kept = chunks.clone();
+        world.restore(&kept);
+    });
+}
