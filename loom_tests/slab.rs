@@ -24,7 +24,7 @@ fn check(slab: &Slab<Magazine>, taken: &[u32]) {
 
 /// Two threads need the first segment at the same time, and then the second.
 pub fn two_make_a_segment() {
-    let slab = Rc::new(Slab::new(0));
+    let slab = Rc::new(Slab::new());
     let other = spawn(&slab, |slab| [take(slab), take(slab)]);
     let mine = take(&slab);
     let [one, two] = other.join();
@@ -33,7 +33,7 @@ pub fn two_make_a_segment() {
 
 /// Nodes go back and forth: whoever takes one that another gave has it alone.
 pub fn take_against_give() {
-    let slab = Rc::new(Slab::new(0));
+    let slab = Rc::new(Slab::new());
     let first = [take(&slab), take(&slab)];
     let other = spawn(&slab, move |slab| {
         slab.give(first[0]);
@@ -46,8 +46,8 @@ pub fn take_against_give() {
 
 /// A walk over all nodes there are finds them made, while another thread adds to them.
 pub fn walk_against_take() {
-    let slab = Rc::new(Slab::<Magazine>::new(0));
-    let other = spawn(&slab, |slab| take(slab));
+    let slab = Rc::new(Slab::<Magazine>::new());
+    let other = spawn(&slab, take);
     for index in 1..=slab.made() {
         // The walkers' way: an atomic of a node that somebody else may own.
         assert!(slab.get(index).index() <= index, "a node that is not made");

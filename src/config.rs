@@ -67,7 +67,7 @@ mod values {
     /// Ticks between two visits of a purge to a page: it is purged at the second visit after it was given back.
     pub(crate) const PURGE_TICKS: usize = 3;
     /// Free pages that may hold memory, whatever the size of the heap.
-    pub(crate) const DIRTY_BYTES: usize = 64 << 20;
+    pub(crate) const DIRTY_BYTES: usize = 128 << 20;
     /// And the part of committed memory that they may be in a larger one.
     pub(crate) const DIRTY_PART: usize = 4;
     /// What is purged at once when they are more.

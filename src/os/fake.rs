@@ -26,6 +26,8 @@ std::thread_local! {
 }
 
 const TABLE_ALIGN: usize = 4096;
+/// Addresses that a model has: what the shrunk page map covers.
+const MODEL_SPACE: usize = 1 << 12;
 /// Under loom: bytes that one slot stands for, the OS page and the smallest chunk.
 const GRAIN: usize = 16;
 
@@ -118,10 +120,10 @@ pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
         return None;
     }
     let at = if cfg!(millpond_loom) {
-        let at = (NEXT.get() + crate::config::PAGE).next_multiple_of(align);
+        let at = (NEXT.get() + 1).next_multiple_of(align);
         NEXT.set(at + len);
         GRAINS.with_borrow_mut(|grains| grains.resize_with((at + len).div_ceil(GRAIN), || Slot::new(0)));
-        if at + len > 1 << crate::config::ADDRESS_BITS {
+        if at + len > MODEL_SPACE {
             return None;
         }
         at
