@@ -7,16 +7,51 @@
 
 use std::prelude::v1::*;
 use std::process::{Command, Output};
+use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 use std::{env, eprintln, format, println, process, thread};
 
-use crate::sync::Fault;
+use crate::os::fake;
+use crate::size_class::{Class, INFO};
+use crate::sync::{self, Fault, Thread};
+
+mod slab;
+mod span;
+mod stack;
 
 /// Every model there is: its function, the bound on preemptions (`None` explores everything), and its twins: a name,
 /// the planted fault, and words of the panic that must come of it.
-const MODELS: &[Model] = &[];
+const MODELS: &[Model] = &[
+    model!(
+        stack::pop_against_pop_pop_push,
+        None,
+        [("tag", Fault::StackTag, "Causality violation"), ("push", Fault::StackPush, "Causality violation"),]
+    ),
+    model!(stack::pushes_and_pops, None, [("push", Fault::StackPush, "Causality violation")]),
+    model!(stack::two_push_one_pops, None, [("push", Fault::StackPush, "Causality violation")]),
+    model!(slab::two_make_a_segment, None, [("store", Fault::SlabStore, "a node is not where it was")]),
+    model!(slab::take_against_give, None, [("push", Fault::StackPush, "each node is in one place")]),
+    model!(
+        span::restore_against_carve,
+        None,
+        [
+            ("counts_first", Fault::RestoreOrder, "fewer chunks"),
+            ("relaxed_bit", Fault::RestoreBit, "Causality violation"),
+            ("takes_bits", Fault::CarveBits, "overflow"),
+            ("lists_always", Fault::RestoreListsAlways, "sound"),
+            ("unholds_blindly", Fault::UnholdStore, "sound"),
+        ]
+    ),
+    model!(span::restore_against_restore, None, [("lists_always", Fault::RestoreListsAlways, "sound")]),
+    model!(span::retire_against_carve, Some(3), [("closes_blindly", Fault::CloseGives, "sound")]),
+    model!(span::retire_against_pop, None, [("closes_blindly", Fault::CloseGives, "sound")]),
+    model!(span::purge_against_carve, None, [("unheld", Fault::PurgeUnheld, "Causality violation")]),
+    model!(span::purge_against_restore, None, [("relaxed_bit", Fault::PurgeBit, "Causality violation")]),
+    model!(span::purge_against_pop_and_retire, Some(3), [("unheld", Fault::PurgeUnheld, "sound")]),
+    model!(slab::walk_against_take, None, [("segment", Fault::SlabSegment, "no segment")]),
+];
 
 /// A scenario and the faults it must notice.
 struct Model {
@@ -37,6 +72,17 @@ macro_rules! model {
     };
 }
 use model;
+
+/// Writes to a chunk, as whoever holds it may.
+fn touch(chunk: usize, class: Class) {
+    fake::touch(chunk, INFO[class].size);
+}
+
+/// Starts a thread of the model with a share in `world`.
+fn spawn<T: 'static, R: 'static>(world: &Rc<T>, run: impl FnOnce(&T) -> R + 'static) -> Thread<R> {
+    let world = Rc::clone(world);
+    sync::spawn(move || run(&world))
+}
 
 /// What loom says where it gave up instead of finding something: no twin may pass for failing in this way.
 const NOT_FINDINGS: [&str; 3] = [
@@ -152,6 +198,8 @@ impl Task {
         let scenario = self.model.scenario;
         builder.check(move || {
             EXECUTIONS.fetch_add(1, Relaxed);
+            sync::begin();
+            fake::forget_all();
             scenario();
         });
         println!("executions: {}", EXECUTIONS.load(Relaxed));

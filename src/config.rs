@@ -44,7 +44,7 @@ mod values {
     pub(crate) const ARENA_MAX: usize = 16 << 30;
     /// Alignment of an arena's start: a transparent huge page.
     pub(crate) const ARENA_ALIGN: usize = 2 << 20;
-    /// From this length on, dirty pages that must be zero are purged rather than written.
+    /// In runs from this length on, dirty pages that must be zero are purged rather than written.
     pub(crate) const ZERO_BY_PURGE: usize = 4 << 20;
     /// How many arenas there can be.
     pub(crate) const ARENAS: usize = 512;
@@ -64,14 +64,24 @@ mod values {
     pub(crate) const PULSE: u32 = 8;
     /// Milliseconds between two ticks.
     pub(crate) const TICK_MS: u64 = 100;
-    /// Ticks between two purges of dirty runs: a run is purged one to two of these after it was given back.
-    pub(crate) const PURGE_TICKS: u32 = 3;
+    /// Ticks between two visits of a purge to a page: it is purged at the second visit after it was given back.
+    pub(crate) const PURGE_TICKS: usize = 3;
+    /// Free pages that may hold memory, whatever the size of the heap.
+    pub(crate) const DIRTY_BYTES: usize = 128 << 20;
+    /// And the part of committed memory that they may be in a larger one.
+    pub(crate) const DIRTY_PART: usize = 4;
+    /// What is purged at once when they are more.
+    pub(crate) const RELIEF_BYTES: usize = 16 << 20;
+    /// How often a thread's bins are armed again between two moves of its clock.
+    pub(crate) const REARMS: u32 = 768;
+    /// After so many ticks without work, they are not.
+    pub(crate) const QUIET_TICKS: u32 = 16;
     /// Ticks that a span must rest before its free OS pages are purged.
     pub(crate) const REST_TICKS: u32 = 3;
     /// Ticks that a thread's spare magazines must rest before they are taken from it.
     pub(crate) const SPARE_TICKS: u32 = 2;
-    /// Spans that one pulse sweeps.
-    pub(crate) const SWEEP_SPANS: u32 = 64;
+    /// Spans that a thread sweeps each time its clock has moved.
+    pub(crate) const SWEEP_SPANS: u32 = 256;
     /// Thread caches that one tick looks at.
     pub(crate) const TICK_CACHES: u32 = 1024;
 }
@@ -111,7 +121,12 @@ mod values {
 
     pub(crate) const PULSE: u32 = u32::MAX;
     pub(crate) const TICK_MS: u64 = u64::MAX;
-    pub(crate) const PURGE_TICKS: u32 = 1;
+    pub(crate) const PURGE_TICKS: usize = 1;
+    pub(crate) const DIRTY_BYTES: usize = usize::MAX;
+    pub(crate) const DIRTY_PART: usize = 1;
+    pub(crate) const RELIEF_BYTES: usize = PAGE_SIZE;
+    pub(crate) const REARMS: u32 = 0;
+    pub(crate) const QUIET_TICKS: u32 = 0;
     pub(crate) const REST_TICKS: u32 = 0;
     pub(crate) const SPARE_TICKS: u32 = 0;
     pub(crate) const SWEEP_SPANS: u32 = 4;

@@ -40,8 +40,12 @@
 //! and forwards to the system's allocator: [`trim`] does nothing there, and [`stats`] is all zero. With
 //! `--cfg millpond_portable_tls` the thread-local word is kept by `pthread_getspecific`.
 #![no_std]
+// The models are a test; beside them, their package has no use for the crate.
+#![cfg(any(test, not(millpond_loom)))]
 // Unit tests and models use the core as a value, each a part of it.
 #![cfg_attr(any(test, millpond_loom), allow(dead_code, unused_imports))]
+// Constants shrunk for the models can be zero, or as large as can be.
+#![cfg_attr(millpond_loom, allow(clippy::absurd_extreme_comparisons))]
 
 #[cfg(any(test, millpond_loom))]
 extern crate std;

@@ -95,6 +95,7 @@ impl<T: Node> Slab<T> {
         let (segment, at) = place(index - 1);
         // ORDERING: Acquire pairs with the exchange in `segment`: the nodes of the segment are made.
         let start = self.segments[segment].load(Ordering::Acquire);
+        debug_assert!(!start.is_null(), "no segment for {index}");
         // SAFETY: the segment of an index that was handed out is published, holds made nodes, and stays for ever.
         unsafe { &*start.add(at * self.stride()).cast() }
     }
@@ -117,8 +118,8 @@ impl<T: Node> Slab<T> {
             if !planted(Fault::SlabSegment) {
                 self.segment(segment)?;
             }
-            // Relaxed: an index conveys nothing but itself; the segment is published by itself.
-            match self.fresh.compare_exchange_weak(at, at + 1, Ordering::Relaxed, Ordering::Relaxed) {
+            // ORDERING: Release pairs with the Acquire in `made`: the segment is there.
+            match self.fresh.compare_exchange_weak(at, at + 1, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(now) => at = now,
             }
@@ -155,7 +156,9 @@ impl<T: Node> Slab<T> {
         }
         // ORDERING: Release publishes the nodes that were made, and pairs with the Acquire loads of `get` and above.
         // Relaxed on failure: the winner's segment is looked at through `get` only.
-        if slot.compare_exchange(ptr::null_mut(), start, Ordering::Release, Ordering::Relaxed).is_err() {
+        if planted(Fault::SlabStore) {
+            slot.store(start, Ordering::Release);
+        } else if slot.compare_exchange(ptr::null_mut(), start, Ordering::Release, Ordering::Relaxed).is_err() {
             os::release_metadata(at, nodes * stride);
         }
         Some(())
@@ -163,8 +166,8 @@ impl<T: Node> Slab<T> {
 
     /// How many nodes have ever been handed out: indices 1 up to this are valid for [`get`](Self::get).
     pub(crate) fn made(&self) -> u32 {
-        // ORDERING: none needed: a walk may miss the newest; `get` acquires each segment.
-        self.fresh.load(Ordering::Relaxed)
+        // ORDERING: Acquire pairs with the Release in `take`: the segments of all these are there.
+        self.fresh.load(Ordering::Acquire)
     }
 
     /// Bytes of all nodes ever handed out.

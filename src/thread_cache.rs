@@ -34,6 +34,7 @@ use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::{Node, Slab};
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, Slot, planted};
 use crate::tagged::{Index, NONE};
+use core::ops::Range;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 
 /// One class's part of a cache.
@@ -132,6 +133,8 @@ pub(crate) struct ThreadCache {
     pub(crate) pulse: AtomicU32,
     /// What the clock said then.
     pub(crate) seen_ms: AtomicU64,
+    /// How often a bin may be armed again before the clock moves.
+    pub(crate) rearm: AtomicU32,
 }
 
 const FREE: u64 = 0;
@@ -187,6 +190,7 @@ impl ThreadCache {
                 empty_count: AtomicU32::new(0),
                 pulse: AtomicU32::new(0),
                 seen_ms: AtomicU64::new(0),
+                rearm: AtomicU32::new(0),
             }
         }
     }
@@ -300,9 +304,9 @@ impl ThreadCache {
         Some(magazine)
     }
 
-    /// Has every loaded bin miss at its next call, so that the calling thread does upkeep even if it would never miss.
-    pub(crate) fn arm(&self) {
-        for (bin, loaded) in self.bins.iter().zip(&self.loaded) {
+    /// Has loaded bins miss at their next call, so that the calling thread does upkeep even if it would never miss.
+    pub(crate) fn arm(&self, classes: Range<Class>) {
+        for (bin, loaded) in self.bins[classes.clone()].iter().zip(&self.loaded[classes]) {
             if loaded.load(Ordering::Relaxed) != NONE {
                 let top = bin.top.load(Ordering::Relaxed);
                 bin.bottom.store(top, Ordering::Relaxed);

@@ -1,7 +1,8 @@
 //! All arenas: runs of pages for spans and large allocations.
 //!
 //! `take_run` searches the arenas in order and adds one when none has room; `give_run` returns a run to its arena. Both
-//! are lock-free: a claim is undone only because another claim succeeded. Arenas are never unmapped.
+//! are lock-free: a claim is undone only because another claim succeeded. An arena's tables stay for ever; its addresses
+//! are given up only when the system refuses more and all of it is free.
 //!
 //! A new arena is as large as all before it together (between `ARENA_MIN` and `ARENA_MAX`), so address space stays
 //! proportional to use; where the system refuses (`ulimit -v`, strict overcommit), smaller ones are tried.
@@ -51,7 +52,7 @@ impl Arenas {
         // ORDERING: Acquire pairs with the exchange in `grow`: the arena is made.
         let each = self.table.iter().map(|slot| slot.load(Ordering::Acquire));
         // SAFETY: a published arena stays for ever.
-        each.take_while(|arena| !arena.is_null()).map(|arena| unsafe { &*arena })
+        each.take_while(|arena| !arena.is_null()).map(|arena| unsafe { &*arena }).filter(|arena| !arena.is_gone())
     }
 
     fn of(&self, page: usize) -> Option<&Arena> {
@@ -129,12 +130,42 @@ impl Arenas {
         self.of(page)?.extend(page + old, new - old, &self.books)
     }
 
-    /// Purges free pages: all, or those that have been free since the last purge but one. Returns bytes.
-    pub(crate) fn purge(&self, all: bool) -> usize {
-        let purged = self.iter().map(|arena| arena.purge(all, &self.books)).sum();
+    /// Purges all free pages. Returns bytes.
+    pub(crate) fn purge(&self) -> usize {
+        self.purge_some(true, usize::MAX, usize::MAX)
+    }
+
+    /// Purges free pages in a `part`-th of each arena: those that were free at the last visit already. Little more than
+    /// `limit` bytes an arena.
+    pub(crate) fn purge_aged(&self, part: usize, limit: usize) -> usize {
+        self.purge_some(false, part, limit)
+    }
+
+    /// Purges free pages of any age until some `bytes` have gone.
+    pub(crate) fn relieve(&self, mut bytes: usize) {
+        for arena in self.iter() {
+            bytes -= arena.purge(true, arena.words(), bytes, &self.books).min(bytes);
+            if bytes == 0 {
+                break;
+            }
+        }
+        // ORDERING: Release pairs with the loads in `take_run`.
+        self.books.changes.fetch_add(1, Ordering::Release);
+    }
+
+    fn purge_some(&self, all: bool, part: usize, limit: usize) -> usize {
+        let words = |arena: &Arena| if all { arena.words() } else { arena.words().div_ceil(part) };
+        let purged = self.iter().map(|arena| arena.purge(all, words(arena), limit, &self.books)).sum();
         // ORDERING: Release pairs with the loads in `take_run`: a search may have missed what was being purged.
         self.books.changes.fetch_add(1, Ordering::Release);
         purged
+    }
+
+    /// Gives up the address space of arenas of which all is free, for a request that the system has refused.
+    pub(crate) fn abandon_free(&self) {
+        for arena in self.iter() {
+            self.reserved.fetch_sub(arena.abandon(&self.books), Ordering::Relaxed);
+        }
     }
 
     /// Sets the use of transparent huge pages, in arenas to come and in those there are.

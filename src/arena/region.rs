@@ -12,6 +12,9 @@
 //! A page is thus *dirty*, or *clean* (not dirty), or *zero* (clean and not touched). Whoever purges a page claims it
 //! first, so the owner's bits are never changed by two at a time.
 //!
+//! An arena of which all is free can be abandoned when address space is short: its pages are claimed once and for all,
+//! and it is passed over from then on.
+//!
 //! Invariants, at rest: `pages - |used| = free`, `|dirty & !used| = dirty_free`.
 
 use super::bits::{first_zero, last_one, ones, runs_of, words_of};
@@ -51,6 +54,9 @@ pub(crate) struct Arena {
     hint: AtomicUsize,
     /// No word below is likely to have a page that is free and dirty.
     dirty_hint: AtomicUsize,
+    /// Where a purge goes on.
+    visit: AtomicUsize,
+    gone: AtomicU32,
 }
 
 /// What all arenas count together.
@@ -99,6 +105,8 @@ impl Arena {
             dirty_free: AtomicU32::new(0),
             hint: AtomicUsize::new(0),
             dirty_hint: AtomicUsize::new(0),
+            visit: AtomicUsize::new(0),
+            gone: AtomicU32::new(0),
         };
         // SAFETY: as above.
         unsafe { at.cast::<Self>().write(arena) };
@@ -268,7 +276,7 @@ impl Arena {
                 for (bit, len) in runs_of(touched) {
                     let at = (self.first_page + word * 64 + bit) << PAGE_SHIFT;
                     // Much memory is zeroed by the system when and if it is used.
-                    if len * PAGE >= ZERO_BY_PURGE && os::purge(at, len * PAGE) == Purged::Zero {
+                    if pages * PAGE >= ZERO_BY_PURGE && os::purge(at, len * PAGE) == Purged::Zero {
                         continue;
                     }
                     // SAFETY: these pages are reserved, and claimed by the caller.
@@ -312,15 +320,18 @@ impl Arena {
         self.dirty_hint.fetch_min(start / 64, Ordering::Relaxed);
     }
 
-    /// Purges free dirty pages: all, or only those that were so at the last purge already. Returns the bytes that the
-    /// system has taken back, and takes them off the books.
-    pub(crate) fn purge(&self, all: bool, books: &Books) -> usize {
-        // Relaxed: a page given back a moment later is for the next purge.
-        if self.dirty_free.load(Ordering::Relaxed) == 0 {
-            return 0;
-        }
+    /// Purges free dirty pages in words of the bitmap, beginning where the last call left off: at most `words` of them,
+    /// and little more than `limit` bytes. All such pages, or only those that were so at the last visit already. Returns
+    /// the bytes that the system has taken back, and takes them off the books.
+    pub(crate) fn purge(&self, all: bool, words: usize, limit: usize, books: &Books) -> usize {
         let mut purged = 0;
-        for word in 0..self.words {
+        for _ in 0..words.min(self.words) {
+            // Relaxed: a page given back a moment later is for the next visit.
+            if purged >= limit || self.dirty_free.load(Ordering::Relaxed) == 0 {
+                break;
+            }
+            // From the top: searches for free pages begin at the bottom.
+            let word = self.words - 1 - self.visit.fetch_add(1, Ordering::Relaxed) % self.words;
             let dirty = self.dirty()[word].load(Ordering::Relaxed);
             let free = dirty & !self.used()[word].load(Ordering::Relaxed);
             let due = if all { free } else { free & self.aged()[word].load(Ordering::Relaxed) };
@@ -334,6 +345,30 @@ impl Arena {
         }
         books.committed.fetch_sub(purged, Ordering::Relaxed);
         purged
+    }
+
+    /// Words of each bitmap.
+    pub(crate) fn words(&self) -> usize {
+        self.words
+    }
+
+    /// Gives the whole arena's address space up, if all of it is free: its pages stay claimed for ever. Returns its bytes.
+    pub(crate) fn abandon(&self, books: &Books) -> usize {
+        if self.free.load(Ordering::Relaxed) as usize != self.pages || self.claim(0, self.pages, books).is_err() {
+            return 0;
+        }
+        let dirty: u32 = self.dirty().iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum();
+        books.committed.fetch_sub(dirty as usize * PAGE, Ordering::Relaxed);
+        // ORDERING: Release pairs with `is_gone`: from here on its addresses may be somebody else's.
+        self.gone.store(1, Ordering::Release);
+        os::release(self.start(), self.bytes());
+        self.bytes()
+    }
+
+    /// Whether its address space was given up.
+    pub(crate) fn is_gone(&self) -> bool {
+        // ORDERING: Acquire pairs with `abandon`.
+        self.gone.load(Ordering::Acquire) != 0
     }
 
     /// Purges those of `due` that can be claimed.

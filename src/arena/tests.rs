@@ -161,7 +161,7 @@ impl World {
                 *page = Page { owner: 0, dirty: false, touched: junk, aged: false };
             }
         }
-        assert_eq!(self.arena.purge(all, &self.books), expected);
+        assert_eq!(self.arena.purge(all, usize::MAX, usize::MAX, &self.books), expected);
         drop(failing);
         self.system.set_purges_to_junk(false);
     }
@@ -299,7 +299,7 @@ fn arenas_are_added_when_none_has_room_and_stay() {
     assert_eq!(arenas.committed().load(Ordering::Relaxed), used * PAGE);
     runs.iter().for_each(|(run, _)| arenas.give_run(run.page, run.pages));
     assert_eq!(arenas.dirty(), used * PAGE);
-    assert_eq!(arenas.purge(true), used * PAGE);
+    assert_eq!(arenas.purge(), used * PAGE);
     for (run, at) in &runs {
         arenas.take_run(run.pages, 1 << at, Fill::Any).unwrap();
     }
@@ -381,7 +381,11 @@ fn threads_share_arenas() {
                             arenas.give_run(run.page, run.pages);
                         }
                         _ => {
-                            arenas.purge(random.bool());
+                            if random.bool() {
+                                arenas.purge()
+                            } else {
+                                arenas.purge_aged(1, usize::MAX)
+                            };
                         }
                     }
                 }
@@ -391,7 +395,7 @@ fn threads_share_arenas() {
     });
     assert_eq!(arenas.check(), Ok(0));
     assert_eq!(arenas.dirty(), arenas.committed().load(Ordering::Relaxed));
-    arenas.purge(true);
+    arenas.purge();
     assert_eq!(arenas.committed().load(Ordering::Relaxed), 0);
     assert_eq!(system.resident_bytes(), 0);
 }

@@ -78,7 +78,7 @@ impl Heap {
             }
         }
         // SAFETY: the first of at least one word, alive, and zero or just made.
-        unsafe { &*words }.store(1, Ordering::Relaxed);
+        unsafe { &*words }.store(os::process_id(), Ordering::Relaxed);
         // ORDERING: Release publishes the words; pairs with the Acquire loads. The loser's are undone.
         if self.heard.compare_exchange(ptr::null_mut(), words, Ordering::Release, Ordering::Relaxed).is_err() {
             os::release_metadata(at, bytes);
@@ -105,10 +105,12 @@ impl Heap {
     /// Adopts every live cache that has not been heard of in this process.
     #[cold]
     fn adopt_unheard(&self) {
-        self.heard(0).store(1, Ordering::Relaxed);
+        self.heard(0).store(os::process_id(), Ordering::Relaxed);
         let mut adopted = false;
         for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
             // A cache's word is set before the cache is live, so a thread that was born meanwhile is not mistaken.
+            // One that was being settled by a thread which has vanished too: a repair goes on with it.
+            adopted |= cache.is_adopted();
             let Some(owner) = cache.owner() else { continue };
             if self.heard(cache.index()).load(Ordering::Relaxed) == 0 && cache.adopt(owner) {
                 self.settle(cache);
@@ -123,6 +125,11 @@ impl Heap {
 
     /// Adopts the caches of threads that ended without a word, of a few at a time.
     fn adopt_ended(&self) {
+        // Not while the child of a fork is unsettled, nor in a process that shares this one's memory (`vfork`): there the
+        // system would say of every thread that it is gone.
+        if self.heard(0).load(Ordering::Relaxed) != os::process_id() {
+            return;
+        }
         let made = self.caches.made();
         let first = self.asked.fetch_add(ASK, Ordering::Relaxed);
         for at in 0..ASK.min(made) {

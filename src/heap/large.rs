@@ -28,13 +28,14 @@ impl Heap {
         let bytes = size.max(1).checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
         let once = || {
             if bytes >= HUGE_MIN || align >= HUGE_MIN {
-                self.map_huge(bytes, align)
+                // Where address space is short, an arena may have what the system has not.
+                self.map_huge(bytes, align).or_else(|| self.take_large(bytes, align, fill))
             } else {
                 self.take_large(bytes, align, fill)
             }
         };
         once().or_else(|| {
-            self.trim(None);
+            self.reclaim(None);
             once()
         })
     }
@@ -107,6 +108,7 @@ impl Heap {
         self.larges.give(node.head.index());
         if kind == LARGE {
             self.spans.arenas.give_run(page, bytes / PAGE);
+            self.relieve();
         } else {
             self.huge.fetch_sub(bytes, Ordering::Relaxed);
             os::release(address, bytes);

@@ -38,7 +38,8 @@ pub(crate) struct Heap {
     /// Bytes of huge allocations.
     huge: AtomicUsize,
     clock: Clock,
-    /// One word a cache, zero in the child of a fork until its thread has been heard of there. Word 0 is the process's.
+    /// One word a cache, zero in the child of a fork until its thread has been heard of there. Word 0 is the
+    /// process's: its number.
     heard: AtomicPtr<AtomicU32>,
     /// The next cache whose thread is asked for.
     asked: AtomicU32,
@@ -66,23 +67,25 @@ impl Heap {
     #[inline(never)]
     pub(crate) fn alloc_slow(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
         let served = if self.attend(cache, class) { cache.bin(class).pop() } else { None };
-        served.or_else(|| self.refill(cache, class)).or_else(|| {
-            self.trim(Some(cache));
+        let chunk = served.or_else(|| self.refill(cache, class)).or_else(|| {
+            self.reclaim(Some(cache));
             self.refill(cache, class)
-        })
+        });
+        self.rearm(cache, class);
+        chunk
     }
 
     /// Takes a chunk that a thread frees whose bin has missed.
     #[cold]
     #[inline(never)]
     pub(crate) fn free_slow(&self, cache: &ThreadCache, class: Class, chunk: NonNull<u8>) {
-        if self.attend(cache, class) && cache.bin(class).push(chunk) {
-            return;
+        if !(self.attend(cache, class) && cache.bin(class).push(chunk)) {
+            self.drain(cache, class);
+            if !cache.bin(class).push(chunk) {
+                self.free_shared(class, chunk);
+            }
         }
-        self.drain(cache, class);
-        if !cache.bin(class).push(chunk) {
-            self.free_shared(class, chunk);
-        }
+        self.rearm(cache, class);
     }
 
     /// A chunk for a thread that has no cache.
@@ -94,7 +97,7 @@ impl Heap {
             NonNull::new(with_exposed_provenance_mut(chunk))
         };
         one().or_else(|| {
-            self.trim(None);
+            self.reclaim(None);
             one()
         })
     }
@@ -181,6 +184,7 @@ impl Heap {
                     None
                 } else {
                     pool.restore_all(class, &self.spans, full, now);
+                    self.relieve();
                     Some(full)
                 }
             }

@@ -162,10 +162,10 @@ impl Heap {
             if node.bytes() > 0 && named.is_some_and(|head| ptr::eq(head, &node.head)) {
                 continue;
             }
-            // Taken and not yet published, or unpublished and not yet given back.
+            // Taken and not yet published, or unpublished and not yet given back. A huge one's mapping may have moved away
+            // already: it is left where it is.
             if node.bytes() > 0 && node.head.kind() == HUGE {
                 self.huge.fetch_sub(node.bytes(), Ordering::Relaxed);
-                os::release(node.head.start(), node.bytes());
             }
             node.set_bytes(0);
             self.larges.give(index);

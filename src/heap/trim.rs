@@ -26,8 +26,15 @@ impl Heap {
         for slab in self.spans.slabs() {
             self.purge_spans(slab, 1, slab.made(), |_| true);
         }
-        self.spans.arenas.purge(true);
+        self.spans.arenas.purge();
         Trimmed { returned: before.saturating_sub(self.committed()), loaded: self.loaded_bytes() }
+    }
+
+    /// What is done once before a request fails: a trim, and the address space of free arenas goes too.
+    #[cold]
+    pub(super) fn reclaim(&self, cache: Option<&ThreadCache>) {
+        self.trim(cache);
+        self.spans.arenas.abandon_free();
     }
 
     /// Bytes in the loaded magazines of all living threads: a moment's picture.

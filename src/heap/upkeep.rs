@@ -8,10 +8,15 @@
 //! * a pool's magazines that were not needed since the last tick return to their spans, at most half of them at once;
 //! * spare magazines that their thread has not touched for two ticks are taken from it;
 //! * spans that have rested get their free OS pages purged;
-//! * runs that have been free for two rounds are purged.
+//! * a part of each arena is visited, and runs that were free at the last visit already are purged.
+//!
+//! Free pages beyond a share of the heap are purged at once, whatever the clock says.
 
 use super::Heap;
-use crate::config::{PULSE, PURGE_TICKS, REST_TICKS, SPARE_TICKS, SWEEP_SPANS, TICK_CACHES, TICK_MS};
+use crate::config::{
+    DIRTY_BYTES, DIRTY_PART, PULSE, PURGE_TICKS, QUIET_TICKS, REARMS, RELIEF_BYTES, REST_TICKS, SPARE_TICKS,
+    SWEEP_SPANS, TICK_CACHES, TICK_MS,
+};
 use crate::os;
 use crate::size_class::{CLASSES, Class};
 use crate::slab::Slab;
@@ -30,6 +35,10 @@ pub(super) struct Clock {
     swept: AtomicU64,
     /// The next cache that a tick looks at.
     cache: AtomicU32,
+    /// Batches of the sweep since the last tick that purged something.
+    purged: AtomicU32,
+    /// Ticks since the last that found anything to do.
+    quiet: AtomicU32,
 }
 
 impl Clock {
@@ -40,6 +49,8 @@ impl Clock {
                 tick: AtomicU32::new(0),
                 swept: AtomicU64::new(0),
                 cache: AtomicU32::new(0),
+                purged: AtomicU32::new(0),
+                quiet: AtomicU32::new(0),
             }
         }
     }
@@ -51,7 +62,7 @@ impl Clock {
 }
 
 impl Heap {
-    /// What each slow path of a thread does first. True: the bin was armed and now works.
+    /// What each slow path of a thread does first. True: the bin was armed, and works now.
     pub(super) fn attend(&self, cache: &ThreadCache, class: Class) -> bool {
         let armed = cache.disarm(class, &self.magazines);
         let left = cache.pulse.load(Ordering::Relaxed);
@@ -65,14 +76,27 @@ impl Heap {
         armed
     }
 
+    /// What each slow path does last: while there is upkeep to do, the bin is armed again, a limited number of times
+    /// between two moves of the clock. So a thread that calls now and then always comes back; one that calls all the time
+    /// loses less than a hundredth.
+    pub(super) fn rearm(&self, cache: &ThreadCache, class: Class) {
+        let left = cache.rearm.load(Ordering::Relaxed);
+        if left > 0 && self.clock.quiet.load(Ordering::Relaxed) < QUIET_TICKS {
+            cache.rearm.store(left - 1, Ordering::Relaxed);
+            cache.arm(class..class + 1);
+        }
+    }
+
     #[cold]
     fn upkeep(&self, cache: &ThreadCache) {
         self.settle_fork(cache);
         let now = os::coarse_ms();
-        if now != cache.seen_ms.load(Ordering::Relaxed) {
-            cache.seen_ms.store(now, Ordering::Relaxed);
-            cache.arm();
+        if now == cache.seen_ms.load(Ordering::Relaxed) {
+            return;
         }
+        cache.seen_ms.store(now, Ordering::Relaxed);
+        cache.rearm.store(REARMS, Ordering::Relaxed);
+        cache.arm(0..CLASSES);
         let last = self.clock.last_ms.load(Ordering::Relaxed);
         if now.wrapping_sub(last) >= TICK_MS
             && self.clock.last_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
@@ -80,12 +104,24 @@ impl Heap {
             self.tick();
         }
         self.sweep(SWEEP_SPANS, |stamp| self.clock.now().wrapping_sub(stamp) >= REST_TICKS);
+        self.relieve();
+    }
+
+    /// Purges some free pages at once if there are too many for the heap's size: a bound that holds without any clock.
+    pub(super) fn relieve(&self) {
+        let arenas = &self.spans.arenas;
+        let dirty = arenas.dirty();
+        if dirty > DIRTY_BYTES && dirty > arenas.committed().load(Ordering::Relaxed) / DIRTY_PART {
+            arenas.relieve(RELIEF_BYTES);
+        }
     }
 
     fn tick(&self) {
         let now = self.clock.tick.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let mut returned = 0;
         for class in 0..CLASSES {
             let spare = self.pools[class].tick();
+            returned += self.pools[class].depth();
             self.return_magazines(class, if spare > 16 { spare.div_ceil(2) } else { spare });
             self.pools[class].reap(class, &self.spans, 64, now);
         }
@@ -99,9 +135,12 @@ impl Heap {
         if self.clock.swept.load(Ordering::Relaxed) >= self.nodes() {
             self.clock.swept.store(0, Ordering::Relaxed);
         }
-        if now % PURGE_TICKS == 0 {
-            self.spans.arenas.purge(false);
-        }
+        let dirty = self.spans.arenas.dirty();
+        self.spans.arenas.purge_aged(PURGE_TICKS, (dirty / 16).max(DIRTY_BYTES / 2));
+        // Work is left while anything comes back: free pages, and what will become free pages.
+        let busy = dirty > 0 || returned > 0 || self.clock.purged.swap(0, Ordering::Relaxed) > 0;
+        let quiet = if busy { 0 } else { self.clock.quiet.load(Ordering::Relaxed).saturating_add(1) };
+        self.clock.quiet.store(quiet, Ordering::Relaxed);
     }
 
     /// Returns up to `count` of a pool's magazines to their spans.
@@ -151,7 +190,7 @@ impl Heap {
     }
 
     /// Purges the free OS pages of spans in a range of a slab. Returns bytes.
-    pub(super) fn purge_spans(
+    pub(crate) fn purge_spans(
         &self,
         slab: &Slab<Span>,
         first: u32,
@@ -161,12 +200,16 @@ impl Heap {
         let mut purged = 0;
         for span in (first..first + count).map(|index| slab.get(index)) {
             if let Some(token) = span.hold_in_place(rested) {
-                purged += span.purge_units();
+                let (bytes, done) = span.purge_units();
+                purged += bytes;
                 let class = span.head.kind() as Class;
-                self.pools[class].settle(class, &self.spans, span, span.unhold_in_place(token));
+                self.pools[class].settle(class, &self.spans, span, span.unhold_in_place(token, done));
             }
         }
-        self.spans.arenas.committed().fetch_sub(purged, Ordering::Relaxed);
+        if purged > 0 {
+            self.spans.arenas.committed().fetch_sub(purged, Ordering::Relaxed);
+            self.clock.purged.fetch_add(1, Ordering::Relaxed);
+        }
         purged
     }
 }

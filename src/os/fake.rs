@@ -1,10 +1,12 @@
 //! The contract of [`os`](super) for unit tests and models: it can be told to fail and to have other OS pages.
 //!
 //! Settings belong to the thread of the system that makes them. In unit tests reservations are real memory; under loom
-//! they are bare numbers (no model touches a chunk), small enough for a shrunk page map.
+//! they are bare numbers, small enough for a shrunk page map, each grain of which has a [`Slot`] of loom's to stand for
+//! what is stored there: [`touch`] and [`purge`] write it, so two that use the same memory at a time fail the model.
 
 use super::Purged;
 use crate::report::Thp;
+use crate::sync::Slot;
 use core::fmt::Arguments;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::{Cell, RefCell};
@@ -19,9 +21,15 @@ std::thread_local! {
     static CLOCK: Cell<u64> = const { Cell::new(0) };
     static TABLES: RefCell<Vec<(usize, usize)>> = const { RefCell::new(Vec::new()) };
     static RESERVED: RefCell<Vec<(usize, usize, usize)>> = const { RefCell::new(Vec::new()) };
+    static GRAINS: RefCell<Vec<Slot>> = const { RefCell::new(Vec::new()) };
+    static THREAD: Cell<u32> = const { Cell::new(1) };
 }
 
 const TABLE_ALIGN: usize = 4096;
+/// Addresses that a model has: what the shrunk page map covers.
+const MODEL_SPACE: usize = 1 << 12;
+/// Under loom: bytes that one slot stands for, the OS page and the smallest chunk.
+const GRAIN: usize = 16;
 
 /// While it lives, calls of this thread number `from` up to but not including `until`, counted from zero, fail.
 #[cfg(not(millpond_loom))]
@@ -74,7 +82,21 @@ pub(crate) fn forget_all() {
             unsafe { dealloc(at as *mut u8, Layout::from_size_align(len, align).unwrap()) };
         }
     }
+    GRAINS.take();
     NEXT.set(0);
+    THREAD.set(1);
+}
+
+/// Writes to memory, as whoever it was handed out to would. Under loom this fails if anybody else may use it too.
+#[cfg(millpond_loom)]
+pub(crate) fn touch(at: usize, len: usize) {
+    GRAINS.with_borrow(|grains| grains[at / GRAIN..(at + len).div_ceil(GRAIN)].iter().for_each(|grain| grain.set(at)));
+}
+
+/// The threads there have been are gone, without a word; the next have another number.
+#[cfg(millpond_loom)]
+pub(crate) fn end_threads() {
+    THREAD.set(THREAD.get() + 1);
 }
 
 /// Bytes reserved and not released by this thread.
@@ -90,7 +112,7 @@ fn refused() -> bool {
 }
 
 pub(crate) fn page_size() -> usize {
-    if cfg!(millpond_loom) { 16 } else { PAGE_SIZE.get() }
+    if cfg!(millpond_loom) { GRAIN } else { PAGE_SIZE.get() }
 }
 
 pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
@@ -98,9 +120,10 @@ pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
         return None;
     }
     let at = if cfg!(millpond_loom) {
-        let at = (NEXT.get() + crate::config::PAGE).next_multiple_of(align);
+        let at = (NEXT.get() + 1).next_multiple_of(align);
         NEXT.set(at + len);
-        if at + len > 1 << crate::config::ADDRESS_BITS {
+        GRAINS.with_borrow_mut(|grains| grains.resize_with((at + len).div_ceil(GRAIN), || Slot::new(0)));
+        if at + len > MODEL_SPACE {
             return None;
         }
         at
@@ -125,10 +148,13 @@ pub(crate) fn purge(at: usize, len: usize) -> Purged {
     if refused() {
         return Purged::Failed;
     }
-    if !cfg!(millpond_loom) {
-        // SAFETY: the caller owns the range.
-        unsafe { core::ptr::write_bytes(core::ptr::with_exposed_provenance_mut::<u8>(at), 0, len) };
-    }
+    #[cfg(millpond_loom)]
+    touch(at, len);
+    #[cfg(not(millpond_loom))]
+    // SAFETY: the caller owns the range.
+    unsafe {
+        core::ptr::write_bytes(core::ptr::with_exposed_provenance_mut::<u8>(at), 0, len)
+    };
     Purged::Zero
 }
 
@@ -187,15 +213,15 @@ pub(crate) fn coarse_ms() -> u64 {
 }
 
 pub(crate) fn thread_id() -> u32 {
-    1
+    THREAD.get()
 }
 
 pub(crate) fn is_first_thread() -> bool {
     false
 }
 
-pub(crate) fn thread_is_gone(_id: u32) -> bool {
-    false
+pub(crate) fn thread_is_gone(id: u32) -> bool {
+    id < THREAD.get()
 }
 
 pub(crate) fn environment(_name: &[u8]) -> Option<&'static [u8]> {
@@ -224,4 +250,8 @@ pub(crate) fn keep_headroom(_len: usize) -> bool {
 
 pub(crate) fn is_alone() -> bool {
     false
+}
+
+pub(crate) fn process_id() -> u32 {
+    1
 }

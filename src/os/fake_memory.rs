@@ -7,9 +7,9 @@
 
 use super::Purged;
 use crate::report::Thp;
-use std::cell::{Cell, RefCell};
 use core::fmt::Arguments;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::vec::Vec;
@@ -281,7 +281,10 @@ pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
         release(to, new);
         return false;
     }
-    assert!(system.reserved().iter().any(|block| (block.at, block.len) == (to, new)), "remapped to what is not reserved");
+    assert!(
+        system.reserved().iter().any(|block| (block.at, block.len) == (to, new)),
+        "remapped to what is not reserved"
+    );
     // SAFETY: both are reserved, and distinct.
     unsafe { core::ptr::copy_nonoverlapping(bytes(at), bytes(to), old.min(new)) };
     release(at, old);

@@ -181,10 +181,15 @@ pub(crate) fn thread_id() -> u32 {
     unsafe { libc::syscall(libc::SYS_gettid) as u32 }
 }
 
+/// The number of the calling process.
+pub(crate) fn process_id() -> u32 {
+    // SAFETY: no preconditions. A raw call: older C libraries remember the parent's in a child of `vfork`.
+    unsafe { libc::syscall(libc::SYS_getpid) as u32 }
+}
+
 /// Whether the calling thread is the one with which its process began: after a `fork`, the thread that forked.
 pub(crate) fn is_first_thread() -> bool {
-    // SAFETY: no preconditions.
-    unsafe { libc::syscall(libc::SYS_getpid) as u32 == thread_id() }
+    process_id() == thread_id()
 }
 
 /// Whether the system is sure that no thread of this process has this number.
@@ -192,8 +197,8 @@ pub(crate) fn thread_is_gone(id: u32) -> bool {
     let errno = errno();
     // SAFETY: signal 0 is sent to nobody: the call only asks.
     let gone = unsafe {
-        let pid = libc::syscall(libc::SYS_getpid);
-        libc::syscall(libc::SYS_tgkill, pid, id as libc::c_long, 0) == -1 && *libc::__errno_location() == libc::ESRCH
+        libc::syscall(libc::SYS_tgkill, process_id() as libc::c_long, id as libc::c_long, 0) == -1
+            && *libc::__errno_location() == libc::ESRCH
     };
     set_errno(errno);
     gone

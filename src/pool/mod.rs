@@ -22,7 +22,7 @@ use crate::size_class::{Class, INFO};
 use crate::slab::Slab;
 use crate::span::{Pop, Restored, Span, Spans};
 use crate::stack::Stack;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Fault, Ordering, planted};
 use crossbeam_utils::CachePadded;
 
 /// See the module's documentation.
@@ -204,6 +204,12 @@ impl Pool {
             }
             if at == first {
                 os::die(format_args!("free of {:#x}, where no allocation begins", chunks[at]));
+            }
+            if planted(Fault::RestoreOrder) {
+                let left = span.add(at - first, now);
+                set(span, info.size, word, mask);
+                self.settle(class, spans, span, left);
+                continue;
             }
             set(span, info.size, word, mask);
             self.settle(class, spans, span, span.add(at - first, now));

@@ -7,6 +7,7 @@
 use super::restore::Restored;
 use super::{HELD, LINKED, LIVE, RETIRED, Span, State};
 use crate::arena::ones;
+use crate::os;
 use crate::size_class::Class;
 use crate::sync::{Fault, Ordering, planted};
 
@@ -47,7 +48,7 @@ impl Span {
             } else if state.is(RETIRED) {
                 (State(0), Pop::Tombstone)
             } else {
-                let taken = want.min(state.count());
+                let taken = want.min(if planted(Fault::CarveBits) { self.set_bits_count() } else { state.count() });
                 (state.with(state.count() - taken, now).clear(LINKED).set(HELD), Pop::Held(taken))
             };
             // ORDERING: Acquire pairs with the Release of every restore that added to the count: its bits are set.
@@ -60,27 +61,28 @@ impl Span {
     }
 
     /// Clears `count` bits, which the holder has taken from the count, lowest first, and calls `give` with the index of
-    /// each chunk. They are there: set bits are never fewer than the count.
+    /// each chunk. They are there, and seen: set bits are never fewer than the count.
     pub(crate) fn clear(&self, mut count: usize, mut give: impl FnMut(usize)) {
-        while count > 0 {
-            for (at, word) in self.bits(self.info()).iter().enumerate() {
-                let mut mask = lowest(word.load(Ordering::Relaxed), count);
-                if mask == 0 {
-                    continue;
-                }
-                // ORDERING: Acquire pairs with the Release of the restore that set the bit, which may not have added
-                // to the count yet: whatever its chunk's last owner did is done. Only the holder clears, so all of the
-                // mask is still set.
-                word.fetch_and(!mask, Ordering::Acquire);
-                count -= mask.count_ones() as usize;
-                while mask != 0 {
-                    give(at * 64 + mask.trailing_zeros() as usize);
-                    mask &= mask - 1;
-                }
-                if count == 0 {
-                    return;
-                }
+        for (at, word) in self.bits(self.info()).iter().enumerate() {
+            if count == 0 {
+                return;
             }
+            let mut mask = lowest(word.load(Ordering::Relaxed), count);
+            if mask == 0 {
+                continue;
+            }
+            // ORDERING: Acquire pairs with the Release of the restore that set the bit, which may not have added
+            // to the count yet: whatever its chunk's last owner did is done. Only the holder clears, so all of the
+            // mask is still set.
+            word.fetch_and(!mask, Ordering::Acquire);
+            count -= mask.count_ones() as usize;
+            while mask != 0 {
+                give(at * 64 + mask.trailing_zeros() as usize);
+                mask &= mask - 1;
+            }
+        }
+        if count > 0 {
+            os::die(format_args!("span {:#x} has fewer chunks than it counts", self.head.start()));
         }
     }
 
@@ -115,7 +117,7 @@ impl Span {
     pub(crate) fn close(&self) -> bool {
         let mut state = self.state();
         loop {
-            let linked = state.is(LINKED);
+            let linked = state.is(LINKED) && !planted(Fault::CloseGives);
             let next = if linked { State(LINKED | RETIRED) } else { State(0) };
             // ORDERING: Release: whoever pops the tombstone comes after all we did with the node.
             match self.state.compare_exchange_weak(state.0, next.0, Ordering::AcqRel, Ordering::Relaxed) {

@@ -224,9 +224,14 @@ impl Span {
         self.bits(self.info())[chunk / 64].load(Ordering::Relaxed) >> (chunk % 64) & 1 == 1
     }
 
+    /// How many bits are set, counted or not: a moment's picture.
+    fn set_bits_count(&self) -> usize {
+        self.bits(self.info()).iter().map(|word| word.load(Ordering::Relaxed).count_ones() as usize).sum()
+    }
+
     /// Makes the state what the bitmap says, of a live span in no stack, while no other thread uses it.
     pub(crate) fn rebuild(&self) -> Restored {
-        let set = self.bits(self.info()).iter().map(|word| word.load(Ordering::Relaxed).count_ones() as usize).sum();
+        let set = self.set_bits_count();
         let stamp = self.state().stamp();
         self.state.store(State(LIVE | HELD).with(set, stamp).0, Ordering::Relaxed);
         self.unhold()
@@ -245,7 +250,7 @@ impl Span {
             return state.0 == 0 || state.is(RETIRED);
         }
         let info = self.info();
-        let set: usize = self.bits(info).iter().map(|word| word.load(Ordering::Relaxed).count_ones() as usize).sum();
+        let set = self.set_bits_count();
         let listed = state.is(HELD) || state.is(LINKED) == (state.count() > 0);
         set >= state.count() && (set == state.count() || state.is(HELD)) && listed && set <= info.chunks
     }

@@ -13,7 +13,7 @@ use super::{CALM, HELD, LINKED, LIVE, Restored, Span, State};
 use crate::config::PAGE;
 use crate::os::{self, Purged};
 use crate::size_class::ClassInfo;
-use crate::sync::Ordering;
+use crate::sync::{Fault, Ordering, planted};
 
 /// Bytes of a purge unit of such spans.
 pub(crate) fn unit(info: &ClassInfo) -> usize {
@@ -37,6 +37,9 @@ impl Span {
         if !state.is(LIVE | LINKED) || state.0 & (HELD | CALM) != 0 || !rested(state.stamp()) {
             return None;
         }
+        if planted(Fault::PurgeUnheld) {
+            return Some(InPlace(state));
+        }
         // ORDERING: Acquire pairs with the Release of whoever restored or let go: the bits are as the count says, and
         // the class and page are those of the run that the state speaks of. One try: it is only upkeep.
         self.state
@@ -45,23 +48,29 @@ impl Span {
             .then_some(InPlace(state))
     }
 
-    /// Lets go of a span held in place: calm, if nothing has changed meanwhile.
-    pub(crate) fn unhold_in_place(&self, token: InPlace) -> Restored {
+    /// Lets go of a span held in place: calm, if the holder is `done` with it and nothing has changed meanwhile.
+    pub(crate) fn unhold_in_place(&self, token: InPlace, done: bool) -> Restored {
         let state = token.0;
+        if !done {
+            return self.unhold();
+        }
         // ORDERING: Release publishes the notes of what was purged to the next holder.
         let calm =
             self.state.compare_exchange(state.set(HELD).0, state.set(CALM).0, Ordering::Release, Ordering::Relaxed);
         if calm.is_ok() { Restored::Done } else { self.unhold() }
     }
 
-    /// Purges what the holder can. Returns the bytes that hold no memory any more.
-    pub(crate) fn purge_units(&self) -> usize {
+    /// Purges what the holder can. Returns the bytes that hold no memory any more, and whether nothing was refused.
+    pub(crate) fn purge_units(&self) -> (usize, bool) {
         let info = self.info();
         let unit = unit(info);
         let units = info.pages * PAGE / unit;
         let mut free = if units == 64 { u64::MAX } else { (1 << units) - 1 };
         for (at, word) in self.bits(info).iter().enumerate() {
-            let in_use = !word.load(Ordering::Relaxed);
+            // ORDERING: Acquire pairs with the Release of the restore that set the bit, as in `clear`: it may not have
+            // added to the count yet.
+            let bits = if planted(Fault::PurgeBit) { Ordering::Relaxed } else { Ordering::Acquire };
+            let in_use = !word.load(bits);
             let valid = info.chunks - at * 64;
             let mut in_use = if valid < 64 { in_use & ((1 << valid) - 1) } else { in_use };
             while in_use != 0 && free != 0 {
@@ -88,7 +97,7 @@ impl Span {
             // Relaxed: the holder's word; letting go publishes it.
             self.purged.store(noted | gone, Ordering::Relaxed);
         }
-        gone.count_ones() as usize * unit
+        (gone.count_ones() as usize * unit, free & !noted == gone)
     }
 
     /// Notes that a chunk is about to be used. Returns the bytes of units that will hold memory again. The holder's.

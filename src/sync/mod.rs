@@ -32,8 +32,8 @@ pub(crate) enum Fault {
     StackTag,
     /// A stack's push publishes with a relaxed exchange.
     StackPush,
-    /// Carve clears bits before it takes from the count.
-    CarveOrder,
+    /// Carve takes the bits that it sees instead of what the count says.
+    CarveBits,
     /// Restore adds to the count before it sets the bits.
     RestoreOrder,
     /// Restore sets a bit with a relaxed operation.
@@ -42,6 +42,12 @@ pub(crate) enum Fault {
     UnholdStore,
     /// Restore lists a span again without looking at whether it is listed.
     RestoreListsAlways,
+    /// Free OS pages of a span are purged without holding it.
+    PurgeUnheld,
+    /// Purge looks at a span's bits with a relaxed load.
+    PurgeBit,
+    /// A retired span's node is given back although a stack still has it.
+    CloseGives,
     /// A claim of a run that failed half-way is not rolled back.
     ClaimRollback,
     /// A claim takes a word by load and store.
@@ -58,6 +64,8 @@ pub(crate) enum Fault {
     LeaveEarly,
     /// A slab hands out an index before its segment is in place.
     SlabSegment,
+    /// A slab's segment that lost the race is used all the same.
+    SlabStore,
 }
 
 const _: () = assert!(Fault::None as u8 == 0);

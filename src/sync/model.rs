@@ -1,10 +1,234 @@
-//! The model's side of [`sync`](super): loom's atomics and cells, and the fault that a twin plants.
-
-pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+//! The model's side of [`sync`](super): loom's atomics and cells, threads, and the fault that a twin plants.
+//!
+//! loom finds the interleavings that matter by remembering the last access to each atomic, but a thread's own load
+//! hides another's before it: of `a: load` and `b: load, store` it never runs `b` first. Nor does it know that a plain
+//! store comes after an exchange that did not read it. Hence each access here first takes *turns*, at atomics beside
+//! its own: a load the one that belongs to its thread, everything else those of all threads. So all orders of a load
+//! and a store, and of two stores, are explored; and the order in which stores run is the order of modification. What
+//! else a load may read, of all that is not older than what its thread knows, is loom's to choose.
 
 use super::Fault;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use loom::cell::UnsafeCell;
+use loom::sync::atomic as loom_atomic;
+pub(crate) use loom::sync::atomic::Ordering;
+use std::vec::Vec;
+
+/// Threads of a model, at most.
+const THREADS: usize = 3;
+/// Atomics that the threads of a model use while there is more than one, at most.
+const CONTENDED: usize = 128;
+
+std::thread_local! {
+    // loom runs all threads of one model on one thread of the system.
+    static PLANTED: Cell<Fault> = const { Cell::new(Fault::None) };
+    /// Threads that have been spawned, and those of them that have been joined.
+    static SPAWNED: Cell<usize> = const { Cell::new(0) };
+    static JOINED: Cell<usize> = const { Cell::new(0) };
+    /// The turns of all contended atomics, `THREADS` each.
+    static TURNS: RefCell<Vec<loom_atomic::AtomicU32>> = const { RefCell::new(Vec::new()) };
+    static CONTENDED_SO_FAR: Cell<usize> = const { Cell::new(0) };
+    /// Whether a load has taken its turn and is about to run.
+    static MIDWAY: Cell<bool> = const { Cell::new(false) };
+}
+
+loom::thread_local! {
+    static ME: Cell<usize> = Cell::new(0);
+}
+
+/// Plants a fault for the models that this thread runs from now on.
+pub(crate) fn plant(fault: Fault) {
+    PLANTED.set(fault);
+}
+
+/// Whether a twin has planted this fault.
+pub(crate) fn planted(fault: Fault) -> bool {
+    PLANTED.get() == fault
+}
+
+/// Begins an execution of a model.
+pub(crate) fn begin() {
+    SPAWNED.set(0);
+    JOINED.set(0);
+    TURNS.take();
+    CONTENDED_SO_FAR.set(0);
+    MIDWAY.set(false);
+}
+
+/// A thread of a model.
+pub(crate) struct Thread<R>(loom::thread::JoinHandle<R>);
+
+/// Starts a thread of a model.
+pub(crate) fn spawn<R: 'static>(run: impl FnOnce() -> R + 'static) -> Thread<R> {
+    let me = SPAWNED.get() + 1;
+    assert!(me < THREADS, "a model has at most {THREADS} threads");
+    if me == 1 {
+        TURNS.with_borrow_mut(|turns| turns.resize_with(THREADS * CONTENDED, || loom_atomic::AtomicU32::new(0)));
+    }
+    SPAWNED.set(me);
+    Thread(loom::thread::spawn(move || {
+        ME.with(|cell| cell.set(me));
+        run()
+    }))
+}
+
+impl<R> Thread<R> {
+    /// Waits for the thread's end.
+    pub(crate) fn join(self) -> R {
+        let result = self.0.join().expect("a panic ends the process");
+        JOINED.set(JOINED.get() + 1);
+        result
+    }
+}
+
+/// Orders the accesses to one atomic, and nothing else.
+#[derive(Debug, Default)]
+struct Turns {
+    /// Where its turns are, once it is contended.
+    at: Cell<Option<usize>>,
+    /// Stores since it is contended, and how many of them each thread knows of.
+    stores: Cell<u32>,
+    known: [Cell<u32>; THREADS],
+}
+
+impl Turns {
+    fn take(&self, thread: usize) {
+        let at = self.at.get().unwrap_or_else(|| {
+            let next = CONTENDED_SO_FAR.get();
+            assert!(next < CONTENDED, "more than {CONTENDED} atomics are contended");
+            CONTENDED_SO_FAR.set(next + 1);
+            next
+        });
+        self.at.set(Some(at));
+        let turn: *const loom_atomic::AtomicU32 = TURNS.with_borrow(|turns| &raw const turns[at * THREADS + thread]);
+        skip_if_midway();
+        // SAFETY: the turns stay until the next execution begins. Not borrowed meanwhile: other threads run here.
+        unsafe { &*turn }.fetch_add(1, Ordering::Relaxed);
+        skip_if_midway();
+    }
+
+    /// An access that stores, or at least knows the newest store: it can end in one way only.
+    fn store<R>(&self, access: impl FnOnce() -> R) -> R {
+        if SPAWNED.get() == JOINED.get() {
+            return access();
+        }
+        self.take(0);
+        // What comes now belongs to the turn: loom need not look for other orders.
+        loom::stop_exploring();
+        (1..THREADS).for_each(|thread| self.take(thread));
+        let result = access();
+        loom::explore();
+        self.stores.set(self.stores.get() + 1);
+        self.known[ME.with(Cell::get)].set(self.stores.get());
+        result
+    }
+
+    /// A load, which may read an older store than the newest.
+    fn load<R>(&self, access: impl FnOnce() -> R) -> R {
+        if SPAWNED.get() == JOINED.get() {
+            return access();
+        }
+        let me = ME.with(Cell::get);
+        self.take(me);
+        if self.known[me].get() == self.stores.get() {
+            loom::stop_exploring();
+            let result = access();
+            loom::explore();
+            return result;
+        }
+        MIDWAY.set(true);
+        let result = access();
+        MIDWAY.set(false);
+        result
+    }
+}
+
+/// Ends the exploration of an execution in which another thread runs between a load's turn and the load: there is one
+/// in which it runs before the turn.
+fn skip_if_midway() {
+    if MIDWAY.get() {
+        loom::skip_branch();
+    }
+}
+
+/// Has the calling thread know the newest store, without ordering: an exchange that fails.
+macro_rules! look {
+    ($word:expr, $never:expr) => {
+        assert!($word.compare_exchange($never, $never, Ordering::Relaxed, Ordering::Relaxed).is_err())
+    };
+}
+
+macro_rules! atomic {
+    ($name:ident [$($generic:ident)?], $value:ty, $never:expr) => {
+        #[derive(Debug)]
+        pub(crate) struct $name $(<$generic>)? {
+            turns: Turns,
+            word: loom_atomic::$name $(<$generic>)?,
+        }
+
+        impl $(<$generic>)? $name $(<$generic>)? {
+            pub(crate) fn new(value: $value) -> Self {
+                Self { turns: Turns::default(), word: loom_atomic::$name::new(value) }
+            }
+
+            pub(crate) fn load(&self, order: Ordering) -> $value {
+                self.turns.load(|| self.word.load(order))
+            }
+
+            pub(crate) fn store(&self, value: $value, order: Ordering) {
+                self.turns.store(|| {
+                    look!(self.word, $never);
+                    self.word.store(value, order);
+                });
+            }
+
+            pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
+                self.turns.store(|| self.word.swap(value, order))
+            }
+
+            pub(crate) fn compare_exchange(
+                &self,
+                current: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                self.turns.store(|| self.word.compare_exchange(current, new, success, failure))
+            }
+
+            /// Never fails without a reason here: the retry is the same as after a lost race.
+            pub(crate) fn compare_exchange_weak(
+                &self,
+                current: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                self.compare_exchange(current, new, success, failure)
+            }
+        }
+    };
+}
+
+macro_rules! arithmetic {
+    ($name:ident, $value:ty, $($method:ident)*) => {
+        impl $name {
+            $(
+                pub(crate) fn $method(&self, value: $value, order: Ordering) -> $value {
+                    self.turns.store(|| self.word.$method(value, order))
+                }
+            )*
+        }
+    };
+}
+
+atomic!(AtomicU32 [], u32, 0xdead_dead);
+atomic!(AtomicU64 [], u64, 0xdead_dead_dead_dead);
+atomic!(AtomicUsize [], usize, 0xdead_dead_dead_dead);
+atomic!(AtomicPtr[T], *mut T, core::ptr::without_provenance_mut(0xdead_dead_dead_dead));
+arithmetic!(AtomicU32, u32, fetch_add fetch_sub fetch_and fetch_or fetch_min);
+arithmetic!(AtomicU64, u64, fetch_add fetch_sub fetch_and fetch_or fetch_min);
+arithmetic!(AtomicUsize, usize, fetch_add fetch_sub fetch_and fetch_or fetch_min);
 
 /// A word that belongs to whoever holds its node. See the module's documentation.
 #[derive(Debug)]
@@ -24,19 +248,4 @@ impl Slot {
         // SAFETY: loom fails the model if another thread may access it at the same time.
         self.0.with_mut(|word| unsafe { *word = value });
     }
-}
-
-std::thread_local! {
-    // loom runs all threads of one model on one thread of the system.
-    static PLANTED: Cell<Fault> = const { Cell::new(Fault::None) };
-}
-
-/// Plants a fault for the models that this thread runs from now on.
-pub(crate) fn plant(fault: Fault) {
-    PLANTED.set(fault);
-}
-
-/// Whether a twin has planted this fault.
-pub(crate) fn planted(fault: Fault) -> bool {
-    PLANTED.get() == fault
 }

@@ -278,7 +278,8 @@ fn a_cache_without_magazines_misses_both_ways() {
 
 /// Chunks that the loaded and spare magazines can hold, over all classes.
 fn capacity(cache: &ThreadCache) -> usize {
-    let magazines = |class| cache.spare_count(class) + (cache.loaded[class].load(super::Ordering::Relaxed) != 0) as usize;
+    let magazines =
+        |class| cache.spare_count(class) + (cache.loaded[class].load(super::Ordering::Relaxed) != 0) as usize;
     (0..CLASSES).map(|class| magazines(class) * INFO[class].magazine_bytes()).sum()
 }
 

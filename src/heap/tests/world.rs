@@ -128,7 +128,9 @@ impl World {
         for block in clients.iter().flat_map(|client| &client.blocks) {
             match block.class() {
                 None => bytes += block.usable(),
-                Some(_) => spans.entry(self.heap.spans.page_map.get(block.at).unwrap().start()).or_default().push(block),
+                Some(_) => {
+                    spans.entry(self.heap.spans.page_map.get(block.at).unwrap().start()).or_default().push(block)
+                }
             }
         }
         for (start, blocks) in spans {

@@ -240,4 +240,3 @@ proptest! {
         world.finish();
     }
 }
-

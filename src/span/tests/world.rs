@@ -25,22 +25,49 @@ const USED: u8 = 0xee;
 #[derive(Debug)]
 pub(super) enum Actor {
     /// About to pop a span, to carve from it.
-    Pop { want: usize },
+    Pop {
+        want: usize,
+    },
     /// Has the node, and has not looked at it.
-    Popped { index: Index, want: usize },
+    Popped {
+        index: Index,
+        want: usize,
+    },
     /// Holds the span, and has so many chunks to clear.
-    Held { index: Index, taken: usize },
-    Cleared { index: Index },
+    Held {
+        index: Index,
+        taken: usize,
+    },
+    Cleared {
+        index: Index,
+    },
     /// Owns chunks, and is about to set their bits.
-    Free { index: Index, chunks: Vec<usize> },
+    Free {
+        index: Index,
+        chunks: Vec<usize>,
+    },
     /// Has set the bits of so many, and not yet added to the count.
-    Set { index: Index, count: usize },
+    Set {
+        index: Index,
+        count: usize,
+    },
     /// About to hold a span in place.
-    Visit { index: Index },
-    InPlace { index: Index, token: InPlace },
-    Swept { index: Index, token: InPlace },
+    Visit {
+        index: Index,
+    },
+    InPlace {
+        index: Index,
+        token: InPlace,
+    },
+    Swept {
+        index: Index,
+        token: InPlace,
+    },
     /// Has something left to do.
-    Settle { index: Index, left: Restored },
+    Settle {
+        index: Index,
+        left: Restored,
+    },
     Done,
 }
 
@@ -225,7 +252,8 @@ impl World {
             assert!(self.out.get_mut(&index).unwrap().remove(chunk));
         }
         for word in 0..self.info().words {
-            let bits = chunks.iter().filter(|chunk| *chunk / 64 == word).fold(0, |mask, chunk| mask | 1 << (chunk % 64));
+            let bits =
+                chunks.iter().filter(|chunk| *chunk / 64 == word).fold(0, |mask, chunk| mask | 1 << (chunk % 64));
             assert_eq!(span.set_bits(word, bits), Ok(()));
         }
     }

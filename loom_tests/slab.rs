@@ -1,0 +1,56 @@
+//! Slabs: segments that two make at once, nodes taken and given back, and walks over those there are.
+
+use super::spawn;
+use crate::pool::Magazine;
+use crate::slab::Slab;
+use std::prelude::v1::*;
+use std::rc::Rc;
+
+/// Takes a node and writes to it, as its owner may.
+fn take(slab: &Slab<Magazine>) -> u32 {
+    let node = slab.take().expect("the fake system gives memory");
+    node.set_count(node.index() as usize);
+    node.index()
+}
+
+/// All that were ever handed out are free again, once each.
+fn check(slab: &Slab<Magazine>, taken: &[u32]) {
+    let made = slab.made();
+    assert!(taken.iter().all(|index| slab.get(*index).count() == *index as usize), "a node is not where it was");
+    assert!(taken.iter().all(|index| (1..=made).contains(index)), "{taken:?} of {made}");
+    assert!(taken.iter().enumerate().all(|(at, index)| !taken[..at].contains(index)), "a node taken twice: {taken:?}");
+    assert_eq!(slab.free_nodes(), Some(made as usize - taken.len()), "each node is in one place");
+}
+
+/// Two threads need the first segment at the same time, and then the second.
+pub fn two_make_a_segment() {
+    let slab = Rc::new(Slab::new());
+    let other = spawn(&slab, |slab| [take(slab), take(slab)]);
+    let mine = take(&slab);
+    let [one, two] = other.join();
+    check(&slab, &[mine, one, two]);
+}
+
+/// Nodes go back and forth: whoever takes one that another gave has it alone.
+pub fn take_against_give() {
+    let slab = Rc::new(Slab::new());
+    let first = [take(&slab), take(&slab)];
+    let other = spawn(&slab, move |slab| {
+        slab.give(first[0]);
+        take(slab)
+    });
+    slab.give(first[1]);
+    let mine = take(&slab);
+    check(&slab, &[other.join(), mine]);
+}
+
+/// A walk over all nodes there are finds them made, while another thread adds to them.
+pub fn walk_against_take() {
+    let slab = Rc::new(Slab::<Magazine>::new());
+    let other = spawn(&slab, take);
+    for index in 1..=slab.made() {
+        // The walkers' way: an atomic of a node that somebody else may own.
+        assert!(slab.get(index).index() <= index, "a node that is not made");
+    }
+    check(&slab, &[other.join()]);
+}

@@ -1,0 +1,131 @@
+//! Carve, restore, retire, and the purge of free OS pages in spans in use: who gets a chunk comes after whoever gave it
+//! back, no chunk is lost, and a span that is wholly free gives its run back exactly once.
+
+use super::{spawn, touch};
+use crate::heap::Heap;
+use crate::size_class::{Class, INFO};
+use std::prelude::v1::*;
+use std::rc::Rc;
+
+/// Spans of this class are one page of four chunks, each of them an OS page.
+const CLASS: Class = 0;
+
+/// Carves up to `want` chunks and writes to each, as whoever allocates them may.
+fn carve(heap: &Heap, want: usize) -> Vec<usize> {
+    let mut chunks = Vec::new();
+    heap.pools[CLASS].carve(CLASS, &heap.spans, want, 0, |chunk| chunks.push(chunk));
+    chunks.iter().for_each(|chunk| touch(*chunk, CLASS));
+    chunks
+}
+
+/// Restores chunks, each written to right before.
+fn restore(heap: &Heap, chunks: &[usize]) {
+    chunks.iter().for_each(|chunk| touch(*chunk, CLASS));
+    heap.pools[CLASS].restore(CLASS, &heap.spans, &mut chunks.to_vec(), 0);
+}
+
+/// Purges what is free in spans in use.
+fn purge(heap: &Heap) {
+    let nodes = heap.spans.nodes(CLASS);
+    heap.purge_spans(nodes, 1, nodes.made(), |_| true);
+}
+
+/// A heap with so many chunks carved from one span, all of them with the caller.
+fn heap_with(chunks: usize) -> (Rc<Heap>, Vec<usize>) {
+    let heap = Rc::new(Heap::new());
+    let carved = carve(&heap, chunks);
+    assert_eq!(carved.len(), chunks);
+    (heap, carved)
+}
+
+/// Every chunk is in one place, those in `held` with the caller; once they are restored, nothing is left.
+fn check(heap: &Heap, mut held: Vec<usize>) {
+    held.sort_unstable();
+    assert!(held.windows(2).all(|pair| pair[0] < pair[1]), "a chunk was carved twice: {held:x?}");
+    let stats = heap.check().expect("the heap is sound");
+    assert_eq!(stats.live, held.len() * INFO[CLASS].size, "each chunk is in one place");
+    assert_eq!(stats.stranded, 0, "nothing is stranded");
+
+    held.iter().for_each(|chunk| restore(heap, &[*chunk]));
+    reap(heap);
+    let stats = heap.check().expect("the empty heap is sound");
+    assert_eq!((stats.live, stats.spans, heap.spans.arenas.used_bytes()), (0, 0, 0), "all runs are given back");
+    let nodes = heap.spans.nodes(CLASS);
+    assert_eq!(nodes.free_nodes(), Some(nodes.made() as usize), "each node is given back once");
+}
+
+/// Chunks come back one by one to a full span while another thread carves.
+pub fn restore_against_carve() {
+    let (heap, chunks) = heap_with(4);
+    // The second is the lower, which a carve takes first, counted or not.
+    let back = [chunks[2], chunks[0]];
+    let other = spawn(&heap, move |heap| back.iter().for_each(|chunk| restore(heap, &[*chunk])));
+    let mut held = carve(&heap, 2);
+    other.join();
+    held.extend([chunks[1], chunks[3]]);
+    check(&heap, held);
+}
+
+/// Two threads return the last chunks of a span: one retires it.
+pub fn restore_against_restore() {
+    let (heap, chunks) = heap_with(4);
+    let (one, two) = ([chunks[0], chunks[1]], [chunks[2], chunks[3]]);
+    let other = spawn(&heap, move |heap| restore(heap, &one));
+    two.iter().for_each(|chunk| restore(&heap, &[*chunk]));
+    other.join();
+    check(&heap, Vec::new());
+}
+
+/// Pops listed spans until one is met that is not a tombstone.
+fn reap(heap: &Heap) {
+    heap.pools[CLASS].reap(CLASS, &heap.spans, 8, 0);
+}
+
+/// A listed span becomes wholly free while another thread pops it: retired by one of them, tombstone or not.
+pub fn retire_against_pop() {
+    let (heap, chunks) = heap_with(2);
+    let other = spawn(&heap, move |heap| restore(heap, &chunks));
+    reap(&heap);
+    other.join();
+    check(&heap, Vec::new());
+}
+
+/// The same, with a carver, who may find the run in his hands again as another span.
+pub fn retire_against_carve() {
+    let (heap, chunks) = heap_with(2);
+    let other = spawn(&heap, move |heap| restore(heap, &chunks));
+    let held = carve(&heap, 1);
+    other.join();
+    check(&heap, held);
+}
+
+/// The free chunks of a listed span are purged while another thread carves: what is purged is nobody's.
+pub fn purge_against_carve() {
+    let (heap, mut held) = heap_with(4);
+    restore(&heap, &[held.remove(1), held.remove(1)]);
+    let other = spawn(&heap, purge);
+    held.extend(carve(&heap, 1));
+    other.join();
+    check(&heap, held);
+}
+
+/// The free chunks of a listed span are purged while another thread returns the rest.
+pub fn purge_against_restore() {
+    let (heap, chunks) = heap_with(3);
+    let other = spawn(&heap, purge);
+    restore(&heap, &chunks[..1]);
+    restore(&heap, &chunks[1..]);
+    other.join();
+    check(&heap, Vec::new());
+}
+
+/// A span held in place is popped by one thread and becomes wholly free by another.
+pub fn purge_against_pop_and_retire() {
+    let (heap, chunks) = heap_with(2);
+    let purging = spawn(&heap, purge);
+    let returning = spawn(&heap, move |heap| restore(heap, &chunks));
+    reap(&heap);
+    purging.join();
+    returning.join();
+    check(&heap, Vec::new());
+}
