@@ -73,6 +73,7 @@ pub(crate) struct System {
     grows: AtomicBool,
     alone: AtomicBool,
     first_thread: AtomicBool,
+    process: AtomicU32,
     gone: Mutex<Vec<u32>>,
     reserved: Mutex<Vec<Block>>,
     tables: Mutex<Vec<Block>>,
@@ -94,11 +95,13 @@ impl System {
             calls: AtomicU64::new(0),
             fail_from: AtomicU64::new(u64::MAX),
             fail_until: AtomicU64::new(0),
-            clock: AtomicU64::new(0),
+            // No clock of a system stands at zero.
+            clock: AtomicU64::new(1_000_000),
             purges_to_junk: AtomicBool::new(false),
             grows: AtomicBool::new(false),
             alone: AtomicBool::new(false),
             first_thread: AtomicBool::new(false),
+            process: AtomicU32::new(1),
             gone: Mutex::new(Vec::new()),
             reserved: Mutex::new(Vec::new()),
             tables: Mutex::new(Vec::new()),
@@ -140,6 +143,11 @@ impl System {
     /// What [`is_first_thread`] says.
     pub(crate) fn set_first_thread(&self, first: bool) {
         self.first_thread.store(first, Ordering::Relaxed);
+    }
+
+    /// Has the process be known by the next number, as a child is.
+    pub(crate) fn next_process(&self) {
+        self.process.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Has a thread be gone.
@@ -368,4 +376,8 @@ pub(crate) fn keep_headroom(_len: usize) -> bool {
 
 pub(crate) fn is_alone() -> bool {
     system().alone.load(Ordering::Relaxed)
+}
+
+pub(crate) fn process_id() -> u32 {
+    system().process.load(Ordering::Relaxed)
 }

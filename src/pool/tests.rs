@@ -6,7 +6,7 @@ use crate::config::{CARVE_SPANS, POOL_BYTES};
 use crate::os::fake::System;
 use crate::size_class::{Class, ClassInfo, INFO, at_place, place_of};
 use crate::slab::Slab;
-use crate::span::Spans;
+use crate::span::{Span, Spans};
 use crate::sync::Ordering;
 use crate::tagged::Index;
 use core::ptr;
@@ -91,6 +91,19 @@ impl World {
         }
         assert_eq!(chunks, self.out.len());
         assert_eq!(self.spans.arenas.check(), Ok(pages));
+    }
+}
+
+/// For tests of the heap: steps that are parts of what a pool does.
+impl Pool {
+    /// Takes a node off the stack of listed spans, and does not look at it.
+    pub(crate) fn pop_listed(&self, nodes: &Slab<Span>) -> Option<Index> {
+        self.listed.pop(nodes)
+    }
+
+    /// Counts a magazine that is not there yet.
+    pub(crate) fn count_one(&self) {
+        self.full.depth.fetch_add(1, Ordering::Relaxed);
     }
 }
 

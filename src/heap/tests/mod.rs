@@ -2,8 +2,13 @@
 //! that the tests move, adoption and repair of what vanished threads left, and misuse.
 
 mod acts;
+mod adoption;
 mod exhaustion;
+mod large;
+mod misuse;
 mod preempted;
 mod random;
+mod repair;
+mod time;
 mod vanished;
 mod world;

@@ -20,6 +20,7 @@ impl World {
     /// What a fork leaves: the words are wiped, and the calling thread is alone, with another number.
     pub(super) fn fork(&self) {
         self.heap.wipe();
+        self.system.next_process();
         self.system.set_alone(true);
         fake::set_thread_id(fake::thread_id() + 100_000);
     }

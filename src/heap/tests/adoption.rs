@@ -1,0 +1,223 @@
+//! Caches of threads that are no more: after a fork all but the forking thread's, otherwise those whose threads the
+//! system does not know any more. Their chunks are found again, once, and by nobody else's doing.
+
+use super::world::{Client, World};
+use crate::os::fake;
+use crate::size_class::INFO;
+use std::vec::Vec;
+
+/// Has a client leave something in each part of its cache: loaded and armed bins, spares, empty magazines.
+fn furnish(world: &World, client: &mut Client<'_>) {
+    for size in [4096, 512, 48] {
+        (0..40).for_each(|_| assert!(client.alloc(size, 1, false)));
+    }
+    (0..80).for_each(|_| client.free(client.blocks.len() - 30));
+    let cache = client.cache.unwrap();
+    cache.put_empty(&world.heap.magazines, world.heap.magazines.take().unwrap());
+    cache.arm(0..INFO.len());
+    assert!(client.cached() > 0 && cache.empties() > 0);
+    assert!((0..INFO.len()).any(|class| cache.spare_count(class) > 0));
+}
+
+/// What is out of the ordinary: nothing, after those that are left are counted.
+fn settled(world: &World, clients: &[&Client<'_>], threads: usize) {
+    assert_eq!(world.check(clients).threads, threads);
+}
+
+/// Lets the heap forget who had a cache: they vanished. Their blocks live on.
+fn vanish(client: &mut Client<'_>) {
+    client.cache = None;
+    client.dead = true;
+}
+
+#[test]
+fn the_forking_thread_adopts_all_others_at_its_next_slow_path() {
+    let world = World::new();
+    let mut clients: Vec<Client<'_>> = (0..4).map(|_| world.join()).collect();
+    clients.iter_mut().for_each(|client| furnish(&world, client));
+    world.fork();
+    for client in &mut clients[1..] {
+        vanish(client);
+    }
+    settled(&world, &clients.iter().collect::<Vec<_>>(), 4);
+    // Its bins miss sooner or later.
+    while world.check(&clients.iter().collect::<Vec<_>>()).threads > 1 {
+        assert!(clients[0].alloc(4096, 1, false));
+    }
+    settled(&world, &clients.iter().collect::<Vec<_>>(), 1);
+    // The child frees what it has inherited, on both paths.
+    world.finish(clients);
+}
+
+#[test]
+fn it_adopts_before_it_leaves_trims_or_does_upkeep() {
+    let slow: [fn(&World, &mut Client<'_>); 3] = [
+        |_, client| client.leave(),
+        |world, client| {
+            world.heap.trim(client.cache);
+        },
+        |world, client| {
+            world.system.advance_ms(1);
+            for _ in 0..20 {
+                world.heap.attend(client.cache.unwrap(), 0);
+            }
+        },
+    ];
+    for act in slow {
+        let world = World::new();
+        let (mut stays, mut goes) = (world.join(), world.join());
+        furnish(&world, &mut goes);
+        furnish(&world, &mut stays);
+        world.fork();
+        vanish(&mut goes);
+        act(&world, &mut stays);
+        settled(&world, &[&stays, &goes], stays.cache.is_some() as usize);
+        world.finish([stays, goes].into());
+    }
+}
+
+#[test]
+fn threads_born_in_the_child_are_left_alone_and_adopt_nobody() {
+    let world = World::new();
+    let (mut stays, mut goes) = (world.join(), world.join());
+    furnish(&world, &mut goes);
+    world.fork();
+    vanish(&mut goes);
+    // Born in the child, before the forking thread has noticed anything.
+    fake::set_thread_id(501);
+    let mut born = world.join();
+    furnish(&world, &mut born);
+    settled(&world, &[&stays, &goes, &born], 3);
+    fake::set_thread_id(500);
+    world.system.set_alone(false);
+    world.heap.settle_fork(stays.cache.unwrap());
+    settled(&world, &[&stays, &goes, &born], 2);
+    assert!(born.cached() > 0, "nobody has taken from it");
+    assert!(stays.alloc(64, 1, false) && born.alloc(64, 1, false));
+    world.finish([stays, goes, born].into());
+}
+
+#[test]
+fn a_forking_thread_without_a_cache_adopts_when_it_joins() {
+    let world = World::new();
+    let mut goes = world.join();
+    furnish(&world, &mut goes);
+    world.fork();
+    vanish(&mut goes);
+    let other = world.join();
+    settled(&world, &[&other, &goes], 2);
+    world.system.set_first_thread(true);
+    let stays = world.join();
+    settled(&world, &[&stays, &other, &goes], 2);
+    world.finish([stays, other, goes].into());
+}
+
+/// Forks of forks: each generation leaves two caches behind, and none of it is left.
+#[test]
+fn generations_leave_nothing_behind() {
+    let world = World::new();
+    let mut stays = world.join();
+    let mut orphans: Vec<Client<'_>> = Vec::new();
+    let mut metadata = 0;
+    for generation in 0..30 {
+        for _ in 0..2 {
+            let mut goes = world.join();
+            furnish(&world, &mut goes);
+            vanish(&mut goes);
+            orphans.push(goes);
+        }
+        world.fork();
+        world.heap.settle_fork(stays.cache.unwrap());
+        orphans.iter_mut().for_each(|orphan| stays.blocks.append(&mut orphan.blocks));
+        settled(&world, &[&stays], 1);
+        stays.free_all();
+        if generation == 19 {
+            metadata = world.heap.metadata();
+        }
+        assert!(generation < 19 || world.heap.metadata() == metadata, "caches and magazines are used again");
+    }
+    world.finish([stays].into());
+}
+
+#[test]
+fn a_second_look_in_the_same_process_adopts_nobody() {
+    let world = World::new();
+    let (stays, mut other) = (world.join(), world.join());
+    furnish(&world, &mut other);
+    world.fork();
+    world.heap.settle_fork(stays.cache.unwrap());
+    let mut born = world.join();
+    furnish(&world, &mut born);
+    vanish(&mut other);
+    world.heap.settle_fork(stays.cache.unwrap());
+    world.heap.settle_fork(stays.cache.unwrap());
+    settled(&world, &[&stays, &other, &born], 2);
+    world.finish([stays, other, born].into());
+}
+
+/// Threads that ended without a word are noticed by those that join, a few at a time.
+#[test]
+fn ended_threads_are_asked_for_in_turn() {
+    let world = World::new();
+    let mut clients = Vec::new();
+    for id in 1..=8 {
+        fake::set_thread_id(id);
+        let mut client = world.join();
+        furnish(&world, &mut client);
+        clients.push(client);
+    }
+    for id in [2, 3, 7] {
+        world.system.end_thread(id);
+        vanish(&mut clients[id as usize - 1]);
+    }
+    fake::set_thread_id(100);
+    let mut joins = 0;
+    let all = |clients: &[Client<'_>], joined: &Client<'_>| {
+        let all: Vec<&Client<'_>> = clients.iter().chain([joined]).collect();
+        world.check(&all).threads
+    };
+    loop {
+        let mut joined = world.join();
+        joins += 1;
+        let threads = all(&clients, &joined);
+        joined.leave();
+        if threads == 6 {
+            break;
+        }
+        assert!(joins < 10, "eight caches are asked for by four who join, and some new ones");
+    }
+    assert!(joins > 1, "not all by one");
+    for _ in 0..20 {
+        let mut joined = world.join();
+        assert_eq!(all(&clients, &joined), 6, "those that live are left alone");
+        joined.leave();
+    }
+    world.finish(clients);
+}
+
+/// A child that has not settled yet, or shares its parent's memory (`vfork`), asks the system about threads of another
+/// process: its answer means nothing.
+#[test]
+fn nobody_is_asked_for_by_another_process() {
+    for shares_memory in [false, true] {
+        let world = World::new();
+        fake::set_thread_id(7);
+        let mut client = world.join();
+        furnish(&world, &mut client);
+        if shares_memory {
+            world.system.next_process();
+        } else {
+            world.fork();
+        }
+        world.system.end_thread(7);
+        fake::set_thread_id(8);
+        for _ in 0..6 {
+            let mut joined = world.join();
+            settled(&world, &[&client, &joined], 2);
+            joined.leave();
+        }
+        fake::set_thread_id(9);
+        world.heap.settle_fork(client.cache.unwrap());
+        world.finish([client].into());
+    }
+}

@@ -1,0 +1,343 @@
+//! Time passes, because the test says so: what is not needed goes back, tick by tick, and what is needed stays.
+
+use super::acts::SIZE;
+use super::world::{Client, World, class_of};
+use crate::config::{CACHE_BYTES, DIRTY_BYTES, PAGE, PURGE_TICKS, RELIEF_BYTES, REST_TICKS, SPARE_TICKS, TICK_MS};
+use crate::size_class::{Class, INFO};
+use std::vec::Vec;
+
+/// A tick passes, and the client is on a slow path in it.
+fn tick(world: &World, client: &Client<'_>) {
+    let before = world.heap.clock.now();
+    world.system.advance_ms(TICK_MS);
+    for _ in 0..20 {
+        world.heap.attend(client.cache.unwrap(), 0);
+    }
+    assert_eq!(world.heap.clock.now(), before + 1);
+}
+
+/// A client that has done no more than be born.
+fn idle(world: &World) -> Client<'_> {
+    let mut client = world.join();
+    assert!(client.alloc(8, 1, false));
+    client
+}
+
+fn class() -> Class {
+    class_of(SIZE)
+}
+
+/// Puts so many full magazines into the pool.
+fn stock(world: &World, magazines: usize) {
+    let mut client = world.join();
+    for _ in 0..magazines * INFO[class()].slots {
+        assert!(client.alloc(SIZE, 1, false));
+    }
+    client.free_all();
+    client.leave();
+    assert_eq!(world.heap.pools[class()].depth() as usize, magazines);
+}
+
+fn spares(client: &Client<'_>) -> usize {
+    (0..INFO.len()).map(|class| client.cache.unwrap().spare_count(class)).sum()
+}
+
+#[test]
+fn a_tick_takes_its_time() {
+    let world = World::new();
+    let client = idle(&world);
+    let visit = || (0..20).for_each(|_| assert!(!world.heap.attend(client.cache.unwrap(), 1)));
+    let start = world.heap.clock.now();
+    world.system.advance_ms(TICK_MS - 1);
+    visit();
+    assert_eq!(world.heap.clock.now(), start);
+    world.system.advance_ms(1);
+    visit();
+    visit();
+    assert_eq!(world.heap.clock.now(), start + 1);
+    world.system.advance_ms(100 * TICK_MS);
+    visit();
+    assert_eq!(world.heap.clock.now(), start + 2, "one, however late");
+    world.finish([client].into());
+}
+
+/// A thread that takes and gives one chunk all the time never misses; it drives the clock all the same.
+#[test]
+fn a_thread_that_never_misses_ticks() {
+    let world = World::new();
+    let mut client = world.join();
+    (0..10).for_each(|_| assert!(client.alloc(SIZE, 1, false)));
+    client.free(0);
+    let start = world.heap.clock.now();
+    for _ in 0..10 {
+        // Something is left to do.
+        assert!(world.heap.alloc_large(PAGE, 1, crate::arena::Fill::Any).map(|at| world.heap.free_large(at.addr().get())).is_some());
+        world.system.advance_ms(TICK_MS);
+        for _ in 0..4 {
+            assert!(client.alloc(SIZE, 1, false));
+            client.free(client.blocks.len() - 1);
+        }
+    }
+    assert!(world.heap.clock.now() - start >= 9, "{}", world.heap.clock.now() - start);
+    world.finish([client].into());
+}
+
+#[test]
+fn magazines_that_nobody_needed_return_to_their_spans() {
+    let world = World::new();
+    let client = idle(&world);
+    stock(&world, 10);
+    let depth = || world.heap.pools[class()].depth();
+    tick(&world, &client);
+    assert_eq!(depth(), 10, "a whole period has to pass");
+    // Three of them are needed in each period.
+    for left in [3, 3, 3] {
+        let taken: Vec<_> = (0..3).map(|_| world.heap.pools[class()].refill(&world.heap.magazines).unwrap()).collect();
+        taken.iter().for_each(|magazine| assert!(world.heap.pools[class()].drain(class(), &world.heap.magazines, magazine)));
+        tick(&world, &client);
+        assert_eq!(depth(), left);
+        world.check(&[&client]);
+    }
+    tick(&world, &client);
+    assert_eq!(depth(), 0);
+    assert_eq!(world.check(&[&client]).pooled, 0);
+    world.finish([client].into());
+}
+
+#[test]
+fn many_magazines_return_by_halves() {
+    let world = World::new();
+    let client = idle(&world);
+    stock(&world, 100);
+    tick(&world, &client);
+    for left in [50, 25, 12, 0] {
+        tick(&world, &client);
+        assert_eq!(world.heap.pools[class()].depth(), left);
+    }
+    world.finish([client].into());
+}
+
+/// A thread that sleeps keeps its loaded magazines and no more; one that uses its spares keeps them.
+#[test]
+fn spares_are_taken_from_those_who_rest() {
+    let world = World::new();
+    let (driver, mut sleeps, mut works) = (idle(&world), world.join(), world.join());
+    for client in [&mut sleeps, &mut works] {
+        (0..40).for_each(|_| assert!(client.alloc(SIZE, 1, false)));
+        client.free_all();
+        assert!(spares(client) >= 4);
+    }
+    let loaded = INFO[class()].magazine_bytes();
+    for ticks in 1..=SPARE_TICKS + 1 {
+        // Uses a spare, and fills it again.
+        (0..8).for_each(|_| assert!(works.alloc(SIZE, 1, false)));
+        works.free_all();
+        tick(&world, &driver);
+        if ticks < SPARE_TICKS {
+            assert!(spares(&sleeps) >= 4, "not yet");
+        }
+        world.check(&[&driver, &sleeps, &works]);
+    }
+    assert_eq!(spares(&sleeps), 0);
+    assert!(sleeps.cached() <= loaded);
+    assert!(spares(&works) >= 4, "{} are left", spares(&works));
+    // And it goes on as if nothing had happened.
+    (0..40).for_each(|_| assert!(sleeps.alloc(SIZE, 1, false)));
+    world.check(&[&driver, &sleeps, &works]);
+    world.finish([driver, sleeps, works].into());
+}
+
+#[test]
+fn an_idle_thread_holds_little() {
+    let world = World::new();
+    let mut client = world.join();
+    for info in &INFO {
+        for _ in 0..2 * info.slots {
+            assert!(client.alloc(info.size, 1, false));
+        }
+    }
+    client.free_all();
+    assert!(client.cached() > CACHE_BYTES / 4 && client.cached() <= CACHE_BYTES);
+    client.check_cache();
+    let driver = idle(&world);
+    (0..3).for_each(|_| tick(&world, &driver));
+    assert_eq!(spares(&client), 0);
+    world.finish([client, driver].into());
+}
+
+#[test]
+fn runs_are_kept_for_a_while_and_purged() {
+    let world = World::new();
+    let mut client = idle(&world);
+    // As many as fill more than one word of each of the arena's parts.
+    for _ in 0..12 {
+        assert!(client.alloc(20 * PAGE, 1, false));
+    }
+    while client.blocks.len() > 1 {
+        client.free(client.blocks.len() - 1);
+    }
+    let dirty = || world.check(&[&client]).dirty;
+    let all = dirty();
+    assert!(all >= 12 * 20 * PAGE);
+    for _ in 0..PURGE_TICKS {
+        tick(&world, &client);
+    }
+    assert_eq!(dirty(), all, "each page has been visited once");
+    let mut before = all;
+    for _ in 0..PURGE_TICKS {
+        tick(&world, &client);
+        assert!(dirty() <= before);
+        before = dirty();
+    }
+    assert_eq!(before, 0);
+    world.trim(&[&client]);
+    world.finish([client].into());
+}
+
+/// A run that is taken and given back all the time is never purged: no page faults for those who need it.
+#[test]
+fn runs_in_use_now_and_then_stay() {
+    let world = World::new();
+    let mut client = idle(&world);
+    assert!(client.alloc(20 * PAGE, 1, false));
+    client.free(1);
+    for _ in 0..4 * PURGE_TICKS {
+        assert!(client.alloc(20 * PAGE, 1, false));
+        let calls = world.system.failing(u64::MAX, u64::MAX);
+        client.free(1);
+        tick(&world, &client);
+        assert_eq!(calls.seen(), 0, "nothing is purged");
+    }
+    world.finish([client].into());
+}
+
+/// However still the clock stands, free pages are bounded.
+#[test]
+fn too_many_free_pages_go_at_once() {
+    let world = World::new();
+    let client = idle(&world);
+    let bytes = 24 << 20;
+    let runs: Vec<usize> = (0..2 * DIRTY_BYTES / bytes)
+        .map(|_| world.heap.alloc_large(bytes, 1, crate::arena::Fill::Any).unwrap().as_ptr().expose_provenance())
+        .collect();
+    for run in runs {
+        world.heap.free_large(run);
+        let stats = world.heap.stats();
+        assert!(stats.dirty <= DIRTY_BYTES.max(stats.committed / 4) + bytes, "{stats:?}");
+    }
+    let stats = world.check(&[&client]);
+    assert!(stats.dirty <= DIRTY_BYTES && stats.dirty + 2 * RELIEF_BYTES >= DIRTY_BYTES, "no more than need be: {stats:?}");
+    world.finish([client].into());
+}
+
+/// Of 16 chunks of a span one lives: after some rest the pages of the others go, though nobody calls for it.
+#[test]
+fn rested_spans_are_purged() {
+    let world = World::new();
+    let mut client = idle(&world);
+    for _ in 0..320 {
+        assert!(client.alloc(SIZE, 1, false));
+    }
+    for at in (1..client.blocks.len()).rev().filter(|at| at % 16 != 0) {
+        client.free(at);
+    }
+    world.heap.flush(client.cache.unwrap());
+    world.heap.return_magazines(class(), u32::MAX);
+    let free = || world.check(&[&client]).span_free;
+    let before = free();
+    assert!(before >= 250 * SIZE);
+    for _ in 1..REST_TICKS {
+        tick(&world, &client);
+        assert_eq!(free(), before, "they have not rested");
+    }
+    for _ in 0..4 {
+        tick(&world, &client);
+    }
+    assert!(free() <= PAGE, "{} bytes are left", free());
+    world.trim(&[&client]);
+    world.finish([client].into());
+}
+
+#[test]
+fn a_span_that_changes_does_not_rest() {
+    let world = World::new();
+    let mut client = idle(&world);
+    (0..16).for_each(|_| assert!(client.alloc(SIZE, 1, false)));
+    (0..12).for_each(|_| client.free(client.blocks.len() - 1));
+    world.heap.flush(client.cache.unwrap());
+    for _ in 0..10 {
+        assert!(client.alloc(SIZE, 1, false));
+        client.free(client.blocks.len() - 1);
+        world.heap.flush(client.cache.unwrap());
+        tick(&world, &client);
+    }
+    assert_eq!(world.check(&[&client]).purged, 0);
+    (0..2 * REST_TICKS).for_each(|_| tick(&world, &client));
+    assert_eq!(world.check(&[&client]).purged, 12 * SIZE);
+    world.finish([client].into());
+}
+
+/// Frees without allocations: the class is in a burst, in which threads keep no spares and the pool one magazine; so
+/// the spans are free as soon as their chunks are.
+#[test]
+fn in_a_burst_of_frees_little_is_cached() {
+    let world = World::new();
+    let mut client = idle(&world);
+    let slots = INFO[class()].slots;
+    for _ in 0..200 * slots {
+        assert!(client.alloc(SIZE, 1, false));
+    }
+    tick(&world, &client);
+    let free = |client: &mut Client<'_>, magazines: usize| {
+        for _ in 0..magazines * slots {
+            client.free(client.blocks.len() - 1);
+        }
+    };
+    free(&mut client, 60);
+    tick(&world, &client);
+    let pool = &world.heap.pools[class()];
+    assert!(pool.in_burst());
+    let (cached, depth) = (client.cached(), pool.depth());
+    free(&mut client, 100);
+    assert!(client.cached() <= cached && pool.depth() <= depth, "nothing is added");
+    (0..10).for_each(|_| tick(&world, &client));
+    assert!(!pool.in_burst() && pool.depth() == 0);
+    world.check(&[&client]);
+    // And in the quiet after it, spares are kept again.
+    client.free_all();
+    (0..10 * slots).for_each(|_| assert!(client.alloc(SIZE, 1, false)));
+    client.free_all();
+    assert!(client.cache.unwrap().spare_count(class()) > 1);
+    world.finish([client].into());
+}
+
+/// A gigabyte's worth of small chunks in miniature: freed in random order, and a little activity after it.
+#[test]
+fn what_a_burst_frees_goes_back() {
+    let world = World::new();
+    let mut client = idle(&world);
+    let mut random = fastrand::Rng::with_seed(5);
+    for _ in 0..80_000 {
+        assert!(client.alloc(48, 1, false));
+    }
+    let peak = world.heap.committed();
+    random.shuffle(&mut client.blocks[1..]);
+    client.blocks.swap(0, 79_999);
+    while client.blocks.len() > 1 {
+        if client.blocks.len() % 800 == 0 {
+            world.system.advance_ms(10);
+        }
+        client.free(client.blocks.len() - 1);
+    }
+    for _ in 0..20 {
+        for size in [48, 200, 3000, 20_000] {
+            let from = client.blocks.len();
+            (0..2 * INFO[class_of(size)].slots).for_each(|_| assert!(client.alloc(size, 1, false)));
+            (from..client.blocks.len()).rev().for_each(|at| client.free(at));
+        }
+        world.system.advance_ms(TICK_MS);
+    }
+    let stats = world.check(&[&client]);
+    assert!(stats.committed - stats.metadata < peak / 10 + CACHE_BYTES, "{peak} at the peak, {stats:?}");
+    world.finish([client].into());
+}
