@@ -369,3 +369,7 @@ pub(crate) fn keep_headroom(_len: usize) -> bool {
 pub(crate) fn is_alone() -> bool {
     system().alone.load(Ordering::Relaxed)
 }
+
+pub(crate) fn process_id() -> u32 {
+    1
+}

@@ -223,7 +223,7 @@ proptest! {
                 Op::Push(class) => world.push(class),
                 Op::Pop(class) => world.pop(class),
                 Op::Arm => {
-                    world.cache.arm();
+                    world.cache.arm(0..CLASSES);
                     world.bins.iter_mut().for_each(|bin| bin.armed = bin.loaded.is_some());
                 }
                 Op::Disarm(class) => {
@@ -272,7 +272,7 @@ fn a_cache_without_magazines_misses_both_ways() {
         world.pop(class);
         assert!(!world.cache.disarm(class, &world.magazines));
     }
-    world.cache.arm();
+    world.cache.arm(0..CLASSES);
     world.check();
 }
 

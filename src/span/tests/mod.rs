@@ -77,7 +77,7 @@ fn a_rested_span_is_calm_until_it_changes() {
     let span = world.span(index);
     let held = |rested: fn(u32) -> bool| {
         let token = span.hold_in_place(rested);
-        token.map(|token| span.unhold_in_place(token))
+        token.map(|token| span.unhold_in_place(token, true))
     };
     assert_eq!(held(|_| false), None, "not yet rested");
     assert_eq!(held(|_| true), Some(Restored::Done));
@@ -88,7 +88,7 @@ fn a_rested_span_is_calm_until_it_changes() {
     world.run(Actor::Pop { want: 1 });
     let token = span.hold_in_place(|_| true).expect("changed");
     world.free(index, 1);
-    assert_eq!(span.unhold_in_place(token), Restored::Done);
+    assert_eq!(span.unhold_in_place(token, true), Restored::Done);
     assert_eq!(held(|_| true), Some(Restored::Done), "changed while held");
     world.finish();
 }

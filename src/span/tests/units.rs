@@ -103,7 +103,6 @@ fn a_refused_purge_is_not_counted() {
 
 /// Once the system purges again, so does the next visit, though nothing in the span has changed.
 #[test]
-#[ignore = "fails: a refused purge makes the span calm"]
 fn a_refused_purge_is_tried_again() {
     let mut world = World::new(class_of(4 << 10), 4096);
     let index = world.open(16);

@@ -62,6 +62,7 @@ pub(super) enum Actor {
     Swept {
         index: Index,
         token: InPlace,
+        done: bool,
     },
     /// Has something left to do.
     Settle {
@@ -209,11 +210,11 @@ impl World {
                 None => Actor::Done,
             },
             Actor::InPlace { index, token } => {
-                let purged = self.span(index).purge_units();
+                let (purged, done) = self.span(index).purge_units();
                 self.spans.arenas.committed().fetch_sub(purged, Ordering::Relaxed);
-                Actor::Swept { index, token }
+                Actor::Swept { index, token, done }
             }
-            Actor::Swept { index, token } => left(index, self.span(index).unhold_in_place(token)),
+            Actor::Swept { index, token, done } => left(index, self.span(index).unhold_in_place(token, done)),
             Actor::Done | Actor::Settle { left: Restored::Done, .. } => Actor::Done,
             Actor::Settle { index, left: Restored::List } => {
                 self.stack.push(nodes, index);
@@ -331,7 +332,7 @@ impl World {
     pub(super) fn finish(&mut self) {
         self.empty();
         self.system.set_purges_to_junk(false);
-        self.spans.arenas.purge(true);
+        self.spans.arenas.purge();
         assert_eq!(self.spans.arenas.committed().load(Ordering::Relaxed), 0);
         for arena in self.spans.arenas.iter() {
             for page in (arena.start()..arena.start() + arena.bytes()).step_by(PAGE) {
