@@ -145,7 +145,7 @@ counts!(AtomicUsize, usize: fetch_add fetch_sub fetch_and fetch_or fetch_min fet
 #[test]
 fn an_interruption_comes_before_its_step_and_once() {
     let word = AtomicU32::new(0);
-    let add = || (0..5).for_each(|_| _ = word.fetch_add(1, Ordering::Relaxed));
+    let add = || (0..5).map(|_| word.fetch_add(1, Ordering::Relaxed)).fold((), |(), _| ());
     for at in 0..7 {
         word.0.store(0, Ordering::Relaxed);
         let mut seen = std::vec::Vec::new();

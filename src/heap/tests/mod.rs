@@ -1,6 +1,9 @@
 //! The heap as a value over a fake system: conservation under random use, exhaustion at every call, upkeep by a clock
 //! that the tests move, adoption and repair of what vanished threads left, and misuse.
 
+mod acts;
 mod exhaustion;
+mod preempted;
 mod random;
+mod vanished;
 mod world;

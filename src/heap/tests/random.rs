@@ -57,6 +57,11 @@ fn step(client: &mut Client<'_>, random: &mut Rng, exchange: &Mutex<Vec<Block>>,
     }
 }
 
+fn step_and_check(client: &mut Client<'_>, random: &mut Rng, exchange: &Mutex<Vec<Block>>, target: usize) {
+    step(client, random, exchange, target);
+    client.check_cache();
+}
+
 fn take_back(client: &mut Client<'_>, exchange: &Mutex<Vec<Block>>) {
     client.blocks.append(&mut exchange.lock().unwrap());
 }
@@ -68,7 +73,7 @@ fn one_thread_checked_at_each_step() {
     let exchange = Mutex::new(Vec::new());
     let mut client = world.join();
     for at in 0..1200 {
-        step(&mut client, &mut random, &exchange, 8 << 20);
+        step_and_check(&mut client, &mut random, &exchange, 8 << 20);
         world.system.advance_ms(random.u64(..30));
         take_back(&mut client, &exchange);
         world.check(&[&client]);
@@ -89,17 +94,15 @@ fn four_caches_in_turn() {
     clients[3].leave();
     for _ in 0..60 {
         for client in &mut clients {
-            (0..30).for_each(|_| step(client, &mut random, &exchange, 2 << 20));
+            (0..30).for_each(|_| step_and_check(client, &mut random, &exchange, 2 << 20));
         }
         take_back(&mut clients[0], &exchange);
         world.system.advance_ms(random.u64(..60));
         world.check(&clients.iter().collect::<Vec<_>>());
         // A thread ends, and another begins.
         let which = random.usize(..3);
-        let rest = core::mem::take(&mut clients[which].blocks);
         clients[which].leave();
-        clients[which] = world.join();
-        clients[which].blocks = rest;
+        clients[which].dead = false;
     }
     world.trim(&clients.iter().collect::<Vec<_>>());
     world.finish(clients);
@@ -127,10 +130,8 @@ fn four_threads_at_once() {
                     }
                     // Threads end, now and then.
                     if (round + at as u64) % 4 == 0 {
-                        let blocks = core::mem::take(&mut client.blocks);
                         let dead = client.dead;
                         client.leave();
-                        client.blocks = blocks;
                         client.dead = dead;
                     }
                 });

@@ -225,7 +225,6 @@ impl<'a> Client<'a> {
             Some(cache) => self.heap.alloc_slow(cache, class),
             None => self.heap.alloc_shared(class),
         })?;
-        self.check_cache();
         if zeroed {
             // SAFETY: a chunk of the client's, of at least that size.
             unsafe { chunk.as_ptr().write_bytes(0, size) };
@@ -233,7 +232,8 @@ impl<'a> Client<'a> {
         Some(chunk.as_ptr().expose_provenance())
     }
 
-    fn check_cache(&self) {
+    /// Verifies that its cache holds no more than it may.
+    pub(super) fn check_cache(&self) {
         let Some(cache) = self.cache else { return };
         let holds = |class| {
             let loaded = cache.loaded(class, &self.heap.magazines).is_some() as usize;
@@ -280,7 +280,6 @@ impl<'a> Client<'a> {
                 None => self.heap.free_shared(class, chunk),
             }
         }
-        self.check_cache();
     }
 
     pub(super) fn free_all(&mut self) {
@@ -291,33 +290,33 @@ impl<'a> Client<'a> {
 
     /// Resizes as the global allocator does. False: there was no memory, and nothing has changed.
     pub(super) fn realloc(&mut self, which: usize, size: usize) -> bool {
-        let which = which % self.blocks.len();
-        let Block { at, size: old, align, stamp } = self.blocks[which];
-        self.blocks[which].verify_all();
-        let (was, is) = (place_of(old, align), place_of(size, align));
-        let moved = if was.is_some() && was == is {
-            Some(at)
+        // Nobody else may use it meanwhile.
+        let old = self.forget(which);
+        let Block { at, size: from, align, stamp } = old;
+        let (was, is) = (place_of(from, align), place_of(size, align));
+        let mut to = None;
+        if was.is_some() && was == is {
+            to = Some(at);
         } else if was.is_none() && is.is_none() {
-            self.heap.resize_large(at, size, align).map(|at| at.as_ptr().expose_provenance())
-        } else {
-            None
-        };
-        let (to, copied) = match moved {
-            Some(to) => (to, false),
-            None => match self.take(size, align, false) {
-                Some(to) => (to, true),
-                None => return false,
-            },
-        };
-        let block = Block { at: to, size, align, stamp };
-        assert_eq!(to % align, 0);
-        if copied {
-            block.bytes(0, size.min(old)).copy_from_slice(self.blocks[which].bytes(0, size.min(old)));
-            self.give(at, self.blocks[which].class());
+            to = self.heap.resize_large(at, size, align).map(|at| at.as_ptr().expose_provenance());
         }
-        Block { at: to, size: old, align, stamp }.verify(size.min(old), stamp);
+        if to.is_none() {
+            to = self.take(size, align, false);
+            if let Some(to) = to {
+                let target = Block { at: to, size, align, stamp };
+                target.bytes(0, size.min(from)).copy_from_slice(old.bytes(0, size.min(from)));
+                self.give(at, old.class());
+            }
+        }
+        let Some(to) = to else {
+            self.blocks.push(old);
+            return false;
+        };
+        assert_eq!(to % align, 0);
+        Block { at: to, ..old }.verify(size.min(from), stamp);
+        let block = Block { at: to, size, align, stamp };
         block.write();
-        self.blocks[which] = block;
+        self.blocks.push(block);
         true
     }
 

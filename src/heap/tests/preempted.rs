@@ -1,0 +1,64 @@
+//! A thread is suspended before any one of its steps, and others go on: they need nothing of it, get along with little
+//! more memory, and when it goes on nothing is lost.
+
+use super::acts::{ACTS, Act, SIZE};
+use super::world::{Block, Client, World};
+use crate::config::PAGE;
+use crate::sync::stepped::interrupted;
+use std::vec::Vec;
+
+/// How many places of each act are tried.
+const PLACES: u64 = 120;
+
+/// What another thread does meanwhile: something of everything.
+fn busy(world: &World, other: &mut Client<'_>, inherited: &mut Vec<Block>) {
+    other.blocks.append(inherited);
+    for size in [SIZE, SIZE, SIZE, 16, 300 << 10, SIZE, SIZE] {
+        assert!(other.alloc(size, 1, true));
+    }
+    for at in (0..other.blocks.len()).rev().step_by(2) {
+        other.free(at);
+    }
+    world.system.advance_ms(150);
+    assert!(other.alloc(2 * PAGE, 1, false) && other.alloc(SIZE, 1, false));
+    world.heap.trim(other.cache);
+    assert!(other.alloc(SIZE, 1, false));
+}
+
+/// Suspends the act before its step number `step`. Returns how many it has.
+fn suspend(act: &Act, step: u64) -> u64 {
+    let world = World::new();
+    let (mut client, mut other) = (world.join(), world.join());
+    (act.before)(&world, &mut client, &mut other);
+    // Some of what the suspended thread has taken is freed by others.
+    let mut inherited = Vec::new();
+    if act.name == "carve from listed spans" || act.name == "tick" {
+        inherited.append(&mut other.blocks);
+    }
+    let before = world.heap.committed();
+    let mut grown = 0;
+    let mut meanwhile = || {
+        (0..3).for_each(|_| busy(&world, &mut other, &mut inherited));
+        grown = world.heap.committed().saturating_sub(before);
+    };
+    let steps = interrupted(step, &mut meanwhile, || (act.act)(&world, &mut client));
+    assert!(grown <= act.in_hand + (4 << 20), "{} grew by {grown} while {} was suspended", "the others", act.name);
+    client.blocks.iter().chain(&other.blocks).for_each(Block::verify_all);
+    client.blocks.append(&mut inherited);
+    world.check(&[&client, &other]);
+    world.finish([client, other].into());
+    steps
+}
+
+#[test]
+fn nobody_waits_for_a_suspended_thread() {
+    for act in ACTS {
+        let steps = suspend(act, u64::MAX);
+        assert!(steps > 20, "{} is too short", act.name);
+        let stride = steps.div_ceil(PLACES);
+        for place in 0..steps / stride {
+            // Not the same phase at each place.
+            suspend(act, place * stride + place % stride);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! A thread vanishes before any one of its steps, as all but one do in the child of a fork. What it had is adopted,
+//! what it had in hand is found: nothing is stranded, nothing is there twice, and all can be used and given back.
+
+use super::acts::{ACTS, Act, SIZE};
+use super::world::{Block, Client, World};
+use crate::config::ARENA_MIN;
+use crate::os::fake;
+use crate::sync::stepped::interrupted;
+use std::boxed::Box;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::vec::Vec;
+
+/// How many places of each act are tried.
+const PLACES: u64 = 120;
+
+/// Ends a thread where it stands.
+struct Vanished;
+
+impl World {
+    /// What a fork leaves: the words are wiped, and the calling thread is alone, with another number.
+    pub(super) fn fork(&self) {
+        self.heap.wipe();
+        self.system.set_alone(true);
+        fake::set_thread_id(fake::thread_id() + 100_000);
+    }
+}
+
+/// Has the client vanish before a step of its act. Returns what it had, and how many steps there were if it came
+/// through.
+fn vanish<'a>(act: &Act, world: &'a World, client: Client<'a>, step: u64) -> (Vec<Block>, Option<u64>) {
+    let mut client = Box::new(client);
+    let mut end = || resume_unwind(Box::new(Vanished));
+    // What a call would return is lost.
+    let outcome = catch_unwind(AssertUnwindSafe(|| interrupted(step, &mut end, || (act.act)(world, &mut client))));
+    let steps = match outcome {
+        Ok(steps) => Some(steps),
+        Err(cause) if cause.is::<Vanished>() => None,
+        Err(cause) => resume_unwind(cause),
+    };
+    (client.blocks, steps)
+}
+
+/// One life: the client vanishes in its act, and the other goes on in the child.
+fn live_on(act: &Act, step: u64, bystander: bool) -> Option<u64> {
+    let world = World::new();
+    let (mut client, mut other) = (world.join(), world.join());
+    if bystander {
+        // Another thread with a cache vanishes too.
+        let mut third = world.join();
+        assert!(third.alloc(SIZE, 1, false));
+        third.free(0);
+    }
+    (act.before)(&world, &mut client, &mut other);
+    let (mut inherited, steps) = vanish(act, &world, client, step);
+
+    world.fork();
+    world.heap.settle_fork(other.cache.unwrap());
+    let known: usize = inherited.iter().chain(&other.blocks).map(Block::usable).sum();
+    let stats = world.heap.check().unwrap_or_else(|error| panic!("{error} {:?}", world.heap.stats()));
+    let context = || std::format!("{} at step {step}: {stats:?}", act.name);
+    assert_eq!((stats.threads, stats.stranded), (1, 0), "{}", context());
+    assert!(stats.live >= known && stats.live - known <= act.in_hand, "{known} known, {}", context());
+    let lost = stats.live - known;
+    inherited.iter().for_each(Block::verify_all);
+
+    // What is handed out now is nobody's: each block keeps what is written to it.
+    other.blocks.append(&mut inherited);
+    for size in [SIZE; 40].into_iter().chain([16, 300 << 10, 40 << 10]) {
+        assert!(other.alloc(size, 1, false));
+    }
+    other.blocks.iter().for_each(Block::verify_all);
+    other.free_all();
+    other.leave();
+    world.heap.trim(None);
+    let stats = world.heap.check().unwrap();
+    assert_eq!((stats.live, stats.threads, stats.stranded), (lost, 0, 0), "{}", context());
+    assert!(stats.committed - stats.metadata <= lost.next_multiple_of(64 << 10) + (64 << 10), "{stats:?}");
+    // A mapping whose address was in a register only is out of reach.
+    let mapped = world.system.reserved_bytes() - (stats.reserved - stats.metadata);
+    assert!(mapped == 0 || mapped <= act.in_hand || mapped == ARENA_MIN, "{mapped}, {}", context());
+    assert!(mapped > 0 || world.system.resident_bytes() <= stats.committed - stats.metadata);
+    let heap = &world.heap;
+    assert_eq!(heap.magazines.free_nodes(), Some(heap.magazines.made() as usize), "{}", context());
+    assert_eq!(heap.caches.free_nodes(), Some(heap.caches.made() as usize), "{}", context());
+    steps
+}
+
+#[test]
+fn what_vanished_threads_had_is_found() {
+    let mut failures = Vec::new();
+    for act in ACTS {
+        let steps = live_on(act, u64::MAX, true).expect("it came through");
+        let stride = steps.div_ceil(PLACES);
+        for place in 0..steps / stride {
+            let step = place * stride + place % stride;
+            if let Err(cause) = catch_unwind(|| live_on(act, step, true)) {
+                let text = cause.downcast_ref::<std::string::String>().cloned();
+                let text = text.or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).into()));
+                failures.push(std::format!("{} {step}/{steps}: {text:?}", act.name));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
