@@ -433,7 +433,8 @@ impl ThreadCache {
             index => {
                 let magazine = magazines.get(index);
                 self.empties.store(magazine.link().load(Ordering::Relaxed), Ordering::Relaxed);
-                self.empty_count.store(self.empty_count.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+                let count = self.empty_count.load(Ordering::Relaxed);
+                self.empty_count.store(count.saturating_sub(1), Ordering::Relaxed);
                 Some(magazine)
             }
         }
@@ -457,6 +458,8 @@ impl ThreadCache {
                 magazines.give(magazine.index());
             }
         }
+        // An owner that vanished between chain and count left them apart.
+        self.empty_count.store(0, Ordering::Relaxed);
     }
 
     /// Calls `visit` for each empty magazine, while no other thread uses the cache.

@@ -28,6 +28,7 @@ impl Heap {
     /// A cache for the calling thread; `None` if there is no memory for one, or too many threads have one.
     pub(crate) fn join(&self, wipe: extern "C" fn()) -> Option<&ThreadCache> {
         self.hear(wipe)?;
+        let guest = self.guest();
         let cache = self.caches.take()?;
         let index = cache.index();
         if index as usize >= THREADS {
@@ -36,6 +37,7 @@ impl Heap {
         }
         self.heard(index).store(1, Ordering::Relaxed);
         cache.join(os::thread_id());
+        drop(guest);
         if self.heard(0).load(Ordering::Relaxed) == 0 && os::is_first_thread() {
             self.adopt_unheard();
         }
@@ -47,6 +49,7 @@ impl Heap {
     pub(crate) fn leave(&self, cache: &ThreadCache) {
         self.settle_fork(cache);
         self.hand_over_all(cache);
+        let _guest = self.guest();
         cache.leave();
         self.caches.give(cache.index());
     }
@@ -118,7 +121,8 @@ impl Heap {
             }
         }
         // Only another thread can have had something in hand. Nobody can start one while this one is here.
-        if adopted && os::is_alone() {
+        if (adopted || self.guests.load(Ordering::Relaxed) > 0) && os::is_alone() {
+            self.guests.store(0, Ordering::Relaxed);
             self.repair();
         }
     }

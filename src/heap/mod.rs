@@ -43,6 +43,17 @@ pub(crate) struct Heap {
     heard: AtomicPtr<AtomicU32>,
     /// The next cache whose thread is asked for.
     asked: AtomicU32,
+    /// Threads in the allocator without a live cache of their own.
+    guests: AtomicU32,
+}
+
+/// A thread in the allocator without a live cache of its own: it counts as long as this lives.
+struct Guest<'a>(&'a AtomicU32);
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Heap {
@@ -58,6 +69,7 @@ impl Heap {
                 clock: Clock::new(),
                 heard: AtomicPtr::new(null_mut()),
                 asked: AtomicU32::new(0),
+                guests: AtomicU32::new(0),
             }
         }
     }
@@ -88,9 +100,17 @@ impl Heap {
         self.rearm(cache, class);
     }
 
+    /// Should a fork leave the caller behind now, its child knows that somebody had things in hand.
+    fn guest(&self) -> Guest<'_> {
+        // Relaxed: read only in a child, after all of it.
+        self.guests.fetch_add(1, Ordering::Relaxed);
+        Guest(&self.guests)
+    }
+
     /// A chunk for a thread that has no cache.
     #[cold]
     pub(crate) fn alloc_shared(&self, class: Class) -> Option<NonNull<u8>> {
+        let _guest = self.guest();
         let one = || {
             let mut chunk = 0;
             self.pools[class].carve(class, &self.spans, 1, self.clock.now(), |address| chunk = address);
@@ -105,6 +125,7 @@ impl Heap {
     /// Takes a chunk from a thread that has no cache.
     #[cold]
     pub(crate) fn free_shared(&self, class: Class, chunk: NonNull<u8>) {
+        let _guest = self.guest();
         let chunk = chunk.as_ptr().expose_provenance();
         self.pools[class].restore(class, &self.spans, &mut [chunk], self.clock.now());
     }

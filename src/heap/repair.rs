@@ -164,12 +164,11 @@ impl Heap {
             }
             // Taken and not yet published, or unpublished and not yet given back. A huge one's mapping may have moved away
             // already: it is left where it is.
-            if node.bytes() > 0 && node.head.kind() == HUGE {
-                self.huge.fetch_sub(node.bytes(), Ordering::Relaxed);
-            }
             node.set_bytes(0);
             self.larges.give(index);
         }
+        let huge = self.larges().filter(|node| node.head.kind() == HUGE).map(|node| node.bytes()).sum();
+        self.huge.store(huge, Ordering::Relaxed);
         Some(())
     }
 

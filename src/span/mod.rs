@@ -231,6 +231,13 @@ impl Span {
 
     /// Makes the state what the bitmap says, of a live span in no stack, while no other thread uses it.
     pub(crate) fn rebuild(&self) -> Restored {
+        // A thread that vanished in the middle of a carve had cleared bits whose units it had not yet unpurged.
+        for chunk in (0..self.info().chunks).filter(|chunk| !self.is_free(*chunk)) {
+            if self.purged.load(Ordering::Relaxed) == 0 {
+                break;
+            }
+            self.unpurge(chunk);
+        }
         let set = self.set_bits_count();
         let stamp = self.state().stamp();
         self.state.store(State(LIVE | HELD).with(set, stamp).0, Ordering::Relaxed);

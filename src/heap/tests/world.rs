@@ -52,8 +52,8 @@ impl Block {
     /// What is written of the first `len` bytes.
     fn parts(&self, len: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
         let (step, line) = match self.usable() {
-            0..=WRITTEN_WHOLE => (len.max(1), len),
-            1..HUGE_MIN => (4096, LINE),
+            usable if usable <= WRITTEN_WHOLE => (len.max(1), len),
+            usable if usable < HUGE_MIN => (4096, LINE),
             _ => (1 << 20, LINE),
         };
         (0..len).step_by(step).map(move |at| (at, (at + line).min(len)))

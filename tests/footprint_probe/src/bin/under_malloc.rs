@@ -1,0 +1,5 @@
+//! Under malloc.
+
+fn main() {
+    millpond_footprint_probe::run();
+}
