@@ -122,11 +122,11 @@ mod values {
     pub(crate) const PULSE: u32 = u32::MAX;
     pub(crate) const TICK_MS: u64 = u64::MAX;
     pub(crate) const PURGE_TICKS: usize = 1;
-    pub(crate) const DIRTY_BYTES: usize = usize::MAX;
+    pub(crate) const DIRTY_BYTES: usize = 1 << 30;
     pub(crate) const DIRTY_PART: usize = 1;
     pub(crate) const RELIEF_BYTES: usize = PAGE_SIZE;
     pub(crate) const REARMS: u32 = 0;
-    pub(crate) const QUIET_TICKS: u32 = 0;
+    pub(crate) const QUIET_TICKS: u32 = 1;
     pub(crate) const REST_TICKS: u32 = 0;
     pub(crate) const SPARE_TICKS: u32 = 0;
     pub(crate) const SWEEP_SPANS: u32 = 4;

@@ -144,27 +144,39 @@ impl Heap {
 
     fn resize_huge(&self, node: &Large, old: usize, new: usize, align: usize) -> Option<NonNull<u8>> {
         let from = node.head.start();
-        let page = node.head.page();
-        let mut to = from;
-        if new != old && !os::resize(from, old, new) {
-            to = os::reserve(new, align.max(PAGE))?;
-            if self.spans.page_map.prepare(to >> PAGE_SHIFT, 1).is_none() {
-                os::release(to, new);
-                return None;
-            }
-            // Cleared before the addresses are given up: another thread may be given them at once.
-            self.spans.page_map.publish(page, 1, null_mut());
-            if !os::remap(from, old, to, new) {
-                self.spans.page_map.publish(page, 1, entry(node));
-                return None;
-            }
-            node.head.describe(to >> PAGE_SHIFT, HUGE);
-        }
+        // Never more than is mapped, should the caller vanish in between.
+        node.set_bytes(old.min(new));
+        let to = if new == old || os::resize(from, old, new) {
+            from
+        } else if let Some(to) = self.move_huge(node, old, new, align) {
+            to
+        } else {
+            node.set_bytes(old);
+            return None;
+        };
         node.set_bytes(new);
         self.spans.page_map.publish(to >> PAGE_SHIFT, 1, entry(node));
         self.huge.fetch_add(new.wrapping_sub(old), Ordering::Relaxed);
         self.advise(to, new);
         NonNull::new(with_exposed_provenance_mut(to))
+    }
+
+    /// Moves a huge allocation, whose entry is then not yet published. `None` leaves all as it was.
+    fn move_huge(&self, node: &Large, old: usize, new: usize, align: usize) -> Option<usize> {
+        let (from, page) = (node.head.start(), node.head.page());
+        let to = os::reserve(new, align.max(PAGE))?;
+        if self.spans.page_map.prepare(to >> PAGE_SHIFT, 1).is_none() {
+            os::release(to, new);
+            return None;
+        }
+        // Cleared before the addresses are given up: another thread may be given them at once.
+        self.spans.page_map.publish(page, 1, null_mut());
+        if !os::remap(from, old, to, new) {
+            self.spans.page_map.publish(page, 1, entry(node));
+            return None;
+        }
+        node.head.describe(to >> PAGE_SHIFT, HUGE);
+        Some(to)
     }
 
     /// Bytes of the large or huge allocation that begins at `address`, whose page the page map says is `head`'s.

@@ -111,8 +111,9 @@ impl Heap {
     pub(super) fn relieve(&self) {
         let arenas = &self.spans.arenas;
         let dirty = arenas.dirty();
-        if dirty > DIRTY_BYTES && dirty > arenas.committed().load(Ordering::Relaxed) / DIRTY_PART {
-            arenas.relieve(RELIEF_BYTES);
+        let bound = DIRTY_BYTES.max(arenas.committed().load(Ordering::Relaxed) / DIRTY_PART);
+        if dirty > bound {
+            arenas.relieve((dirty - bound).max(RELIEF_BYTES));
         }
     }
 

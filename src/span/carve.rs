@@ -49,7 +49,9 @@ impl Span {
                 (State(0), Pop::Tombstone)
             } else {
                 let taken = want.min(if planted(Fault::CarveBits) { self.set_bits_count() } else { state.count() });
-                (state.with(state.count() - taken, now).clear(LINKED).set(HELD), Pop::Held(taken))
+                // Who takes nothing changes nothing: the span goes on resting.
+                let left = if taken == 0 { state } else { state.with(state.count() - taken, now) };
+                (left.clear(LINKED).set(HELD), Pop::Held(taken))
             };
             // ORDERING: Acquire pairs with the Release of every restore that added to the count: its bits are set.
             // AcqRel, so that a Busy holder sees that we have unlinked it before it links again.

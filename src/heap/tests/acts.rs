@@ -51,12 +51,7 @@ fn scatter(world: &World, client: &mut Client<'_>) {
 fn nothing(_: &World, _: &mut Client<'_>, _: &mut Client<'_>) {}
 
 pub(super) const ACTS: &[Act] = &[
-    Act {
-        name: "open a span",
-        before: nothing,
-        act: |_, client| take(client, 1),
-        in_hand: 4 * SIZE,
-    },
+    Act { name: "open a span", before: nothing, act: |_, client| take(client, 1), in_hand: 4 * SIZE },
     Act {
         name: "carve from listed spans",
         before: |world, _, other| scatter(world, other),

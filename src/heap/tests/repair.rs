@@ -28,7 +28,10 @@ fn in_use(world: &World) -> (Client<'_>, Client<'_>) {
 }
 
 /// Things that a thread can have had in hand when it vanished. Each says how many bytes of chunks are lost for good.
-const STRANDINGS: [(&str, fn(&World) -> usize); 13] = [
+/// A name, and what strands something; it returns the bytes that are lost for good.
+type Stranding = (&'static str, fn(&World) -> usize);
+
+const STRANDINGS: [Stranding; 13] = [
     ("a full magazine", |world| {
         world.heap.pools[class_of(SIZE)].take(&world.heap.magazines).unwrap();
         0
@@ -103,7 +106,7 @@ const STRANDINGS: [(&str, fn(&World) -> usize); 13] = [
 ];
 
 /// Has things stranded, and the fork settled by the one who stays.
-fn settle<'a>(world: &'a World, strandings: &[(&str, fn(&World) -> usize)]) -> (Vec<Client<'a>>, usize) {
+fn settle<'a>(world: &'a World, strandings: &[Stranding]) -> (Vec<Client<'a>>, usize) {
     let (stays, goes) = in_use(world);
     let lost = strandings.iter().map(|(_, strand)| strand(world)).sum();
     world.fork();
@@ -165,7 +168,7 @@ fn all_of_it_at_once() {
 /// While other threads are there already nothing is repaired: what is stranded stays so, and is said to be.
 #[test]
 fn with_others_there_what_is_stranded_is_reported() {
-    let stranded: [(&str, fn(&World) -> usize); 3] = [STRANDINGS[6], STRANDINGS[8], STRANDINGS[10]];
+    let stranded: [Stranding; 3] = [STRANDINGS[6], STRANDINGS[8], STRANDINGS[10]];
     for one in stranded {
         let world = World::new();
         let (mut clients, _) = settle(&world, &[one]);
