@@ -47,7 +47,7 @@ pub fn take_against_give() {
 /// A walk over all nodes there are finds them made, while another thread adds to them.
 pub fn walk_against_take() {
     let slab = Rc::new(Slab::<Magazine>::new(0));
-    let other = spawn(&slab, |slab| take(slab));
+    let other = spawn(&slab, take);
     for index in 1..=slab.made() {
         // The walkers' way: an atomic of a node that somebody else may own.
         assert!(slab.get(index).index() <= index, "a node that is not made");

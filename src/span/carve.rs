@@ -49,8 +49,14 @@ impl Span {
                 (State(0), Pop::Tombstone)
             } else {
                 let taken = want.min(if planted(Fault::CarveBits) { self.set_bits_count() } else { state.count() });
-                (state.with(state.count() - taken, now).clear(LINKED).set(HELD), Pop::Held(taken))
+                let unlinked = if planted(Fault::HoldLinked) { state } else { state.clear(LINKED) };
+                (unlinked.with(state.count() - taken, now).set(HELD), Pop::Held(taken))
             };
+            if planted(Fault::HoldStore) {
+                // ORDERING: as below.
+                self.state.store(next.0, Ordering::Release);
+                return pop;
+            }
             // ORDERING: Acquire pairs with the Release of every restore that added to the count: its bits are set.
             // AcqRel, so that a Busy holder sees that we have unlinked it before it links again.
             match self.state.compare_exchange_weak(state.0, next.0, Ordering::AcqRel, Ordering::Relaxed) {
