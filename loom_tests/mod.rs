@@ -15,15 +15,63 @@ use std::{env, eprintln, format, println, process, thread};
 
 use crate::os::fake;
 use crate::size_class::{Class, INFO};
-use crate::sync::{self, Fault, Thread};
+use crate::sync::{Fault, Thread, begin};
 
+mod arena;
+mod heap;
+mod page_map;
+mod pool;
 mod slab;
 mod span;
 mod stack;
+mod sync;
+mod thread_cache;
 
 /// Every model there is: its function, the bound on preemptions (`None` explores everything), and its twins: a name,
 /// the planted fault, and words of the panic that must come of it.
 const MODELS: &[Model] = &[
+    model!(
+        arena::claim_across_words,
+        Some(4),
+        [
+            ("no_rollback", Fault::ClaimRollback, "claims and counts agree"),
+            ("stores", Fault::ClaimStore, "Causality violation"),
+        ]
+    ),
+    model!(arena::give_against_claim, None, [("relaxed", Fault::GiveRelaxed, "Causality violation")]),
+    model!(arena::purge_against_claim, Some(4), [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]),
+    model!(arena::purge_against_purge, Some(4), [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]),
+    model!(arena::extend_against_claim, None, [("stores", Fault::ClaimStore, "Causality violation")]),
+    model!(arena::two_add_an_arena, Some(4), [("relaxed", Fault::ArenaPublish, "Causality violation")]),
+    model!(heap::chunks_are_freed_by_another, Some(3), [("push", Fault::StackPush, "Causality violation")]),
+    model!(heap::two_are_born, Some(3), [("relaxed", Fault::HearRelaxed, "Causality violation")]),
+    model!(heap::large_is_freed_against_allocated, None, [("relaxed", Fault::GiveRelaxed, "Causality violation")]),
+    model!(heap::trim_against_leave, Some(4), [("copies", Fault::StealCopies, "Causality violation")]),
+    model!(heap::rob_against_adopt, None, [("copies", Fault::StealCopies, "Causality violation")]),
+    model!(heap::join_against_leave, None, [("early", Fault::LeaveEarly, "each chunk is in one place")]),
+    model!(heap::two_adopt, Some(4), [("both", Fault::AdoptBoth, "Causality violation")]),
+    model!(heap::trim_against_owner, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),
+    model!(page_map::two_make_a_leaf, None, [("uses_the_loser", Fault::MapLeaf, "entries are lost")]),
+    model!(page_map::look_up_against_open, None, [("relaxed", Fault::MapPublish, "Causality violation")]),
+    model!(
+        pool::refill_against_refill_and_drain,
+        Some(4),
+        [("tag", Fault::StackTag, "Causality violation"), ("push", Fault::StackPush, "Causality violation"),]
+    ),
+    model!(pool::chunks_pass_between_threads, Some(4), [("push", Fault::StackPush, "Causality violation")]),
+    model!(sync::load_against_load_and_store, None, [("found", Fault::Outcome, "the outcome is found")]),
+    model!(sync::exchange_against_exchange, None, [("found", Fault::Outcome, "the outcome is found")]),
+    model!(sync::store_buffers, None, [("found", Fault::Outcome, "the outcome is found")]),
+    model!(sync::message_passes, None, [("found", Fault::Outcome, "the outcome is found")]),
+    model!(thread_cache::two_steal, None, [("copies", Fault::StealCopies, "Causality violation")]),
+    model!(
+        thread_cache::steal_against_put_and_take,
+        None,
+        [
+            ("copies", Fault::StealCopies, "no spare is left"),
+            ("relaxed", Fault::SparePut, "each magazine is in one place"),
+        ]
+    ),
     model!(
         stack::pop_against_pop_pop_push,
         None,
@@ -41,11 +89,13 @@ const MODELS: &[Model] = &[
             ("relaxed_bit", Fault::RestoreBit, "Causality violation"),
             ("takes_bits", Fault::CarveBits, "overflow"),
             ("lists_always", Fault::RestoreListsAlways, "sound"),
+            ("holds_blindly", Fault::HoldStore, "sound"),
             ("unholds_blindly", Fault::UnholdStore, "sound"),
         ]
     ),
+    model!(span::carve_against_carve, None, [("stays_linked", Fault::HoldLinked, "each node is given back once")]),
     model!(span::restore_against_restore, None, [("lists_always", Fault::RestoreListsAlways, "sound")]),
-    model!(span::retire_against_carve, Some(3), [("closes_blindly", Fault::CloseGives, "sound")]),
+    model!(span::retire_against_carve, Some(4), [("closes_blindly", Fault::CloseGives, "sound")]),
     model!(span::retire_against_pop, None, [("closes_blindly", Fault::CloseGives, "sound")]),
     model!(span::purge_against_carve, None, [("unheld", Fault::PurgeUnheld, "Causality violation")]),
     model!(span::purge_against_restore, None, [("relaxed_bit", Fault::PurgeBit, "Causality violation")]),
@@ -81,7 +131,7 @@ fn touch(chunk: usize, class: Class) {
 /// Starts a thread of the model with a share in `world`.
 fn spawn<T: 'static, R: 'static>(world: &Rc<T>, run: impl FnOnce(&T) -> R + 'static) -> Thread<R> {
     let world = Rc::clone(world);
-    sync::spawn(move || run(&world))
+    crate::sync::spawn(move || run(&world))
 }
 
 /// What loom says where it gave up instead of finding something: no twin may pass for failing in this way.
@@ -198,7 +248,7 @@ impl Task {
         let scenario = self.model.scenario;
         builder.check(move || {
             EXECUTIONS.fetch_add(1, Relaxed);
-            sync::begin();
+            begin();
             fake::forget_all();
             scenario();
         });

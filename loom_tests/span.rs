@@ -129,3 +129,13 @@ pub fn purge_against_pop_and_retire() {
     returning.join();
     check(&heap, Vec::new());
 }
+
+/// Two threads carve from what is listed: each span has one holder at a time, and is listed again.
+pub fn carve_against_carve() {
+    let (heap, mut held) = heap_with(4);
+    restore(&heap, &[held.remove(1), held.remove(1)]);
+    let other = spawn(&heap, |heap| carve(heap, 1));
+    held.extend(carve(&heap, 1));
+    held.extend(other.join());
+    check(&heap, held);
+}

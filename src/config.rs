@@ -90,7 +90,7 @@ mod values {
 mod values {
     pub(crate) const PAGE_SHIFT: u32 = 6;
     const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
-    pub(crate) const ADDRESS_BITS: u32 = 12;
+    pub(crate) const ADDRESS_BITS: u32 = 13;
     pub(crate) const LEAF_BITS: u32 = 4;
 
     pub(crate) const GRAIN: usize = 16;
@@ -102,7 +102,7 @@ mod values {
     pub(crate) const MAGAZINE_SLOTS: usize = 2;
     pub(crate) const MAGAZINE_BYTES: usize = 64;
     pub(crate) const CACHE_BYTES: usize = 256;
-    pub(crate) const SPARES: u32 = 1;
+    pub(crate) const SPARES: u32 = 2;
     pub(crate) const EMPTIES: u32 = 1;
     pub(crate) const POOL_BYTES: usize = 64;
     pub(crate) const CARVE_SPANS: u32 = 2;
@@ -120,15 +120,15 @@ mod values {
     pub(crate) const THREADS: usize = 4;
 
     pub(crate) const PULSE: u32 = u32::MAX;
-    pub(crate) const TICK_MS: u64 = u64::MAX;
-    pub(crate) const PURGE_TICKS: usize = 1;
+    pub(crate) const TICK_MS: u64 = 1 << 40;
+    pub(crate) const PURGE_TICKS: usize = 2;
     pub(crate) const DIRTY_BYTES: usize = 1 << 30;
     pub(crate) const DIRTY_PART: usize = 1;
     pub(crate) const RELIEF_BYTES: usize = PAGE_SIZE;
     pub(crate) const REARMS: u32 = 0;
     pub(crate) const QUIET_TICKS: u32 = 1;
-    pub(crate) const REST_TICKS: u32 = 0;
-    pub(crate) const SPARE_TICKS: u32 = 0;
+    pub(crate) const REST_TICKS: u32 = 1;
+    pub(crate) const SPARE_TICKS: u32 = 1;
     pub(crate) const SWEEP_SPANS: u32 = 4;
     pub(crate) const TICK_CACHES: u32 = 4;
 }

@@ -240,6 +240,10 @@ impl ThreadCache {
 
     /// Makes the cache of a thread that is no more the caller's, if nobody else has: then its bins are the caller's.
     pub(crate) fn adopt(&self, owner: Owner) -> bool {
+        if planted(Fault::AdoptBoth) {
+            self.state.store(owner.0 & !STATE | ADOPTED, Ordering::Relaxed);
+            return true;
+        }
         // ORDERING: Acquire pairs with `join`; the thread's own stores happened before it vanished.
         self.state.compare_exchange(owner.0, owner.0 & !STATE | ADOPTED, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
@@ -284,7 +288,7 @@ impl ThreadCache {
         // ORDERING: Acquire pairs with `push` and `bound`.
         let top = self.bins[class].top.load(Ordering::Acquire);
         if top.is_null() {
-            return magazine.count();
+            return magazine.peek_count();
         }
         let count = (top.addr().wrapping_sub(base.addr())) / size_of::<Slot>();
         if count <= INFO[class].slots { count } else { 0 }
@@ -342,7 +346,8 @@ impl ThreadCache {
             new = Chain { first: magazine.index(), len: old.len + 1, stamp: now as u16 };
         }
         // ORDERING: Release pairs with the Acquire of whoever takes the chain.
-        spares.store(new.bits(), Ordering::Release);
+        let publish = if planted(Fault::SparePut) { Ordering::Relaxed } else { Ordering::Release };
+        spares.store(new.bits(), publish);
         self.has_spares.store(1, Ordering::Relaxed);
         !enough
     }

@@ -20,7 +20,7 @@ pub(crate) use region::{Arena, Fill, Run};
 use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
 use crate::os;
 use crate::report::Thp;
-use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Fault, Ordering, planted};
 use core::ptr;
 use region::{Books, Took};
 
@@ -90,7 +90,9 @@ impl Arenas {
         loop {
             // ORDERING: Acquire pairs with the Release in `give_run`: pages returned before are seen by the search.
             let before = self.books.changes.load(Ordering::Acquire);
+            let mut seen = 0;
             for arena in self.iter() {
+                seen += 1;
                 match arena.take(pages, align, fill, &self.books) {
                     Took::Run(run) => return Some(run),
                     Took::Refused => return None,
@@ -102,7 +104,7 @@ impl Arenas {
                 again -= 1;
                 continue;
             }
-            self.grow(pages, align)?;
+            self.grow(pages, align, seen)?;
         }
     }
 
@@ -185,10 +187,14 @@ impl Arenas {
         }
     }
 
-    /// Adds an arena with room for such a run; somebody else's will do. Built privately, published by one exchange.
-    fn grow(&self, pages: usize, align: usize) -> Option<()> {
-        // ORDERING: Acquire pairs with the exchange below.
-        let slot = self.table.iter().find(|slot| slot.load(Ordering::Acquire).is_null())?;
+    /// Adds an arena with room for such a run behind the `seen` ones that have none; somebody else's will do. Built
+    /// privately, published by one exchange.
+    fn grow(&self, pages: usize, align: usize, seen: usize) -> Option<()> {
+        let slot = self.table.get(seen)?;
+        // Relaxed: whoever put one there does not matter; the search looks at it next.
+        if !slot.load(Ordering::Relaxed).is_null() {
+            return Some(());
+        }
         let least = pages.checked_add(align - 1)?.checked_mul(PAGE)?;
         // A sixteenth of what the process may have in all, where that is limited: others need room too. As much again is
         // left for tables.
@@ -218,7 +224,8 @@ impl Arenas {
         // SAFETY: fresh memory of that size, aligned to an OS page, and pages fresh from the system.
         let arena = unsafe { Arena::make(ptr::with_exposed_provenance_mut(table), start >> PAGE_SHIFT, pages) };
         // ORDERING: Release publishes the arena; pairs with the Acquire in `iter`. The loser looks through `iter`.
-        if slot.compare_exchange(ptr::null_mut(), arena, Ordering::Release, Ordering::Relaxed).is_ok() {
+        let publish = if planted(Fault::ArenaPublish) { Ordering::Relaxed } else { Ordering::Release };
+        if slot.compare_exchange(ptr::null_mut(), arena, publish, Ordering::Relaxed).is_ok() {
             self.reserved.fetch_add(bytes, Ordering::Relaxed);
             self.metadata.fetch_add(table_bytes + pages * size_of::<usize>(), Ordering::Relaxed);
         } else {

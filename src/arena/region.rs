@@ -252,7 +252,8 @@ impl Arena {
     fn unclaim(&self, start: usize, pages: usize) {
         for (word, mask) in words_of(start, pages).rev() {
             // ORDERING: Release pairs with the Acquire in `claim`.
-            let old = self.used()[word].fetch_and(!mask, Ordering::Release);
+            let publish = if planted(Fault::GiveRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+            let old = self.used()[word].fetch_and(!mask, publish);
             if old & mask != mask {
                 os::die(format_args!("pages given back twice: {:#x}", (self.first_page + start) << PAGE_SHIFT));
             }

@@ -16,7 +16,7 @@ use super::Heap;
 use crate::config::{THREADS, ZERO_IS_NODE};
 use crate::os;
 use crate::size_class::CLASSES;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Fault, Ordering, planted};
 use crate::tagged::Index;
 use crate::thread_cache::ThreadCache;
 use core::ptr;
@@ -48,6 +48,11 @@ impl Heap {
     /// Ends the calling thread's use of its cache.
     pub(crate) fn leave(&self, cache: &ThreadCache) {
         self.settle_fork(cache);
+        if planted(Fault::LeaveEarly) {
+            cache.leave();
+            self.caches.give(cache.index());
+            return self.hand_over_all(cache);
+        }
         self.hand_over_all(cache);
         let _guest = self.guest();
         cache.leave();
@@ -83,7 +88,8 @@ impl Heap {
         // SAFETY: the first of at least one word, alive, and zero or just made.
         unsafe { &*words }.store(os::process_id(), Ordering::Relaxed);
         // ORDERING: Release publishes the words; pairs with the Acquire loads. The loser's are undone.
-        if self.heard.compare_exchange(ptr::null_mut(), words, Ordering::Release, Ordering::Relaxed).is_err() {
+        let publish = if planted(Fault::HearRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+        if self.heard.compare_exchange(ptr::null_mut(), words, publish, Ordering::Relaxed).is_err() {
             os::release_metadata(at, bytes);
         }
         Some(())

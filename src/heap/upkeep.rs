@@ -153,7 +153,7 @@ impl Heap {
     }
 
     /// Takes a cache's rested spares and returns them to their spans; from any thread.
-    pub(super) fn rob(&self, cache: &ThreadCache, rested: impl Fn(u16) -> bool) {
+    pub(crate) fn rob(&self, cache: &ThreadCache, rested: impl Fn(u16) -> bool) {
         if cache.owner().is_none() || !cache.take_mark() {
             return;
         }

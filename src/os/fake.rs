@@ -26,10 +26,11 @@ std::thread_local! {
 }
 
 const TABLE_ALIGN: usize = 4096;
-/// Addresses that a model has: what the shrunk page map covers.
-const MODEL_SPACE: usize = 1 << 12;
 /// Under loom: bytes that one slot stands for, the OS page and the smallest chunk.
 const GRAIN: usize = 16;
+/// Under loom: bytes between reservations, a page at least, and the end of addresses. NB: in step with `config`.
+const GAP: usize = 64;
+const END: usize = 1 << 13;
 
 /// While it lives, calls of this thread number `from` up to but not including `until`, counted from zero, fail.
 #[cfg(not(millpond_loom))]
@@ -120,12 +121,12 @@ pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
         return None;
     }
     let at = if cfg!(millpond_loom) {
-        let at = (NEXT.get() + 1).next_multiple_of(align);
-        NEXT.set(at + len);
-        GRAINS.with_borrow_mut(|grains| grains.resize_with((at + len).div_ceil(GRAIN), || Slot::new(0)));
-        if at + len > MODEL_SPACE {
+        let at = (NEXT.get() + GAP).next_multiple_of(align);
+        if at + len > END {
             return None;
         }
+        NEXT.set(at + len);
+        GRAINS.with_borrow_mut(|grains| grains.resize_with((at + len).div_ceil(GRAIN), || Slot::new(0)));
         at
     } else {
         // SAFETY: the length is not zero.

@@ -66,6 +66,11 @@ impl Magazine {
         self.count.get()
     }
 
+    /// The same for anybody, at any time: a moment's picture.
+    pub(crate) fn peek_count(&self) -> usize {
+        self.count.peek()
+    }
+
     pub(crate) fn set_count(&self, count: usize) {
         self.count.set(count);
     }

@@ -51,8 +51,14 @@ impl Span {
                 let taken = want.min(if planted(Fault::CarveBits) { self.set_bits_count() } else { state.count() });
                 // Who takes nothing changes nothing: the span goes on resting.
                 let left = if taken == 0 { state } else { state.with(state.count() - taken, now) };
-                (left.clear(LINKED).set(HELD), Pop::Held(taken))
+                let unlinked = if planted(Fault::HoldLinked) { left } else { left.clear(LINKED) };
+                (unlinked.set(HELD), Pop::Held(taken))
             };
+            if planted(Fault::HoldStore) {
+                // ORDERING: as below.
+                self.state.store(next.0, Ordering::Release);
+                return pop;
+            }
             // ORDERING: Acquire pairs with the Release of every restore that added to the count: its bits are set.
             // AcqRel, so that a Busy holder sees that we have unlinked it before it links again.
             match self.state.compare_exchange_weak(state.0, next.0, Ordering::AcqRel, Ordering::Relaxed) {

@@ -34,6 +34,10 @@ pub(crate) enum Fault {
     StackPush,
     /// Carve takes the bits that it sees instead of what the count says.
     CarveBits,
+    /// Whoever pops a span holds it by a plain store.
+    HoldStore,
+    /// Whoever pops a span leaves it marked as listed.
+    HoldLinked,
     /// Restore adds to the count before it sets the bits.
     RestoreOrder,
     /// Restore sets a bit with a relaxed operation.
@@ -52,6 +56,10 @@ pub(crate) enum Fault {
     ClaimRollback,
     /// A claim takes a word by load and store.
     ClaimStore,
+    /// A run is given back by a relaxed operation.
+    GiveRelaxed,
+    /// An arena is published by a relaxed exchange.
+    ArenaPublish,
     /// A page is purged without being claimed.
     PurgeUnclaimed,
     /// A page-map entry is published by a relaxed store before its span is made.
@@ -60,12 +68,20 @@ pub(crate) enum Fault {
     MapLeaf,
     /// A thief leaves the spare in place when it takes it.
     StealCopies,
+    /// The owner's spare is published by a relaxed store.
+    SparePut,
     /// A thread that leaves hands over its block before its bins are empty.
     LeaveEarly,
+    /// Whoever looked at a vanished thread's cache adopts it, without an exchange.
+    AdoptBoth,
+    /// The words by which a child tells itself from its parent are published by a relaxed exchange.
+    HearRelaxed,
     /// A slab hands out an index before its segment is in place.
     SlabSegment,
     /// A slab's segment that lost the race is used all the same.
     SlabStore,
+    /// An outcome that must be found is forbidden: for the models of the tools themselves.
+    Outcome,
 }
 
 const _: () = assert!(Fault::None as u8 == 0);

@@ -232,20 +232,28 @@ arithmetic!(AtomicUsize, usize, fetch_add fetch_sub fetch_and fetch_or fetch_min
 
 /// A word that belongs to whoever holds its node. See the module's documentation.
 #[derive(Debug)]
-pub(crate) struct Slot(UnsafeCell<usize>);
+pub(crate) struct Slot {
+    word: Cell<usize>,
+    access: UnsafeCell<()>,
+}
 
 impl Slot {
     pub(crate) fn new(value: usize) -> Self {
-        Self(UnsafeCell::new(value))
+        Self { word: Cell::new(value), access: UnsafeCell::new(()) }
     }
 
+    /// Fails the model if another thread may write at the same time.
     pub(crate) fn get(&self) -> usize {
-        // SAFETY: loom fails the model if another thread may write at the same time.
-        self.0.with(|word| unsafe { *word })
+        self.access.with(|_| self.word.get())
     }
 
+    /// Fails the model if another thread may access it at the same time.
     pub(crate) fn set(&self, value: usize) {
-        // SAFETY: loom fails the model if another thread may access it at the same time.
-        self.0.with_mut(|word| unsafe { *word = value });
+        self.access.with_mut(|_| self.word.set(value));
+    }
+
+    /// What it may hold, for statistics: anybody may, at any time.
+    pub(crate) fn peek(&self) -> usize {
+        self.word.get()
     }
 }

@@ -28,6 +28,12 @@ impl Slot {
     pub(crate) fn set(&self, value: usize) {
         self.0.store(value, Ordering::Relaxed);
     }
+
+    /// What it may hold, for statistics: anybody may, at any time.
+    #[inline(always)]
+    pub(crate) fn peek(&self) -> usize {
+        self.get()
+    }
 }
 
 /// Whether a twin has planted this fault: never, in the shipped code.

@@ -1,0 +1,110 @@
+//! Runs: claimed by one, across words too, given back with all that was done to them, and purged only while nobody
+//! has them.
+
+use super::spawn;
+use crate::arena::{Arenas, Fill, Run};
+use crate::config::{PAGE, PAGE_SHIFT};
+use crate::os::fake;
+use std::prelude::v1::*;
+use std::rc::Rc;
+
+/// Pages of the first arena: two words.
+const PAGES: usize = 66;
+
+/// Takes a run and writes to it, as its owner may.
+fn take(arenas: &Arenas, pages: usize) -> Run {
+    let run = arenas.take_run(pages, 1, Fill::Any).expect("the fake system gives memory");
+    write(run);
+    run
+}
+
+fn write(run: Run) {
+    fake::touch(run.page << PAGE_SHIFT, run.pages * PAGE);
+}
+
+/// Gives a run back, written to right before.
+fn give(arenas: &Arenas, run: Run) {
+    write(run);
+    arenas.give_run(run.page, run.pages);
+}
+
+/// Arenas with one whose last four pages, two of each word, are free and dirty. The caller has the rest.
+fn arenas_with_four() -> (Rc<Arenas>, Run) {
+    let arenas = Rc::new(Arenas::new());
+    let Run { page, pages } = take(&arenas, PAGES);
+    give(&arenas, Run { page: page + pages - 4, pages: 4 });
+    (arenas, Run { page, pages: pages - 4 })
+}
+
+/// The runs that the threads have are distinct, and all bitmaps and counts agree with that.
+fn check(arenas: &Arenas, held: &[Run]) {
+    for (at, run) in held.iter().enumerate() {
+        let apart = |other: &Run| other.page + other.pages <= run.page || run.page + run.pages <= other.page;
+        assert!(held[..at].iter().all(apart), "a page has two owners: {held:?}");
+    }
+    let pages: usize = held.iter().map(|run| run.pages).sum();
+    assert_eq!(arenas.check(), Ok(pages), "claims and counts agree");
+    let committed = arenas.committed().load(crate::sync::Ordering::Relaxed);
+    assert_eq!(committed, arenas.used_bytes() + arenas.dirty(), "the books are right");
+}
+
+/// Two claims of which only one fits: one of them crosses words, and may find its second word taken.
+pub fn claim_across_words() {
+    let (arenas, rest) = arenas_with_four();
+    let other = spawn(&arenas, |arenas| take(arenas, 2));
+    let mine = take(&arenas, 3);
+    check(&arenas, &[rest, mine, other.join()]);
+    assert_eq!(arenas.reserved(), (PAGES + 4) * PAGE, "one arena had to be added");
+}
+
+/// A run is given back while another thread looks for one.
+pub fn give_against_claim() {
+    let arenas = Rc::new(Arenas::new());
+    let run = take(&arenas, PAGES);
+    let last = Run { page: run.page + PAGES - 3, pages: 3 };
+    let other = spawn(&arenas, move |arenas| give(arenas, last));
+    let mine = take(&arenas, 3);
+    other.join();
+    check(&arenas, &[Run { pages: PAGES - 3, ..run }, mine]);
+}
+
+/// Free pages are purged while another thread claims them.
+pub fn purge_against_claim() {
+    let (arenas, rest) = arenas_with_four();
+    let other = spawn(&arenas, |arenas| arenas.purge());
+    let mine = take(&arenas, 2);
+    other.join();
+    check(&arenas, &[rest, mine]);
+}
+
+/// Two threads purge at a time, one of them what it has just given back.
+pub fn purge_against_purge() {
+    let arenas = Rc::new(Arenas::new());
+    let run = take(&arenas, 4);
+    give(&arenas, Run { pages: 2, ..run });
+    let other = spawn(&arenas, |arenas| arenas.purge());
+    give(&arenas, Run { page: run.page + 2, pages: 1 });
+    arenas.purge();
+    other.join();
+    check(&arenas, &[Run { page: run.page + 3, pages: 1 }]);
+}
+
+/// A run grows in place while another thread looks for pages.
+pub fn extend_against_claim() {
+    let (arenas, rest) = arenas_with_four();
+    let other = spawn(&arenas, |arenas| take(arenas, 2));
+    let more = arenas.extend_run(rest.page, rest.pages, rest.pages + 3);
+    more.iter().for_each(|run| write(*run));
+    let mut held: Vec<Run> = more.into_iter().collect();
+    held.extend([rest, other.join()]);
+    check(&arenas, &held);
+}
+
+/// Two threads find no arena and add one each; one of these stays.
+pub fn two_add_an_arena() {
+    let arenas = Rc::new(Arenas::new());
+    let other = spawn(&arenas, |arenas| take(arenas, 1));
+    let mine = take(&arenas, 2);
+    check(&arenas, &[mine, other.join()]);
+    assert_eq!(arenas.reserved(), 4 * PAGE, "one arena is enough");
+}

@@ -1,0 +1,202 @@
+//! The whole heap: threads that join, allocate, free what others allocated, and leave, or vanish; and what others take
+//! from them meanwhile. In the end each chunk and each magazine is in one place, and all can be given back.
+
+use super::{spawn, touch};
+use crate::arena::Fill;
+use crate::config::PAGE;
+use crate::heap::Heap;
+use crate::os::fake;
+use crate::size_class::{Class, INFO};
+use crate::sync::{AtomicUsize, Ordering};
+use crate::thread_cache::ThreadCache;
+use core::ptr::{NonNull, with_exposed_provenance_mut};
+use std::prelude::v1::*;
+use std::rc::Rc;
+
+const CLASS: Class = 0;
+
+extern "C" fn nothing() {}
+
+fn join(heap: &Heap) -> &ThreadCache {
+    heap.join(nothing).expect("the fake system gives memory")
+}
+
+/// Allocates as the global allocator does, and writes to the chunk.
+fn alloc(heap: &Heap, cache: &ThreadCache) -> usize {
+    let chunk = cache.bin(CLASS).pop().or_else(|| heap.alloc_slow(cache, CLASS));
+    let chunk = chunk.expect("the fake system gives memory").as_ptr().addr();
+    touch(chunk, CLASS);
+    chunk
+}
+
+/// Writes to the chunk and frees it as the global allocator does.
+fn free(heap: &Heap, cache: &ThreadCache, chunk: usize) {
+    touch(chunk, CLASS);
+    let chunk = NonNull::new(with_exposed_provenance_mut(chunk)).expect("no chunk is at zero");
+    if !cache.bin(CLASS).push(chunk) {
+        heap.free_slow(cache, CLASS, chunk);
+    }
+}
+
+/// Each chunk is in one place, `live` of them with the program; nothing is left once all is given back.
+fn check(heap: &Heap, live: &[usize]) {
+    let stats = heap.check().expect("the heap is sound");
+    assert_eq!(stats.live, live.len() * INFO[CLASS].size, "each chunk is in one place");
+    let cache = join(heap);
+    live.iter().for_each(|chunk| free(heap, cache, *chunk));
+    heap.trim(Some(cache));
+    heap.leave(cache);
+    let stats = heap.check().expect("the empty heap is sound");
+    assert_eq!((stats.live, stats.thread_cached, stats.pooled, stats.span_free), (0, 0, 0, 0), "all is given back");
+    assert_eq!(stats.committed, stats.metadata, "no memory is left");
+    assert_eq!(heap.magazines.free_nodes(), Some(heap.magazines.made() as usize), "each magazine is given back");
+}
+
+/// A heap whose two caches have been in use, and a place where one thread puts a chunk for another.
+struct Shop {
+    heap: Heap,
+    caches: [u32; 2],
+    counter: AtomicUsize,
+}
+
+impl Shop {
+    fn new() -> Self {
+        let heap = Heap::new();
+        let caches = [join(&heap).index(), join(&heap).index()];
+        for cache in caches.map(|cache| heap.caches.get(cache)) {
+            let chunk = alloc(&heap, cache);
+            free(&heap, cache, chunk);
+        }
+        Self { heap, caches, counter: AtomicUsize::new(0) }
+    }
+
+    fn cache(&self, thread: usize) -> &ThreadCache {
+        self.heap.caches.get(self.caches[thread])
+    }
+}
+
+/// One thread allocates and hands over, the other frees what it finds; both leave.
+pub fn chunks_are_freed_by_another() {
+    let shop = Rc::new(Shop::new());
+    let other = spawn(&shop, |shop| {
+        let (heap, cache) = (&shop.heap, shop.cache(1));
+        let mine = [alloc(heap, cache), alloc(heap, cache)];
+        shop.counter.store(alloc(heap, cache), Ordering::Release);
+        mine.iter().for_each(|chunk| free(heap, cache, *chunk));
+        heap.leave(cache);
+    });
+    let (heap, cache) = (&shop.heap, shop.cache(0));
+    let found = shop.counter.swap(0, Ordering::Acquire);
+    if found != 0 {
+        free(heap, cache, found);
+    }
+    heap.leave(cache);
+    other.join();
+    let left = shop.counter.load(Ordering::Relaxed);
+    check(heap, if left == 0 { &[] } else { core::slice::from_ref(&left) });
+}
+
+/// A thread leaves while another joins, and may get the very cache.
+pub fn join_against_leave() {
+    let heap = Rc::new(Heap::new());
+    let cache = join(&heap).index();
+    let chunk = alloc(&heap, heap.caches.get(cache));
+    let other = spawn(&heap, |heap| {
+        let cache = join(heap);
+        alloc(heap, cache)
+    });
+    free(&heap, heap.caches.get(cache), chunk);
+    heap.leave(heap.caches.get(cache));
+    let live = other.join();
+    // The other's thread is gone without a word.
+    fake::end_threads();
+    check(&heap, &[live]);
+}
+
+/// Two threads that join find the cache of one that has vanished; one of them adopts it.
+pub fn two_adopt() {
+    let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
+    let live = alloc(&heap, cache);
+    fake::end_threads();
+    let other = spawn(&heap, |heap| heap.leave(join(heap)));
+    heap.leave(join(&heap));
+    other.join();
+    check(&heap, &[live]);
+}
+
+/// A thread frees and allocates while another trims, and so takes its spares.
+pub fn trim_against_owner() {
+    let shop = Rc::new(Shop::new());
+    let (heap, cache) = (&shop.heap, shop.cache(0));
+    let chunks: Vec<usize> = (0..4).map(|_| alloc(heap, cache)).collect();
+    chunks.iter().for_each(|chunk| free(heap, cache, *chunk));
+    let other = spawn(&shop, |shop| {
+        shop.heap.trim(None);
+    });
+    let live = [alloc(heap, cache), alloc(heap, cache), alloc(heap, cache)];
+    other.join();
+    free(heap, cache, live[0]);
+    heap.leave(cache);
+    heap.leave(shop.cache(1));
+    check(heap, &live[1..]);
+}
+
+/// The first two threads of a process are born at a time.
+pub fn two_are_born() {
+    let heap = Rc::new(Heap::new());
+    let live = |heap: &Heap| heap.leave(join(heap));
+    let other = spawn(&heap, live);
+    live(&heap);
+    other.join();
+    check(&heap, &[]);
+}
+
+/// A run goes from one large allocation to the next, of another thread.
+pub fn large_is_freed_against_allocated() {
+    let heap = Rc::new(Heap::new());
+    let large = |heap: &Heap| {
+        let at = heap.alloc_large(2 * PAGE, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
+        fake::touch(at, 2 * PAGE);
+        at
+    };
+    let (first, second) = (large(&heap), large(&heap));
+    let other = spawn(&heap, large);
+    fake::touch(first, 2 * PAGE);
+    heap.free_large(first);
+    let theirs = other.join();
+    assert_ne!(theirs, second, "a run has two owners");
+    assert_eq!(heap.check().expect("the heap is sound").live, 4 * PAGE, "each run is in one place");
+    heap.free_large(second);
+    heap.free_large(theirs);
+    check(&heap, &[]);
+}
+
+/// A thread leaves, and another gets its cache, while a third trims, and so robs whoever has it.
+pub fn trim_against_leave() {
+    let shop = Rc::new(Shop::new());
+    let (heap, cache) = (&shop.heap, shop.cache(0));
+    let chunks: Vec<usize> = (0..4).map(|_| alloc(heap, cache)).collect();
+    chunks.iter().for_each(|chunk| free(heap, cache, *chunk));
+    let other = spawn(&shop, |shop| {
+        shop.heap.trim(None);
+    });
+    heap.leave(cache);
+    other.join();
+    heap.leave(shop.cache(1));
+    check(heap, &[]);
+}
+
+/// A thread that joins adopts the cache of one that has vanished, while another robs it.
+pub fn rob_against_adopt() {
+    let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
+    let chunks: Vec<usize> = (0..4).map(|_| alloc(&heap, cache)).collect();
+    chunks.iter().for_each(|chunk| free(&heap, cache, *chunk));
+    fake::end_threads();
+    let robbed = cache.index();
+    let other = spawn(&heap, move |heap| heap.rob(heap.caches.get(robbed), |_| true));
+    heap.leave(join(&heap));
+    other.join();
+    check(&heap, &[]);
+}

@@ -1,0 +1,44 @@
+//! The page map: leaves that two make at once, and nodes found by an address alone.
+
+use super::spawn;
+use crate::config::PAGE;
+use crate::heap::Heap;
+use crate::page_map::PageMap;
+use crate::size_class::{Class, INFO};
+use std::prelude::v1::*;
+use std::rc::Rc;
+
+/// Not the one that a node that is not made yet seems to have.
+const CLASS: Class = 1;
+
+/// Has the map name a node for a page, as a run's owner does, and looks it up.
+fn enter(map: &PageMap<u32>, page: usize, node: &'static u32) {
+    map.prepare(page, 1).expect("the fake system gives memory");
+    map.publish(page, 1, (&raw const *node).cast_mut());
+    assert_eq!(map.get(page * PAGE), Some(node), "an entry is not where it was put");
+}
+
+/// Two threads make the same leaf; neither loses its entry.
+pub fn two_make_a_leaf() {
+    let map = Rc::new(PageMap::new());
+    let other = spawn(&map, |map| enter(map, 1, &10));
+    enter(&map, 2, &20);
+    other.join();
+    assert_eq!((map.get(PAGE), map.get(2 * PAGE), map.get(3 * PAGE)), (Some(&10), Some(&20), None), "entries are lost");
+}
+
+/// Whoever finds a span by an address that nobody has told him finds it made.
+pub fn look_up_against_open() {
+    let heap = Rc::new(Heap::new());
+    let other = spawn(&heap, |heap| {
+        let mut first = 0;
+        heap.pools[CLASS].carve(CLASS, &heap.spans, 1, 0, |chunk| first = chunk);
+        first
+    });
+    if let Some(head) = heap.spans.page_map.get(PAGE) {
+        assert_eq!((head.kind(), head.start()), (CLASS as u32, PAGE), "a span that is not made yet");
+    }
+    let chunk = other.join();
+    let head = heap.spans.page_map.get(chunk + INFO[CLASS].size).expect("the span is known");
+    assert_eq!((head.kind(), head.start()), (CLASS as u32, chunk), "a span is not where it was put");
+}

@@ -1,0 +1,71 @@
+//! Spare magazines: put and taken by their owner, taken by thieves, each of them once.
+
+use super::spawn;
+use crate::pool::Magazine;
+use crate::size_class::Class;
+use crate::slab::Slab;
+use crate::thread_cache::ThreadCache;
+use std::prelude::v1::*;
+use std::rc::Rc;
+
+const CLASS: Class = 0;
+
+struct World {
+    cache: ThreadCache,
+    magazines: Slab<Magazine>,
+}
+
+impl World {
+    /// Takes an empty magazine and fills it, in name.
+    fn fill(&self) -> &Magazine {
+        let magazine = self.magazines.take().expect("the fake system gives memory");
+        magazine.set_count(1);
+        magazine.slots()[0].set(magazine.index() as usize);
+        magazine
+    }
+
+    /// Empties a magazine whose chunks are the caller's now, and returns which it was.
+    fn empty(&self, magazine: &Magazine) -> usize {
+        let slot = &magazine.slots()[0];
+        assert_eq!((magazine.count(), slot.get()), (1, magazine.index() as usize), "a magazine is not what it was");
+        magazine.set_count(0);
+        slot.set(0);
+        magazine.index() as usize
+    }
+
+    fn steal(&self) -> Vec<usize> {
+        let mut stolen = Vec::new();
+        self.cache.steal_spares(CLASS, &self.magazines, |_| true, |spare| stolen.push(self.empty(spare)));
+        stolen
+    }
+}
+
+/// The owner puts two spares and takes one, while a thief takes what there is.
+pub fn steal_against_put_and_take() {
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    let (one, two) = (world.fill(), world.fill());
+    let thief = spawn(&world, World::steal);
+    let World { cache, magazines } = &*world;
+    assert!(cache.put_spare(CLASS, one, 0), "there is room for a spare");
+    assert!(cache.put_spare(CLASS, two, 0), "there is room for another spare");
+    let mut all: Vec<usize> =
+        cache.take_spare(CLASS, magazines, 0).map(|spare| world.empty(spare)).into_iter().collect();
+    all.extend(thief.join());
+    all.extend(world.steal());
+    all.sort_unstable();
+    assert_eq!(all, [1, 2], "each magazine is in one place");
+    assert_eq!(cache.spare_count(CLASS), 0, "no spare is left");
+}
+
+/// Two thieves take the spares of an owner who puts one more.
+pub fn two_steal() {
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    let (one, two) = (world.fill(), world.fill());
+    assert!(world.cache.put_spare(CLASS, one, 0), "there is room for a spare");
+    let thieves = [spawn(&world, World::steal), spawn(&world, World::steal)];
+    assert!(world.cache.put_spare(CLASS, two, 0), "there is room for another spare");
+    let mut all: Vec<usize> = thieves.into_iter().flat_map(|thief| thief.join()).collect();
+    all.extend(world.steal());
+    all.sort_unstable();
+    assert_eq!(all, [1, 2], "each magazine is in one place");
+}
