@@ -1,7 +1,7 @@
 //! An arena against a plain model of its pages, and what `Arenas` adds: growth, small reservations, refusals.
 
 use super::{Arena, Arenas, Books, Fill, Run, Took};
-use crate::config::{ARENA_MIN, PAGE, PAGE_SHIFT, ZERO_BY_PURGE};
+use crate::config::{ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT, ZERO_BY_PURGE};
 use crate::os::fake::{self, System};
 use crate::sync::{AtomicUsize, Ordering};
 use core::ptr;
@@ -332,6 +332,46 @@ fn where_much_is_refused_less_is_reserved() {
         refused += 1;
     }
     assert!(refused >= 2, "reservation and table at least");
+}
+
+#[test]
+fn free_arenas_are_given_up_and_made_anew() {
+    let system = System::fresh();
+    let arenas = Arenas::new();
+    let whole = ARENA_MIN / PAGE;
+    let (first, second) = (arenas.take_run(whole, 1, Fill::Any).unwrap(), arenas.take_run(whole, 1, Fill::Any).unwrap());
+    assert_eq!(arenas.iter().count(), 2);
+    arenas.give_run(first.page, whole);
+    arenas.give_run(second.page + 1, whole - 1);
+    arenas.abandon_free();
+    assert_eq!((arenas.iter().count(), arenas.reserved(), system.reserved_bytes()), (1, ARENA_MIN, ARENA_MIN));
+    assert_eq!(arenas.committed().load(Ordering::Relaxed), ARENA_MIN);
+    assert_eq!(arenas.check(), Ok(1));
+    arenas.give_run(second.page, 1);
+    arenas.abandon_free();
+    arenas.abandon_free();
+    assert_eq!((arenas.iter().count(), arenas.reserved(), system.reserved_bytes()), (0, 0, 0));
+    assert_eq!((arenas.committed().load(Ordering::Relaxed), arenas.dirty(), arenas.check()), (0, 0, Ok(0)));
+    // What was given up is not handed out again, but what the system gives is.
+    for _ in 0..3 {
+        let run = arenas.take_run(whole, 1, Fill::Zero).unwrap();
+        assert!(all_are(memory(run.page, 1), 0));
+        memory(run.page, run.pages).fill(1);
+    }
+    assert_eq!(arenas.check(), Ok(3 * whole));
+}
+
+/// However often memory has been short: afterwards there are arenas.
+#[test]
+fn arenas_can_be_given_up_any_number_of_times() {
+    let system = System::fresh();
+    let arenas = Arenas::new();
+    for times in 0..2 * ARENAS {
+        let run = arenas.take_run(3, 1, Fill::Any).unwrap_or_else(|| panic!("no arena after {times} times"));
+        arenas.give_run(run.page, run.pages);
+        arenas.abandon_free();
+        assert!(arenas.reserved() == system.reserved_bytes() && arenas.reserved() <= ARENA_MIN);
+    }
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! The unit tests' atomics: `core`'s, but each operation is a step, and before any one of them a thread can be
-//! interrupted: to have another run in the middle of it, or to vanish there.
+//! interrupted, to have another run in the middle of it, or vanish.
 //!
 //! Weak exchanges fail now and then for no reason, as they may.
 
 pub(crate) use core::sync::atomic::Ordering;
 
 use core::sync::atomic;
+use std::boxed::Box;
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Every so many weak exchanges of a thread, one fails.
 const WEAK: u32 = 7;
@@ -17,6 +19,7 @@ std::thread_local! {
     static LAST: Cell<u64> = const { Cell::new(NEVER) };
     static WHAT: Cell<Option<*mut dyn FnMut()>> = const { Cell::new(None) };
     static EXCHANGES: Cell<u32> = const { Cell::new(0) };
+    static GONE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `run`, and `interrupt` before its step number `step`, counted from zero: a call or a panic within. Returns how
@@ -40,6 +43,29 @@ pub(crate) fn interrupted(step: u64, interrupt: &mut dyn FnMut(), run: impl FnOn
     let steps = STEPS.get();
     drop(end);
     steps
+}
+
+/// Runs `run`, of which nothing is done from its step number `step` on: the thread vanishes there. Returns how many
+/// steps it made if it came through.
+pub(crate) fn vanishing(step: u64, run: impl FnOnce()) -> Option<u64> {
+    struct Vanished;
+    let mut vanish = || {
+        // The stack is unwound, but guards on it are without effect.
+        GONE.set(true);
+        resume_unwind(Box::new(Vanished));
+    };
+    let outcome = catch_unwind(AssertUnwindSafe(|| interrupted(step, &mut vanish, run)));
+    GONE.set(false);
+    match outcome {
+        Ok(steps) => Some(steps),
+        Err(cause) if cause.is::<Vanished>() => None,
+        Err(cause) => resume_unwind(cause),
+    }
+}
+
+/// Whether the thread has vanished: then it changes nothing.
+fn gone() -> bool {
+    GONE.get()
 }
 
 #[inline]
@@ -84,13 +110,15 @@ macro_rules! stepped {
             #[inline]
             pub(crate) fn store(&self, value: $word, order: Ordering) {
                 step();
-                self.0.store(value, order);
+                if !gone() {
+                    self.0.store(value, order);
+                }
             }
 
             #[inline]
             pub(crate) fn swap(&self, value: $word, order: Ordering) -> $word {
                 step();
-                self.0.swap(value, order)
+                if gone() { self.0.load(Ordering::Relaxed) } else { self.0.swap(value, order) }
             }
 
             #[inline]
@@ -102,6 +130,7 @@ macro_rules! stepped {
                 failure: Ordering,
             ) -> Result<$word, $word> {
                 step();
+                assert!(!gone(), "a guard that exchanges");
                 self.0.compare_exchange(old, new, success, failure)
             }
 
@@ -114,6 +143,7 @@ macro_rules! stepped {
                 failure: Ordering,
             ) -> Result<$word, $word> {
                 step();
+                assert!(!gone(), "a guard that exchanges");
                 if fails() { Err(self.0.load(failure)) } else { self.0.compare_exchange(old, new, success, failure) }
             }
         }
@@ -127,7 +157,7 @@ macro_rules! counts {
                 #[inline]
                 pub(crate) fn $method(&self, value: $word, order: Ordering) -> $word {
                     step();
-                    self.0.$method(value, order)
+                    if gone() { self.0.load(Ordering::Relaxed) } else { self.0.$method(value, order) }
                 }
             )*
         }
@@ -163,4 +193,24 @@ fn weak_exchanges_fail_now_and_then_without_a_change() {
     let word = AtomicU64::new(3);
     let exchange = |_: &u32| word.compare_exchange_weak(3, 3, Ordering::Relaxed, Ordering::Relaxed) == Err(3);
     assert_eq!((0..70).filter(exchange).count(), 10);
+}
+
+#[test]
+fn who_has_vanished_changes_nothing() {
+    struct Guard<'a>(&'a AtomicU32);
+    impl Drop for Guard<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_add(100, Ordering::Relaxed);
+            self.0.store(7, Ordering::Relaxed);
+        }
+    }
+    let word = AtomicU32::new(0);
+    let add = || {
+        let _guard = Guard(&word);
+        (0..5).for_each(|_| assert!(word.fetch_add(1, Ordering::Relaxed) < 5));
+    };
+    assert_eq!(vanishing(3, add), None);
+    assert_eq!(word.swap(0, Ordering::Relaxed), 3);
+    assert_eq!(vanishing(7, add), Some(7));
+    assert_eq!(word.load(Ordering::Relaxed), 7);
 }

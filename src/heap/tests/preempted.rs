@@ -8,7 +8,7 @@ use crate::sync::stepped::interrupted;
 use std::vec::Vec;
 
 /// How many places of each act are tried.
-const PLACES: u64 = 120;
+const PLACES: u64 = 60;
 
 /// What another thread does meanwhile: something of everything.
 fn busy(world: &World, other: &mut Client<'_>, inherited: &mut Vec<Block>) {

@@ -2,19 +2,15 @@
 //! what it had in hand is found: nothing is stranded, nothing is there twice, and all can be used and given back.
 
 use super::acts::{ACTS, Act, SIZE};
-use super::world::{Block, Client, World};
+use super::world::{Block, World};
 use crate::config::ARENA_MIN;
 use crate::os::fake;
-use crate::sync::stepped::interrupted;
-use std::boxed::Box;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use crate::sync::stepped::vanishing;
+use std::panic::catch_unwind;
 use std::vec::Vec;
 
 /// How many places of each act are tried.
-const PLACES: u64 = 120;
-
-/// Ends a thread where it stands.
-struct Vanished;
+const PLACES: u64 = 60;
 
 impl World {
     /// What a fork leaves: the words are wiped, and the calling thread is alone, with another number.
@@ -24,21 +20,6 @@ impl World {
         self.system.set_alone(true);
         fake::set_thread_id(fake::thread_id() + 100_000);
     }
-}
-
-/// Has the client vanish before a step of its act. Returns what it had, and how many steps there were if it came
-/// through.
-fn vanish<'a>(act: &Act, world: &'a World, client: Client<'a>, step: u64) -> (Vec<Block>, Option<u64>) {
-    let mut client = Box::new(client);
-    let mut end = || resume_unwind(Box::new(Vanished));
-    // What a call would return is lost.
-    let outcome = catch_unwind(AssertUnwindSafe(|| interrupted(step, &mut end, || (act.act)(world, &mut client))));
-    let steps = match outcome {
-        Ok(steps) => Some(steps),
-        Err(cause) if cause.is::<Vanished>() => None,
-        Err(cause) => resume_unwind(cause),
-    };
-    (client.blocks, steps)
 }
 
 /// One life: the client vanishes in its act, and the other goes on in the child.
@@ -52,7 +33,9 @@ fn live_on(act: &Act, step: u64, bystander: bool) -> Option<u64> {
         third.free(0);
     }
     (act.before)(&world, &mut client, &mut other);
-    let (mut inherited, steps) = vanish(act, &world, client, step);
+    // What a call would have returned is lost.
+    let steps = vanishing(step, || (act.act)(&world, &mut client));
+    let mut inherited = client.blocks;
 
     world.fork();
     world.heap.settle_fork(other.cache.unwrap());
@@ -92,9 +75,9 @@ fn what_vanished_threads_had_is_found() {
     for act in ACTS {
         let steps = live_on(act, u64::MAX, true).expect("it came through");
         let stride = steps.div_ceil(PLACES);
-        for place in 0..steps / stride {
+        for (place, bystander) in (0..steps / stride).flat_map(|place| [(place, false), (place, true)]) {
             let step = place * stride + place % stride;
-            if let Err(cause) = catch_unwind(|| live_on(act, step, true)) {
+            if let Err(cause) = catch_unwind(|| live_on(act, step, bystander)) {
                 let text = cause.downcast_ref::<std::string::String>().cloned();
                 let text = text.or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).into()));
                 failures.push(std::format!("{} {step}/{steps}: {text:?}", act.name));
