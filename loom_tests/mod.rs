@@ -32,33 +32,34 @@ mod thread_cache;
 const MODELS: &[Model] = &[
     model!(
         arena::claim_across_words,
-        Some(4),
+        Some(3),
         [
             ("no_rollback", Fault::ClaimRollback, "claims and counts agree"),
             ("stores", Fault::ClaimStore, "Causality violation"),
         ]
     ),
     model!(arena::give_against_claim, None, [("relaxed", Fault::GiveRelaxed, "Causality violation")]),
-    model!(arena::purge_against_claim, Some(4), [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]),
-    model!(arena::purge_against_purge, Some(4), [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]),
+    model!(arena::purge_against_claim, Some(3), [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]),
+    model!(arena::purge_against_purge, Some(3), [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]),
     model!(arena::extend_against_claim, None, [("stores", Fault::ClaimStore, "Causality violation")]),
-    model!(arena::two_add_an_arena, Some(4), [("relaxed", Fault::ArenaPublish, "Causality violation")]),
+    model!(arena::abandon_against_claim, Some(3), [("unclaimed", Fault::AbandonUnclaimed, "Causality violation")]),
+    model!(arena::two_add_an_arena, Some(3), [("relaxed", Fault::ArenaPublish, "Causality violation")]),
     model!(heap::chunks_are_freed_by_another, Some(3), [("push", Fault::StackPush, "Causality violation")]),
     model!(heap::two_are_born, Some(3), [("relaxed", Fault::HearRelaxed, "Causality violation")]),
-    model!(heap::large_is_freed_against_allocated, None, [("relaxed", Fault::GiveRelaxed, "Causality violation")]),
-    model!(heap::trim_against_leave, Some(4), [("copies", Fault::StealCopies, "Causality violation")]),
+    model!(heap::large_is_freed_against_allocated, Some(3), [("relaxed", Fault::GiveRelaxed, "Causality violation")]),
+    model!(heap::trim_against_leave, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),
     model!(heap::rob_against_adopt, None, [("copies", Fault::StealCopies, "Causality violation")]),
     model!(heap::join_against_leave, None, [("early", Fault::LeaveEarly, "each chunk is in one place")]),
-    model!(heap::two_adopt, Some(4), [("both", Fault::AdoptBoth, "Causality violation")]),
+    model!(heap::two_adopt, Some(3), [("both", Fault::AdoptBoth, "Causality violation")]),
     model!(heap::trim_against_owner, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),
     model!(page_map::two_make_a_leaf, None, [("uses_the_loser", Fault::MapLeaf, "entries are lost")]),
     model!(page_map::look_up_against_open, None, [("relaxed", Fault::MapPublish, "Causality violation")]),
     model!(
         pool::refill_against_refill_and_drain,
-        Some(4),
+        Some(3),
         [("tag", Fault::StackTag, "Causality violation"), ("push", Fault::StackPush, "Causality violation"),]
     ),
-    model!(pool::chunks_pass_between_threads, Some(4), [("push", Fault::StackPush, "Causality violation")]),
+    model!(pool::chunks_pass_between_threads, Some(3), [("push", Fault::StackPush, "Causality violation")]),
     model!(sync::load_against_load_and_store, None, [("found", Fault::Outcome, "the outcome is found")]),
     model!(sync::exchange_against_exchange, None, [("found", Fault::Outcome, "the outcome is found")]),
     model!(sync::store_buffers, None, [("found", Fault::Outcome, "the outcome is found")]),
@@ -95,7 +96,7 @@ const MODELS: &[Model] = &[
     ),
     model!(span::carve_against_carve, None, [("stays_linked", Fault::HoldLinked, "each node is given back once")]),
     model!(span::restore_against_restore, None, [("lists_always", Fault::RestoreListsAlways, "sound")]),
-    model!(span::retire_against_carve, Some(4), [("closes_blindly", Fault::CloseGives, "sound")]),
+    model!(span::retire_against_carve, Some(3), [("closes_blindly", Fault::CloseGives, "sound")]),
     model!(span::retire_against_pop, None, [("closes_blindly", Fault::CloseGives, "sound")]),
     model!(span::purge_against_carve, None, [("unheld", Fault::PurgeUnheld, "Causality violation")]),
     model!(span::purge_against_restore, None, [("relaxed_bit", Fault::PurgeBit, "Causality violation")]),
@@ -249,7 +250,7 @@ impl Task {
         builder.check(move || {
             EXECUTIONS.fetch_add(1, Relaxed);
             begin();
-            fake::forget_all();
+            fake::begin();
             scenario();
         });
         println!("executions: {}", EXECUTIONS.load(Relaxed));
