@@ -71,7 +71,7 @@ pub fn give_against_claim() {
 /// Free pages are purged while another thread claims them.
 pub fn purge_against_claim() {
     let (arenas, rest) = arenas_with_four();
-    let other = spawn(&arenas, |arenas| arenas.purge());
+    let other = spawn(&arenas, Arenas::purge);
     let mine = take(&arenas, 2);
     other.join();
     check(&arenas, &[rest, mine]);
@@ -82,7 +82,7 @@ pub fn purge_against_purge() {
     let arenas = Rc::new(Arenas::new());
     let run = take(&arenas, 4);
     give(&arenas, Run { pages: 2, ..run });
-    let other = spawn(&arenas, |arenas| arenas.purge());
+    let other = spawn(&arenas, Arenas::purge);
     give(&arenas, Run { page: run.page + 2, pages: 1 });
     arenas.purge();
     other.join();
@@ -98,6 +98,18 @@ pub fn extend_against_claim() {
     let mut held: Vec<Run> = more.into_iter().collect();
     held.extend([rest, other.join()]);
     check(&arenas, &held);
+}
+
+/// The address space of a free arena is given up while another thread looks for pages.
+pub fn abandon_against_claim() {
+    let arenas = Rc::new(Arenas::new());
+    let run = take(&arenas, 2);
+    give(&arenas, run);
+    let other = spawn(&arenas, Arenas::abandon_free);
+    let mine = take(&arenas, 2);
+    other.join();
+    check(&arenas, &[mine]);
+    assert!(arenas.reserved() <= 2 * 4 * PAGE, "what was abandoned is off the books");
 }
 
 /// Two threads find no arena and add one each; one of these stays.

@@ -75,7 +75,7 @@ impl Shop {
     }
 }
 
-/// One thread allocates and hands over, the other frees what it finds; both leave.
+/// One thread allocates and hands over, the other frees what it finds and gives all it has back.
 pub fn chunks_are_freed_by_another() {
     let shop = Rc::new(Shop::new());
     let other = spawn(&shop, |shop| {
@@ -83,15 +83,16 @@ pub fn chunks_are_freed_by_another() {
         let mine = [alloc(heap, cache), alloc(heap, cache)];
         shop.counter.store(alloc(heap, cache), Ordering::Release);
         mine.iter().for_each(|chunk| free(heap, cache, *chunk));
-        heap.leave(cache);
     });
     let (heap, cache) = (&shop.heap, shop.cache(0));
     let found = shop.counter.swap(0, Ordering::Acquire);
     if found != 0 {
         free(heap, cache, found);
     }
-    heap.leave(cache);
+    heap.flush(cache);
     other.join();
+    heap.leave(cache);
+    heap.leave(shop.cache(1));
     let left = shop.counter.load(Ordering::Relaxed);
     check(heap, if left == 0 { &[] } else { core::slice::from_ref(&left) });
 }
@@ -119,9 +120,9 @@ pub fn two_adopt() {
     let cache = join(&heap);
     let live = alloc(&heap, cache);
     fake::end_threads();
-    let other = spawn(&heap, |heap| heap.leave(join(heap)));
-    heap.leave(join(&heap));
-    other.join();
+    let other = spawn(&heap, |heap| join(heap).index());
+    let caches = [join(&heap).index(), other.join()];
+    caches.iter().for_each(|cache| heap.leave(heap.caches.get(*cache)));
     check(&heap, &[live]);
 }
 
@@ -145,10 +146,10 @@ pub fn trim_against_owner() {
 /// The first two threads of a process are born at a time.
 pub fn two_are_born() {
     let heap = Rc::new(Heap::new());
-    let live = |heap: &Heap| heap.leave(join(heap));
-    let other = spawn(&heap, live);
-    live(&heap);
-    other.join();
+    let other = spawn(&heap, |heap| join(heap).index());
+    let caches = [join(&heap).index(), other.join()];
+    assert_ne!(caches[0], caches[1], "a cache has two owners");
+    caches.iter().for_each(|cache| heap.leave(heap.caches.get(*cache)));
     check(&heap, &[]);
 }
 

@@ -42,6 +42,7 @@ const MODELS: &[Model] = &[
     model!(arena::purge_against_claim, Some(3), [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]),
     model!(arena::purge_against_purge, Some(3), [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]),
     model!(arena::extend_against_claim, None, [("stores", Fault::ClaimStore, "Causality violation")]),
+    model!(arena::abandon_against_claim, Some(3), [("unclaimed", Fault::AbandonUnclaimed, "Causality violation")]),
     model!(arena::two_add_an_arena, Some(3), [("relaxed", Fault::ArenaPublish, "Causality violation")]),
     model!(heap::chunks_are_freed_by_another, Some(3), [("push", Fault::StackPush, "Causality violation")]),
     model!(heap::two_are_born, Some(3), [("relaxed", Fault::HearRelaxed, "Causality violation")]),
@@ -249,7 +250,7 @@ impl Task {
         builder.check(move || {
             EXECUTIONS.fetch_add(1, Relaxed);
             begin();
-            fake::forget_all();
+            fake::begin();
             scenario();
         });
         println!("executions: {}", EXECUTIONS.load(Relaxed));

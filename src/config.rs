@@ -111,7 +111,7 @@ mod values {
     pub(crate) const ARENA_MAX: usize = 4 * PAGE_SIZE;
     pub(crate) const ARENA_ALIGN: usize = PAGE_SIZE;
     pub(crate) const ZERO_BY_PURGE: usize = PAGE_SIZE;
-    pub(crate) const ARENAS: usize = 2;
+    pub(crate) const ARENAS: usize = 3;
     pub(crate) const HUGE_MIN: usize = 4 * PAGE_SIZE;
 
     pub(crate) const SLAB_FIRST: u32 = 2;

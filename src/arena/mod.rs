@@ -49,10 +49,15 @@ impl Arenas {
 
     /// The arenas there are.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arena> {
+        self.published().filter(|arena| !arena.is_gone())
+    }
+
+    /// The same, with those that were abandoned.
+    fn published(&self) -> impl Iterator<Item = &Arena> {
         // ORDERING: Acquire pairs with the exchange in `grow`: the arena is made.
         let each = self.table.iter().map(|slot| slot.load(Ordering::Acquire));
         // SAFETY: a published arena stays for ever.
-        each.take_while(|arena| !arena.is_null()).map(|arena| unsafe { &*arena }).filter(|arena| !arena.is_gone())
+        each.take_while(|arena| !arena.is_null()).map(|arena| unsafe { &*arena })
     }
 
     fn of(&self, page: usize) -> Option<&Arena> {
@@ -91,7 +96,8 @@ impl Arenas {
             // ORDERING: Acquire pairs with the Release in `give_run`: pages returned before are seen by the search.
             let before = self.books.changes.load(Ordering::Acquire);
             let mut seen = 0;
-            for arena in self.iter() {
+            // All pages of one that was abandoned are claimed.
+            for arena in self.published() {
                 seen += 1;
                 match arena.take(pages, align, fill, &self.books) {
                     Took::Run(run) => return Some(run),
@@ -165,7 +171,9 @@ impl Arenas {
 
     /// Gives up the address space of arenas of which all is free, for a request that the system has refused.
     pub(crate) fn abandon_free(&self) {
-        for arena in self.iter() {
+        // Not those that others add meanwhile, for requests of theirs: nobody chases anybody.
+        let there = self.published().count();
+        for arena in self.published().take(there).filter(|arena| !arena.is_gone()) {
             self.reserved.fetch_sub(arena.abandon(&self.books), Ordering::Relaxed);
         }
     }

@@ -339,7 +339,8 @@ fn free_arenas_are_given_up_and_made_anew() {
     let system = System::fresh();
     let arenas = Arenas::new();
     let whole = ARENA_MIN / PAGE;
-    let (first, second) = (arenas.take_run(whole, 1, Fill::Any).unwrap(), arenas.take_run(whole, 1, Fill::Any).unwrap());
+    let (first, second) =
+        (arenas.take_run(whole, 1, Fill::Any).unwrap(), arenas.take_run(whole, 1, Fill::Any).unwrap());
     assert_eq!(arenas.iter().count(), 2);
     arenas.give_run(first.page, whole);
     arenas.give_run(second.page + 1, whole - 1);

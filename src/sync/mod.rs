@@ -60,6 +60,8 @@ pub(crate) enum Fault {
     GiveRelaxed,
     /// An arena is published by a relaxed exchange.
     ArenaPublish,
+    /// An arena's address space is given up without claiming its pages.
+    AbandonUnclaimed,
     /// A page is purged without being claimed.
     PurgeUnclaimed,
     /// A page-map entry is published by a relaxed store before its span is made.
