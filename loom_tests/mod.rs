@@ -48,7 +48,7 @@ const MODELS: &[Model] = &[
     model!(heap::two_are_born, Some(3), [("relaxed", Fault::HearRelaxed, "Causality violation")]),
     model!(heap::large_is_freed_against_allocated, Some(3), [("relaxed", Fault::GiveRelaxed, "Causality violation")]),
     model!(heap::trim_against_leave, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),
-    model!(heap::rob_against_adopt, None, [("copies", Fault::StealCopies, "Causality violation")]),
+    model!(heap::rob_against_adopt, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),
     model!(heap::join_against_leave, None, [("early", Fault::LeaveEarly, "each chunk is in one place")]),
     model!(heap::two_adopt, Some(3), [("both", Fault::AdoptBoth, "Causality violation")]),
     model!(heap::trim_against_owner, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),

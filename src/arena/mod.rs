@@ -7,7 +7,7 @@
 //! A new arena is as large as all before it together (between `ARENA_MIN` and `ARENA_MAX`), so address space stays
 //! proportional to use; where the system refuses (`ulimit -v`, strict overcommit), smaller ones are tried.
 //!
-//! Invariant: arenas fill `table` from the front and stay.
+//! Invariant: arenas fill `table` from the front; an abandoned one's slot is taken by a new one.
 
 mod bits;
 mod region;
@@ -95,10 +95,19 @@ impl Arenas {
         loop {
             // ORDERING: Acquire pairs with the Release in `give_run`: pages returned before are seen by the search.
             let before = self.books.changes.load(Ordering::Acquire);
-            let mut seen = 0;
-            // All pages of one that was abandoned are claimed.
-            for arena in self.published() {
-                seen += 1;
+            let mut vacancy = None;
+            for slot in &self.table {
+                // ORDERING: Acquire pairs with the exchange in `grow`: the arena is made.
+                let there = slot.load(Ordering::Acquire);
+                // SAFETY: a published arena stays for ever.
+                let Some(arena) = (unsafe { there.as_ref() }) else {
+                    vacancy = vacancy.or(Some((slot, there)));
+                    break;
+                };
+                if arena.is_gone() {
+                    vacancy = vacancy.or(Some((slot, there)));
+                    continue;
+                }
                 match arena.take(pages, align, fill, &self.books) {
                     Took::Run(run) => return Some(run),
                     Took::Refused => return None,
@@ -110,7 +119,8 @@ impl Arenas {
                 again -= 1;
                 continue;
             }
-            self.grow(pages, align, seen)?;
+            let (slot, there) = vacancy?;
+            self.grow(pages, align, slot, there)?;
         }
     }
 
@@ -195,12 +205,11 @@ impl Arenas {
         }
     }
 
-    /// Adds an arena with room for such a run behind the `seen` ones that have none; somebody else's will do. Built
-    /// privately, published by one exchange.
-    fn grow(&self, pages: usize, align: usize, seen: usize) -> Option<()> {
-        let slot = self.table.get(seen)?;
-        // Relaxed: whoever put one there does not matter; the search looks at it next.
-        if !slot.load(Ordering::Relaxed).is_null() {
+    /// Adds an arena with room for such a run in a slot where a search has seen none, or an abandoned one, `there`;
+    /// somebody else's will do. Built privately, published by one exchange.
+    fn grow(&self, pages: usize, align: usize, slot: &AtomicPtr<Arena>, there: *mut Arena) -> Option<()> {
+        // Relaxed: whoever put one there meanwhile does not matter; the search looks at it next.
+        if slot.load(Ordering::Relaxed) != there {
             return Some(());
         }
         let least = pages.checked_add(align - 1)?.checked_mul(PAGE)?;
@@ -233,7 +242,7 @@ impl Arenas {
         let arena = unsafe { Arena::make(ptr::with_exposed_provenance_mut(table), start >> PAGE_SHIFT, pages) };
         // ORDERING: Release publishes the arena; pairs with the Acquire in `iter`. The loser looks through `iter`.
         let publish = if planted(Fault::ArenaPublish) { Ordering::Relaxed } else { Ordering::Release };
-        if slot.compare_exchange(ptr::null_mut(), arena, publish, Ordering::Relaxed).is_ok() {
+        if slot.compare_exchange(there, arena, publish, Ordering::Relaxed).is_ok() {
             self.reserved.fetch_add(bytes, Ordering::Relaxed);
             self.metadata.fetch_add(table_bytes + pages * size_of::<usize>(), Ordering::Relaxed);
         } else {
