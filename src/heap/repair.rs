@@ -18,7 +18,7 @@ use super::Heap;
 use crate::os;
 use crate::size_class::{CLASSES, Class};
 use crate::slab::{Node, Slab};
-use crate::span::{HUGE, LARGE};
+use crate::span::{HUGE, LARGE, SLABS};
 use crate::sync::Ordering;
 use crate::tagged::Index;
 use core::ptr;
@@ -133,11 +133,15 @@ impl Heap {
     }
 
     fn repair_spans(&self) -> Option<()> {
+        // All marks first: a span that is unlisted must be listed again.
+        let free: [Option<Marks>; SLABS] = core::array::from_fn(|at| free_nodes(&self.spans.slabs()[at]));
+        if free.iter().any(Option::is_none) {
+            return None;
+        }
         for (class, pool) in self.pools.iter().enumerate() {
             pool.unlist_all(self.spans.nodes(class));
         }
-        for slab in self.spans.slabs() {
-            let free = free_nodes(slab)?;
+        for (slab, free) in self.spans.slabs().iter().zip(free.iter().flatten()) {
             for index in indices(slab).filter(|index| !free.has(*index as usize)) {
                 let span = slab.get(index);
                 if !span.is_live() {

@@ -34,7 +34,7 @@ mod tests;
 
 pub(crate) use carve::Pop;
 pub(crate) use restore::Restored;
-pub(crate) use store::Spans;
+pub(crate) use store::{SLABS, Spans};
 
 use crate::config::PAGE_SHIFT;
 use crate::size_class::{Class, ClassInfo, INFO};

@@ -10,7 +10,7 @@ use crate::slab::Slab;
 use crate::sync::Ordering;
 
 /// Slabs of span nodes, by the power of two that holds the words of their bitmaps.
-const SLABS: usize = 8;
+pub(crate) const SLABS: usize = 8;
 
 /// See the module's documentation.
 #[derive(Debug)]
