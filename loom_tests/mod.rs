@@ -47,6 +47,11 @@ const MODELS: &[Model] = &[
     model!(heap::chunks_are_freed_by_another, Some(3), [("push", Fault::StackPush, "Causality violation")]),
     model!(heap::two_are_born, Some(3), [("relaxed", Fault::HearRelaxed, "Causality violation")]),
     model!(heap::large_is_freed_against_allocated, Some(3), [("relaxed", Fault::GiveRelaxed, "Causality violation")]),
+    model!(
+        heap::shelf_is_cleared_against_taken,
+        Some(3),
+        [("relaxed", Fault::ShelfPut, "Causality violation"), ("stores", Fault::ShelfTake, "each large node is in use"),]
+    ),
     model!(heap::trim_against_leave, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),
     model!(heap::rob_against_adopt, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),
     model!(heap::join_against_leave, None, [("early", Fault::LeaveEarly, "each chunk is in one place")]),

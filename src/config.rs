@@ -51,6 +51,10 @@ mod values {
     /// From this size an allocation has a mapping of its own.
     pub(crate) const HUGE_MIN: usize = 32 << 20;
 
+    /// Pages of the longest run that is kept whole when it is freed, and how many of them are: 64 MiB at most.
+    pub(crate) const SHELF_PAGES: usize = 16;
+    pub(crate) const SHELF_SLOTS: usize = 64;
+
     /// Nodes in the first segment of a slab; each further segment doubles.
     pub(crate) const SLAB_FIRST: u32 = 64;
     /// Segments of a slab, at most.
@@ -113,6 +117,9 @@ mod values {
     pub(crate) const ZERO_BY_PURGE: usize = PAGE_SIZE;
     pub(crate) const ARENAS: usize = 3;
     pub(crate) const HUGE_MIN: usize = 4 * PAGE_SIZE;
+
+    pub(crate) const SHELF_PAGES: usize = 1;
+    pub(crate) const SHELF_SLOTS: usize = 1;
 
     pub(crate) const SLAB_FIRST: u32 = 2;
     pub(crate) const SLAB_SEGMENTS: usize = 3;

@@ -12,6 +12,7 @@ use crate::size_class::{self, Class, INFO};
 use crate::slot::{self, DEAD, UNBORN};
 use crate::span::LARGE;
 use crate::sync::{AtomicU32, Ordering};
+use crate::tagged::Index;
 use crate::thread_cache::ThreadCache;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ffi::c_void;
@@ -122,19 +123,19 @@ fn address(chunk: Option<NonNull<u8>>) -> *mut u8 {
 #[cold]
 #[inline(never)]
 fn alloc_large(size: usize, align: usize) -> *mut u8 {
-    address(HEAP.alloc_large(size, align, Fill::Any))
+    address(HEAP.alloc_large(thread(), size, align, Fill::Any))
 }
 
 #[cold]
 #[inline(never)]
 fn alloc_large_zeroed(size: usize, align: usize) -> *mut u8 {
-    address(HEAP.alloc_large(size, align, Fill::Zero))
+    address(HEAP.alloc_large(thread(), size, align, Fill::Zero))
 }
 
 #[cold]
 #[inline(never)]
 fn free_large(ptr: *mut u8) {
-    HEAP.free_large(ptr.expose_provenance());
+    HEAP.free_large(thread(), ptr.expose_provenance());
 }
 
 /// The bin has missed: has the thread born first, if need be.
@@ -204,6 +205,12 @@ fn configure() {
         Some(b"never") => set_thp(Thp::Never),
         Some(_) => os::say(format_args!("MILLPOND_THP is not one of default, always, never: ignored")),
     }
+}
+
+/// The index of the calling thread's cache; `NONE` without one.
+fn thread() -> Index {
+    // SAFETY: the slot always points to a cache, a static one or this thread's.
+    unsafe { &*slot::get() }.index()
 }
 
 /// The calling thread's cache, if it has one.

@@ -1,6 +1,6 @@
 //! Large and huge allocations: above the largest class, or aligned to more than a page.
 //!
-//! A large one is a run of an arena: kept for reuse when freed, purged later. A huge one, from `HUGE_MIN`, is a mapping
+//! A large one is a run of an arena: kept for reuse when freed, whole if it is short (`shelf`), purged later. A huge one, from `HUGE_MIN`, is a mapping
 //! of its own, which goes back at once and grows by `mremap`. Both have a node that the page map names: all pages of a
 //! large one, the first of a huge one.
 //!
@@ -8,12 +8,14 @@
 //! between taking the entry and giving the memory back.
 
 use super::Heap;
+use super::shelf::Shelved;
 use crate::arena::Fill;
 use crate::config::{ADDRESS_BITS, HUGE_MIN, PAGE, PAGE_SHIFT};
 use crate::os;
 use crate::report::Thp;
 use crate::span::{HUGE, Head, LARGE, Large};
 use crate::sync::Ordering;
+use crate::tagged::Index;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 
 fn entry(node: &Large) -> *mut Head {
@@ -21,11 +23,17 @@ fn entry(node: &Large) -> *mut Head {
 }
 
 impl Heap {
-    /// At least `size` bytes aligned to `align`, a power of two. `None`: more than there is, even after a trim.
+    /// At least `size` bytes aligned to `align`, a power of two, for the thread with this cache, or with none (`NONE`).
+    /// `None`: more than there is, even after a trim.
     #[cold]
     #[inline(never)]
-    pub(crate) fn alloc_large(&self, size: usize, align: usize, fill: Fill) -> Option<NonNull<u8>> {
+    pub(crate) fn alloc_large(&self, thread: Index, size: usize, align: usize, fill: Fill) -> Option<NonNull<u8>> {
         let bytes = size.max(1).checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
+        if align <= PAGE {
+            if let Some(run) = self.shelf.take(thread, bytes / PAGE) {
+                return self.reuse(run, fill);
+            }
+        }
         let once = || {
             if bytes >= HUGE_MIN || align >= HUGE_MIN {
                 // Where address space is short, an arena may have what the system has not.
@@ -52,6 +60,34 @@ impl Heap {
         node.set_bytes(bytes);
         self.spans.page_map.publish(run.page, pages, entry(node));
         NonNull::new(with_exposed_provenance_mut(run.page << PAGE_SHIFT))
+    }
+
+    /// Makes a run that the caller has taken from the shelf an allocation again.
+    fn reuse(&self, run: Shelved, fill: Fill) -> Option<NonNull<u8>> {
+        let node = self.larges.get(run.node);
+        let at = with_exposed_provenance_mut::<u8>(node.head.start());
+        if fill == Fill::Zero {
+            // SAFETY: the run's pages, which are the caller's.
+            unsafe { at.write_bytes(0, run.pages * PAGE) };
+        }
+        node.set_bytes(run.pages * PAGE);
+        self.spans.page_map.publish(node.head.page(), 1, entry(node));
+        NonNull::new(at)
+    }
+
+    /// Gives runs that have rested on the shelf back to their arenas; from any thread.
+    pub(crate) fn clear_shelf(&self, rested: impl Fn(u16) -> bool) {
+        self.shelf.clear(rested, |run| {
+            let node = self.larges.get(run.node);
+            self.give_large(node, node.head.page(), run.pages);
+        });
+    }
+
+    /// Gives a node and its run back, of which the page map no longer names the first page.
+    fn give_large(&self, node: &Large, page: usize, pages: usize) {
+        self.spans.page_map.publish(page + 1, pages - 1, null_mut());
+        self.larges.give(node.head.index());
+        self.spans.arenas.give_run(page, pages);
     }
 
     fn map_huge(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
@@ -92,26 +128,23 @@ impl Heap {
         }
     }
 
-    /// Frees a large or huge allocation.
+    /// Frees a large or huge allocation, for the thread with this cache, or with none (`NONE`).
     #[cold]
     #[inline(never)]
-    pub(crate) fn free_large(&self, address: usize) {
+    pub(crate) fn free_large(&self, thread: Index, address: usize) {
         let node = self.large_at(address);
         let (page, bytes, kind) = (node.head.page(), node.bytes(), node.head.kind());
         if !self.spans.page_map.take(page, entry(node)) {
             os::die(format_args!("double free of {address:#x}"));
         }
-        if kind == LARGE {
-            self.spans.page_map.publish(page + 1, bytes / PAGE - 1, null_mut());
-        }
         node.set_bytes(0);
-        self.larges.give(node.head.index());
-        if kind == LARGE {
-            self.spans.arenas.give_run(page, bytes / PAGE);
-            self.relieve();
-        } else {
+        if kind == HUGE {
+            self.larges.give(node.head.index());
             self.huge.fetch_sub(bytes, Ordering::Relaxed);
             os::release(address, bytes);
+        } else if !self.shelf.put(thread, node.head.index(), bytes / PAGE, self.clock.now()) {
+            self.give_large(node, page, bytes / PAGE);
+            self.relieve();
         }
     }
 
@@ -179,6 +212,18 @@ impl Heap {
         Some(to)
     }
 
+    /// Whether a run that lies on the shelf is as the shelf's invariant says.
+    pub(super) fn is_shelved(&self, run: Shelved) -> bool {
+        let node = self.larges.get(run.node);
+        let names = |page: usize| {
+            self.spans.page_map.get(page << PAGE_SHIFT).map_or(null_mut(), |head| (&raw const *head).cast_mut())
+        };
+        let page = node.head.page();
+        node.bytes() == 0
+            && names(page).is_null()
+            && (page + 1..page + run.pages).all(|page| names(page) == entry(node))
+    }
+
     /// Bytes of the large or huge allocation that begins at `address`, whose page the page map says is `head`'s.
     pub(crate) fn large_bytes(&self, head: &Head, address: usize) -> Option<usize> {
         // SAFETY: a head of this kind is that of a large node.
@@ -188,7 +233,9 @@ impl Heap {
 
     /// Whether an address lies in a span or a larger allocation.
     pub(crate) fn owns(&self, address: usize) -> bool {
-        self.spans.page_map.get(address).is_some()
+        let head = self.spans.page_map.get(address);
+        // On the shelf, a run is nobody's.
+        head.is_some_and(|head| head.kind() < LARGE || self.large_bytes(head, head.start()).is_some())
             || self.larges().any(|node| (node.head.start()..node.head.start() + node.bytes()).contains(&address))
     }
 

@@ -11,6 +11,7 @@ mod adopt;
 mod check;
 mod large;
 mod repair;
+mod shelf;
 mod stats;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
@@ -25,6 +26,7 @@ use crate::span::{Large, Spans};
 use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use crate::thread_cache::ThreadCache;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
+use shelf::Shelf;
 use upkeep::Clock;
 
 /// See the module's documentation.
@@ -35,6 +37,7 @@ pub(crate) struct Heap {
     pub(crate) magazines: Slab<Magazine>,
     pub(crate) caches: Slab<ThreadCache>,
     larges: Slab<Large>,
+    shelf: Shelf,
     /// Bytes of huge allocations.
     huge: AtomicUsize,
     clock: Clock,
@@ -65,6 +68,7 @@ impl Heap {
                 magazines: Slab::new(),
                 caches: Slab::new(),
                 larges: Slab::new(),
+                shelf: Shelf::new(),
                 huge: AtomicUsize::new(0),
                 clock: Clock::new(),
                 heard: AtomicPtr::new(null_mut()),

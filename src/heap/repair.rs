@@ -72,6 +72,7 @@ impl Heap {
     /// Puts back what is in no place. Only while the calling thread is the only one of the process. Without memory for
     /// the marks, what is out of place stays so.
     pub(super) fn repair(&self) {
+        self.clear_shelf(|_| true);
         let _ = self.repair_caches();
         let _ = self.repair_magazines();
         let _ = self.repair_spans();

@@ -71,6 +71,10 @@ impl Heap {
                 runs += node.bytes();
             }
         }
+        // Free, whole, and not purged.
+        let shelved = self.shelf.bytes();
+        stats.dirty += shelved;
+        runs += shelved;
         live -= (stats.thread_cached + stats.pooled) as isize;
         stats.live = live.max(0) as usize;
         stats.span_free = span_free.max(0) as usize;

@@ -26,6 +26,7 @@ impl Heap {
         for slab in self.spans.slabs() {
             self.purge_spans(slab, 1, slab.made(), |_| true);
         }
+        self.clear_shelf(|_| true);
         self.spans.arenas.purge();
         Trimmed { returned: before.saturating_sub(self.committed()), loaded: self.loaded_bytes() }
     }

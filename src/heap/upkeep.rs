@@ -7,6 +7,7 @@
 //!
 //! * a pool's magazines that were not needed since the last tick return to their spans, at most half of them at once;
 //! * spare magazines that their thread has not touched for two ticks are taken from it;
+//! * runs that have rested on the shelf for two ticks go to their arena;
 //! * spans that have rested get their free OS pages purged;
 //! * a part of each arena is visited, and runs that were free at the last visit already are purged.
 //!
@@ -126,20 +127,21 @@ impl Heap {
             self.return_magazines(class, if spare > 16 { spare.div_ceil(2) } else { spare });
             self.pools[class].reap(class, &self.spans, 64, now);
         }
+        let rested = |stamp| (now as u16).wrapping_sub(stamp) as u32 >= SPARE_TICKS;
         let made = self.caches.made();
         let first = self.clock.cache.fetch_add(TICK_CACHES.min(made), Ordering::Relaxed);
         for at in 0..TICK_CACHES.min(made) {
-            self.rob(self.caches.get(first.wrapping_add(at) % made + 1), |stamp| {
-                (now as u16).wrapping_sub(stamp) as u32 >= SPARE_TICKS
-            });
+            self.rob(self.caches.get(first.wrapping_add(at) % made + 1), rested);
         }
+        let shelved = self.shelf.bytes();
+        self.clear_shelf(rested);
         if self.clock.swept.load(Ordering::Relaxed) >= self.nodes() {
             self.clock.swept.store(0, Ordering::Relaxed);
         }
         let dirty = self.spans.arenas.dirty();
         self.spans.arenas.purge_aged(PURGE_TICKS, (dirty / 16).max(DIRTY_BYTES / 2));
         // Work is left while anything comes back: free pages, and what will become free pages.
-        let busy = dirty > 0 || returned > 0 || self.clock.purged.swap(0, Ordering::Relaxed) > 0;
+        let busy = dirty + shelved > 0 || returned > 0 || self.clock.purged.swap(0, Ordering::Relaxed) > 0;
         let quiet = if busy { 0 } else { self.clock.quiet.load(Ordering::Relaxed).saturating_add(1) };
         self.clock.quiet.store(quiet, Ordering::Relaxed);
     }

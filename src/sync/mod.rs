@@ -72,6 +72,10 @@ pub(crate) enum Fault {
     StealCopies,
     /// The owner's spare is published by a relaxed store.
     SparePut,
+    /// A run is put on the shelf by a relaxed exchange.
+    ShelfPut,
+    /// A run is taken from the shelf by load and store.
+    ShelfTake,
     /// A thread that leaves hands over its block before its bins are empty.
     LeaveEarly,
     /// Whoever looked at a vanished thread's cache adopts it, without an exchange.

@@ -128,6 +128,19 @@ pub(super) const ACTS: &[Act] = &[
         in_hand: 70 * PAGE,
     },
     Act {
+        name: "take from the shelf, put there, and clear it",
+        before: |_, client, _| {
+            assert!(client.alloc(5 * PAGE, 1, false));
+            client.free(0);
+        },
+        act: |world, client| {
+            assert!(client.alloc(5 * PAGE, 1, true));
+            client.free(client.blocks.len() - 1);
+            world.heap.clear_shelf(|_| true);
+        },
+        in_hand: 5 * PAGE,
+    },
+    Act {
         name: "resize a large one",
         before: |_, client, _| assert!(client.alloc(5 * PAGE, 1, false)),
         act: |_, client| {

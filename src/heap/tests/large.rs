@@ -3,7 +3,8 @@
 
 use super::world::{Client, World};
 use crate::arena::Fill;
-use crate::config::{HUGE_MIN, PAGE};
+use crate::config::{HUGE_MIN, PAGE, SHELF_PAGES};
+use crate::tagged::NONE;
 
 fn one(world: &World, size: usize, align: usize) -> Client<'_> {
     let mut client = world.join();
@@ -29,6 +30,41 @@ fn a_large_one_grows_and_shrinks_where_it_is() {
         world.check(&[&client]);
     }
     assert_eq!(world.heap.resize_large(at, 5 * PAGE, 1).map(|at| at.addr().get()), Some(at));
+    world.finish([client].into());
+}
+
+#[test]
+fn a_freed_one_waits_on_the_shelf_for_one_of_its_length() {
+    let world = World::new();
+    let mut client = one(&world, 5 * PAGE, 1);
+    let at = client.blocks[0].at;
+    client.free(0);
+    world.check(&[&client]);
+    // Its pages are claimed still, and nobody's.
+    assert!((0..5).all(|page| !world.heap.owns(at + page * PAGE) && known(&world, at + page * PAGE).is_none()));
+    assert!(world.heap.spans.arenas.used_bytes() == 5 * PAGE && world.heap.stats().dirty == 5 * PAGE);
+    assert!(client.alloc(6 * PAGE, 1, false) && client.blocks[0].at != at, "of another length");
+    assert!(client.alloc(5 * PAGE, 1, true) && client.blocks[1].at == at, "zeroed, though it was written to");
+    assert!(client.alloc(5 * PAGE, 1, false) && client.blocks[2].at != at, "in use");
+    world.check(&[&client]);
+    while !client.blocks.is_empty() {
+        client.free(0);
+    }
+    world.heap.trim(None);
+    assert_eq!(world.heap.spans.arenas.used_bytes(), 0, "a trim clears the shelf");
+    world.finish([client].into());
+}
+
+#[test]
+fn the_shelf_holds_a_bounded_number_of_short_runs() {
+    let world = World::new();
+    let mut client = world.join();
+    for pages in 1..=SHELF_PAGES + 4 {
+        (0..3).for_each(|_| assert!(client.alloc((pages - 1) * PAGE + 1, 2 * PAGE, false)));
+    }
+    client.free_all();
+    let pages: usize = (1..=SHELF_PAGES).sum();
+    assert_eq!(world.heap.spans.arenas.used_bytes(), pages * PAGE, "one of each length up to the longest");
     world.finish([client].into());
 }
 
@@ -132,12 +168,12 @@ fn zeroed_means_zero_on_pages_that_were_used() {
             assert!(client.alloc(pages * PAGE, 4 * PAGE, true));
             let at = client.blocks.last().unwrap().at;
             client.free(0);
-            let again = world.heap.alloc_large(pages * PAGE, 4 * PAGE, Fill::Zero).unwrap().as_ptr();
+            let again = world.heap.alloc_large(NONE, pages * PAGE, 4 * PAGE, Fill::Zero).unwrap().as_ptr();
             assert_eq!(again.addr(), at, "the pages just used");
             // SAFETY: an allocation of the test's of that many bytes.
             let bytes = unsafe { core::slice::from_raw_parts(again, pages * PAGE) };
             assert!(bytes[0] == 0 && bytes[1..] == bytes[..bytes.len() - 1]);
-            world.heap.free_large(at);
+            world.heap.free_large(NONE, at);
         }
     }
     world.system.set_purges_to_junk(false);

@@ -4,6 +4,7 @@
 use super::world::{Block, Client, World, class_of};
 use crate::arena::Fill;
 use crate::config::{HUGE_MIN, PAGE};
+use crate::tagged::NONE;
 use std::string::String;
 
 /// The words with which the process ends.
@@ -27,7 +28,7 @@ fn a_larger_allocation_is_freed_twice() {
         let mut client = world.join();
         let at = block(&mut client, size);
         client.free(0);
-        let text = death(|| world.heap.free_large(at));
+        let text = death(|| world.heap.free_large(NONE, at));
         assert!(text.contains(&std::format!("{at:#x}")), "{text}");
         world.check(&[&client]);
         // Two that free at the same time: the second finds the entry taken.
@@ -42,12 +43,12 @@ fn a_larger_allocation_is_freed_where_it_does_not_begin() {
     let mut client = world.join();
     let large = block(&mut client, 5 * PAGE);
     for offset in [1, 4096, PAGE, 4 * PAGE + 8] {
-        assert!(death(|| world.heap.free_large(large + offset)).contains("where no allocation begins"));
+        assert!(death(|| world.heap.free_large(NONE, large + offset)).contains("where no allocation begins"));
     }
-    assert!(death(|| world.heap.free_large(large + 5 * PAGE)).contains("not an allocation"));
+    assert!(death(|| world.heap.free_large(NONE, large + 5 * PAGE)).contains("not an allocation"));
     let huge = block(&mut client, HUGE_MIN);
-    assert!(death(|| world.heap.free_large(huge + 8)).contains("where no allocation begins"));
-    assert!(death(|| world.heap.free_large(huge + PAGE)).contains("not an allocation"));
+    assert!(death(|| world.heap.free_large(NONE, huge + 8)).contains("where no allocation begins"));
+    assert!(death(|| world.heap.free_large(NONE, huge + PAGE)).contains("not an allocation"));
     world.check(&[&client]);
     world.finish([client].into());
 }
@@ -58,7 +59,7 @@ fn what_is_nobodys_is_freed() {
     let client = world.join();
     let here = 0;
     for at in [0, 8, &raw const here as usize, usize::MAX, 1 << 47, 1 << 63] {
-        assert!(death(|| world.heap.free_large(at)).contains("not an allocation"), "{at:#x}");
+        assert!(death(|| world.heap.free_large(NONE, at)).contains("not an allocation"), "{at:#x}");
         let resized = || assert!(world.heap.resize_large(at, 9 * PAGE, 1).is_some());
         assert!(death(resized).contains("not an allocation"), "{at:#x}");
     }
@@ -70,7 +71,7 @@ fn a_size_is_not_its_own() {
     let world = World::new();
     let mut client = world.join();
     let (small, large) = (block(&mut client, 100), block(&mut client, 5 * PAGE));
-    assert!(death(|| world.heap.free_large(small)).contains("a size that is not its own"));
+    assert!(death(|| world.heap.free_large(NONE, small)).contains("a size that is not its own"));
     assert!(death(|| assert!(world.heap.resize_large(small, 9 * PAGE, 1).is_some())).contains("not its own"));
     // As a chunk of some class, on both paths; with a cache it is noticed when the cache gives it back.
     for class in [class_of(64), class_of(256 << 10)] {
@@ -128,7 +129,7 @@ fn sizes_that_overflow_are_refused_and_no_misuse() {
         (1 << 47, 1),
         (PAGE, 1 << 62),
     ] {
-        assert_eq!(world.heap.alloc_large(size, align, Fill::Any), None, "{size:#x} aligned to {align:#x}");
+        assert_eq!(world.heap.alloc_large(NONE, size, align, Fill::Any), None, "{size:#x} aligned to {align:#x}");
     }
     world.finish([client].into());
 }

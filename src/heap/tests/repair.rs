@@ -7,6 +7,7 @@ use crate::arena::Fill;
 use crate::config::{HUGE_MIN, PAGE};
 use crate::size_class::INFO;
 use crate::span::Pop;
+use crate::tagged::NONE;
 use std::vec::Vec;
 
 /// A heap in use: one client that stays, and one that will vanish idle, so that there is something to adopt.
@@ -94,7 +95,7 @@ const STRANDINGS: [Stranding; 13] = [
         0
     }),
     ("a large allocation's node, its run published", |world| {
-        let at = world.heap.alloc_large(3 * PAGE, 1, Fill::Any).unwrap();
+        let at = world.heap.alloc_large(NONE, 3 * PAGE, 1, Fill::Any).unwrap();
         let page = at.as_ptr().addr() / PAGE;
         world.heap.spans.page_map.publish(page, 1, core::ptr::null_mut());
         0

@@ -4,6 +4,7 @@ use super::acts::SIZE;
 use super::world::{Client, World, class_of};
 use crate::config::{CACHE_BYTES, DIRTY_BYTES, PAGE, PURGE_TICKS, RELIEF_BYTES, REST_TICKS, SPARE_TICKS, TICK_MS};
 use crate::size_class::{Class, INFO};
+use crate::tagged::NONE;
 use std::vec::Vec;
 
 /// A tick passes, and the client is on a slow path in it.
@@ -80,8 +81,8 @@ fn a_thread_that_never_misses_ticks() {
         assert!(
             world
                 .heap
-                .alloc_large(PAGE, 1, crate::arena::Fill::Any)
-                .map(|at| world.heap.free_large(at.addr().get()))
+                .alloc_large(NONE, PAGE, 1, crate::arena::Fill::Any)
+                .map(|at| world.heap.free_large(NONE, at.addr().get()))
                 .is_some()
         );
         world.system.advance_ms(TICK_MS);
@@ -233,10 +234,10 @@ fn too_many_free_pages_go_at_once() {
     let client = idle(&world);
     let bytes = 24 << 20;
     let runs: Vec<usize> = (0..2 * DIRTY_BYTES / bytes)
-        .map(|_| world.heap.alloc_large(bytes, 1, crate::arena::Fill::Any).unwrap().as_ptr().expose_provenance())
+        .map(|_| world.heap.alloc_large(NONE, bytes, 1, crate::arena::Fill::Any).unwrap().as_ptr().expose_provenance())
         .collect();
     for run in runs {
-        world.heap.free_large(run);
+        world.heap.free_large(NONE, run);
         let stats = world.heap.stats();
         assert!(stats.dirty <= DIRTY_BYTES.max(stats.committed / 4) + bytes, "{stats:?}");
     }

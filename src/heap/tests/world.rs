@@ -7,6 +7,7 @@ use crate::os::fake::System;
 use crate::report::Stats;
 use crate::size_class::{CLASSES, Class, INFO, at_place, place_of};
 use crate::span::HUGE;
+use crate::tagged::{Index, NONE};
 use crate::thread_cache::ThreadCache;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use std::boxed::Box;
@@ -216,10 +217,14 @@ impl<'a> Client<'a> {
         self.cache
     }
 
+    fn thread(&self) -> Index {
+        self.cache.map_or(NONE, ThreadCache::index)
+    }
+
     fn take(&mut self, size: usize, align: usize, zeroed: bool) -> Option<usize> {
         let Some(class) = place_of(size, align).map(at_place) else {
             let fill = if zeroed { Fill::Zero } else { Fill::Any };
-            return self.heap.alloc_large(size, align, fill).map(|at| at.as_ptr().expose_provenance());
+            return self.heap.alloc_large(self.thread(), size, align, fill).map(|at| at.as_ptr().expose_provenance());
         };
         let chunk = self.cache.and_then(|cache| cache.bin(class).pop()).or_else(|| match self.own() {
             Some(cache) => self.heap.alloc_slow(cache, class),
@@ -272,7 +277,7 @@ impl<'a> Client<'a> {
     }
 
     pub(super) fn give(&mut self, at: usize, class: Option<Class>) {
-        let Some(class) = class else { return self.heap.free_large(at) };
+        let Some(class) = class else { return self.heap.free_large(self.thread(), at) };
         let chunk = NonNull::new(with_exposed_provenance_mut(at)).unwrap();
         if !self.cache.is_some_and(|cache| cache.bin(class).push(chunk)) {
             match self.own() {

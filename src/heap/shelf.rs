@@ -1,0 +1,105 @@
+//! The shelf: runs of freed large allocations, kept whole for the next of the same length.
+//!
+//! To give a run back to its arena and take it again costs some ten exchanges and two page-map stores a page. A run on
+//! the shelf keeps its node and its claim, and comes and goes by one exchange each way. (Malloc's unsorted bin and
+//! mimalloc's cache of segments serve the same habit of programs: to free a block and take one like it.)
+//!
+//! A slot is one word: the node's index, the run's pages, and the tick when it was put there; zero is an empty slot. Where
+//! a thread looks depends on the thread and on the length, so threads seldom meet.
+//!
+//! | state of a run | owner |
+//! |---|---|
+//! | in a slot | nobody: who takes it from there by exchange (an allocation of that length, a tick once it has rested, a trim) has it |
+//! | taken | the taker, who uses it or gives it to its arena |
+//!
+//! Invariant: a run in a slot is claimed, its node has `bytes = 0`, the page map names the node for all of its pages but
+//! the first, which is null as for everything that has been freed. The slots' runs are at most
+//! `SHELF_SLOTS * SHELF_PAGES` pages.
+
+use crate::config::{PAGE, SHELF_PAGES, SHELF_SLOTS};
+use crate::sync::{AtomicU64, Fault, Ordering, planted};
+use crate::tagged::Index;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    slots: [AtomicU64; SHELF_SLOTS],
+}
+
+/// A run on the shelf, or just taken from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shelved {
+    pub(super) node: Index,
+    pub(super) pages: usize,
+    stamp: u16,
+}
+
+const EMPTY: u64 = 0;
+
+impl Shelved {
+    fn from_bits(bits: u64) -> Option<Self> {
+        let run = Self { node: bits as Index, pages: (bits >> 32) as u16 as usize, stamp: (bits >> 48) as u16 };
+        (bits != EMPTY).then_some(run)
+    }
+
+    fn bits(self) -> u64 {
+        self.node as u64 | (self.pages as u64) << 32 | (self.stamp as u64) << 48
+    }
+}
+
+impl Shelf {
+    const_fn! {
+        pub(super) const fn new() -> Self {
+            Self { slots: array_of![AtomicU64::new(EMPTY); SHELF_SLOTS] }
+        }
+    }
+
+    /// Where a thread keeps runs of this length; `None`: they are too long for the shelf.
+    fn slot(&self, thread: Index, pages: usize) -> Option<&AtomicU64> {
+        (pages <= SHELF_PAGES).then(|| &self.slots[(thread as usize * SHELF_PAGES + pages) % SHELF_SLOTS])
+    }
+
+    /// Puts a run that the caller owns where `thread` will look for it. False: there is no room, and it stays the
+    /// caller's. O(1).
+    pub(super) fn put(&self, thread: Index, node: Index, pages: usize, now: u32) -> bool {
+        let Some(slot) = self.slot(thread, pages) else { return false };
+        let bits = Shelved { node, pages, stamp: now as u16 }.bits();
+        // ORDERING: Release pairs with the Acquire of whoever takes it: what was done to the run and its node is done.
+        let publish = if planted(Fault::ShelfPut) { Ordering::Relaxed } else { Ordering::Release };
+        // Relaxed: a full slot is not looked into.
+        slot.load(Ordering::Relaxed) == EMPTY && slot.compare_exchange(EMPTY, bits, publish, Ordering::Relaxed).is_ok()
+    }
+
+    /// Takes a run of exactly so many pages from where `thread` looks. O(1).
+    pub(super) fn take(&self, thread: Index, pages: usize) -> Option<Shelved> {
+        self.take_if(self.slot(thread, pages)?, |run| run.pages == pages)
+    }
+
+    /// Takes what has rested, from any thread; calls `give` with each.
+    pub(super) fn clear(&self, rested: impl Fn(u16) -> bool, mut give: impl FnMut(Shelved)) {
+        self.slots.iter().filter_map(|slot| self.take_if(slot, |run| rested(run.stamp))).for_each(&mut give);
+    }
+
+    fn take_if(&self, slot: &AtomicU64, wanted: impl Fn(Shelved) -> bool) -> Option<Shelved> {
+        let bits = slot.load(Ordering::Relaxed);
+        let run = Shelved::from_bits(bits).filter(|run| wanted(*run))?;
+        if planted(Fault::ShelfTake) {
+            // ORDERING: as below.
+            slot.load(Ordering::Acquire);
+            slot.store(EMPTY, Ordering::Relaxed);
+            return Some(run);
+        }
+        // ORDERING: Acquire pairs with `put`. No tag: if the word is the same, so is the run, and it is there.
+        slot.compare_exchange(bits, EMPTY, Ordering::Acquire, Ordering::Relaxed).is_ok().then_some(run)
+    }
+
+    /// The runs that there are: a moment's picture.
+    pub(super) fn runs(&self) -> impl Iterator<Item = Shelved> {
+        self.slots.iter().filter_map(|slot| Shelved::from_bits(slot.load(Ordering::Relaxed)))
+    }
+
+    /// Bytes of the runs that there are: a moment's picture.
+    pub(super) fn bytes(&self) -> usize {
+        self.runs().map(|run| run.pages * PAGE).sum()
+    }
+}
