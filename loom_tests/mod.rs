@@ -50,7 +50,10 @@ const MODELS: &[Model] = &[
     model!(
         heap::shelf_is_cleared_against_taken,
         Some(3),
-        [("relaxed", Fault::ShelfPut, "Causality violation"), ("stores", Fault::ShelfTake, "each large node is in use"),]
+        [
+            ("relaxed", Fault::ShelfPut, "Causality violation"),
+            ("stores", Fault::ShelfTake, "each large node is in use"),
+        ]
     ),
     model!(heap::trim_against_leave, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),
     model!(heap::rob_against_adopt, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),

@@ -77,17 +77,15 @@ impl Heap {
 
     /// Gives runs that have rested on the shelf back to their arenas; from any thread.
     pub(crate) fn clear_shelf(&self, rested: impl Fn(u16) -> bool) {
-        self.shelf.clear(rested, |run| {
-            let node = self.larges.get(run.node);
-            self.give_large(node, node.head.page(), run.pages);
-        });
+        self.shelf.clear(rested, |run| self.unshelve(run));
     }
 
-    /// Gives a node and its run back, of which the page map no longer names the first page.
-    fn give_large(&self, node: &Large, page: usize, pages: usize) {
-        self.spans.page_map.publish(page + 1, pages - 1, null_mut());
-        self.larges.give(node.head.index());
-        self.spans.arenas.give_run(page, pages);
+    /// Gives a freed run that the caller has back to its arena, and its node to the slab.
+    fn unshelve(&self, run: Shelved) {
+        let page = self.larges.get(run.node).head.page();
+        self.spans.page_map.publish(page + 1, run.pages - 1, null_mut());
+        self.larges.give(run.node);
+        self.spans.arenas.give_run(page, run.pages);
     }
 
     fn map_huge(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
@@ -142,8 +140,8 @@ impl Heap {
             self.larges.give(node.head.index());
             self.huge.fetch_sub(bytes, Ordering::Relaxed);
             os::release(address, bytes);
-        } else if !self.shelf.put(thread, node.head.index(), bytes / PAGE, self.clock.now()) {
-            self.give_large(node, page, bytes / PAGE);
+        } else if let Some(run) = self.shelf.put(thread, node.head.index(), bytes / PAGE, self.clock.now()) {
+            self.unshelve(run);
             self.relieve();
         }
     }

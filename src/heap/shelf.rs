@@ -1,11 +1,12 @@
-//! The shelf: runs of freed large allocations, kept whole for the next of the same length.
+//! The shelf: the run that a thread freed last, kept whole for its next large allocation, should that be as long.
 //!
 //! To give a run back to its arena and take it again costs some ten exchanges and two page-map stores a page. A run on
 //! the shelf keeps its node and its claim, and comes and goes by one exchange each way. (Malloc's unsorted bin and
 //! mimalloc's cache of segments serve the same habit of programs: to free a block and take one like it.)
 //!
-//! A slot is one word: the node's index, the run's pages, and the tick when it was put there; zero is an empty slot. Where
-//! a thread looks depends on the thread and on the length, so threads seldom meet.
+//! A slot is one word: the node's index, the run's pages, and the tick when it was put there; zero is an empty slot. Each
+//! thread has one, which it may share with another. More would keep memory of one length from allocations of another:
+//! with a slot for each length, mixed ones had up to two fifths more page faults.
 //!
 //! | state of a run | owner |
 //! |---|---|
@@ -54,25 +55,26 @@ impl Shelf {
         }
     }
 
-    /// Where a thread keeps runs of this length; `None`: they are too long for the shelf.
-    fn slot(&self, thread: Index, pages: usize) -> Option<&AtomicU64> {
-        (pages <= SHELF_PAGES).then(|| &self.slots[(thread as usize * SHELF_PAGES + pages) % SHELF_SLOTS])
+    fn slot(&self, thread: Index) -> &AtomicU64 {
+        &self.slots[thread as usize % SHELF_SLOTS]
     }
 
-    /// Puts a run that the caller owns where `thread` will look for it. False: there is no room, and it stays the
-    /// caller's. O(1).
-    pub(super) fn put(&self, thread: Index, node: Index, pages: usize, now: u32) -> bool {
-        let Some(slot) = self.slot(thread, pages) else { return false };
-        let bits = Shelved { node, pages, stamp: now as u16 }.bits();
+    /// Puts a run that the caller owns where `thread` will look for it. Returns what the caller must give to its arena:
+    /// what was there before, or the run itself if it is too long. O(1).
+    pub(super) fn put(&self, thread: Index, node: Index, pages: usize, now: u32) -> Option<Shelved> {
+        let run = Shelved { node, pages, stamp: now as u16 };
+        if pages > SHELF_PAGES {
+            return Some(run);
+        }
         // ORDERING: Release pairs with the Acquire of whoever takes it: what was done to the run and its node is done.
-        let publish = if planted(Fault::ShelfPut) { Ordering::Relaxed } else { Ordering::Release };
-        // Relaxed: a full slot is not looked into.
-        slot.load(Ordering::Relaxed) == EMPTY && slot.compare_exchange(EMPTY, bits, publish, Ordering::Relaxed).is_ok()
+        // Acquire, as in `take_if`, for what was there.
+        let both = if planted(Fault::ShelfPut) { Ordering::Relaxed } else { Ordering::AcqRel };
+        Shelved::from_bits(self.slot(thread).swap(run.bits(), both))
     }
 
     /// Takes a run of exactly so many pages from where `thread` looks. O(1).
     pub(super) fn take(&self, thread: Index, pages: usize) -> Option<Shelved> {
-        self.take_if(self.slot(thread, pages)?, |run| run.pages == pages)
+        self.take_if(self.slot(thread), |run| run.pages == pages)
     }
 
     /// Takes what has rested, from any thread; calls `give` with each.

@@ -56,16 +56,24 @@ fn a_freed_one_waits_on_the_shelf_for_one_of_its_length() {
 }
 
 #[test]
-fn the_shelf_holds_a_bounded_number_of_short_runs() {
+fn the_shelf_has_one_short_run_of_each_thread() {
     let world = World::new();
-    let mut client = world.join();
-    for pages in 1..=SHELF_PAGES + 4 {
-        (0..3).for_each(|_| assert!(client.alloc((pages - 1) * PAGE + 1, 2 * PAGE, false)));
+    let mut clients = [world.join(), world.join()];
+    for client in &mut clients {
+        for pages in 1..=SHELF_PAGES + 4 {
+            assert!(client.alloc((pages - 1) * PAGE + 1, 2 * PAGE, false));
+        }
     }
-    client.free_all();
-    let pages: usize = (1..=SHELF_PAGES).sum();
-    assert_eq!(world.heap.spans.arenas.used_bytes(), pages * PAGE, "one of each length up to the longest");
-    world.finish([client].into());
+    for client in &mut clients {
+        client.free_all();
+    }
+    assert_eq!(world.heap.spans.arenas.used_bytes(), 2 * PAGE, "the last of each");
+    for client in &mut clients {
+        assert!(client.alloc(SHELF_PAGES * PAGE, 1, false));
+        client.free_all();
+    }
+    assert_eq!(world.heap.spans.arenas.used_bytes(), 2 * SHELF_PAGES * PAGE, "and so for the longest");
+    world.finish(clients.into());
 }
 
 #[test]
@@ -162,18 +170,21 @@ fn zeroed_means_zero_on_pages_that_were_used() {
         assert!(client.alloc(pages * PAGE, 1, false));
     }
     client.free_all();
+    world.heap.clear_shelf(|_| true);
     for junk in [false, true] {
         world.system.set_purges_to_junk(junk);
         for pages in [70, 5, 300, 64, 512] {
             assert!(client.alloc(pages * PAGE, 4 * PAGE, true));
             let at = client.blocks.last().unwrap().at;
             client.free(0);
+            world.heap.clear_shelf(|_| true);
             let again = world.heap.alloc_large(NONE, pages * PAGE, 4 * PAGE, Fill::Zero).unwrap().as_ptr();
             assert_eq!(again.addr(), at, "the pages just used");
             // SAFETY: an allocation of the test's of that many bytes.
             let bytes = unsafe { core::slice::from_raw_parts(again, pages * PAGE) };
             assert!(bytes[0] == 0 && bytes[1..] == bytes[..bytes.len() - 1]);
             world.heap.free_large(NONE, at);
+            world.heap.clear_shelf(|_| true);
         }
     }
     world.system.set_purges_to_junk(false);
