@@ -27,6 +27,8 @@ mod values {
     pub(crate) const MAGAZINE_SLOTS: usize = 64;
     /// What the loaded magazine of one class may hold.
     pub(crate) const MAGAZINE_BYTES: usize = 16 << 10;
+    /// Bytes of chunks that a thread's first carve of a class takes; each further one takes twice as many.
+    pub(crate) const FIRST_CARVE: usize = 256;
     /// What a thread cache may hold over all classes.
     pub(crate) const CACHE_BYTES: usize = 512 << 10;
     /// Spare magazines of one class that a thread keeps, at most.
@@ -51,7 +53,7 @@ mod values {
     /// From this size an allocation has a mapping of its own.
     pub(crate) const HUGE_MIN: usize = 32 << 20;
 
-    /// Pages of the longest run that is kept whole when it is freed, and how many of them are: 64 MiB at most.
+    /// Pages of the longest run that is kept whole when it is freed, and how many are: 64 MiB at most.
     pub(crate) const SHELF_PAGES: usize = 16;
     pub(crate) const SHELF_SLOTS: usize = 64;
 
@@ -105,6 +107,7 @@ mod values {
     pub(crate) const BIN_BYTES: usize = 32;
     pub(crate) const MAGAZINE_SLOTS: usize = 2;
     pub(crate) const MAGAZINE_BYTES: usize = 64;
+    pub(crate) const FIRST_CARVE: usize = 64;
     pub(crate) const CACHE_BYTES: usize = 256;
     pub(crate) const SPARES: u32 = 2;
     pub(crate) const EMPTIES: u32 = 1;

@@ -27,7 +27,7 @@
 //!
 //! Invariant: `charge` is at least the bytes that loaded and spare magazines can hold, and at most `CACHE_BYTES`.
 
-use crate::config::{CACHE_BYTES, EMPTIES, SPARES};
+use crate::config::{CACHE_BYTES, EMPTIES, FIRST_CARVE, SPARES};
 use crate::os;
 use crate::pool::Magazine;
 use crate::size_class::{CLASSES, Class, INFO};
@@ -117,6 +117,8 @@ impl Bin {
 pub(crate) struct ThreadCache {
     bins: [Bin; CLASSES],
     loaded: [AtomicU32; CLASSES],
+    /// What the next carve of each class takes; zero before the first.
+    portions: [AtomicU32; CLASSES],
     link: AtomicU32,
     index: AtomicU32,
     /// The system's number of the thread, a count of owners, and the state: one word, so that an adopter that has
@@ -180,6 +182,7 @@ impl ThreadCache {
             Self {
                 bins: array_of![Bin::new(); CLASSES],
                 loaded: array_of![AtomicU32::new(NONE); CLASSES],
+                portions: array_of![AtomicU32::new(0); CLASSES],
                 link: AtomicU32::new(NONE),
                 index: AtomicU32::new(NONE),
                 state: AtomicU64::new(FREE),
@@ -220,6 +223,7 @@ impl ThreadCache {
     /// Makes the caller's cache that of the thread with this number. Also after a fork, in which threads are renumbered.
     pub(crate) fn join(&self, thread: u32) {
         let owners = (self.state.load(Ordering::Relaxed) as u32 as u64 & !STATE).wrapping_add(OWNER) as u32 as u64;
+        self.portions.iter().for_each(|portion| portion.store(0, Ordering::Relaxed));
         // ORDERING: Release pairs with `owner`: whoever sees it alive sees what was set before.
         self.state.store((thread as u64) << 32 | owners | LIVE, Ordering::Release);
     }
@@ -292,6 +296,18 @@ impl ThreadCache {
         }
         let count = (top.addr().wrapping_sub(base.addr())) / size_of::<Slot>();
         if count <= INFO[class].slots { count } else { 0 }
+    }
+
+    /// How many chunks the owner's next carve of a class should take: few at first, so that many threads with few chunks
+    /// each share OS pages, and twice as many each time.
+    pub(crate) fn portion(&self, class: Class) -> usize {
+        let slots = INFO[class].slots;
+        let portion = match self.portions[class].load(Ordering::Relaxed) as usize {
+            0 => (FIRST_CARVE / INFO[class].size).clamp(1, slots),
+            known => known,
+        };
+        self.portions[class].store((2 * portion).min(slots) as u32, Ordering::Relaxed);
+        portion
     }
 
     /// Takes the loaded magazine out of its bin, its count set.

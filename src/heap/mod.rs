@@ -163,7 +163,7 @@ impl Heap {
                     cache.discharge(INFO[class].magazine_bytes());
                     return self.alloc_shared(class);
                 };
-                if self.carve_into(class, empty, now) == 0 {
+                if self.carve_into(class, empty, cache.portion(class), now) == 0 {
                     cache.put_empty(&self.magazines, empty);
                     cache.discharge(INFO[class].magazine_bytes());
                     return None;
@@ -175,11 +175,11 @@ impl Heap {
         cache.bin(class).pop()
     }
 
-    /// Fills an empty magazine from the spans, so that the lowest address comes out first.
-    fn carve_into(&self, class: Class, magazine: &Magazine, now: u32) -> usize {
+    /// Fills an empty magazine with up to `want` chunks from the spans, so that the lowest address comes out first.
+    fn carve_into(&self, class: Class, magazine: &Magazine, want: usize, now: u32) -> usize {
         let mut chunks = [0; MAGAZINE_SLOTS];
         let mut count = 0;
-        self.pools[class].carve(class, &self.spans, INFO[class].slots, now, |chunk| {
+        self.pools[class].carve(class, &self.spans, want, now, |chunk| {
             chunks[count] = chunk;
             count += 1;
         });

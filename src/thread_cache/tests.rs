@@ -1,7 +1,7 @@
 //! A thread's cache against a plain model of its bins, spares and empties; its owners; its charge.
 
 use super::{Owner, ThreadCache};
-use crate::config::{CACHE_BYTES, EMPTIES, SPARES};
+use crate::config::{CACHE_BYTES, EMPTIES, FIRST_CARVE, SPARES};
 use crate::os::fake::System;
 use crate::pool::Magazine;
 use crate::size_class::{CLASSES, Class, INFO, at_place, place_of};
@@ -355,5 +355,23 @@ fn a_cache_is_adopted_once_and_only_from_the_owner_who_was_seen() {
         cache.join(u32::MAX);
         assert_eq!(cache.owner().unwrap().thread(), u32::MAX);
         cache.leave();
+    }
+}
+
+#[test]
+fn portions_grow_from_few_chunks_to_a_magazine_and_anew_for_each_owner() {
+    let cache = ThreadCache::new();
+    for _ in 0..2 {
+        cache.join(1);
+        for (class, info) in INFO.iter().enumerate() {
+            let mut last = cache.portion(class);
+            assert!((1..=info.slots).contains(&last) && (last == 1 || last * info.size <= FIRST_CARVE), "{info:?}");
+            for _ in 0..7 {
+                let next = cache.portion(class);
+                assert_eq!(next, (2 * last).min(info.slots));
+                last = next;
+            }
+            assert_eq!(last, info.slots);
+        }
     }
 }
