@@ -24,6 +24,7 @@ mod pool;
 mod slab;
 mod span;
 mod stack;
+mod stock;
 mod sync;
 mod thread_cache;
 
@@ -68,6 +69,9 @@ const MODELS: &[Model] = &[
         [("tag", Fault::StackTag, "Causality violation"), ("push", Fault::StackPush, "Causality violation"),]
     ),
     model!(pool::chunks_pass_between_threads, Some(3), [("push", Fault::StackPush, "Causality violation")]),
+    model!(stock::two_take, None, [("stores", Fault::StockTake, "Causality violation")]),
+    model!(stock::take_against_give, None, [("relaxed", Fault::StockGive, "Causality violation")]),
+    model!(stock::take_against_add, None, [("relaxed", Fault::StockAdd, "Causality violation")]),
     model!(sync::load_against_load_and_store, None, [("found", Fault::Outcome, "the outcome is found")]),
     model!(sync::exchange_against_exchange, None, [("found", Fault::Outcome, "the outcome is found")]),
     model!(sync::store_buffers, None, [("found", Fault::Outcome, "the outcome is found")]),

@@ -50,6 +50,31 @@ fn small_sizes() {
 }
 
 #[test]
+fn a_limit_below_what_is_reserved_already_leaves_what_is_free_usable() {
+    for limited in [libc::RLIMIT_AS, libc::RLIMIT_DATA] {
+        Scenario::new("a_limit_below_what_is_reserved_already_leaves_what_is_free_usable").passes(|| {
+            // The first arena is there; from here on the system gives nothing.
+            drop(vec![1_u8; 100 * KIB]);
+            let limit = libc::rlimit { rlim_cur: MIB as u64, rlim_max: MIB as u64 };
+            // SAFETY: changes no memory.
+            ensure!(unsafe { libc::setrlimit(limited, &limit) } == 0, "no limit");
+            for size in [48, 1000, 5 * KIB, 100 * KIB, 300 * KIB, MIB, 24] {
+                let mut chain = Chain::new(size);
+                chain.push_up_to(usize::MAX);
+                ensure!(
+                    chain.bytes() >= 40 * MIB,
+                    "only {} MiB of {size}: {:?}",
+                    chain.bytes() / MIB,
+                    millpond::stats()
+                );
+                chain.free_all();
+                law::holds();
+            }
+        });
+    }
+}
+
+#[test]
 fn runs_of_pages() {
     Scenario::new("runs_of_pages").address_space(SPACE).passes(|| {
         for size in [300 * KIB, MIB, 16, MIB] {

@@ -214,11 +214,13 @@ impl Arenas {
         }
         let least = pages.checked_add(align - 1)?.checked_mul(PAGE)?;
         // A sixteenth of what the process may have in all, where that is limited: others need room too. As much again is
-        // left for tables.
-        let modest = os::address_limit().map_or(usize::MAX, |limit| (limit / 16).next_multiple_of(PAGE));
-        if modest != usize::MAX && !os::keep_headroom(modest) {
+        // set aside for tables; where nothing is limited yet, a sixteenth of the arena.
+        let modest = os::address_limit().map(|limit| (limit / 16).next_multiple_of(PAGE));
+        let stock = modest.unwrap_or(self.reserved().clamp(ARENA_MIN, ARENA_MIN * 16) / 16);
+        if !os::keep_stock(stock) && modest.is_some() {
             return None;
         }
+        let modest = modest.unwrap_or(usize::MAX);
         let wanted = self.reserved().clamp(ARENA_MIN, ARENA_MAX).min(modest).max(least);
         let mut bytes = wanted.next_multiple_of(PAGE);
         let start = loop {

@@ -370,7 +370,7 @@ pub(crate) fn address_limit() -> Option<usize> {
     None
 }
 
-pub(crate) fn keep_headroom(_len: usize) -> bool {
+pub(crate) fn keep_stock(_len: usize) -> bool {
     true
 }
 

@@ -1,6 +1,7 @@
 //! The contract of [`os`](super) on Linux. Sole home, with [`slot`](crate::slot), of `libc` and of the processor.
 
 use super::Purged;
+use super::stock::{self, Stock};
 use crate::report::Thp;
 use crate::sync::{AtomicUsize, Ordering};
 use core::ffi::{CStr, c_void};
@@ -89,48 +90,37 @@ pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
     unsafe { libc::mremap(from, old, new, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, target) == target }
 }
 
+static STOCK: Stock = Stock::new();
+
 /// See [`os`](super).
 pub(crate) fn metadata(len: usize) -> Option<usize> {
     let len = len.next_multiple_of(page_size());
-    map(len).or_else(|| {
-        drop_headroom();
-        map(len)
-    })
+    map(len).or_else(|| STOCK.take(len, page_size()))
 }
 
-static HEADROOM: AtomicUsize = AtomicUsize::new(0);
-static HEADROOM_LEN: AtomicUsize = AtomicUsize::new(0);
-
-/// Where address space is limited, sets some aside that only [`metadata`] gets: otherwise arenas would take the last of
-/// it, and their own free pages could not be used for want of tables. `false`: there is none left to set aside.
-pub(crate) fn keep_headroom(len: usize) -> bool {
-    // Relaxed, as all of these: an address is taken by the exchange, and says nothing about what lies there.
-    if HEADROOM.load(Ordering::Relaxed) != 0 {
+/// Sees to it that about `len` bytes are set aside for [`metadata`] when the system gives no more. `false`: it gives no
+/// more already.
+pub(crate) fn keep_stock(len: usize) -> bool {
+    if STOCK.left() >= len / 2 {
         return true;
     }
-    // The length never changes, so that whoever takes the address knows it.
-    let len = len.next_multiple_of(page_size());
-    let len = match HEADROOM_LEN.compare_exchange(0, len, Ordering::Relaxed, Ordering::Relaxed) {
-        Ok(_) => len,
-        Err(known) => known,
-    };
+    let len = (len + stock::HEADER).next_multiple_of(page_size());
     let Some(at) = map(len) else { return false };
-    if HEADROOM.compare_exchange(0, at, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-        unmap(at, len);
-    }
+    // SAFETY: a fresh mapping, which is never released.
+    unsafe { STOCK.add(at, len) };
     true
-}
-
-fn drop_headroom() {
-    match HEADROOM.swap(0, Ordering::Relaxed) {
-        0 => {}
-        at => unmap(at, HEADROOM_LEN.load(Ordering::Relaxed)),
-    }
 }
 
 /// Gives back what [`metadata`] returned: for the loser of a race to publish it.
 pub(crate) fn release_metadata(at: usize, len: usize) {
-    unmap(at, len.next_multiple_of(page_size()));
+    let len = len.next_multiple_of(page_size());
+    if STOCK.has(at) {
+        if purge(at, len) == Purged::Zero {
+            STOCK.give(at, len);
+        }
+    } else {
+        unmap(at, len);
+    }
 }
 
 /// Metadata that reads as zero in the child of a `fork`: `MADV_WIPEONFORK`. Where the kernel or a sandbox refuses
@@ -311,10 +301,14 @@ pub(crate) fn prefetch_read(at: usize) {
     let _ = at;
 }
 
-/// The limit on the process's address space (`ulimit -v`), if there is one.
+/// The limit on the process's address space or private memory (`ulimit -v`, `ulimit -d`), if there is one: what is
+/// reserved counts under both.
 pub(crate) fn address_limit() -> Option<usize> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is ours to write.
-    let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) } == 0;
-    (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as usize)
+    let limit_on = |what| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is ours to write.
+        let known = unsafe { libc::getrlimit(what, &mut limit) } == 0;
+        (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as usize)
+    };
+    [limit_on(libc::RLIMIT_AS), limit_on(libc::RLIMIT_DATA)].into_iter().flatten().min()
 }

@@ -15,6 +15,9 @@
 //!
 //! No function here allocates, takes a lock or unwinds.
 
+#[cfg_attr(all(test, not(millpond_loom)), allow(dead_code))]
+pub(crate) mod stock;
+
 #[cfg(millpond_loom)]
 pub(crate) mod fake;
 #[cfg(all(test, not(millpond_loom)))]

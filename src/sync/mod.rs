@@ -82,6 +82,12 @@ pub(crate) enum Fault {
     AdoptBoth,
     /// The words by which a child tells itself from its parent are published by a relaxed exchange.
     HearRelaxed,
+    /// A piece of the stock is added by a relaxed exchange.
+    StockAdd,
+    /// Bytes are taken from the stock by load and store.
+    StockTake,
+    /// Bytes go back to the stock by a relaxed exchange.
+    StockGive,
     /// A slab hands out an index before its segment is in place.
     SlabSegment,
     /// A slab's segment that lost the race is used all the same.
