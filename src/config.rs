@@ -122,7 +122,7 @@ mod values {
     pub(crate) const HUGE_MIN: usize = 4 * PAGE_SIZE;
 
     pub(crate) const SHELF_PAGES: usize = 1;
-    pub(crate) const SHELF_SLOTS: usize = 1;
+    pub(crate) const SHELF_SLOTS: usize = 2;
 
     pub(crate) const SLAB_FIRST: u32 = 2;
     pub(crate) const SLAB_SEGMENTS: usize = 3;
