@@ -10,7 +10,7 @@
 use super::Heap;
 use super::shelf::Shelved;
 use crate::arena::Fill;
-use crate::config::{ADDRESS_BITS, HUGE_MIN, PAGE, PAGE_SHIFT};
+use crate::config::{ADDRESS_BITS, EBB_BYTES, HUGE_MIN, PAGE, PAGE_SHIFT};
 use crate::os;
 use crate::report::Thp;
 use crate::span::{HUGE, Head, LARGE, Large};
@@ -142,8 +142,11 @@ impl Heap {
             os::release(address, bytes);
         } else if let Some(run) = self.shelf.put(thread, node.head.index(), bytes / PAGE, self.clock.now()) {
             self.unshelve(run);
-            self.relieve();
+            if self.relieve() > EBB_BYTES {
+                self.ebb();
+            }
         }
+        self.attend_large(thread);
     }
 
     /// Resizes a large or huge allocation without copying, if that can be done. `size` is one that no class serves. A

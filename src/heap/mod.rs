@@ -209,6 +209,7 @@ impl Heap {
                     None
                 } else {
                     pool.restore_all(class, &self.spans, full, now);
+                    self.ebb();
                     self.relieve();
                     Some(full)
                 }
