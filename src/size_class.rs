@@ -142,10 +142,11 @@ pub(crate) fn place_of(size: usize, align: usize) -> Option<usize> {
     } else {
         return None;
     };
+    // Sums and shifts: from `div_ceil` older compilers make more instructions, and a bound to check.
     if rounded <= FINE_MAX {
-        Some(FINE[rounded.div_ceil(GRAIN)] as usize)
+        Some(FINE[(rounded + (GRAIN - 1)) >> GRAIN.ilog2()] as usize)
     } else if rounded <= CLASS_MAX {
-        Some(COARSE[rounded.div_ceil(COARSE_GRAIN)] as usize)
+        Some(COARSE[(rounded + (COARSE_GRAIN - 1)) >> COARSE_GRAIN.ilog2()] as usize)
     } else {
         None
     }

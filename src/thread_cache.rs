@@ -204,6 +204,7 @@ impl ThreadCache {
     }
 
     /// Where the bins lie, and how large one is: what the fast path takes for granted.
+    #[allow(dead_code, reason = "Rust 1.85 does not count its use in a nameless constant")]
     pub(crate) const LAYOUT: (usize, usize) = (core::mem::offset_of!(Self, bins), size_of::<Bin>());
 
     /// The bin at a place.
