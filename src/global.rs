@@ -303,7 +303,7 @@ pub fn check() -> Result<Stats, CheckError> {
 /// `MILLPOND_THP` (`default`, `always`, `never`) sets it at the first allocation.
 ///
 /// With [`Thp::Always`] less time goes into page faults, and more memory stays resident where use is sparse; purging
-/// still returns 64 KiB and OS pages.
+/// still returns 64 KiB and OS pages. [`Thp::Default`] changes nothing for what there is: the system does not take advice back.
 pub fn set_thp(thp: Thp) {
-    HEAP.spans.arenas.set_thp(thp);
+    HEAP.set_thp(thp);
 }

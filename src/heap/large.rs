@@ -36,13 +36,18 @@ impl Heap {
         }
         let once = || {
             if bytes >= HUGE_MIN || align >= HUGE_MIN {
-                // Where address space is short, an arena may have what the system has not.
-                self.map_huge(bytes, align).or_else(|| self.take_large(bytes, align, fill))
+                // Where address space is short, the arenas may have what the system has not.
+                let theirs = bytes <= self.spans.arenas.reserved();
+                self.map_huge(bytes, align).or_else(|| if theirs { self.take_large(bytes, align, fill) } else { None })
             } else {
                 self.take_large(bytes, align, fill)
             }
         };
         once().or_else(|| {
+            // A request that nothing can serve must not cost everybody their caches.
+            if !os::could_give(bytes) {
+                return None;
+            }
             self.reclaim(None);
             once()
         })
@@ -89,7 +94,7 @@ impl Heap {
     }
 
     fn map_huge(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        let start = os::reserve(bytes, align.max(PAGE))?;
+        let start = os::reserve_for_use(bytes, align.max(PAGE))?;
         let page = start >> PAGE_SHIFT;
         let node = self.spans.page_map.prepare(page, 1).and_then(|()| self.larges.take());
         let Some(node) = node else {
@@ -102,6 +107,15 @@ impl Heap {
         node.set_bytes(bytes);
         self.spans.page_map.publish(page, 1, entry(node));
         NonNull::new(with_exposed_provenance_mut(start))
+    }
+
+    /// Sets the use of transparent huge pages, for what there is and for what comes.
+    pub(crate) fn set_thp(&self, thp: Thp) {
+        self.spans.arenas.set_thp(thp);
+        for node in self.larges().filter(|node| node.head.kind() == HUGE) {
+            // Only advice: one that goes or moves meanwhile is left as it is.
+            os::advise_thp(node.head.start(), node.bytes(), thp);
+        }
     }
 
     fn advise(&self, start: usize, bytes: usize) {
@@ -198,7 +212,7 @@ impl Heap {
     /// Moves a huge allocation, whose entry is then not yet published. `None` leaves all as it was.
     fn move_huge(&self, node: &Large, old: usize, new: usize, align: usize) -> Option<usize> {
         let (from, page) = (node.head.start(), node.head.page());
-        let to = os::reserve(new, align.max(PAGE))?;
+        let to = os::reserve_for_use(new, align.max(PAGE))?;
         if self.spans.page_map.prepare(to >> PAGE_SHIFT, 1).is_none() {
             os::release(to, new);
             return None;
