@@ -127,6 +127,25 @@ pub fn two_adopt() {
     check(&heap, &[live]);
 }
 
+/// In the child of a fork, the forking thread settles while a thread born there joins and asks for ended ones.
+pub fn settle_against_join() {
+    let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
+    let chunk = alloc(&heap, cache);
+    // The child: the words are wiped, and the thread has another number.
+    heap.wipe();
+    fake::end_threads();
+    let other = spawn(&heap, |heap| join(heap).index());
+    heap.settle_fork(cache);
+    assert!(cache.owner().is_some(), "the cache has two owners");
+    free(&heap, cache, chunk);
+    let born = other.join();
+    assert!(cache.owner().is_some() && born != cache.index(), "the cache has two owners");
+    heap.leave(cache);
+    heap.leave(heap.caches.get(born));
+    check(&heap, &[]);
+}
+
 /// A thread frees and allocates while another trims, and so takes its spares.
 pub fn trim_against_owner() {
     let shop = Rc::new(Shop::new());

@@ -61,11 +61,17 @@ impl Heap {
 
     /// Does nothing, but in the forking thread of a new child once.
     #[inline]
-    pub(super) fn settle_fork(&self, cache: &ThreadCache) {
+    pub(crate) fn settle_fork(&self, cache: &ThreadCache) {
         let heard = self.heard(cache.index());
         if heard.load(Ordering::Relaxed) == 0 {
+            if planted(Fault::HeardEarly) {
+                heard.store(1, Ordering::Release);
+                self.heard(0).store(os::process_id(), Ordering::Release);
+            }
             cache.join(os::thread_id());
-            heard.store(1, Ordering::Relaxed);
+            // ORDERING: Release, and this order: pairs with the Acquire in `adopt_ended`. Whoever finds the word set finds
+            // the cache under its new number, and so cannot take it for that of the old one, which no thread has here.
+            heard.store(1, Ordering::Release);
             self.adopt_unheard();
         }
     }
@@ -114,7 +120,8 @@ impl Heap {
     /// Adopts every live cache that has not been heard of in this process.
     #[cold]
     fn adopt_unheard(&self) {
-        self.heard(0).store(os::process_id(), Ordering::Relaxed);
+        // ORDERING: Release pairs with the Acquire in `adopt_ended`, as for the caller's own word.
+        self.heard(0).store(os::process_id(), Ordering::Release);
         let mut adopted = false;
         for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
             // A cache's word is set before the cache is live, so a thread that was born meanwhile is not mistaken.
@@ -137,15 +144,18 @@ impl Heap {
     fn adopt_ended(&self) {
         // Not while the child of a fork is unsettled, nor in a process that shares this one's memory (`vfork`): there the
         // system would say of every thread that it is gone.
-        if self.heard(0).load(Ordering::Relaxed) != os::process_id() {
+        // ORDERING: Acquire pairs with the Release in `adopt_unheard`.
+        if self.heard(0).load(Ordering::Acquire) != os::process_id() {
             return;
         }
         let made = self.caches.made();
         let first = self.asked.fetch_add(ASK, Ordering::Relaxed);
         for at in 0..ASK.min(made) {
             let cache = self.caches.get(first.wrapping_add(at) % made + 1);
+            // The owner first: `join` sets the word before it makes the cache live, `settle_fork` after it has.
             let Some(owner) = cache.owner() else { continue };
-            let heard = self.heard(cache.index()).load(Ordering::Relaxed) == 1;
+            // ORDERING: Acquire pairs with the Release in `settle_fork`.
+            let heard = self.heard(cache.index()).load(Ordering::Acquire) == 1;
             if heard && os::thread_is_gone(owner.thread()) && cache.adopt(owner) {
                 self.settle(cache);
             }
