@@ -10,7 +10,10 @@
 //! a child that calls `exec` at once copies no page. Should the forking thread have had no cache, it adopts when it
 //! joins, and knows itself by being the first thread of its process.
 //!
-//! *Other ends.* A thread that joins asks the system for two others, in turn, whether they still exist.
+//! *Other ends.* A thread that joins asks the system for two others, in turn, whether they still exist. The system knows
+//! only those of the caller's own process, so a cache's word is the number of the process in which its thread was heard of.
+//! The child of a `vfork` has memory and slot in common with the thread that made it: a cache that it makes is then that
+//! thread's, under the number of a process that is no more, and nobody asks for it.
 
 use super::Heap;
 use crate::config::{THREADS, ZERO_IS_NODE};
@@ -35,13 +38,15 @@ impl Heap {
             self.caches.give(index);
             return None;
         }
-        self.heard(index).store(1, Ordering::Relaxed);
+        let process = os::process_id();
+        // Relaxed: `join` publishes it.
+        self.heard(index).store(process, Ordering::Relaxed);
         cache.join(os::thread_id());
         drop(guest);
         if self.heard(0).load(Ordering::Relaxed) == 0 && os::is_first_thread() {
             self.adopt_unheard();
         }
-        self.adopt_ended();
+        self.adopt_ended(process);
         Some(cache)
     }
 
@@ -64,14 +69,14 @@ impl Heap {
     pub(crate) fn settle_fork(&self, cache: &ThreadCache) {
         let heard = self.heard(cache.index());
         if heard.load(Ordering::Relaxed) == 0 {
+            let process = os::process_id();
             if planted(Fault::HeardEarly) {
-                heard.store(1, Ordering::Release);
-                self.heard(0).store(os::process_id(), Ordering::Release);
+                heard.store(process, Ordering::Release);
             }
             cache.join(os::thread_id());
             // ORDERING: Release, and this order: pairs with the Acquire in `adopt_ended`. Whoever finds the word set finds
             // the cache under its new number, and so cannot take it for that of the old one, which no thread has here.
-            heard.store(1, Ordering::Release);
+            heard.store(process, Ordering::Release);
             self.adopt_unheard();
         }
     }
@@ -120,8 +125,7 @@ impl Heap {
     /// Adopts every live cache that has not been heard of in this process.
     #[cold]
     fn adopt_unheard(&self) {
-        // ORDERING: Release pairs with the Acquire in `adopt_ended`, as for the caller's own word.
-        self.heard(0).store(os::process_id(), Ordering::Release);
+        self.heard(0).store(os::process_id(), Ordering::Relaxed);
         let mut adopted = false;
         for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
             // A cache's word is set before the cache is live, so a thread that was born meanwhile is not mistaken.
@@ -140,23 +144,19 @@ impl Heap {
         }
     }
 
-    /// Adopts the caches of threads that ended without a word, of a few at a time.
-    fn adopt_ended(&self) {
-        // Not while the child of a fork is unsettled, nor in a process that shares this one's memory (`vfork`): there the
-        // system would say of every thread that it is gone.
-        // ORDERING: Acquire pairs with the Release in `adopt_unheard`.
-        if self.heard(0).load(Ordering::Acquire) != os::process_id() {
-            return;
-        }
+    /// Adopts the caches of threads of the calling process that ended without a word, of a few at a time.
+    fn adopt_ended(&self, process: u32) {
         let made = self.caches.made();
         let first = self.asked.fetch_add(ASK, Ordering::Relaxed);
         for at in 0..ASK.min(made) {
             let cache = self.caches.get(first.wrapping_add(at) % made + 1);
             // The owner first: `join` sets the word before it makes the cache live, `settle_fork` after it has.
             let Some(owner) = cache.owner() else { continue };
+            // Of threads of another process the system would say that they are gone: of those from before a fork that is
+            // not settled yet, and of those of a process that shares this one's memory.
             // ORDERING: Acquire pairs with the Release in `settle_fork`.
-            let heard = self.heard(cache.index()).load(Ordering::Acquire) == 1;
-            if heard && os::thread_is_gone(owner.thread()) && cache.adopt(owner) {
+            let ours = self.heard(cache.index()).load(Ordering::Acquire) == process;
+            if ours && os::thread_is_gone(owner.thread()) && cache.adopt(owner) {
                 self.settle(cache);
             }
         }

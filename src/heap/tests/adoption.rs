@@ -1,8 +1,8 @@
 //! Caches of threads that are no more: after a fork all but the forking thread's, otherwise those whose threads the
 //! system does not know any more. Their chunks are found again, once, and by nobody else's doing.
 
-use super::world::{Client, World};
-use crate::os::fake;
+use super::world::{Client, World, wipe};
+use crate::os::fake::{self, System};
 use crate::size_class::INFO;
 use std::vec::Vec;
 
@@ -220,4 +220,48 @@ fn nobody_is_asked_for_by_another_process() {
         world.heap.settle_fork(client.cache.unwrap());
         world.finish([client].into());
     }
+}
+
+/// A thread that first allocates in the child of a `fork` which nobody has settled is asked for like any other.
+#[test]
+fn threads_born_in_an_unsettled_child_are_asked_for() {
+    let world = World::new();
+    let stays = world.join();
+    world.fork();
+    fake::set_thread_id(501);
+    let mut born = world.join();
+    furnish(&world, &mut born);
+    fake::set_thread_id(502);
+    world.system.end_thread(501);
+    vanish(&mut born);
+    let mut joined = world.join();
+    joined.leave();
+    let joined = world.join();
+    settled(&world, &[&stays, &born, &joined], 2);
+    world.finish([stays, born, joined].into());
+}
+
+/// A thread that first allocates in the child of a `vfork` has its cache under the child's number; when the child is
+/// gone, its parent's thread has it.
+#[test]
+fn a_cache_made_in_a_child_that_shares_memory_stays_its_threads() {
+    let world = World::new();
+    fake::set_thread_id(1);
+    let first = world.join();
+    let child = System::fresh();
+    child.next_process();
+    fake::set_thread_id(2);
+    let cache = world.heap.join(wipe);
+    world.system.enter();
+    world.system.end_thread(2);
+    fake::set_thread_id(3);
+    let mut parents = world.client();
+    parents.cache = cache;
+    furnish(&world, &mut parents);
+    for _ in 0..4 {
+        let mut joined = world.join();
+        settled(&world, &[&first, &parents, &joined], 3);
+        joined.leave();
+    }
+    world.finish([first, parents].into());
 }
