@@ -99,7 +99,7 @@ unsafe impl GlobalAlloc for Millpond {
             return ptr;
         }
         if old.is_none() && new.is_none() {
-            if let Some(resized) = HEAP.resize_large(ptr.expose_provenance(), new_size, align) {
+            if let Some(resized) = HEAP.resize_large(thread(), ptr.expose_provenance(), new_size, align) {
                 return resized.as_ptr();
             }
         }

@@ -7,15 +7,15 @@
 //! Invariant: a node with `bytes > 0` and the page map's entry for its first page name each other, unless its owner is
 //! between taking the entry and giving the memory back.
 
-use super::Heap;
 use super::shelf::Shelved;
+use super::{Guest, Heap};
 use crate::arena::Fill;
 use crate::config::{ADDRESS_BITS, EBB_BYTES, HUGE_MIN, PAGE, PAGE_SHIFT};
 use crate::os;
 use crate::report::Thp;
 use crate::span::{HUGE, Head, LARGE, Large};
 use crate::sync::Ordering;
-use crate::tagged::Index;
+use crate::tagged::{Index, NONE};
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 
 fn entry(node: &Large) -> *mut Head {
@@ -23,12 +23,21 @@ fn entry(node: &Large) -> *mut Head {
 }
 
 impl Heap {
+    /// What a thread does before a run is in its hands: one without a cache, which nobody would adopt, is a guest.
+    fn enter(&self, thread: Index) -> Option<Guest<'_>> {
+        if thread != NONE {
+            return None;
+        }
+        Some(self.guest())
+    }
+
     /// At least `size` bytes aligned to `align`, a power of two, for the thread with this cache, or with none (`NONE`).
     /// `None`: more than there is, even after a trim.
     #[cold]
     #[inline(never)]
     pub(crate) fn alloc_large(&self, thread: Index, size: usize, align: usize, fill: Fill) -> Option<NonNull<u8>> {
         let bytes = size.max(1).checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
+        let _guest = self.enter(thread);
         if align <= PAGE {
             if let Some(run) = self.shelf.take(thread, bytes / PAGE) {
                 return self.reuse(run, fill);
@@ -144,6 +153,7 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub(crate) fn free_large(&self, thread: Index, address: usize) {
+        let _guest = self.enter(thread);
         let node = self.large_at(address);
         let (page, bytes, kind) = (node.head.page(), node.bytes(), node.head.kind());
         if !self.spans.page_map.take(page, entry(node)) {
@@ -163,12 +173,14 @@ impl Heap {
         self.attend_large(thread);
     }
 
-    /// Resizes a large or huge allocation without copying, if that can be done. `size` is one that no class serves. A
-    /// huge one may move, to an address aligned to `align`; `None` leaves all as it was.
+    /// Resizes a large or huge allocation without copying, if that can be done, for the thread with this cache, or with
+    /// none (`NONE`). `size` is one that no class serves. A huge one may move, to an address aligned to `align`; `None`
+    /// leaves all as it was.
     #[cold]
     #[inline(never)]
-    pub(crate) fn resize_large(&self, address: usize, size: usize, align: usize) -> Option<NonNull<u8>> {
+    pub(crate) fn resize_large(&self, thread: Index, address: usize, size: usize, align: usize) -> Option<NonNull<u8>> {
         let new = size.checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
+        let _guest = self.enter(thread);
         let node = self.large_at(address);
         let (page, old) = (node.head.page(), node.bytes());
         if node.head.kind() == HUGE {

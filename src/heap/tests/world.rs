@@ -303,7 +303,7 @@ impl<'a> Client<'a> {
         if was.is_some() && was == is {
             to = Some(at);
         } else if was.is_none() && is.is_none() {
-            to = self.heap.resize_large(at, size, align).map(|at| at.as_ptr().expose_provenance());
+            to = self.heap.resize_large(self.thread(), at, size, align).map(|at| at.as_ptr().expose_provenance());
         }
         if to.is_none() {
             to = self.take(size, align, false);
