@@ -164,6 +164,7 @@ fn free_missed(chunk: NonNull<u8>, place: usize) {
 fn own_cache() -> Option<&'static ThreadCache> {
     let cache = slot::get();
     if ptr::eq(cache, &raw const DEAD) {
+        HEAP.settle_without_cache();
         return None;
     }
     if !ptr::eq(cache, &raw const UNBORN) {

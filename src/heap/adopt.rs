@@ -7,8 +7,14 @@
 //! *Fork.* Each cache has a word in memory that the kernel wipes in the child. The forking thread, and only it, finds
 //! the word of its own live cache wiped: so it knows that it is alone of its kind, and adopts every other live cache
 //! whose word is wiped too. Threads born in the child have set theirs. It does so at a slow path, not in a fork handler:
-//! a child that calls `exec` at once copies no page. Should the forking thread have had no cache, it adopts when it
-//! joins, and knows itself by being the first thread of its process.
+//! a child that calls `exec` at once copies no page.
+//!
+//! A forking thread that has no cache, not yet or no more, is known by being the first thread of its process. If it comes
+//! here without one, to make it or on the shared path, every live cache that is not heard of is a vanished thread's. No
+//! other thread can know that before: the forking thread may have a cache and not have used it yet. So until it comes,
+//! what the vanished had cached stays where it is, bounded by `CACHE_BYTES` a thread; those born in the child and ended
+//! there are asked for all the same. In the child of a `vfork` the first thread proves nothing of the kind, so nobody
+//! adopts in this way, and nobody repairs, where a thread of another process is heard of.
 //!
 //! *Other ends.* A thread that joins asks the system for two others, in turn, whether they still exist. The system knows
 //! only those of the caller's own process, so a cache's word is the number of the process in which its thread was heard of.
@@ -31,6 +37,7 @@ impl Heap {
     /// A cache for the calling thread; `None` if there is no memory for one, or too many threads have one.
     pub(crate) fn join(&self, wipe: extern "C" fn()) -> Option<&ThreadCache> {
         self.hear(wipe)?;
+        self.settle_without_cache();
         let guest = self.guest();
         let cache = self.caches.take()?;
         let index = cache.index();
@@ -43,9 +50,6 @@ impl Heap {
         self.heard(index).store(process, Ordering::Relaxed);
         cache.join(os::thread_id());
         drop(guest);
-        if self.heard(0).load(Ordering::Relaxed) == 0 && os::is_first_thread() {
-            self.adopt_unheard();
-        }
         self.adopt_ended(process);
         Some(cache)
     }
@@ -79,6 +83,26 @@ impl Heap {
             heard.store(process, Ordering::Release);
             self.adopt_unheard();
         }
+    }
+
+    /// What a thread without a cache does before anything else here. Does nothing, but in the forking thread of a new child
+    /// once.
+    pub(crate) fn settle_without_cache(&self) {
+        // ORDERING: Acquire pairs with the exchange in `hear`. Without words, no thread has ever had a cache.
+        if self.heard.load(Ordering::Acquire).is_null() || self.heard(0).load(Ordering::Relaxed) != 0 {
+            return;
+        }
+        if os::is_first_thread() && !self.is_shared(os::process_id()) {
+            self.adopt_unheard();
+        }
+    }
+
+    /// Whether a thread of another process has been heard of in this memory: one of the two is the other's `vfork`.
+    fn is_shared(&self, process: u32) -> bool {
+        (1..=self.caches.made()).map(|index| self.caches.get(index)).any(|cache| {
+            let heard = cache.owner().map_or(0, |_| self.heard(cache.index()).load(Ordering::Relaxed));
+            heard != 0 && heard != process
+        })
     }
 
     /// Makes the words that tell a child from its parent. Built privately, published by one exchange.
@@ -125,7 +149,8 @@ impl Heap {
     /// Adopts every live cache that has not been heard of in this process.
     #[cold]
     fn adopt_unheard(&self) {
-        self.heard(0).store(os::process_id(), Ordering::Relaxed);
+        let process = os::process_id();
+        self.heard(0).store(process, Ordering::Relaxed);
         let mut adopted = false;
         for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
             // A cache's word is set before the cache is live, so a thread that was born meanwhile is not mistaken.
@@ -137,8 +162,9 @@ impl Heap {
                 adopted = true;
             }
         }
-        // Only another thread can have had something in hand. Nobody can start one while this one is here.
-        if (adopted || self.guests.load(Ordering::Relaxed) > 0) && os::is_alone() {
+        // Only another thread can have had something in hand. Nobody can start one while this one is here. Those of a
+        // process that shares this one's memory are not counted by the system.
+        if (adopted || self.guests.load(Ordering::Relaxed) > 0) && os::is_alone() && !self.is_shared(process) {
             self.guests.store(0, Ordering::Relaxed);
             self.repair();
         }

@@ -28,6 +28,7 @@ impl Heap {
         if thread != NONE {
             return None;
         }
+        self.settle_without_cache();
         Some(self.guest())
     }
 

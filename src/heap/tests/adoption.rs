@@ -112,6 +112,66 @@ fn a_forking_thread_without_a_cache_adopts_when_it_joins() {
     world.finish([stays, other, goes].into());
 }
 
+/// A thread whose cache is gone for good forks: in the child it never joins, and adopts on the shared path.
+#[test]
+fn a_forking_thread_that_is_past_its_cache_adopts_on_the_shared_path() {
+    for size in [64, 300 << 10] {
+        let world = World::new();
+        let (mut forks, mut goes) = (world.join(), world.join());
+        furnish(&world, &mut goes);
+        assert!(forks.alloc(size, 1, false) && forks.alloc(size, 1, false));
+        forks.leave();
+        world.fork();
+        vanish(&mut goes);
+        // Another thread without a cache, born in the child, cannot know what the forking thread has.
+        let mut born = world.client();
+        born.dead = true;
+        assert!(born.alloc(size, 1, false));
+        settled(&world, &[&forks, &goes, &born], 1);
+        world.system.set_first_thread(true);
+        forks.free(0);
+        settled(&world, &[&forks, &goes, &born], 0);
+        world.finish([forks, goes, born].into());
+    }
+}
+
+/// Nor does it take what belongs to another process that shares the memory: it may be in the child of a `vfork`.
+#[test]
+fn a_first_thread_without_a_cache_adopts_nobody_where_another_process_is() {
+    for dead in [false, true] {
+        let world = World::new();
+        let stays = world.join();
+        world.fork();
+        // Born in the child, before the forking thread has noticed anything.
+        let born = world.join();
+        world.system.next_process();
+        world.system.set_first_thread(true);
+        let mut vforked = world.client();
+        vforked.dead = dead;
+        assert!(vforked.alloc(64, 1, false));
+        settled(&world, &[&stays, &born, &vforked], 2 + !dead as usize);
+        world.finish([stays, born, vforked].into());
+    }
+}
+
+/// What a thread had in hand in another process that shares the memory is not looked for: that one goes on.
+#[test]
+fn nothing_is_repaired_where_another_process_is() {
+    let world = World::new();
+    let stays = world.join();
+    world.fork();
+    let born = world.join();
+    let in_hand = world.heap.magazines.take().unwrap().index();
+    let guest = world.heap.guest();
+    world.system.next_process();
+    world.heap.settle_fork(stays.cache.unwrap());
+    let free = world.heap.magazines.free_nodes().unwrap();
+    assert_eq!(free + 1, world.heap.magazines.made() as usize, "it is in hand");
+    drop(guest);
+    world.heap.magazines.give(in_hand);
+    world.finish([stays, born].into());
+}
+
 /// Forks of forks: each generation leaves two caches behind, and none of it is left.
 #[test]
 fn generations_leave_nothing_behind() {

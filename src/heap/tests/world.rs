@@ -211,7 +211,9 @@ impl<'a> Client<'a> {
 
     /// The cache after a miss: made now, if there was none and there is memory for one.
     fn own(&mut self) -> Option<&'a ThreadCache> {
-        if self.cache.is_none() && !self.dead {
+        if self.dead {
+            self.heap.settle_without_cache();
+        } else if self.cache.is_none() {
             self.join();
         }
         self.cache
