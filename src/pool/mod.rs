@@ -16,7 +16,7 @@ mod tests;
 
 pub(crate) use magazine::Magazine;
 
-use crate::config::{CARVE_SPANS, MAGAZINE_SLOTS, POOL_BYTES};
+use crate::config::{CARVE_SPANS, MAGAZINE_SLOTS};
 use crate::os;
 use crate::size_class::{Class, INFO};
 use crate::slab::Slab;
@@ -104,7 +104,7 @@ impl Pool {
         if self.full.burst.load(Ordering::Relaxed) != 0 {
             return 1;
         }
-        (POOL_BYTES / INFO[class].magazine_bytes()).max(1) as u32
+        INFO[class].pooled
     }
 
     /// Whether more comes in than is needed: then thread caches keep no spares of this class.
