@@ -267,7 +267,7 @@ pub fn usable_size(ptr: *const u8) -> Option<usize> {
     let chunk = info.index(offset);
     (chunk < info.chunks && chunk * info.size == offset).then(|| {
         // SAFETY: a head whose kind is a class is that of a span.
-        let span = unsafe { &*(&raw const *head).cast::<crate::span::Span>() };
+        let span = unsafe { head.node::<crate::span::Span>() };
         (!span.is_free(chunk)).then_some(info.size)
     })?
 }

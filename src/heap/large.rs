@@ -146,7 +146,7 @@ impl Heap {
                 os::die(format_args!("free of {address:#x}, where no allocation begins"))
             }
             // SAFETY: a head of this kind is that of a large node.
-            Some(head) => unsafe { &*(&raw const *head).cast::<Large>() },
+            Some(head) => unsafe { head.node() },
         }
     }
 
@@ -255,7 +255,7 @@ impl Heap {
     /// Bytes of the large or huge allocation that begins at `address`, whose page the page map says is `head`'s.
     pub(crate) fn large_bytes(&self, head: &Head, address: usize) -> Option<usize> {
         // SAFETY: a head of this kind is that of a large node.
-        let node = unsafe { &*(&raw const *head).cast::<Large>() };
+        let node = unsafe { head.node::<Large>() };
         (head.start() == address && node.bytes() > 0).then(|| node.bytes())
     }
 
