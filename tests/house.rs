@@ -16,12 +16,13 @@ const LAYERS: &[&[&str]] = &[
     &["pool"],
     &["thread_cache"],
     &["heap"],
-    &["slot"],
+    &["slot", "environment"],
     &["global", "forward"],
+    &["c_api"],
 ];
 
 /// Where `cfg` may stand; elsewhere only unit tests have one, on their `mod tests`.
-const CFG_HOMES: &[&str] = &["macros", "sync", "os", "config", "slot"];
+const CFG_HOMES: &[&str] = &["macros", "sync", "os", "config", "slot", "c_api"];
 const TEST_CFGS: &[&str] = &["cfg(test)", "cfg(all(test,not(millpond_loom)))"];
 
 const MAX_LINES: usize = 600;
