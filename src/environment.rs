@@ -145,7 +145,10 @@ mod tests {
             assert_eq!(taken(&[text]), Settings::default(), "{text}");
         }
         assert_eq!(taken(&["MILLPOND_SHOW=stats,", "MILLPOND_SHOW=config,stat"]), Settings::default());
-        assert_eq!(taken(&["MILLPOND_SHOW=stats", "MILLPOND_SHOW=x"]).to_string().split(' ').next_back(), Some("MILLPOND_SHOW=stats"));
+        assert_eq!(
+            taken(&["MILLPOND_SHOW=stats", "MILLPOND_SHOW=x"]).to_string().split(' ').next_back(),
+            Some("MILLPOND_SHOW=stats")
+        );
     }
 
     #[test]

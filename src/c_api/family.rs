@@ -256,4 +256,3 @@ pub(super) fn usable_size(ptr: *const u8) -> usize {
 pub(super) fn trim() -> bool {
     global::trim().returned > 0
 }
-

@@ -102,7 +102,11 @@ impl fmt::Display for Report {
         writeln!(f, "Larger than all pools  {large:>14}  ({:.1} %)", percent(large, taken))?;
         writeln!(f, "Served by pools        {:>14.1} %", percent(taken - large, taken))?;
         writeln!(f, "Average time           {:>14.3} us\n", microseconds(sum(|row| &row.nanoseconds), taken))?;
-        writeln!(f, "{:>4} {:>12} {:>14} {:>13} {:>12}", "pool", "chunk size", "allocations", "utilization", "average time")?;
+        writeln!(
+            f,
+            "{:>4} {:>12} {:>14} {:>13} {:>12}",
+            "pool", "chunk size", "allocations", "utilization", "average time"
+        )?;
         for (class, row) in ROWS[..CLASSES].iter().enumerate().filter(|(_, row)| of(&row.taken) > 0) {
             let live = of(&row.taken).saturating_sub(of(&row.given_back));
             writeln!(
