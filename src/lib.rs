@@ -93,6 +93,10 @@ program_modules! { slot global }
 #[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
 mod c_api;
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
+#[cfg(any(feature = "malloc", feature = "prefixed", all(test, not(millpond_loom))))]
+mod c_class;
+
 /// In the C library nothing unwinds, and there is nobody but the allocator to say what went wrong.
 #[cfg(millpond_library)]
 #[panic_handler]

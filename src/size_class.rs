@@ -22,12 +22,12 @@ const LINEAR_LOG: u32 = LINEAR_MAX.ilog2();
 pub(crate) const CLASSES: usize = LINEAR + 4 * (CLASS_MAX.ilog2() - LINEAR_LOG) as usize;
 
 /// Sizes up to here are looked up in [`FINE`], the others in [`COARSE`].
-const FINE_MAX: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 1024 };
+pub(crate) const FINE_MAX: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 1024 };
 /// Above [`FINE_MAX`] all classes are multiples of this.
-const COARSE_GRAIN: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 256 };
+pub(crate) const COARSE_GRAIN: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 256 };
 
 #[inline(always)]
-const fn compute(size: usize) -> Class {
+pub(crate) const fn compute(size: usize) -> Class {
     let last = size.saturating_sub(1);
     if last < LINEAR_MAX {
         return last / GRAIN;
@@ -46,7 +46,7 @@ const fn size_of_class(class: Class) -> usize {
 
 /// Where a class's bin lies in a thread cache, for sizes at a distance of `grain`. (Constants, not statics: other crates
 /// inline the fast path, and a constant size must fold there.)
-const fn places<const LEN: usize>(grain: usize) -> [u16; LEN] {
+pub(crate) const fn places<const LEN: usize>(grain: usize) -> [u16; LEN] {
     let mut table = [0; LEN];
     let mut at = 0;
     while at < LEN {
@@ -56,24 +56,8 @@ const fn places<const LEN: usize>(grain: usize) -> [u16; LEN] {
     table
 }
 
-/// The same for C, where memory of 16 bytes or more must suit every type: its classes are multiples of 16, but the
-/// smallest.
-const fn places_in_c<const LEN: usize>() -> [u16; LEN] {
-    let mut table: [u16; LEN] = places(GRAIN);
-    let mut at = 2;
-    while at < LEN {
-        table[at] = (compute((at * GRAIN).next_multiple_of(C_ALIGN)) * BIN_BYTES) as u16;
-        at += 1;
-    }
-    table
-}
-
-/// The alignment of C's `max_align_t`.
-pub(crate) const C_ALIGN: usize = 16;
-
 const FINE: [u16; FINE_MAX / GRAIN + 1] = places(GRAIN);
-const FINE_IN_C: [u16; FINE_MAX / GRAIN + 1] = places_in_c();
-const COARSE: [u16; CLASS_MAX / COARSE_GRAIN + 1] = places(COARSE_GRAIN);
+pub(crate) const COARSE: [u16; CLASS_MAX / COARSE_GRAIN + 1] = places(COARSE_GRAIN);
 
 /// What follows from a class.
 #[derive(Clone, Copy, Debug)]
@@ -167,24 +151,6 @@ pub(crate) fn place_of(size: usize, align: usize) -> Option<usize> {
     }
 }
 
-/// The same for C's `malloc(size)`: chunks of 16 bytes or more are aligned to 16.
-#[inline(always)]
-pub(crate) fn place_in_c(size: usize) -> Option<usize> {
-    if size <= FINE_MAX {
-        Some(FINE_IN_C[size.div_ceil(GRAIN)] as usize)
-    } else if size <= CLASS_MAX {
-        Some(COARSE[size.div_ceil(COARSE_GRAIN)] as usize)
-    } else {
-        None
-    }
-}
-
-/// Where a class's bin lies: see [`place_of`].
-#[inline(always)]
-pub(crate) const fn place(class: Class) -> usize {
-    class * BIN_BYTES
-}
-
 /// The class whose bin lies at a place.
 pub(crate) const fn at_place(place: usize) -> Class {
     place / BIN_BYTES
@@ -226,18 +192,6 @@ mod tests {
                 assert_eq!(better.size, info.size, "{size} {align}");
             }
         }
-    }
-
-    #[test]
-    fn classes_for_c_suit_every_type_and_are_the_smallest_that_do() {
-        for size in 0..=CLASS_MAX {
-            let info = &INFO[at_place(place_in_c(size).unwrap())];
-            let align = if size <= 8 { 8 } else { C_ALIGN };
-            assert!(info.size >= size && info.size % align == 0, "{size} {info:?}");
-            let better = INFO.iter().find(|other| other.size >= size && other.size % align == 0).unwrap();
-            assert_eq!(better.size, info.size, "{size}");
-        }
-        assert_eq!(place_in_c(CLASS_MAX + 1), None);
     }
 
     #[test]

@@ -42,7 +42,9 @@ fn loaded_and_unloaded_itself() {
     succeeds(Command::new(&program).arg(shared()));
     let dynamic = local_dynamic();
     succeeds(Command::new(&program).arg(&dynamic));
-    succeeds(Command::new(compile("semantics.c", "semantics", &[])).env("LD_PRELOAD", dynamic));
+    let folder = dynamic.parent().expect("its folder").display();
+    let link = [format!("-L{folder}"), format!("-Wl,-rpath,{folder}"), "-lmillpond".into()];
+    succeeds(&mut Command::new(compile("semantics.c", "semantics_dynamic", &link.each_ref().map(String::as_str))));
 }
 
 /// The library as plugins need it where static thread-local storage has run out: the README's third command.

@@ -13,9 +13,10 @@
 //! The fast paths of `malloc` and `free` are those of the global allocator; only the class comes from elsewhere: from the
 //! page map, for `free`. What sets `errno` stands behind the slow paths' calls.
 
+use crate::c_class::{self, C_ALIGN};
 use crate::global::{self, HEAP};
 use crate::os;
-use crate::size_class::{self, C_ALIGN, Class};
+use crate::size_class::{self, Class};
 use crate::slot;
 use crate::span::LARGE;
 use crate::thread_cache::Bin;
@@ -58,7 +59,7 @@ fn or_no_memory(at: *mut u8) -> *mut u8 {
 
 #[inline(always)]
 pub(super) fn malloc(size: usize) -> *mut u8 {
-    match size_class::place_in_c(size) {
+    match c_class::place_in_c(size) {
         Some(place) => take(place),
         None => large(size, 1),
     }
@@ -72,7 +73,7 @@ fn large(size: usize, align: usize) -> *mut u8 {
 
 pub(super) fn calloc(count: usize, size: usize) -> *mut u8 {
     let Some(bytes) = count.checked_mul(size) else { return or_no_memory(null_mut()) };
-    let Some(place) = size_class::place_in_c(bytes) else {
+    let Some(place) = c_class::place_in_c(bytes) else {
         return or_no_memory(global::alloc_large_zeroed(bytes, 1));
     };
     let at = take(place);
@@ -88,7 +89,7 @@ pub(super) fn calloc(count: usize, size: usize) -> *mut u8 {
 #[inline(always)]
 fn place_at(ptr: *mut u8) -> Option<usize> {
     let kind = HEAP.spans.page_map.get(ptr.addr())?.kind();
-    (kind < LARGE).then(|| size_class::place(kind as Class))
+    (kind < LARGE).then(|| c_class::place(kind as Class))
 }
 
 /// # Safety
@@ -123,7 +124,7 @@ fn free_other(ptr: *mut u8) {
 /// As C says.
 #[inline(always)]
 pub(super) unsafe fn free_sized(ptr: *mut u8, size: usize) {
-    match (NonNull::new(ptr), size_class::place_in_c(size)) {
+    match (NonNull::new(ptr), c_class::place_in_c(size)) {
         (Some(chunk), Some(place)) => give(chunk, place),
         _ => free_other(ptr),
     }
@@ -143,7 +144,7 @@ pub(super) unsafe fn free_aligned_sized(ptr: *mut u8, align: usize, size: usize)
 /// The place of the class that serves an aligned request.
 fn place_aligned(align: usize, size: usize) -> Option<usize> {
     match align {
-        0..=C_ALIGN => size_class::place_in_c(size.max(align)),
+        0..=C_ALIGN => c_class::place_in_c(size.max(align)),
         _ if size > SIZE_MAX => None,
         _ => size_class::place_of(size.max(1), align),
     }
@@ -205,7 +206,7 @@ pub(super) unsafe fn realloc(ptr: *mut u8, size: usize) -> *mut u8 {
         unsafe { free(ptr) };
         return null_mut();
     }
-    let (old, new) = (place_at(ptr), size_class::place_in_c(size));
+    let (old, new) = (place_at(ptr), c_class::place_in_c(size));
     if old.is_some() && old == new {
         return ptr;
     }

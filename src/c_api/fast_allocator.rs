@@ -6,6 +6,7 @@
 //! Invariant, at rest: for each row, `taken = given back + in the program's hands`.
 
 use super::family;
+use crate::c_class;
 use crate::global::HEAP;
 use crate::os;
 use crate::size_class::{self, CLASSES, Class, INFO};
@@ -62,7 +63,7 @@ fn allocate(size: usize) -> Memory {
     let at = family::malloc(size);
     let end = os::nanoseconds();
     if !at.is_null() {
-        let row = &ROWS[size_class::place_in_c(size).map_or(CLASSES, size_class::at_place)];
+        let row = &ROWS[c_class::place_in_c(size).map_or(CLASSES, size_class::at_place)];
         add(&row.taken, 1);
         add(&row.bytes, size as u64);
         add(&row.nanoseconds, end.saturating_sub(start));
