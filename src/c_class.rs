@@ -3,8 +3,8 @@
 //! Memory of 16 bytes or more must suit every type there, so its classes are the multiples of 16; a smaller request gets the
 //! smallest class, which is aligned to 8.
 
-use crate::config::{BIN_BYTES, CLASS_MAX, GRAIN};
-use crate::size_class::{COARSE, COARSE_GRAIN, Class, FINE_MAX, compute, places};
+use crate::config::{CLASS_MAX, GRAIN};
+use crate::size_class::{COARSE, COARSE_GRAIN, FINE_MAX, compute, place, places};
 
 /// The alignment of C's `max_align_t`.
 pub(crate) const C_ALIGN: usize = 16;
@@ -30,12 +30,6 @@ pub(crate) fn place_in_c(size: usize) -> Option<usize> {
     } else {
         None
     }
-}
-
-/// Where a class's bin lies, in bytes from the first.
-#[inline(always)]
-pub(crate) const fn place(class: Class) -> usize {
-    class * BIN_BYTES
 }
 
 #[cfg(all(test, not(millpond_loom)))]

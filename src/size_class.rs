@@ -151,6 +151,12 @@ pub(crate) fn place_of(size: usize, align: usize) -> Option<usize> {
     }
 }
 
+/// Where a class's bin lies, in bytes from the first.
+#[inline(always)]
+pub(crate) const fn place(class: Class) -> usize {
+    class * BIN_BYTES
+}
+
 /// The class whose bin lies at a place.
 pub(crate) const fn at_place(place: usize) -> Class {
     place / BIN_BYTES

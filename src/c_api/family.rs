@@ -16,9 +16,8 @@
 use crate::c_class::{self, C_ALIGN};
 use crate::global::{self, HEAP};
 use crate::os;
-use crate::size_class::{self, Class};
+use crate::size_class;
 use crate::slot;
-use crate::span::LARGE;
 use crate::thread_cache::Bin;
 use core::ptr::{self, NonNull, null_mut};
 
@@ -88,8 +87,7 @@ pub(super) fn calloc(count: usize, size: usize) -> *mut u8 {
 /// what is none of ours.
 #[inline(always)]
 fn place_at(ptr: *mut u8) -> Option<usize> {
-    let kind = HEAP.spans.page_map.get(ptr.addr())?.kind();
-    (kind < LARGE).then(|| c_class::place(kind as Class))
+    (HEAP.spans.page_map.noted(ptr.addr()) as usize).checked_sub(1)
 }
 
 /// # Safety
