@@ -197,7 +197,7 @@ fn redis() {
             }
             let tool =
                 |name: &str, more: &[&str]| well(Command::new(name).args(["-p", &port_of_client]).args(more)).stdout;
-            let load = tool("redis-benchmark", &["-q", "-n", "20000", "-d", "200", "-r", "20000", "-c", "20"]);
+            let load = tool("redis-benchmark", &["-q", "-n", "5000", "-d", "200", "-r", "5000", "-c", "20"]);
             let script = "for i = 1, 50000 do redis.call('set', 'key' .. i, string.rep('x', i % 500)) end return 'set'";
             let set = tool("redis-cli", &["eval", script, "0"]);
             let sum = "local n = 0 for i = 1, 50000 do n = n + redis.call('strlen', 'key' .. i) end return n";
@@ -233,7 +233,7 @@ fn sqlite() {
 #[test]
 fn gcc() {
     compare("gcc", |on, folder| {
-        let source: String = (0..1500)
+        let source: String = (0..500)
             .map(|at| {
                 format!(
                     "struct s{at} {{ int a, b[{at} % 7 + 1]; }};\nint f{at}(struct s{at} *s, int n) {{ int sum = 0; for (int i \

@@ -29,6 +29,7 @@ impl Stream {
     }
 
     /// The program's standard output.
+    #[cfg(feature = "prefixed")]
     pub(crate) fn stdout() -> Self {
         unsafe extern "C" {
             static stdout: *mut File;
@@ -51,6 +52,7 @@ impl fmt::Write for Stream {
 }
 
 /// Nanoseconds of a monotonic clock.
+#[cfg(feature = "prefixed")]
 pub(crate) fn nanoseconds() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is ours to write.

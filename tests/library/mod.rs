@@ -119,6 +119,7 @@ pub fn run(command: &mut Command, watchdog: u32, limits: &[(libc::__rlimit_resou
             Ok(())
         });
     }
+    #[allow(clippy::zombie_processes, reason = "`wait4` below waits for it")]
     let child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
     let (mut status, pid) = (0, child.id() as libc::pid_t);
     // SAFETY: waits for our own child, once; zeros are a valid `rusage`, which the call fills in.
