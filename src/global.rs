@@ -5,6 +5,7 @@
 //! on the shared path, for destructors that run later still.
 
 use crate::arena::Fill;
+use crate::environment;
 use crate::heap::Heap;
 use crate::os;
 use crate::report::{CheckError, Stats, Thp, Trimmed};
@@ -18,7 +19,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
 
-static HEAP: Heap = Heap::new();
+pub(crate) static HEAP: Heap = Heap::new();
 
 /// The allocator, to be installed as the program's global one.
 ///
@@ -122,26 +123,26 @@ fn address(chunk: Option<NonNull<u8>>) -> *mut u8 {
 
 #[cold]
 #[inline(never)]
-fn alloc_large(size: usize, align: usize) -> *mut u8 {
+pub(crate) fn alloc_large(size: usize, align: usize) -> *mut u8 {
     address(HEAP.alloc_large(thread(), size, align, Fill::Any))
 }
 
 #[cold]
 #[inline(never)]
-fn alloc_large_zeroed(size: usize, align: usize) -> *mut u8 {
+pub(crate) fn alloc_large_zeroed(size: usize, align: usize) -> *mut u8 {
     address(HEAP.alloc_large(thread(), size, align, Fill::Zero))
 }
 
 #[cold]
 #[inline(never)]
-fn free_large(ptr: *mut u8) {
+pub(crate) fn free_large(ptr: *mut u8) {
     HEAP.free_large(thread(), ptr.expose_provenance());
 }
 
 /// The bin has missed: has the thread born first, if need be.
 #[cold]
 #[inline(never)]
-fn alloc_missed(place: usize) -> *mut u8 {
+pub(crate) fn alloc_missed(place: usize) -> *mut u8 {
     let class = size_class::at_place(place);
     address(match own_cache() {
         Some(cache) => HEAP.alloc_slow(cache, class),
@@ -152,7 +153,7 @@ fn alloc_missed(place: usize) -> *mut u8 {
 /// The bin has missed: has the thread born first, if need be.
 #[cold]
 #[inline(never)]
-fn free_missed(chunk: NonNull<u8>, place: usize) {
+pub(crate) fn free_missed(chunk: NonNull<u8>, place: usize) {
     let class = size_class::at_place(place);
     match own_cache() {
         Some(cache) => HEAP.free_slow(cache, class, chunk),
@@ -193,23 +194,35 @@ extern "C" fn wipe() {
     HEAP.wipe();
 }
 
-/// Reads the environment, once; a second reader at the same time does no harm.
-fn configure() {
+/// Reads the environment, once it is there; a second reader at the same time does no harm.
+#[cold]
+pub(crate) fn configure() {
     static DONE: AtomicU32 = AtomicU32::new(0);
     // Relaxed: nothing is published by it.
+    if DONE.load(Ordering::Relaxed) != 0 {
+        return;
+    }
+    let Some(settings) = environment::read() else { return };
     if DONE.swap(1, Ordering::Relaxed) != 0 {
         return;
     }
-    match os::environment(b"MILLPOND_THP") {
-        None | Some(b"default" | b"") => {}
-        Some(b"always") => set_thp(Thp::Always),
-        Some(b"never") => set_thp(Thp::Never),
-        Some(_) => os::say(format_args!("MILLPOND_THP is not one of default, always, never: ignored")),
+    if settings.thp != Thp::Default {
+        set_thp(settings.thp);
+    }
+    if settings.show_config {
+        os::say(format_args!("{settings}"));
+    }
+    if settings.show_stats {
+        os::at_exit(show_stats);
     }
 }
 
+extern "C" fn show_stats() {
+    os::say(format_args!("{}", stats()));
+}
+
 /// The index of the calling thread's cache; `NONE` without one.
-fn thread() -> Index {
+pub(crate) fn thread() -> Index {
     // SAFETY: the slot always points to a cache, a static one or this thread's.
     unsafe { &*slot::get() }.index()
 }

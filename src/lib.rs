@@ -84,9 +84,25 @@ core_modules! {
     pool
     thread_cache
     heap
+    environment
 }
 
 program_modules! { slot global }
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
+#[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
+mod c_api;
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
+#[cfg(any(feature = "malloc", feature = "prefixed", all(test, not(millpond_loom))))]
+mod c_class;
+
+/// In the C library nothing unwinds, and there is nobody but the allocator to say what went wrong.
+#[cfg(millpond_library)]
+#[panic_handler]
+fn panicked(info: &core::panic::PanicInfo<'_>) -> ! {
+    os::die(format_args!("{info}"))
+}
 
 #[cfg(any(not(all(target_os = "linux", target_arch = "x86_64")), miri, millpond_forward))]
 #[path = "forward.rs"]

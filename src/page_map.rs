@@ -7,14 +7,21 @@
 //! An entry is published after its node is made and before any address in the page is handed out, and cleared before
 //! the run is given back; only the run's owner does either.
 //!
+//! Behind its entries a leaf has a *note* for each page, a word that says where to put a freed chunk without a look at the
+//! node: the place of a span's class in a thread cache, and one more, so that zero says "no span". Notes of a mebibyte
+//! share a cache line; nodes have lines of their own.
+//!
 //! Invariant: an entry is null, or names a node whose run contains the page.
 
 use crate::config::{ADDRESS_BITS, LEAF_BITS, PAGE_SHIFT, ROOT_BITS, ZERO_IS_NODE};
 use crate::os;
-use crate::sync::{AtomicPtr, Fault, Ordering, planted};
+use crate::sync::{AtomicPtr, AtomicU32, Fault, Ordering, planted};
 use core::ptr;
 
 const LEAF: usize = 1 << LEAF_BITS;
+
+/// Bytes that the map holds for a page.
+pub(crate) const PAGE_BYTES: usize = size_of::<AtomicPtr<()>>() + size_of::<AtomicU32>();
 
 /// See the module's documentation. `T` is what entries point to.
 #[derive(Debug)]
@@ -49,6 +56,35 @@ impl<T> PageMap<T> {
         unsafe { node.as_ref() }
     }
 
+    /// The note for the page of `address`; zero where there is none: O(1), two dependent loads.
+    #[inline(always)]
+    pub(crate) fn noted(&self, address: usize) -> u32 {
+        let page = address >> PAGE_SHIFT;
+        let Some(slot) = self.root.get(page >> LEAF_BITS) else { return 0 };
+        // ORDERING: Acquire pairs with the exchange in `prepare`: the leaf is made.
+        match slot.load(Ordering::Acquire) {
+            leaf if leaf.is_null() => 0,
+            // Relaxed: whoever frees a chunk was given it after the note was made.
+            leaf => Self::note_of(leaf, page).load(Ordering::Relaxed),
+        }
+    }
+
+    #[inline(always)]
+    fn note_of<'a>(leaf: *mut AtomicPtr<T>, page: usize) -> &'a AtomicU32 {
+        // SAFETY: a published leaf has this many notes behind its entries and stays for ever.
+        unsafe { &*leaf.add(LEAF).cast::<AtomicU32>().add(page % LEAF) }
+    }
+
+    /// Makes the notes for a prepared run. Only the run's owner may.
+    pub(crate) fn note(&self, page: usize, pages: usize, note: u32) {
+        for page in page..page + pages {
+            // ORDERING: Acquire pairs with the exchange in `prepare`.
+            let leaf = self.root[page >> LEAF_BITS].load(Ordering::Acquire);
+            // Relaxed: whoever is given a chunk of the run is given it by an exchange.
+            Self::note_of(leaf, page).store(note, Ordering::Relaxed);
+        }
+    }
+
     /// Has the processor fetch the entry for `address`.
     #[inline]
     pub(crate) fn prefetch(&self, address: usize) {
@@ -67,13 +103,16 @@ impl<T> PageMap<T> {
             if !slot.load(Ordering::Acquire).is_null() {
                 continue;
             }
-            let bytes = LEAF * size_of::<AtomicPtr<T>>();
+            let bytes = LEAF * PAGE_BYTES;
             let at = os::metadata(bytes)?;
             let leaf = ptr::with_exposed_provenance_mut::<AtomicPtr<T>>(at);
             if !ZERO_IS_NODE {
                 for entry in 0..LEAF {
                     // SAFETY: inside the bytes that were reserved just now.
-                    unsafe { leaf.add(entry).write(AtomicPtr::new(ptr::null_mut())) };
+                    unsafe {
+                        leaf.add(entry).write(AtomicPtr::new(ptr::null_mut()));
+                        leaf.add(LEAF).cast::<AtomicU32>().add(entry).write(AtomicU32::new(0));
+                    }
                 }
             }
             if planted(Fault::MapLeaf) {
@@ -106,6 +145,7 @@ impl<T> PageMap<T> {
     pub(crate) fn clear(&self, page: usize) {
         // ORDERING: Acquire pairs with the exchange in `prepare`.
         if !self.root[page >> LEAF_BITS].load(Ordering::Acquire).is_null() {
+            self.note(page, 1, 0);
             self.publish(page, 1, ptr::null_mut());
         }
     }

@@ -24,12 +24,12 @@ const LINEAR_LOG: u32 = LINEAR_MAX.ilog2();
 pub(crate) const CLASSES: usize = LINEAR + 4 * (CLASS_MAX.ilog2() - LINEAR_LOG) as usize;
 
 /// Sizes up to here are looked up in [`FINE`], the others in [`COARSE`].
-const FINE_MAX: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 1024 };
+pub(crate) const FINE_MAX: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 1024 };
 /// Above [`FINE_MAX`] all classes are multiples of this.
-const COARSE_GRAIN: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 256 };
+pub(crate) const COARSE_GRAIN: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 256 };
 
 #[inline(always)]
-const fn compute(size: usize) -> Class {
+pub(crate) const fn compute(size: usize) -> Class {
     let last = size.saturating_sub(1);
     if last < LINEAR_MAX {
         return last / GRAIN;
@@ -48,7 +48,7 @@ const fn size_of_class(class: Class) -> usize {
 
 /// Where a class's bin lies in a thread cache, for sizes at a distance of `grain`. (Constants, not statics: other crates
 /// inline the fast path, and a constant size must fold there.)
-const fn places<const LEN: usize>(grain: usize) -> [u16; LEN] {
+pub(crate) const fn places<const LEN: usize>(grain: usize) -> [u16; LEN] {
     let mut table = [0; LEN];
     let mut at = 0;
     while at < LEN {
@@ -59,7 +59,7 @@ const fn places<const LEN: usize>(grain: usize) -> [u16; LEN] {
 }
 
 const FINE: [u16; FINE_MAX / GRAIN + 1] = places(GRAIN);
-const COARSE: [u16; CLASS_MAX / COARSE_GRAIN + 1] = places(COARSE_GRAIN);
+pub(crate) const COARSE: [u16; CLASS_MAX / COARSE_GRAIN + 1] = places(COARSE_GRAIN);
 
 /// What follows from a class.
 #[derive(Clone, Copy, Debug)]
@@ -157,6 +157,12 @@ pub(crate) fn place_of(size: usize, align: usize) -> Option<usize> {
     } else {
         None
     }
+}
+
+/// Where a class's bin lies, in bytes from the first.
+#[inline(always)]
+pub(crate) const fn place(class: Class) -> usize {
+    class * BIN_BYTES
 }
 
 /// The class whose bin lies at a place.

@@ -3,7 +3,8 @@
 //! The word is the address of the thread's cache. `thread_local!` would cost a call per access in a shared library, so
 //! the word is declared in assembly in the initial-exec model: two moves read it, in executables and in libraries that
 //! are there from the start. Its first value is the address of the *unborn* cache, so reading it needs no test.
-//! Elsewhere, and under `--cfg millpond_portable_tls`, `pthread_getspecific` holds the word; there, null is unborn.
+//! With the feature `local_dynamic_tls` the model is local-dynamic: a call instead of the two moves, for libraries that are
+//! loaded where no room for static thread-local storage is left. Elsewhere, and under `--cfg millpond_portable_tls`, `pthread_getspecific` holds the word; there, null is unborn.
 //!
 //! The word changes only by [`set`] on the same thread. The symbol carries the crate's version, so that two versions
 //! in one program do not share it.
@@ -49,33 +50,78 @@ mod imp {
         unborn = sym UNBORN,
     );
 
-    #[inline(always)]
-    pub(crate) fn get() -> *const ThreadCache {
-        let word: *const ThreadCache;
-        // SAFETY: reads the thread's own word, which the loader has set up; memory is only read.
-        unsafe {
-            core::arch::asm!(
-                concat!("mov {word}, qword ptr [rip + ", symbol!(), "@GOTTPOFF]"),
-                "mov {word}, qword ptr fs:[{word}]",
-                word = out(reg) word,
-                options(nostack, preserves_flags, readonly, pure)
-            );
+    #[cfg(feature = "local_dynamic_tls")]
+    pub(crate) use dynamic::{get, set};
+    #[cfg(not(feature = "local_dynamic_tls"))]
+    pub(crate) use fixed::{get, set};
+
+    #[cfg(feature = "local_dynamic_tls")]
+    mod dynamic {
+        use super::ThreadCache;
+
+        /// The address of the thread's own word.
+        #[inline(always)]
+        fn word() -> *mut *const ThreadCache {
+            let word;
+            // SAFETY: calls the loader's function as its contract says, in the very instructions that linkers know; the
+            // stack is aligned, and all that a call may change is declared.
+            unsafe {
+                core::arch::asm!(
+                    concat!("lea rdi, [rip + ", symbol!(), "@TLSLD]"),
+                    "call __tls_get_addr@PLT",
+                    concat!("lea rax, [rax + ", symbol!(), "@DTPOFF]"),
+                    out("rax") word,
+                    clobber_abi("C")
+                );
+            }
+            word
         }
-        word
+
+        #[inline(always)]
+        pub(crate) fn get() -> *const ThreadCache {
+            // SAFETY: the thread's own word, which the loader has set up.
+            unsafe { word().read() }
+        }
+
+        pub(crate) fn set(cache: *const ThreadCache) -> bool {
+            // SAFETY: as in `get`.
+            unsafe { word().write(cache) };
+            true
+        }
     }
 
-    pub(crate) fn set(cache: *const ThreadCache) -> bool {
-        // SAFETY: writes the thread's own word.
-        unsafe {
-            core::arch::asm!(
-                concat!("mov {offset}, qword ptr [rip + ", symbol!(), "@GOTTPOFF]"),
-                "mov qword ptr fs:[{offset}], {word}",
-                offset = out(reg) _,
-                word = in(reg) cache,
-                options(nostack, preserves_flags)
-            );
+    #[cfg(not(feature = "local_dynamic_tls"))]
+    mod fixed {
+        use super::ThreadCache;
+
+        #[inline(always)]
+        pub(crate) fn get() -> *const ThreadCache {
+            let word: *const ThreadCache;
+            // SAFETY: reads the thread's own word, which the loader has set up; memory is only read.
+            unsafe {
+                core::arch::asm!(
+                    concat!("mov {word}, qword ptr [rip + ", symbol!(), "@GOTTPOFF]"),
+                    "mov {word}, qword ptr fs:[{word}]",
+                    word = out(reg) word,
+                    options(nostack, preserves_flags, readonly, pure)
+                );
+            }
+            word
         }
-        true
+
+        pub(crate) fn set(cache: *const ThreadCache) -> bool {
+            // SAFETY: writes the thread's own word.
+            unsafe {
+                core::arch::asm!(
+                    concat!("mov {offset}, qword ptr [rip + ", symbol!(), "@GOTTPOFF]"),
+                    "mov qword ptr fs:[{offset}], {word}",
+                    offset = out(reg) _,
+                    word = in(reg) cache,
+                    options(nostack, preserves_flags)
+                );
+            }
+            true
+        }
     }
 }
 

@@ -6,12 +6,12 @@
 //! taken where no conditional jump is: compilers lay the likely way out so. `-- --nocapture` shows the figures.
 #![cfg(all(target_arch = "x86_64", target_os = "linux", not(millpond_forward), not(millpond_portable_tls)))]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+mod instructions;
 
-/// NB: in step with the probe.
-const CALLS: u64 = 1000;
+use instructions::{Disassembly, Way, disassembly, has_valgrind, listing, output, profile, start_of, walk};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
 const SIZES: [usize; 10] = [1, 8, 24, 64, 129, 200, 1000, 5000, 40_000, 256 * 1024];
 
 /// What is counted and how many instructions it may take, `ret` included.
@@ -33,31 +33,11 @@ const RUN_TIME_SIZE: [Budget; 2] = [
     Budget { what: "dealloc of a run-time size", function: "*__rust_dealloc", limit: 24 },
 ];
 
-/// Stands for the instruction where it is none of the probe's.
-const ELSEWHERE: &str = "in ";
-
-/// Address → instruction, as objdump writes it.
-type Disassembly = BTreeMap<u64, String>;
-
-/// One instruction and how often it was executed.
-struct Executed {
-    address: u64,
-    code: String,
-    count: u64,
-}
-
-/// One way through a function.
-struct Way {
-    name: String,
-    limit: u64,
-    instructions: Vec<Executed>,
-}
-
 #[test]
 fn fast_path_keeps_its_budget() {
     let probe = build();
-    let listing = output(Command::new("objdump").args(["-d", "--no-show-raw-insn", "-w"]).arg(&probe));
-    let has_valgrind = Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_ok();
+    let listing = listing(&probe);
+    let has_valgrind = has_valgrind();
     let count = || if has_valgrind { executed(&probe, &disassembly(&listing)) } else { laid_out(&listing) };
     let faults = |ways: &[Way]| -> Vec<String> { ways.iter().filter_map(Way::fault).collect() };
 
@@ -90,7 +70,11 @@ fn layout_is_walked() {
     1030:\tlock cmpxchg %rcx,(%rdx)
     1035:\tret
 ";
-    let way = |budget| Way { name: String::new(), limit: 4, instructions: walk(listing, budget) };
+    let way = |budget: &Budget| Way {
+        name: String::new(),
+        limit: 4,
+        instructions: walk(listing, start_of(listing, budget.function)),
+    };
     let constant = way(&CONSTANT_SIZE[0]);
     assert_eq!(constant.per_call(), 5.0);
     let fault = constant.fault().unwrap();
@@ -114,32 +98,15 @@ fn build() -> PathBuf {
     executables.next_back().expect("cargo names the probe's executable")
 }
 
-/// What the command wrote; it must be there and succeed.
-fn output(command: &mut Command) -> String {
-    let done = command.stderr(Stdio::piped()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(done.status.success(), "{command:?}: {}\n{}", done.status, String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).expect("names of symbols are UTF-8")
-}
-
-fn disassembly(listing: &str) -> Disassembly {
-    listing.lines().filter_map(instruction).map(|(address, text)| (address, text.to_owned())).collect()
-}
-
-/// The instruction of a line such as `   13e78:⇥mov    $0x8,%esi`.
-fn instruction(line: &str) -> Option<(u64, &str)> {
-    let (address, text) = line.split_once(":\t")?;
-    Some((u64::from_str_radix(address.trim(), 16).ok()?, text.trim()))
-}
-
 /// All ways, as callgrind saw them executed.
 fn executed(probe: &Path, disassembly: &Disassembly) -> Vec<Way> {
     let mut ways = Vec::new();
     for Budget { what, function, limit } in CONSTANT_SIZE {
-        let instructions = profile(probe, function, disassembly).swap_remove(0);
+        let instructions = profile(probe, probe, 1 + 2 * SIZES.len(), function, disassembly).swap_remove(0);
         ways.push(Way { name: what.into(), limit, instructions });
     }
     for Budget { what, function, limit } in RUN_TIME_SIZE {
-        let mut phases = profile(probe, function, disassembly).into_iter().skip(1);
+        let mut phases = profile(probe, probe, 1 + 2 * SIZES.len(), function, disassembly).into_iter().skip(1);
         for owner in ["Vec", "Box"] {
             for (size, instructions) in SIZES.iter().zip(phases.by_ref()) {
                 ways.push(Way { name: format!("{what}, {owner} of {size}"), limit, instructions });
@@ -149,120 +116,15 @@ fn executed(probe: &Path, disassembly: &Disassembly) -> Vec<Way> {
     ways
 }
 
-/// What was executed inside `function` in each phase of the probe.
-fn profile(probe: &Path, function: &str, disassembly: &Disassembly) -> Vec<Vec<Executed>> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(function.trim_start_matches('*'));
-    let _ = std::fs::remove_dir_all(&folder); // An earlier run's.
-    std::fs::create_dir_all(&folder).unwrap();
-    output(
-        Command::new("valgrind")
-            .args(["--tool=callgrind", "--demangle=no", "--callgrind-out-file=profile"])
-            .args(["--dump-instr=yes", "--compress-pos=no", "--compress-strings=no"])
-            .args(["--collect-atstart=no", &format!("--toggle-collect={function}")])
-            .arg("--dump-before=probe_mark")
-            .arg(probe)
-            .current_dir(&folder),
-    );
-    // Dumps are numbered from 1. The first of each pair is a warm-up.
-    let phases = 1 + 2 * SIZES.len();
-    let dumps = (1..=phases).map(|phase| folder.join(format!("profile.{}", 2 * phase)));
-    dumps.map(|dump| counted(&std::fs::read_to_string(dump).unwrap(), probe, disassembly)).collect()
-}
-
-/// Callgrind's lines `address line count` under `ob=`, the file that the code is in. The line after a `calls=` is the
-/// sum of the call and no instruction.
-fn counted(dump: &str, probe: &Path, disassembly: &Disassembly) -> Vec<Executed> {
-    let mut file = "";
-    let mut of_call = false;
-    let mut instructions = BTreeMap::new();
-    for line in dump.lines() {
-        if let Some(name) = line.strip_prefix("ob=") {
-            file = name;
-        }
-        if line.starts_with("0x") && !of_call {
-            let mut fields = line.split_whitespace();
-            let address = u64::from_str_radix(&fields.next().unwrap()[2..], 16).unwrap();
-            let count: u64 = fields.nth(1).unwrap().parse().unwrap();
-            let known = disassembly.get(&address).filter(|_| Path::new(file) == probe);
-            let code = known.map_or_else(|| format!("{ELSEWHERE}{file}"), String::clone);
-            instructions.entry((file, address)).or_insert(Executed { address, code, count: 0 }).count += count;
-        }
-        of_call = line.starts_with("calls=");
-    }
-    instructions.into_values().collect()
-}
-
 /// All ways, as the compiler laid them out.
 fn laid_out(listing: &str) -> Vec<Way> {
     println!("no valgrind: reading the disassembly");
     let budgets = CONSTANT_SIZE.iter().chain(&RUN_TIME_SIZE);
     budgets
-        .map(|budget| Way { name: budget.what.into(), limit: budget.limit, instructions: walk(listing, budget) })
-        .collect()
-}
-
-/// From the function's first instruction to its return: unconditional jumps are followed, conditional ones not taken.
-fn walk(listing: &str, budget: &Budget) -> Vec<Executed> {
-    let is_start = |line: &&str| {
-        let name = line.split_once('<').and_then(|(_, name)| name.strip_suffix(">:"));
-        name.is_some_and(|name| match budget.function.strip_prefix('*') {
-            Some(end) => name.ends_with(end),
-            None => name == budget.function,
+        .map(|budget| Way {
+            name: budget.what.into(),
+            limit: budget.limit,
+            instructions: walk(listing, start_of(listing, budget.function)),
         })
-    };
-    let disassembly = disassembly(listing);
-    let mut lines = listing.lines().skip_while(|line| !is_start(line)).skip(1);
-    let mut address = instruction(lines.next().expect("the probe has the function")).expect("it has code").0;
-    let mut instructions = Vec::new();
-    while let Some((&at, text)) = disassembly.range(address..).next() {
-        instructions.push(Executed { address: at, code: text.clone(), count: CALLS });
-        let mut words = text.split_whitespace();
-        match words.next() {
-            Some("ret") => break,
-            // An indirect jump goes who knows where: it stands as the last instruction, and as a call.
-            Some("jmp") => match words.next().and_then(|target| u64::from_str_radix(target, 16).ok()) {
-                Some(target) if instructions.len() < 1000 => address = target,
-                _ => break,
-            },
-            _ => address = at + 1,
-        }
-    }
-    instructions
-}
-
-impl Way {
-    fn per_call(&self) -> f64 {
-        self.instructions.iter().map(|instruction| instruction.count).sum::<u64>() as f64 / CALLS as f64
-    }
-
-    /// What is wrong with it, with the instructions.
-    fn fault(&self) -> Option<String> {
-        let mut faults = Vec::new();
-        if self.instructions.is_empty() {
-            faults.push("was never executed".to_owned());
-        }
-        if self.per_call() > self.limit as f64 {
-            faults.push(format!("{:.2} instructions, at most {} are allowed", self.per_call(), self.limit));
-        }
-        if let Some(Executed { code, .. }) = self.instructions.iter().find(|i| is_atomic(&i.code)) {
-            faults.push(format!("an atomic read-modify-write, `{code}`"));
-        }
-        if let Some(Executed { code, .. }) = self.instructions.iter().find(|i| is_call(&i.code)) {
-            faults.push(format!("a call, `{code}`"));
-        }
-        let line = |i: &Executed| format!("{:>10} {:8x}  {}\n", i.count, i.address, i.code);
-        let code: String = self.instructions.iter().map(line).collect();
-        (!faults.is_empty()).then(|| format!("{}: {}\n{code}", self.name, faults.join("; ")))
-    }
-}
-
-/// `xchg` with memory locks without saying so.
-fn is_atomic(code: &str) -> bool {
-    code.starts_with("lock") || code.starts_with("xchg") && code.contains('(')
-}
-
-/// A call, or a jump that may be one in disguise: through a pointer, or to where the probe has no code.
-fn is_call(code: &str) -> bool {
-    let through_pointer = code.starts_with("jmp") && code.contains('*');
-    code.starts_with("call") || through_pointer || code.starts_with(ELSEWHERE)
+        .collect()
 }

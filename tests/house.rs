@@ -10,18 +10,19 @@ use walkdir::WalkDir;
 /// The layers, lowest first. A module names modules of lower layers; within a layer, without a cycle.
 const LAYERS: &[&[&str]] = &[
     &["macros", "report", "sync", "os"],
-    &["config", "size_class", "tagged", "stack", "slab", "counters"],
+    &["config", "size_class", "tagged", "stack", "slab", "counters", "c_class"],
     &["arena", "page_map"],
     &["span"],
     &["pool"],
     &["thread_cache"],
     &["heap"],
-    &["slot"],
+    &["slot", "environment"],
     &["global", "forward"],
+    &["c_api"],
 ];
 
 /// Where `cfg` may stand; elsewhere only unit tests have one, on their `mod tests`.
-const CFG_HOMES: &[&str] = &["macros", "sync", "os", "config", "slot"];
+const CFG_HOMES: &[&str] = &["macros", "sync", "os", "config", "slot", "c_api"];
 const TEST_CFGS: &[&str] = &["cfg(test)", "cfg(all(test,not(millpond_loom)))"];
 
 const MAX_LINES: usize = 600;

@@ -19,6 +19,7 @@ pub(crate) use region::{Arena, Fill, Run};
 
 use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
 use crate::os;
+use crate::page_map::PAGE_BYTES;
 use crate::report::Thp;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Fault, Ordering, planted};
 use core::ptr;
@@ -246,7 +247,7 @@ impl Arenas {
         let publish = if planted(Fault::ArenaPublish) { Ordering::Relaxed } else { Ordering::Release };
         if slot.compare_exchange(there, arena, publish, Ordering::Relaxed).is_ok() {
             self.reserved.fetch_add(bytes, Ordering::Relaxed);
-            self.metadata.fetch_add(table_bytes + pages * size_of::<usize>(), Ordering::Relaxed);
+            self.metadata.fetch_add(table_bytes + pages * PAGE_BYTES, Ordering::Relaxed);
         } else {
             os::release(start, bytes);
             os::release_metadata(table, table_bytes);

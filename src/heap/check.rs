@@ -7,7 +7,7 @@
 use super::Heap;
 use crate::pool::{Magazine, Part};
 use crate::report::{CheckError, Stats};
-use crate::size_class::{CLASSES, Class, INFO};
+use crate::size_class::{CLASSES, Class, INFO, place};
 
 fn ensure(holds: bool, what: &'static str, at: usize) -> Result<(), CheckError> {
     if holds { Ok(()) } else { Err(CheckError { what, at }) }
@@ -21,7 +21,9 @@ impl Heap {
             ensure(span.check(), "span's bitmap, count and state agree", span.head.start())?;
             if span.is_live() {
                 let named = self.spans.page_map.get(span.head.start());
-                let itself = named.is_some_and(|head| core::ptr::eq(head, &span.head));
+                let noted = self.spans.page_map.noted(span.head.start()) as usize;
+                let itself = named.is_some_and(|head| core::ptr::eq(head, &span.head))
+                    && noted == place(span.head.kind() as Class) + 1;
                 ensure(itself, "the page map names the span", span.head.start())?;
             }
         }

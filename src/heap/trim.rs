@@ -1,6 +1,7 @@
 //! Trim: give back all that is free, from any thread.
 
 use super::Heap;
+use crate::os;
 use crate::report::Trimmed;
 use crate::size_class::{CLASSES, INFO};
 use crate::thread_cache::ThreadCache;
@@ -28,6 +29,10 @@ impl Heap {
         }
         self.clear_shelf(|_| true);
         self.spans.arenas.purge();
+        if os::address_limit().is_some() {
+            // Where address space is limited, others need it too: for threads' stacks, say.
+            self.spans.arenas.abandon_free();
+        }
         Trimmed { returned: before.saturating_sub(self.committed()), loaded: self.loaded_bytes() }
     }
 

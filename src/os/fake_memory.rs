@@ -350,9 +350,11 @@ pub(crate) fn thread_is_gone(id: u32) -> bool {
     system().gone.lock().unwrap().contains(&id)
 }
 
-pub(crate) fn environment(_name: &[u8]) -> Option<&'static [u8]> {
-    None
+pub(crate) fn environment(_visit: impl FnMut(&'static [u8])) -> bool {
+    true
 }
+
+pub(crate) fn at_exit(_last: extern "C" fn()) {}
 
 pub(crate) fn say(_text: Arguments<'_>) {}
 

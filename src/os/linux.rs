@@ -1,4 +1,6 @@
 //! The contract of [`os`](super) on Linux. Sole home, with [`slot`](crate::slot), of `libc` and of the processor.
+//!
+//! `errno` stays what it was, whatever the system refuses: `free` must not change it, nor an allocation that succeeds.
 
 use super::Purged;
 use super::stock::{self, Stock};
@@ -25,20 +27,28 @@ pub(crate) fn page_size() -> usize {
     }
 }
 
+/// Makes a call of the system and keeps `errno`.
+fn quietly<T>(call: impl FnOnce() -> T) -> T {
+    let errno = errno();
+    let result = call();
+    set_errno(errno);
+    result
+}
+
 fn map(len: usize) -> Option<usize> {
     map_as(FLAGS | libc::MAP_NORESERVE, len)
 }
 
 fn map_as(flags: i32, len: usize) -> Option<usize> {
     // SAFETY: a fresh private anonymous mapping touches nothing that exists.
-    let at = unsafe { libc::mmap(core::ptr::null_mut(), len, PROT, flags, -1, 0) };
+    let at = quietly(|| unsafe { libc::mmap(core::ptr::null_mut(), len, PROT, flags, -1, 0) });
     (at != libc::MAP_FAILED).then(|| at.expose_provenance())
 }
 
 fn unmap(at: usize, len: usize) {
     if len > 0 {
         // SAFETY: callers own `at..at + len` and use it no more.
-        if unsafe { libc::munmap(core::ptr::with_exposed_provenance_mut(at), len) } != 0 {
+        if quietly(|| unsafe { libc::munmap(core::ptr::with_exposed_provenance_mut(at), len) }) != 0 {
             // In the middle of a mapping, with as many mappings as there may be. This splits none: only the addresses are
             // lost.
             purge(at, len);
@@ -79,8 +89,9 @@ pub(crate) fn commit(_at: usize, _len: usize) -> bool {
 
 /// See [`os`](super). Fails where memory is locked, or a sandbox refuses `madvise`.
 pub(crate) fn purge(at: usize, len: usize) -> Purged {
+    let range = core::ptr::with_exposed_provenance_mut::<c_void>(at);
     // SAFETY: the caller owns the range, which is private and anonymous, and has nothing in it.
-    match unsafe { libc::madvise(core::ptr::with_exposed_provenance_mut(at), len, libc::MADV_DONTNEED) } {
+    match quietly(|| unsafe { libc::madvise(range, len, libc::MADV_DONTNEED) }) {
         0 => Purged::Zero,
         _ => Purged::Failed,
     }
@@ -95,7 +106,7 @@ pub(crate) fn release(at: usize, len: usize) {
 pub(crate) fn resize(at: usize, old: usize, new: usize) -> bool {
     let from = core::ptr::with_exposed_provenance_mut::<c_void>(at);
     // SAFETY: the caller owns the whole mapping `at..at + old`.
-    unsafe { libc::mremap(from, old, new, 0) == from }
+    quietly(|| unsafe { libc::mremap(from, old, new, 0) }) == from
 }
 
 /// See [`os`](super). The kernel unmaps the second before it can fail, so releasing it then could hit what another thread
@@ -104,7 +115,7 @@ pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
     let from = core::ptr::with_exposed_provenance_mut::<c_void>(at);
     let target = core::ptr::with_exposed_provenance_mut::<c_void>(to);
     // SAFETY: the caller owns both mappings whole, and has nothing in the second.
-    unsafe { libc::mremap(from, old, new, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, target) == target }
+    quietly(|| unsafe { libc::mremap(from, old, new, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, target) }) == target
 }
 
 static STOCK: Stock = Stock::new();
@@ -146,7 +157,7 @@ pub(crate) fn wiped_metadata(len: usize, wipe: extern "C" fn()) -> Option<usize>
     let at = metadata(len)?;
     let range = core::ptr::with_exposed_provenance_mut::<c_void>(at);
     // SAFETY: our own fresh mapping.
-    if unsafe { libc::madvise(range, len.next_multiple_of(page_size()), libc::MADV_WIPEONFORK) } != 0 {
+    if quietly(|| unsafe { libc::madvise(range, len.next_multiple_of(page_size()), libc::MADV_WIPEONFORK) }) != 0 {
         unsafe extern "C" {
             fn pthread_atfork(
                 prepare: Option<extern "C" fn()>,
@@ -171,7 +182,7 @@ pub(crate) fn advise_thp(at: usize, len: usize, thp: Thp) {
         Thp::Never => libc::MADV_NOHUGEPAGE,
     };
     // SAFETY: advice about our own mapping changes no contents.
-    unsafe { libc::madvise(core::ptr::with_exposed_provenance_mut(at), len, advice) };
+    quietly(|| unsafe { libc::madvise(core::ptr::with_exposed_provenance_mut(at), len, advice) });
 }
 
 /// Milliseconds of a monotonic clock, a few milliseconds coarse; a `vdso` call, no system call.
@@ -201,27 +212,19 @@ pub(crate) fn is_first_thread() -> bool {
 
 /// Whether the system is sure that no thread of this process has this number.
 pub(crate) fn thread_is_gone(id: u32) -> bool {
-    let errno = errno();
     // SAFETY: signal 0 is sent to nobody: the call only asks.
-    let gone = unsafe {
-        libc::syscall(libc::SYS_tgkill, process_id() as libc::c_long, id as libc::c_long, 0) == -1
-            && *libc::__errno_location() == libc::ESRCH
-    };
-    set_errno(errno);
-    gone
+    let ask = || unsafe { libc::syscall(libc::SYS_tgkill, process_id() as libc::c_long, id as libc::c_long, 0) };
+    quietly(|| ask() == -1 && errno() == libc::ESRCH)
 }
 
 /// Whether the calling thread is sure to be the only one of its process, as `/proc` counts them.
 pub(crate) fn is_alone() -> bool {
-    let errno = errno();
     // SAFETY: zeros are a valid `stat`, which the call fills in.
-    let alone = unsafe {
+    quietly(|| unsafe {
         let mut status: libc::stat = core::mem::zeroed();
         // A directory has two links and one for each directory in it; here, one for each thread.
         libc::stat(c"/proc/self/task".as_ptr(), &mut status) == 0 && status.st_nlink == 3
-    };
-    set_errno(errno);
-    alone
+    })
 }
 
 fn errno() -> i32 {
@@ -229,60 +232,75 @@ fn errno() -> i32 {
     unsafe { *libc::__errno_location() }
 }
 
-fn set_errno(value: i32) {
+pub(super) fn set_errno(value: i32) {
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = value };
 }
 
-/// The value of an environment variable, `None` if it is not set or the program runs with more rights than its user.
-pub(crate) fn environment(name: &[u8]) -> Option<&'static [u8]> {
+/// Calls `visit` with each environment variable, as `NAME=value`: with none if the program runs with more rights than its
+/// user. `false`: libc does not know them yet.
+pub(crate) fn environment(mut visit: impl FnMut(&'static [u8])) -> bool {
     unsafe extern "C" {
         static environ: *const *const libc::c_char;
     }
     // SAFETY: no preconditions.
-    if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
-        return None;
+    if quietly(|| unsafe { libc::getauxval(libc::AT_SECURE) }) != 0 {
+        return true;
     }
     // SAFETY: a null-terminated array of strings, or null before libc has set it. Called at first use, when the
     // program has hardly had the chance to change it from another thread.
     unsafe {
         let mut entry = environ;
-        while !entry.is_null() && !(*entry).is_null() {
-            let text = CStr::from_ptr(*entry).to_bytes();
-            if let Some(value) = text.strip_prefix(name).and_then(|rest| rest.strip_prefix(b"=")) {
-                return Some(value);
-            }
+        if entry.is_null() {
+            return false;
+        }
+        while !(*entry).is_null() {
+            visit(CStr::from_ptr(*entry).to_bytes());
             entry = entry.add(1);
         }
     }
-    None
+    true
 }
 
-/// A line being put together on the stack.
-struct Line {
+/// Text on its way to stderr, by raw system calls (libc's `write` is a cancellation point), a buffer at a time.
+struct Stderr {
     bytes: [u8; 256],
     len: usize,
 }
 
-impl Write for Line {
+impl Stderr {
+    fn flush(&mut self) {
+        // SAFETY: the buffer is ours.
+        quietly(|| unsafe { libc::syscall(libc::SYS_write, 2, self.bytes.as_ptr(), self.len) });
+        self.len = 0;
+    }
+}
+
+impl Write for Stderr {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        let room = self.bytes.len() - 1 - self.len;
-        let text = &text.as_bytes()[..text.len().min(room)];
-        self.bytes[self.len..self.len + text.len()].copy_from_slice(text);
-        self.len += text.len();
+        for byte in text.bytes() {
+            if self.len == self.bytes.len() {
+                self.flush();
+            }
+            self.bytes[self.len] = byte;
+            self.len += 1;
+        }
         Ok(())
     }
 }
 
-/// Writes one line, `millpond: ` and `text`, to stderr by a raw system call; keeps `errno`.
+/// Writes `millpond: ` and `text`, with a line's end, to stderr; keeps `errno`.
 pub(crate) fn say(text: core::fmt::Arguments<'_>) {
-    let errno = errno();
-    let mut line = Line { bytes: [0; 256], len: 0 };
-    let _ = write!(line, "millpond: {text}");
-    line.bytes[line.len] = b'\n';
-    // SAFETY: the buffer is ours. A raw call, since libc's `write` is a cancellation point.
-    unsafe { libc::syscall(libc::SYS_write, 2, line.bytes.as_ptr(), line.len + 1) };
-    set_errno(errno);
+    let mut stderr = Stderr { bytes: [0; 256], len: 0 };
+    let _ = writeln!(stderr, "millpond: {text}");
+    stderr.flush();
+}
+
+/// Has `last` called when the process ends by `exit`. Takes a lock of libc's and may allocate: not for each call of a
+/// program, but for the first.
+pub(crate) fn at_exit(last: extern "C" fn()) {
+    // SAFETY: `last` stays valid for ever: it is a function of this crate.
+    unsafe { libc::atexit(last) };
 }
 
 /// Ends the process with one line on stderr: something has been misused, and going on would corrupt memory.

@@ -20,6 +20,8 @@
 #[cfg_attr(all(test, not(millpond_loom)), allow(dead_code))]
 pub(crate) mod stock;
 
+#[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
+mod c;
 #[cfg(millpond_loom)]
 pub(crate) mod fake;
 #[cfg(all(test, not(millpond_loom)))]
@@ -28,6 +30,8 @@ pub(crate) mod fake;
 #[cfg(not(any(test, millpond_loom)))]
 mod linux;
 
+#[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
+pub(crate) use c::*;
 #[cfg(any(test, millpond_loom))]
 pub(crate) use fake::*;
 #[cfg(not(any(test, millpond_loom)))]

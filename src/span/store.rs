@@ -5,7 +5,7 @@ use crate::arena::{Arenas, Fill};
 use crate::config::PAGE;
 use crate::os::{self, Purged};
 use crate::page_map::PageMap;
-use crate::size_class::{CLASSES, Class, INFO};
+use crate::size_class::{CLASSES, Class, INFO, place};
 use crate::slab::Slab;
 use crate::sync::Ordering;
 
@@ -85,12 +85,15 @@ impl Spans {
 
     /// Has the page map name a span for all of its pages.
     pub(crate) fn publish(&self, span: &Span, class: Class) {
-        self.page_map.publish(span.head.page(), INFO[class].pages, (&raw const span.head).cast_mut());
+        let (page, pages) = (span.head.page(), INFO[class].pages);
+        self.page_map.note(page, pages, place(class) as u32 + 1);
+        self.page_map.publish(page, pages, (&raw const span.head).cast_mut());
     }
 
     /// Gives the run of a span back that the caller has found wholly free, and the node unless it is a tombstone.
     pub(crate) fn retire(&self, span: &Span, class: Class) {
         let (page, pages) = (span.head.page(), INFO[class].pages);
+        self.page_map.note(page, pages, 0);
         self.page_map.publish(page, pages, core::ptr::null_mut());
         let purged = span.unpurge_all();
         if purged == 0 {

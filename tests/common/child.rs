@@ -12,7 +12,7 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 
-const SCENARIO: &str = "MILLPOND_TEST_SCENARIO";
+const SCENARIO: &str = "TEST_SCENARIO";
 const DONE: &str = "the scenario ran to its end";
 
 /// One scenario at a time: they measure memory and time.

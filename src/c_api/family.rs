@@ -1,0 +1,257 @@
+//! What each function of the malloc family does: POSIX and C23 to the letter, and glibc where those leave it open.
+//!
+//! | rule | here |
+//! |---|---|
+//! | `malloc(0)` | a pointer of its own |
+//! | alignment | 16 from 16 bytes on, 8 below |
+//! | no memory, or more than `PTRDIFF_MAX` | null, `errno` is `ENOMEM` |
+//! | an alignment that is no power of two | null, `errno` is `EINVAL`; `posix_memalign` returns either and leaves `errno` alone |
+//! | `realloc(p, 0)` | frees `p`, null |
+//! | `free`, and every call that succeeds | `errno` stays what it was |
+//! | a pointer that is none of ours | the process ends with one line on stderr |
+//!
+//! The fast paths of `malloc` and `free` are those of the global allocator; only the class comes from elsewhere: from the
+//! page map, for `free`. What sets `errno` stands behind the slow paths' calls.
+
+use crate::c_class::{self, C_ALIGN};
+use crate::global::{self, HEAP};
+use crate::os;
+use crate::size_class;
+use crate::slot;
+use crate::thread_cache::Bin;
+use core::ptr::{self, NonNull, null_mut};
+
+/// The largest object that C knows.
+const SIZE_MAX: usize = isize::MAX as usize;
+/// What `valloc` aligns to.
+pub(super) fn page_size() -> usize {
+    os::page_size()
+}
+
+#[inline(always)]
+fn bin(place: usize) -> &'static Bin {
+    // SAFETY: the slot always points to a cache, a static one or this thread's, which lives as long as the call that uses
+    // the bin; the place is a bin's.
+    unsafe { (*slot::get()).bin_at(place) }
+}
+
+#[inline(always)]
+fn take(place: usize) -> *mut u8 {
+    match bin(place).pop() {
+        Some(chunk) => chunk.as_ptr(),
+        None => missed(place),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn missed(place: usize) -> *mut u8 {
+    or_no_memory(global::alloc_missed(place))
+}
+
+fn or_no_memory(at: *mut u8) -> *mut u8 {
+    if at.is_null() {
+        os::fail(os::Errno::NoMemory);
+    }
+    at
+}
+
+#[inline(always)]
+pub(super) fn malloc(size: usize) -> *mut u8 {
+    match c_class::place_in_c(size) {
+        Some(place) => take(place),
+        None => large(size, 1),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn large(size: usize, align: usize) -> *mut u8 {
+    or_no_memory(global::alloc_large(size, align))
+}
+
+pub(super) fn calloc(count: usize, size: usize) -> *mut u8 {
+    let Some(bytes) = count.checked_mul(size) else { return or_no_memory(null_mut()) };
+    let Some(place) = c_class::place_in_c(bytes) else {
+        return or_no_memory(global::alloc_large_zeroed(bytes, 1));
+    };
+    let at = take(place);
+    if !at.is_null() {
+        // SAFETY: a chunk of at least that size, just now taken.
+        unsafe { at.write_bytes(0, bytes) };
+    }
+    at
+}
+
+/// The place of the class to which the chunk at an address belongs; `None` for larger allocations, for null, and for
+/// what is none of ours.
+#[inline(always)]
+fn place_at(ptr: *mut u8) -> Option<usize> {
+    (HEAP.spans.page_map.noted(ptr.addr()) as usize).checked_sub(1)
+}
+
+/// # Safety
+/// As C says: null, or memory of this family's that is the caller's.
+#[inline(always)]
+pub(super) unsafe fn free(ptr: *mut u8) {
+    match place_at(ptr) {
+        // SAFETY: null lies in no span.
+        Some(place) => give(unsafe { NonNull::new_unchecked(ptr) }, place),
+        None => free_other(ptr),
+    }
+}
+
+#[inline(always)]
+fn give(chunk: NonNull<u8>, place: usize) {
+    if !bin(place).push(chunk) {
+        global::free_missed(chunk, place);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn free_other(ptr: *mut u8) {
+    if !ptr.is_null() {
+        global::free_large(ptr);
+    }
+}
+
+/// Frees what `malloc(size)`, `calloc` or `realloc` to this size gave, without asking the page map.
+///
+/// # Safety
+/// As C says.
+#[inline(always)]
+pub(super) unsafe fn free_sized(ptr: *mut u8, size: usize) {
+    match (NonNull::new(ptr), c_class::place_in_c(size)) {
+        (Some(chunk), Some(place)) => give(chunk, place),
+        _ => free_other(ptr),
+    }
+}
+
+/// Frees what `aligned_alloc(align, size)` gave, without asking the page map.
+///
+/// # Safety
+/// As C says.
+pub(super) unsafe fn free_aligned_sized(ptr: *mut u8, align: usize, size: usize) {
+    match (NonNull::new(ptr), place_aligned(align, size)) {
+        (Some(chunk), Some(place)) => give(chunk, place),
+        _ => free_other(ptr),
+    }
+}
+
+/// The place of the class that serves an aligned request.
+fn place_aligned(align: usize, size: usize) -> Option<usize> {
+    match align {
+        0..=C_ALIGN => c_class::place_in_c(size.max(align)),
+        _ if size > SIZE_MAX => None,
+        _ => size_class::place_of(size.max(1), align),
+    }
+}
+
+/// Memory at a multiple of `align`, a power of two; null without a word if there is none.
+fn aligned(align: usize, size: usize) -> *mut u8 {
+    match place_aligned(align, size) {
+        Some(place) => match bin(place).pop() {
+            Some(chunk) => chunk.as_ptr(),
+            None => global::alloc_missed(place),
+        },
+        None => global::alloc_large(size, align),
+    }
+}
+
+/// `aligned_alloc` and `memalign`.
+pub(super) fn memalign(align: usize, size: usize) -> *mut u8 {
+    if !align.is_power_of_two() {
+        os::fail(os::Errno::Invalid);
+        return null_mut();
+    }
+    or_no_memory(aligned(align, size))
+}
+
+/// Returns zero, or what went wrong; then nothing is written to `place`.
+///
+/// # Safety
+/// `place` points to a pointer that may be written.
+pub(super) unsafe fn posix_memalign(place: *mut *mut u8, align: usize, size: usize) -> i32 {
+    if !align.is_power_of_two() || align % size_of::<*mut u8>() != 0 {
+        return os::Errno::Invalid as i32;
+    }
+    let at = aligned(align, size);
+    if at.is_null() {
+        return os::Errno::NoMemory as i32;
+    }
+    // SAFETY: the caller's.
+    unsafe { place.write(at) };
+    0
+}
+
+/// `size` rounded up to whole OS pages, at the start of one.
+pub(super) fn pvalloc(size: usize) -> *mut u8 {
+    match size.max(1).checked_next_multiple_of(page_size()) {
+        Some(size) => memalign(page_size(), size),
+        None => or_no_memory(null_mut()),
+    }
+}
+
+/// # Safety
+/// As C says.
+pub(super) unsafe fn realloc(ptr: *mut u8, size: usize) -> *mut u8 {
+    if ptr.is_null() {
+        return malloc(size);
+    }
+    if size == 0 {
+        // SAFETY: the caller's.
+        unsafe { free(ptr) };
+        return null_mut();
+    }
+    let (old, new) = (place_at(ptr), c_class::place_in_c(size));
+    if old.is_some() && old == new {
+        return ptr;
+    }
+    if old.is_none() && new.is_none() {
+        if let Some(resized) = HEAP.resize_large(global::thread(), ptr.expose_provenance(), size, 1) {
+            return resized.as_ptr();
+        }
+    }
+    // SAFETY: the caller's.
+    unsafe { moved(ptr, size) }
+}
+
+/// Moves an allocation to another of `size` bytes, unless there is no memory for that.
+///
+/// # Safety
+/// `ptr` is a live allocation.
+unsafe fn moved(ptr: *mut u8, size: usize) -> *mut u8 {
+    let Some(old) = global::usable_size(ptr) else {
+        os::die(format_args!("realloc of {ptr:p}, where no allocation begins"))
+    };
+    let target = malloc(size);
+    if !target.is_null() {
+        // SAFETY: two distinct allocations of at least that many bytes; the old one is the caller's, and freed once.
+        unsafe {
+            ptr::copy_nonoverlapping(ptr, target, old.min(size));
+            free(ptr);
+        }
+    }
+    target
+}
+
+/// # Safety
+/// As C says.
+pub(super) unsafe fn reallocarray(ptr: *mut u8, count: usize, size: usize) -> *mut u8 {
+    match count.checked_mul(size) {
+        // SAFETY: the caller's.
+        Some(bytes) => unsafe { realloc(ptr, bytes) },
+        None => or_no_memory(null_mut()),
+    }
+}
+
+/// The bytes that may be used at `ptr`; 0 for null, and where no allocation begins.
+pub(super) fn usable_size(ptr: *const u8) -> usize {
+    global::usable_size(ptr).unwrap_or(0)
+}
+
+/// Gives back all that is free; whether that was anything.
+pub(super) fn trim() -> bool {
+    global::trim().returned > 0
+}

@@ -1,0 +1,109 @@
+//! The family under the prefix `mp_`, and what Millpond has beyond it: `include/millpond.h` declares and documents them.
+
+use super::{family, info};
+use crate::global;
+use crate::os;
+use crate::report::{Stats, Thp};
+use core::ffi::{CStr, c_char, c_int};
+
+type Memory = *mut u8;
+
+exported! {
+    mp_malloc(size: usize) -> Memory = family::malloc(size);
+    mp_calloc(count: usize, size: usize) -> Memory = family::calloc(count, size);
+    mp_realloc(ptr: Memory, size: usize) -> Memory = family::realloc(ptr, size);
+    mp_reallocarray(ptr: Memory, count: usize, size: usize) -> Memory = family::reallocarray(ptr, count, size);
+    mp_free(ptr: Memory) = family::free(ptr);
+    mp_free_sized(ptr: Memory, size: usize) = family::free_sized(ptr, size);
+    mp_free_aligned_sized(ptr: Memory, align: usize, size: usize) = family::free_aligned_sized(ptr, align, size);
+    mp_aligned_alloc(align: usize, size: usize) -> Memory = family::memalign(align, size);
+    mp_memalign(align: usize, size: usize) -> Memory = family::memalign(align, size);
+    mp_posix_memalign(place: *mut Memory, align: usize, size: usize) -> c_int =
+        family::posix_memalign(place, align, size);
+    mp_valloc(size: usize) -> Memory = family::memalign(family::page_size(), size);
+    mp_pvalloc(size: usize) -> Memory = family::pvalloc(size);
+    mp_malloc_usable_size(ptr: Memory) -> usize = family::usable_size(ptr);
+    mp_malloc_trim(_pad: usize) -> c_int = family::trim() as c_int;
+    mp_mallinfo() -> info::Mallinfo = info::mallinfo();
+    mp_mallinfo2() -> info::Mallinfo2 = info::mallinfo2();
+    mp_malloc_stats() = info::print();
+    mp_malloc_info(options: c_int, file: *mut os::File) -> c_int = info::malloc_info(options, file);
+    mp_mallopt(parameter: c_int, value: c_int) -> c_int = info::mallopt(parameter, value);
+
+    mp_version() -> *const c_char = VERSION.as_ptr();
+    mp_stats(stats: *mut CStats) = stats.write(global::stats().into());
+    mp_check() -> c_int = check();
+    mp_trim() -> usize = global::trim().returned;
+    mp_flush_thread() = global::flush_thread();
+    mp_owns(ptr: *const u8) -> c_int = global::owns(ptr) as c_int;
+    mp_set_thp(thp: c_int) -> c_int = set_thp(thp);
+}
+
+const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+    Ok(version) => version,
+    Err(_) => panic!(),
+};
+
+/// `struct mp_stats`. NB: in step with `include/millpond.h`.
+#[derive(Debug)]
+#[repr(C)]
+struct CStats {
+    live: usize,
+    thread_cached: usize,
+    pooled: usize,
+    span_free: usize,
+    tails: usize,
+    dirty: usize,
+    stranded: usize,
+    metadata: usize,
+    committed: usize,
+    reserved: usize,
+    purged: usize,
+    threads: usize,
+    spans: usize,
+}
+
+impl From<Stats> for CStats {
+    fn from(stats: Stats) -> Self {
+        Self {
+            live: stats.live,
+            thread_cached: stats.thread_cached,
+            pooled: stats.pooled,
+            span_free: stats.span_free,
+            tails: stats.tails,
+            dirty: stats.dirty,
+            stranded: stats.stranded,
+            metadata: stats.metadata,
+            committed: stats.committed,
+            reserved: stats.reserved,
+            purged: stats.purged,
+            threads: stats.threads,
+            spans: stats.spans,
+        }
+    }
+}
+
+/// 0, or -1 with a line on stderr.
+fn check() -> c_int {
+    match global::check() {
+        Ok(_) => 0,
+        Err(error) => {
+            os::say(format_args!("check: {error}"));
+            -1
+        }
+    }
+}
+
+/// NB: the numbers are those of `include/millpond.h`.
+fn set_thp(thp: c_int) -> c_int {
+    global::set_thp(match thp {
+        0 => Thp::Default,
+        1 => Thp::Always,
+        2 => Thp::Never,
+        _ => {
+            os::fail(os::Errno::Invalid);
+            return -1;
+        }
+    });
+    0
+}

@@ -1,0 +1,51 @@
+//! Size classes for C: which chunk serves a request that names no alignment.
+//!
+//! Memory of 16 bytes or more must suit every type there, so its classes are the multiples of 16; a smaller request gets the
+//! smallest class, which is aligned to 8.
+
+use crate::config::{CLASS_MAX, GRAIN};
+use crate::size_class::{COARSE, COARSE_GRAIN, FINE_MAX, compute, place, places};
+
+/// The alignment of C's `max_align_t`.
+pub(crate) const C_ALIGN: usize = 16;
+
+/// As the table for sizes up to [`FINE_MAX`], without the classes that are no multiples of 16.
+const FINE: [u16; FINE_MAX / GRAIN + 1] = {
+    let mut table: [u16; FINE_MAX / GRAIN + 1] = places(GRAIN);
+    let mut at = 2;
+    while at < table.len() {
+        table[at] = place(compute((at * GRAIN).next_multiple_of(C_ALIGN))) as u16;
+        at += 1;
+    }
+    table
+};
+
+/// The place of the bin of the class that serves C's `malloc(size)`; `None` above [`CLASS_MAX`].
+#[inline(always)]
+pub(crate) fn place_in_c(size: usize) -> Option<usize> {
+    if size <= FINE_MAX {
+        Some(FINE[size.div_ceil(GRAIN)] as usize)
+    } else if size <= CLASS_MAX {
+        Some(COARSE[size.div_ceil(COARSE_GRAIN)] as usize)
+    } else {
+        None
+    }
+}
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests {
+    use super::*;
+    use crate::size_class::{INFO, at_place};
+
+    #[test]
+    fn classes_for_c_suit_every_type_and_are_the_smallest_that_do() {
+        for size in 0..=CLASS_MAX {
+            let info = &INFO[at_place(place_in_c(size).unwrap())];
+            let align = if size <= 8 { 8 } else { C_ALIGN };
+            assert!(info.size >= size && info.size % align == 0, "{size} {info:?}");
+            let better = INFO.iter().find(|other| other.size >= size && other.size % align == 0).unwrap();
+            assert_eq!(better.size, info.size, "{size}");
+        }
+        assert_eq!(place_in_c(CLASS_MAX + 1), None);
+    }
+}

@@ -1,0 +1,163 @@
+//! The environment variables, one table of them: read once, at the program's first allocation, without allocating.
+//!
+//! | variable | values | meaning |
+//! |---|---|---|
+//! | `MILLPOND_THP` | `default`, `always`, `never` | transparent huge pages |
+//! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | what is in force, when it has been read; where the bytes are, at the program's end; both on stderr |
+//!
+//! A variable whose name begins so and is not in the table, and a value that is none of a variable's, are ignored with
+//! one line on stderr. A program that runs with more rights than its user ignores all of them, without a word.
+
+use crate::os;
+use crate::report::Thp;
+
+/// What the variables say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) thp: Thp,
+    /// Print what is in force.
+    pub(crate) show_config: bool,
+    /// Print the statistics at the program's end.
+    pub(crate) show_stats: bool,
+}
+
+/// One row of the table.
+struct Variable {
+    /// Without the prefix.
+    name: &'static str,
+    values: &'static str,
+    /// Takes a value over. `None`: it means nothing, and nothing has changed.
+    set: fn(&mut Settings, &[u8]) -> Option<()>,
+}
+
+const PREFIX: &str = "MILLPOND_";
+
+const TABLE: [Variable; 2] = [
+    Variable { name: "THP", values: "one of default, always, never", set: set_thp },
+    Variable { name: "SHOW", values: "a list of config, stats", set: set_show },
+];
+
+/// Reads them all. `None`: libc does not know them yet.
+pub(crate) fn read() -> Option<Settings> {
+    let mut settings = Settings::default();
+    os::environment(|text| take(&mut settings, text)).then_some(settings)
+}
+
+/// Takes over one variable, `NAME=value`, or says what is wrong with it.
+fn take(settings: &mut Settings, text: &[u8]) {
+    let Some(rest) = text.strip_prefix(PREFIX.as_bytes()) else { return };
+    let Some(at) = rest.iter().position(|byte| *byte == b'=') else { return };
+    let (name, value) = (&rest[..at], &rest[at + 1..]);
+    match TABLE.iter().find(|variable| variable.name.as_bytes() == name) {
+        None => {
+            os::say(format_args!(
+                "{PREFIX}{} is not known: ignored; is {PREFIX}{} meant?",
+                name.escape_ascii(),
+                nearest(name)
+            ));
+        }
+        Some(variable) if value.is_empty() || (variable.set)(settings, value).is_some() => {}
+        Some(Variable { name, values, .. }) => {
+            os::say(format_args!("{PREFIX}{name}={} is not {values}: ignored", value.escape_ascii()));
+        }
+    }
+}
+
+fn set_thp(settings: &mut Settings, value: &[u8]) -> Option<()> {
+    settings.thp = match value {
+        b"default" => Thp::Default,
+        b"always" => Thp::Always,
+        b"never" => Thp::Never,
+        _ => return None,
+    };
+    Some(())
+}
+
+fn set_show(settings: &mut Settings, value: &[u8]) -> Option<()> {
+    let mut wanted = *settings;
+    for word in value.split(|byte| *byte == b',') {
+        match word {
+            b"config" => wanted.show_config = true,
+            b"stats" => wanted.show_stats = true,
+            _ => return None,
+        }
+    }
+    *settings = wanted;
+    Some(())
+}
+
+/// The known name that is most like `name`.
+fn nearest(name: &[u8]) -> &'static str {
+    let names = TABLE.iter().map(|variable| variable.name);
+    names.min_by_key(|known| distance(known.as_bytes(), name)).unwrap_or_default()
+}
+
+/// How many letters have to be put in, taken out or changed to get from one name to the other (Levenshtein, 1965), one
+/// row of his table at a time; names are cut off at 31 letters.
+fn distance(from: &[u8], to: &[u8]) -> usize {
+    let to = &to[..to.len().min(31)];
+    let mut row: [usize; 32] = core::array::from_fn(|at| at);
+    for (above, letter) in from.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = above + 1;
+        for (at, other) in to.iter().enumerate() {
+            let changed = diagonal + (letter != other) as usize;
+            diagonal = row[at + 1];
+            row[at + 1] = changed.min(row[at] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}
+
+impl core::fmt::Display for Settings {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let thp = match self.thp {
+            Thp::Default => "default",
+            Thp::Always => "always",
+            Thp::Never => "never",
+        };
+        let show = match (self.show_config, self.show_stats) {
+            (true, true) => "config,stats",
+            (true, false) => "config",
+            (false, true) => "stats",
+            (false, false) => "",
+        };
+        write!(f, "{}: {PREFIX}THP={thp} {PREFIX}SHOW={show}", env!("CARGO_PKG_VERSION"))
+    }
+}
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    fn taken(texts: &[&str]) -> Settings {
+        let mut settings = Settings::default();
+        texts.iter().for_each(|text| take(&mut settings, text.as_bytes()));
+        settings
+    }
+
+    #[test]
+    fn what_is_known_is_taken_and_all_else_changes_nothing() {
+        let all = taken(&["HOME=/", "MILLPOND_THP=never", "MILLPOND_SHOW=stats,config"]);
+        assert_eq!(all, Settings { thp: Thp::Never, show_config: true, show_stats: true });
+        for text in ["MILLPOND_THP=", "MILLPOND_THP=Never", "MILLPOND_THPS=never", "MILLPOND_THP", "THP=never"] {
+            assert_eq!(taken(&[text]), Settings::default(), "{text}");
+        }
+        assert_eq!(taken(&["MILLPOND_SHOW=stats,", "MILLPOND_SHOW=config,stat"]), Settings::default());
+        assert_eq!(
+            taken(&["MILLPOND_SHOW=stats", "MILLPOND_SHOW=x"]).to_string().split(' ').next_back(),
+            Some("MILLPOND_SHOW=stats")
+        );
+    }
+
+    #[test]
+    fn the_nearest_name_is_found() {
+        for (name, known) in [("TPH", "THP"), ("SHWO", "SHOW"), ("SHOW_STATS", "SHOW"), ("", "THP")] {
+            assert_eq!(nearest(name.as_bytes()), known, "{name}");
+        }
+        assert_eq!(distance(b"SHOW", b"SLOW"), 1);
+        assert_eq!(distance(b"SHOW", b"SHOWER"), 2);
+        assert_eq!(distance(b"", &[b'x'; 100]), 31);
+    }
+}

@@ -1,0 +1,61 @@
+//! What the C library needs of the system beyond the contract: `errno`, and C's streams.
+
+use super::linux::set_errno;
+use core::fmt;
+
+/// What a function of C's says went wrong.
+#[derive(Clone, Copy, Debug)]
+#[repr(i32)]
+pub(crate) enum Errno {
+    NoMemory = libc::ENOMEM,
+    Invalid = libc::EINVAL,
+}
+
+/// Sets `errno`.
+#[cold]
+pub(crate) fn fail(errno: Errno) {
+    set_errno(errno as i32);
+}
+
+/// One of C's streams, a `FILE *` of somebody's.
+#[derive(Debug)]
+pub(crate) struct Stream(*mut File);
+
+impl Stream {
+    /// # Safety
+    /// `file` is an open stream as long as this is used.
+    pub(crate) unsafe fn new(file: *mut File) -> Self {
+        Self(file)
+    }
+
+    /// The program's standard output.
+    #[cfg(feature = "prefixed")]
+    pub(crate) fn stdout() -> Self {
+        unsafe extern "C" {
+            static stdout: *mut File;
+        }
+        // SAFETY: libc has set it before anybody can call this.
+        Self(unsafe { stdout })
+    }
+}
+
+/// `FILE`.
+pub(crate) type File = libc::FILE;
+
+impl fmt::Write for Stream {
+    /// Buffered by libc, which may allocate for that.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // SAFETY: an open stream, and text of that length.
+        let written = unsafe { libc::fwrite(text.as_ptr().cast(), 1, text.len(), self.0) };
+        if written == text.len() { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
+/// Nanoseconds of a monotonic clock.
+#[cfg(feature = "prefixed")]
+pub(crate) fn nanoseconds() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is ours to write.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,175 @@
+//! The C library: what it exports, what its functions do, what their fast paths cost, and that a C program and a Rust
+//! program get there by the README's lines.
+#![cfg(all(target_arch = "x86_64", target_os = "linux", not(millpond_forward), not(millpond_portable_tls)))]
+
+mod instructions;
+mod library;
+
+use instructions::{CALLS, Way, disassembly, has_valgrind, listing, profile, walk};
+use library::{archive, compile, compile_file, link_shared, preloaded, root, run, shared, succeeds, workbench};
+use std::collections::BTreeSet;
+use std::process::Command;
+
+const WATCHDOG: u32 = 240;
+
+/// The family, whole: with one missing, memory from one allocator would be freed by another.
+const FAMILY: &str = "malloc calloc realloc reallocarray free cfree aligned_alloc posix_memalign memalign valloc pvalloc \
+    malloc_usable_size malloc_trim mallinfo mallinfo2 malloc_stats malloc_info mallopt free_sized free_aligned_sized";
+/// What glibc exports of it under names of its own.
+const OF_GLIBC: &str = "__libc_malloc __libc_calloc __libc_realloc __libc_reallocarray __libc_free __libc_cfree \
+    __libc_memalign __libc_valloc __libc_pvalloc __posix_memalign __libc_mallinfo __libc_mallopt";
+
+fn arguments(words: &[String]) -> Vec<&str> {
+    words.iter().map(String::as_str).collect()
+}
+
+/// The names that a header declares as functions.
+fn declared(header: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join("include").join(header)).expect("the header");
+    let code: String = text.split("/*").map(|part| part.split_once("*/").map_or(part, |(_, code)| code)).collect();
+    let names = code.split('(').filter_map(|part| part.rsplit(|c: char| !(c.is_alphanumeric() || c == '_')).next());
+    names.filter(|name| name.starts_with("mp_") || name.starts_with("fast_")).map(str::to_owned).collect()
+}
+
+#[test]
+fn all_names_are_there_and_no_others() {
+    let symbols = succeeds(Command::new("nm").args(["--dynamic", "--defined-only"]).arg(shared())).stdout;
+    let found: BTreeSet<String> =
+        symbols.lines().filter_map(|line| line.split_whitespace().nth(2)).map(str::to_owned).collect();
+    let mut expected: BTreeSet<String> =
+        FAMILY.split_whitespace().chain(OF_GLIBC.split_whitespace()).map(str::to_owned).collect();
+    for header in ["millpond.h", "fast_allocator.h"] {
+        let names = declared(header);
+        assert!(names.len() >= 5, "{header}: {names:?}");
+        expected.extend(names);
+    }
+    // The prefixed ones are of the family too, but for cfree, which is obsolete.
+    for name in FAMILY.split_whitespace().filter(|name| *name != "cfree") {
+        assert!(expected.contains(&format!("mp_{name}")), "mp_{name} is not declared");
+    }
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn needs_libc_alone_and_is_never_unloaded() {
+    let dynamic = succeeds(Command::new("readelf").args(["--dynamic", "--wide"]).arg(shared())).stdout;
+    let needed: Vec<&str> = dynamic.lines().filter(|line| line.contains("(NEEDED)")).collect();
+    assert!(needed.len() == 1 && needed[0].contains("[libc.so.6]"), "{dynamic}");
+    assert!(dynamic.contains("NODELETE") && dynamic.contains("STATIC_TLS") && dynamic.contains("NOW"), "{dynamic}");
+}
+
+/// Under libc's names and the prefixed ones, against the shared library, preloaded, and the static one.
+#[test]
+fn the_family_to_the_letter() {
+    let shared_link = link_shared();
+    for prefix in [&[][..], &["-DPREFIXED"]] {
+        let linked =
+            compile("semantics.c", &format!("semantics{}", prefix.len()), &[prefix, &arguments(&shared_link)].concat());
+        let archive = archive().to_str().expect("UTF-8");
+        let whole = compile(
+            "semantics.c",
+            &format!("semantics{}_a", prefix.len()),
+            &[prefix, &[archive, "-rdynamic"]].concat(),
+        );
+        for mut command in [Command::new(&linked), preloaded(&linked), Command::new(&whole)] {
+            let ended = run(&mut command, WATCHDOG, &[]).well("semantics");
+            assert_eq!(ended.stdout, "done\n", "{command:?}");
+        }
+    }
+}
+
+#[test]
+fn headers_compile_alone() {
+    for header in ["millpond.h", "fast_allocator.h"] {
+        for compiler in [&["cc", "-xc", "-std=c11"][..], &["cc", "-xc", "-std=c2x"], &["c++", "-xc++", "-std=c++11"]] {
+            succeeds(
+                Command::new(compiler[0])
+                    .args(&compiler[1..])
+                    .args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"])
+                    .arg(root().join("include").join(header)),
+            );
+        }
+    }
+}
+
+/// The budget of the fast path as the library ships it: executed by a program, if there is valgrind, and as laid out.
+#[test]
+fn fast_path_keeps_its_budget() {
+    const SIZES: [usize; 10] = [1, 8, 24, 64, 129, 200, 1000, 5000, 40_000, 256 * 1024];
+    const LIMIT: u64 = 25;
+    let listing = listing(shared());
+    let symbols = succeeds(Command::new("nm").arg("--dynamic").arg(shared())).stdout;
+    let start = |function: &str| {
+        let line = symbols.lines().find(|line| line.ends_with(&format!(" T {function}"))).expect("it is exported");
+        u64::from_str_radix(line.split(' ').next().expect("an address"), 16).expect("a number")
+    };
+    let mut ways: Vec<Way> = ["malloc", "free", "free_sized"]
+        .map(|name| Way {
+            name: format!("{name} as laid out"),
+            limit: LIMIT,
+            instructions: walk(&listing, start(name)),
+        })
+        .into();
+    if has_valgrind() {
+        let program = compile("instructions.c", "instructions", &arguments(&link_shared()));
+        // Each has several names, of which the profiler takes one.
+        for (what, function) in [("malloc", "*malloc"), ("free", "*free")] {
+            let phases = profile(&program, shared(), SIZES.len(), function, &disassembly(&listing));
+            ways.extend(SIZES.iter().zip(phases).map(|(size, instructions)| Way {
+                name: format!("{what} of {size}, executed"),
+                limit: LIMIT,
+                instructions,
+            }));
+        }
+    }
+    for way in &ways {
+        println!("{:30} {:6.2} instructions, at most {LIMIT}", way.name, way.per_call());
+        assert!(way.instructions.iter().map(|one| one.count).sum::<u64>() >= 10 * CALLS, "{}: not counted", way.name);
+    }
+    let faults: Vec<String> = ways.iter().filter_map(Way::fault).collect();
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+    assert!(!listing.contains("__tls_get_addr"), "thread-local storage costs a call");
+}
+
+/// A C program that includes another allocator's header needs another line there, and nothing else.
+#[test]
+fn a_first_program_reports_what_it_did() {
+    let link = link_shared();
+    let mut programs = vec![compile("learn.c", "learn", &arguments(&link))];
+    let folder = root().join("../shared/seeds");
+    match std::fs::read_dir(&folder) {
+        Ok(files) => programs.extend(files.map(|file| file.expect("a file").path()).filter_map(|path| {
+            let source = workbench().join("example.c");
+            std::fs::write(&source, example(&std::fs::read_to_string(path).ok()?)?).expect("a file");
+            Some(compile_file(&source, "example", &arguments(&link)))
+        })),
+        Err(_) => println!("no {}: our own program alone", folder.display()),
+    }
+    for program in programs {
+        let ended = succeeds(&mut Command::new(&program));
+        for row in ["Allocations                         2", "Deallocations                       2", "4352"] {
+            assert!(ended.stdout.contains(row), "{program:?}: {}", ended.stdout);
+        }
+        let pools: Vec<&str> =
+            ended.stdout.lines().filter(|line| line.ends_with(" us") && line.contains(" B ")).collect();
+        assert!(pools.len() == 2 && pools[0].contains("256 B") && pools[1].contains("4096 B"), "{}", ended.stdout);
+    }
+}
+
+/// The first C program of a text that uses the small interface, with our header.
+fn example(text: &str) -> Option<String> {
+    let (_, from) = text.split_once("#include \"fast_allocator")?;
+    let (_, body) = from.split_once('\n')?;
+    let (program, _) = body.split_once("```")?;
+    program.contains("int main").then(|| format!("#include \"fast_allocator.h\"\n{program}"))
+}
+
+#[test]
+fn a_rust_program_has_it_as_malloc() {
+    let ended = succeeds(
+        Command::new(env!("CARGO"))
+            .args(["run", "--release", "--quiet", "--package", "millpond-malloc-probe"])
+            .current_dir(root()),
+    );
+    assert!(ended.stdout.starts_with("done"), "{ended:#?}");
+}

@@ -1,0 +1,197 @@
+//! Everywhere that malloc is called: each scenario is a C program of `tests/c`, run under `LD_PRELOAD`, which checks what it
+//! does and says `done`.
+#![cfg(all(target_arch = "x86_64", target_os = "linux", not(millpond_forward), not(millpond_portable_tls)))]
+
+mod library;
+
+use library::{Ended, archive, compile, link_shared, preloaded, run, shared, succeeds, workbench};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+const WATCHDOG: u32 = 240;
+const MIB: u64 = 1 << 20;
+
+/// Compiles and runs a scenario under limits; it must say that it is done.
+fn scenario(name: &str, arguments: &[&str], limits: &[(libc::__rlimit_resource_t, u64)]) -> Ended {
+    let program = compile(&format!("{name}.c"), name, &link_shared().each_ref().map(String::as_str));
+    let ended = run(preloaded(program).args(arguments), WATCHDOG, limits).well(name);
+    assert!(ended.stdout.contains("done") && ended.stderr.is_empty(), "{name}: {ended:#?}");
+    ended
+}
+
+#[test]
+fn before_main_and_after_it() {
+    scenario("early", &[], &[]);
+}
+
+#[test]
+fn in_destructors_of_threads() {
+    scenario("destructors", &[], &[]);
+}
+
+#[test]
+fn in_libraries_that_come_and_go() {
+    let plugin = compile("plugin.c", "plugin.so", &["-shared", "-fPIC"]);
+    scenario("plugins", &[plugin.to_str().expect("UTF-8")], &[]);
+}
+
+#[test]
+fn loaded_and_unloaded_itself() {
+    let program = compile("loaded.c", "loaded", &[]);
+    succeeds(Command::new(&program).arg(shared()));
+    let dynamic = local_dynamic();
+    succeeds(Command::new(&program).arg(&dynamic));
+    let folder = dynamic.parent().expect("its folder").display();
+    let link = [format!("-L{folder}"), format!("-Wl,-rpath,{folder}"), "-lmillpond".into()];
+    succeeds(&mut Command::new(compile("semantics.c", "semantics_dynamic", &link.each_ref().map(String::as_str))));
+}
+
+/// The library as plugins need it where static thread-local storage has run out: the README's third command.
+fn local_dynamic() -> std::path::PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("local-dynamic");
+    let options = ["--profile", "library", "--lib", "--features", "malloc,prefixed,local_dynamic_tls"];
+    succeeds(
+        Command::new(env!("CARGO"))
+            .arg("rustc")
+            .args(options)
+            .args(["--crate-type", "cdylib", "--target-dir"])
+            .arg(&target)
+            .args(["--", "--cfg", "millpond_library", "-C", "link-arg=-Wl,-z,nodelete"])
+            .current_dir(library::root()),
+    );
+    let built = target.join("library/libmillpond.so");
+    let flags = succeeds(Command::new("readelf").arg("-d").arg(&built)).stdout;
+    assert!(flags.contains("NODELETE") && !flags.contains("STATIC_TLS"), "{flags}");
+    built
+}
+
+#[test]
+fn in_children() {
+    scenario("children", &[], &[]);
+}
+
+#[test]
+fn with_ten_thousand_threads() {
+    let program = compile("threads.c", "threads", &[]);
+    for (kind, count, most) in [("short", "10000", 8 << 10), ("idle", "1000", 40 << 10)] {
+        let peak = |mut command: Command| -> u64 {
+            let ended = run(command.args([kind, count]), WATCHDOG, &[]).well(kind);
+            ended.stdout.trim().parse().unwrap_or_else(|_| panic!("{kind}: {ended:#?}"))
+        };
+        let (malloc, millpond) = (peak(Command::new(&program)), peak(preloaded(&program)));
+        println!("{count} {kind} threads: peak {malloc} KiB under malloc, {millpond} KiB under Millpond");
+        assert!(millpond < most, "{count} {kind} threads: {millpond} KiB, at most {most}");
+    }
+}
+
+#[test]
+fn on_small_stacks() {
+    scenario("small_stack", &[], &[]);
+}
+
+#[test]
+fn under_cancellation() {
+    scenario("cancellation", &[], &[]);
+}
+
+#[test]
+fn in_little_address_space() {
+    scenario("scarce", &[], &[(libc::RLIMIT_AS, 48 * MIB)]);
+}
+
+/// What may be written is limited, reserved or not, as where nothing is overcommitted.
+#[test]
+fn where_nothing_is_overcommitted() {
+    scenario("scarce", &[], &[(libc::RLIMIT_DATA, 64 * MIB)]);
+}
+
+#[test]
+fn in_a_sandbox_that_refuses() {
+    scenario("sandbox", &[], &[]);
+}
+
+#[test]
+fn with_all_memory_locked() {
+    let program = compile("locked.c", "locked", &[]);
+    let ended = run(&mut preloaded(program), WATCHDOG, &[]).well("locked");
+    print!("{}", ended.stdout);
+    assert!(ended.stdout == "done\n" || ended.stdout == "mlockall is refused here\n", "{ended:#?}");
+}
+
+#[test]
+fn in_few_mappings() {
+    scenario("mappings", &[], &[]);
+}
+
+#[test]
+fn without_standard_descriptors() {
+    let program = compile("closed.c", "closed", &[]);
+    run(&mut preloaded(program), WATCHDOG, &[]).well("closed");
+}
+
+/// One line on stderr, and abort.
+#[test]
+fn what_is_not_ours_is_refused() {
+    let program = compile("foreign.c", "foreign", &[]);
+    for (which, says) in [
+        ("stack", "not an allocation of Millpond's"),
+        ("program", "not an allocation of Millpond's"),
+        ("mapping", "not an allocation of Millpond's"),
+        ("code", "not an allocation of Millpond's"),
+        ("wild", "free of 0xdead00000000beef, which is not an allocation of Millpond's"),
+        ("small", "free of 0x10, which is not an allocation of Millpond's"),
+        ("large", "where no allocation begins"),
+        ("huge", "where no allocation begins"),
+        ("twice", "not an allocation of Millpond's"),
+    ] {
+        let ended = run(preloaded(&program).arg(which), WATCHDOG, &[]);
+        let one_line = ended.stderr.lines().count() == 1 && ended.stderr.starts_with("millpond: free of 0x");
+        assert!(ended.signal == Some(libc::SIGABRT) && ended.stdout.is_empty(), "{which}: {ended:#?}");
+        assert!(one_line && ended.stderr.contains(says), "{which}: {ended:#?}");
+    }
+}
+
+#[test]
+fn the_environment_is_heard() {
+    let stderr = |variables: &[(&str, &str)]| {
+        run(preloaded("true").envs(variables.iter().copied()), WATCHDOG, &[]).well("true").stderr
+    };
+    assert_eq!(stderr(&[]), "");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        stderr(&[("MILLPOND_SHOW", "config"), ("MILLPOND_THP", "never")]),
+        format!("millpond: {version}: MILLPOND_THP=never MILLPOND_SHOW=config\n")
+    );
+    assert_eq!(
+        stderr(&[("MILLPOND_SHWO", "config")]),
+        "millpond: MILLPOND_SHWO is not known: ignored; is MILLPOND_SHOW meant?\n"
+    );
+    assert_eq!(
+        stderr(&[("MILLPOND_THP", "sometimes")]),
+        "millpond: MILLPOND_THP=sometimes is not one of default, always, never: ignored\n"
+    );
+    let stats = stderr(&[("MILLPOND_SHOW", "stats")]);
+    assert!(stats.starts_with("millpond: where") && stats.contains("= committed"), "{stats}");
+}
+
+/// A program with more rights than its user ignores the variables. Only root can install one.
+#[test]
+fn the_environment_of_privileged_programs_is_not() {
+    // SAFETY: asks for a number.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("not root: no program can be given more rights than its user has");
+        return;
+    }
+    let program = compile("secure.c", "secure", &[archive().to_str().expect("UTF-8")]);
+    let ask = || run(Command::new(&program).envs([("MILLPOND_SHOW", "config"), ("MILLPOND_X", "1")]), WATCHDOG, &[]);
+    let ended = ask().well("secure");
+    assert!(ended.stdout == "secure 0\n" && ended.stderr.lines().count() == 2, "{ended:#?}");
+
+    const NOBODY: u32 = 65534;
+    std::os::unix::fs::chown(&program, Some(NOBODY), Some(NOBODY)).expect("root may");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).expect("root may");
+    // What is to be run by its owner must be reachable for it.
+    let ended = ask().well("secure");
+    assert!(ended.stdout == "secure 1\n" && ended.stderr.is_empty(), "{}: {ended:#?}", workbench().display());
+}
