@@ -10,9 +10,10 @@ use std::mem::MaybeUninit;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 const MESSAGES: u64 = 12_000_000;
-/// Messages on their way between one producer and its consumer, at most. Enough that a batch takes much longer than
-/// waking the thread that waits for it.
-const IN_FLIGHT: usize = 32 << 10;
+/// Messages on their way between all producers and consumers, at most: whatever the number of threads, so that more
+/// threads do not mean more memory, which the processor's caches would hold less of. Enough that a batch takes much
+/// longer than waking the thread that waits for it, and few enough for the caches.
+const IN_FLIGHT: usize = 64 << 10;
 /// Batches that these travel in.
 const BATCHES: usize = 4;
 
@@ -39,7 +40,7 @@ enum Role {
 pub fn run(crew: &Crew) -> Outcome {
     let messages = crew.scaled(MESSAGES);
     let lanes = crew.threads.div_ceil(2);
-    let batch_len = IN_FLIGHT / BATCHES;
+    let batch_len = (IN_FLIGHT / lanes / BATCHES).max(1);
     let roles = (0..lanes).flat_map(|_| lane(batch_len)).collect();
     let roles = alone_if_odd(roles, crew.threads, batch_len);
     let (sums, cost) = measure(|| {
