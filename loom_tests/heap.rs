@@ -8,13 +8,15 @@ use crate::heap::Heap;
 use crate::os::fake;
 use crate::size_class::{Class, INFO};
 use crate::sync::{AtomicUsize, Ordering};
-use crate::tagged::NONE;
+use crate::tagged::Index;
 use crate::thread_cache::ThreadCache;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use std::prelude::v1::*;
 use std::rc::Rc;
 
 const CLASS: Class = 0;
+/// The first cache that is made. With it, all threads of a model take and give large ones: they share a place on the shelf.
+const THREAD: Index = 1;
 
 extern "C" fn nothing() {}
 
@@ -127,6 +129,25 @@ pub fn two_adopt() {
     check(&heap, &[live]);
 }
 
+/// In the child of a fork, the forking thread settles while a thread born there joins and asks for ended ones.
+pub fn settle_against_join() {
+    let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
+    let chunk = alloc(&heap, cache);
+    // The child: the words are wiped, and the thread has another number.
+    heap.wipe();
+    fake::end_threads();
+    let other = spawn(&heap, |heap| join(heap).index());
+    heap.settle_fork(cache);
+    assert!(cache.owner().is_some(), "the cache has two owners");
+    free(&heap, cache, chunk);
+    let born = other.join();
+    assert!(cache.owner().is_some() && born != cache.index(), "the cache has two owners");
+    heap.leave(cache);
+    heap.leave(heap.caches.get(born));
+    check(&heap, &[]);
+}
+
 /// A thread frees and allocates while another trims, and so takes its spares.
 pub fn trim_against_owner() {
     let shop = Rc::new(Shop::new());
@@ -157,39 +178,44 @@ pub fn two_are_born() {
 /// A run goes from one large allocation to the next, of another thread.
 pub fn large_is_freed_against_allocated() {
     let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
     let large = |heap: &Heap| {
-        let at = heap.alloc_large(NONE, 2 * PAGE, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
+        let at =
+            heap.alloc_large(THREAD, 2 * PAGE, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
         fake::touch(at, 2 * PAGE);
         at
     };
     let (first, second) = (large(&heap), large(&heap));
     let other = spawn(&heap, large);
     fake::touch(first, 2 * PAGE);
-    heap.free_large(NONE, first);
+    heap.free_large(THREAD, first);
     let theirs = other.join();
     assert_ne!(theirs, second, "a run has two owners");
     assert_eq!(heap.check().expect("the heap is sound").live, 4 * PAGE, "each run is in one place");
-    heap.free_large(NONE, second);
-    heap.free_large(NONE, theirs);
+    heap.free_large(THREAD, second);
+    heap.free_large(THREAD, theirs);
+    heap.leave(cache);
     check(&heap, &[]);
 }
 
 /// A run on the shelf goes to an allocation of another thread, or to whoever clears the shelf.
 pub fn shelf_is_cleared_against_taken() {
     let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
     let large = |heap: &Heap| {
-        let at = heap.alloc_large(NONE, PAGE, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
+        let at = heap.alloc_large(THREAD, PAGE, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
         fake::touch(at, PAGE);
         at
     };
     let first = large(&heap);
     let other = spawn(&heap, large);
     fake::touch(first, PAGE);
-    heap.free_large(NONE, first);
+    heap.free_large(THREAD, first);
     heap.clear_shelf(|_| true);
     let theirs = other.join();
     assert_eq!(heap.check().expect("the heap is sound").live, PAGE, "each run is in one place");
-    heap.free_large(NONE, theirs);
+    heap.free_large(THREAD, theirs);
+    heap.leave(cache);
     check(&heap, &[]);
 }
 

@@ -60,6 +60,7 @@ const MODELS: &[Model] = &[
     model!(heap::rob_against_adopt, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),
     model!(heap::join_against_leave, None, [("early", Fault::LeaveEarly, "each chunk is in one place")]),
     model!(heap::two_adopt, Some(3), [("both", Fault::AdoptBoth, "Causality violation")]),
+    model!(heap::settle_against_join, Some(3), [("early", Fault::HeardEarly, "each chunk is in one place")]),
     model!(heap::trim_against_owner, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),
     model!(page_map::two_make_a_leaf, None, [("uses_the_loser", Fault::MapLeaf, "entries are lost")]),
     model!(page_map::look_up_against_open, None, [("relaxed", Fault::MapPublish, "Causality violation")]),

@@ -74,15 +74,23 @@ mod values {
     pub(crate) const PURGE_TICKS: usize = 3;
     /// Free pages that may hold memory, whatever the size of the heap.
     pub(crate) const DIRTY_BYTES: usize = 128 << 20;
-    /// And the part of committed memory that they may be in a larger one.
-    pub(crate) const DIRTY_PART: usize = 4;
+    /// And the part of committed memory that they may be in a larger one: as much as is in use.
+    pub(crate) const DIRTY_PART: usize = 2;
     /// What is purged at once when they are more.
     pub(crate) const RELIEF_BYTES: usize = 16 << 20;
     /// How often a thread's bins are armed again between two moves of its clock.
     pub(crate) const REARMS: u32 = 768;
     /// After so many ticks without work, they are not.
     pub(crate) const QUIET_TICKS: u32 = 16;
-    /// Ticks that a span must rest before its free OS pages are purged.
+    /// For so many ticks after magazines went back to spans, or pages to arenas, bins are armed without limit.
+    pub(crate) const EBB_TICKS: u32 = 16;
+    /// Bytes of free pages that may hold memory from which a freed run counts for that.
+    pub(crate) const EBB_BYTES: usize = 16 << 20;
+    /// Chunks that a thread returns from pools to spans each time its clock has moved.
+    pub(crate) const RETURN_CHUNKS: usize = 8192;
+    /// Ticks before the next attempt once the system has refused to purge.
+    pub(crate) const REFUSED_TICKS: u32 = 8;
+    /// Ticks that must have passed since a span was listed or last carved before its free OS pages are purged.
     pub(crate) const REST_TICKS: u32 = 3;
     /// Ticks that a thread's spare magazines must rest before they are taken from it.
     pub(crate) const SPARE_TICKS: u32 = 2;
@@ -137,6 +145,10 @@ mod values {
     pub(crate) const RELIEF_BYTES: usize = PAGE_SIZE;
     pub(crate) const REARMS: u32 = 0;
     pub(crate) const QUIET_TICKS: u32 = 1;
+    pub(crate) const EBB_TICKS: u32 = 1;
+    pub(crate) const EBB_BYTES: usize = 1 << 30;
+    pub(crate) const RETURN_CHUNKS: usize = 8;
+    pub(crate) const REFUSED_TICKS: u32 = 1;
     pub(crate) const REST_TICKS: u32 = 1;
     pub(crate) const SPARE_TICKS: u32 = 1;
     pub(crate) const SWEEP_SPANS: u32 = 4;

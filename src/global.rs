@@ -100,7 +100,7 @@ unsafe impl GlobalAlloc for Millpond {
             return ptr;
         }
         if old.is_none() && new.is_none() {
-            if let Some(resized) = HEAP.resize_large(ptr.expose_provenance(), new_size, align) {
+            if let Some(resized) = HEAP.resize_large(thread(), ptr.expose_provenance(), new_size, align) {
                 return resized.as_ptr();
             }
         }
@@ -165,6 +165,7 @@ pub(crate) fn free_missed(chunk: NonNull<u8>, place: usize) {
 fn own_cache() -> Option<&'static ThreadCache> {
     let cache = slot::get();
     if ptr::eq(cache, &raw const DEAD) {
+        HEAP.settle_without_cache();
         return None;
     }
     if !ptr::eq(cache, &raw const UNBORN) {
@@ -221,7 +222,7 @@ extern "C" fn show_stats() {
 }
 
 /// The index of the calling thread's cache; `NONE` without one.
-fn thread() -> Index {
+pub(crate) fn thread() -> Index {
     // SAFETY: the slot always points to a cache, a static one or this thread's.
     unsafe { &*slot::get() }.index()
 }
@@ -279,7 +280,7 @@ pub fn usable_size(ptr: *const u8) -> Option<usize> {
     let chunk = info.index(offset);
     (chunk < info.chunks && chunk * info.size == offset).then(|| {
         // SAFETY: a head whose kind is a class is that of a span.
-        let span = unsafe { &*(&raw const *head).cast::<crate::span::Span>() };
+        let span = unsafe { head.node::<crate::span::Span>() };
         (!span.is_free(chunk)).then_some(info.size)
     })?
 }
@@ -316,7 +317,7 @@ pub fn check() -> Result<Stats, CheckError> {
 /// `MILLPOND_THP` (`default`, `always`, `never`) sets it at the first allocation.
 ///
 /// With [`Thp::Always`] less time goes into page faults, and more memory stays resident where use is sparse; purging
-/// still returns 64 KiB and OS pages.
+/// still returns 64 KiB and OS pages. [`Thp::Default`] changes nothing for what there is: the system does not take advice back.
 pub fn set_thp(thp: Thp) {
-    HEAP.spans.arenas.set_thp(thp);
+    HEAP.set_thp(thp);
 }

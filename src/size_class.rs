@@ -10,7 +10,9 @@
 //! consecutive multiples of a quarter of the lower one. Spans start on a page, hence every alignment up to a page is
 //! served by a class.
 
-use crate::config::{BIN_BYTES, CLASS_MAX, GRAIN, LINEAR_MAX, MAGAZINE_BYTES, MAGAZINE_SLOTS, PAGE, SPAN_CHUNKS};
+use crate::config::{
+    BIN_BYTES, CLASS_MAX, GRAIN, LINEAR_MAX, MAGAZINE_BYTES, MAGAZINE_SLOTS, PAGE, POOL_BYTES, SPAN_CHUNKS,
+};
 
 /// Index of a class: below [`CLASSES`].
 pub(crate) type Class = usize;
@@ -74,6 +76,8 @@ pub(crate) struct ClassInfo {
     pub(crate) words: usize,
     /// Slots of a magazine that this class uses.
     pub(crate) slots: usize,
+    /// Full magazines that a pool may hold.
+    pub(crate) pooled: u32,
 }
 
 impl ClassInfo {
@@ -99,7 +103,10 @@ impl ClassInfo {
         } else {
             fit
         };
-        Self { size, inverse: (1u64 << 40).div_ceil(size as u64), pages, chunks, words: chunks.div_ceil(64), slots }
+        let fit = POOL_BYTES / (slots * size);
+        let pooled = if fit < 1 { 1 } else { fit as u32 };
+        let inverse = (1u64 << 40).div_ceil(size as u64);
+        Self { size, inverse, pages, chunks, words: chunks.div_ceil(64), slots, pooled }
     }
 
     /// The index of the chunk in which `offset` lies, counted from the span's start.
@@ -142,10 +149,11 @@ pub(crate) fn place_of(size: usize, align: usize) -> Option<usize> {
     } else {
         return None;
     };
+    // Sums and shifts: from `div_ceil` older compilers make more instructions, and a bound to check.
     if rounded <= FINE_MAX {
-        Some(FINE[rounded.div_ceil(GRAIN)] as usize)
+        Some(FINE[(rounded + (GRAIN - 1)) >> GRAIN.ilog2()] as usize)
     } else if rounded <= CLASS_MAX {
-        Some(COARSE[rounded.div_ceil(COARSE_GRAIN)] as usize)
+        Some(COARSE[(rounded + (COARSE_GRAIN - 1)) >> COARSE_GRAIN.ilog2()] as usize)
     } else {
         None
     }

@@ -20,6 +20,7 @@ use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Fault, Ordering, planted};
 use crate::tagged::Index;
 use core::marker::PhantomData;
 use core::ptr;
+use crossbeam_utils::CachePadded;
 
 /// What a slab can hold: a header of atomics, followed by `words` atomic words for types that want them.
 ///
@@ -49,10 +50,17 @@ pub(crate) struct Slab<T> {
     /// Words behind each header. Set by `shape`, so that a slab, and with it a heap, is all zeros at first: a static heap
     /// then takes no room in the program's file.
     words: AtomicUsize,
+    segments: [AtomicPtr<u8>; SLAB_SEGMENTS],
+    /// On lines of its own: each take and give writes it, each `get` only reads what is above.
+    supply: CachePadded<Supply>,
+    node: PhantomData<fn() -> T>,
+}
+
+/// The nodes that nobody has.
+#[derive(Debug)]
+struct Supply {
     fresh: AtomicU32,
     free: Stack,
-    segments: [AtomicPtr<u8>; SLAB_SEGMENTS],
-    node: PhantomData<fn() -> T>,
 }
 
 /// Segment and place in it of the node number `at`, counted from zero.
@@ -69,9 +77,8 @@ impl<T: Node> Slab<T> {
         pub(crate) const fn new() -> Self {
             Self {
                 words: AtomicUsize::new(0),
-                fresh: AtomicU32::new(0),
-                free: Stack::new(),
                 segments: array_of![AtomicPtr::new(ptr::null_mut()); SLAB_SEGMENTS],
+                supply: CachePadded::new(Supply { fresh: AtomicU32::new(0), free: Stack::new() }),
                 node: PhantomData,
             }
         }
@@ -102,14 +109,14 @@ impl<T: Node> Slab<T> {
 
     /// A node for the caller alone: one that was returned, else a fresh one. `None` if there is no memory for more.
     pub(crate) fn take(&self) -> Option<&T> {
-        if let Some(index) = self.free.pop(self) {
+        if let Some(index) = self.supply.free.pop(self) {
             let node = self.get(index);
             // Again: whoever took it first may have vanished before it was named.
             node.name(index);
             return Some(node);
         }
         // Relaxed: the exchange below decides.
-        let mut at = self.fresh.load(Ordering::Relaxed);
+        let mut at = self.supply.fresh.load(Ordering::Relaxed);
         loop {
             let (segment, _) = place(at);
             if segment >= SLAB_SEGMENTS {
@@ -119,7 +126,7 @@ impl<T: Node> Slab<T> {
                 self.segment(segment)?;
             }
             // ORDERING: Release pairs with the Acquire in `made`: the segment is there.
-            match self.fresh.compare_exchange_weak(at, at + 1, Ordering::Release, Ordering::Relaxed) {
+            match self.supply.fresh.compare_exchange_weak(at, at + 1, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(now) => at = now,
             }
@@ -134,7 +141,7 @@ impl<T: Node> Slab<T> {
 
     /// Takes a node back from its only owner.
     pub(crate) fn give(&self, index: Index) {
-        self.free.push(self, index);
+        self.supply.free.push(self, index);
     }
 
     /// Makes sure that a segment is there. Built privately, published by one exchange; the loser undoes.
@@ -167,7 +174,7 @@ impl<T: Node> Slab<T> {
     /// How many nodes have ever been handed out: indices 1 up to this are valid for [`get`](Self::get).
     pub(crate) fn made(&self) -> u32 {
         // ORDERING: Acquire pairs with the Release in `take`: the segments of all these are there.
-        self.fresh.load(Ordering::Acquire)
+        self.supply.fresh.load(Ordering::Acquire)
     }
 
     /// Bytes of all nodes ever handed out.
@@ -177,13 +184,13 @@ impl<T: Node> Slab<T> {
 
     /// Calls `visit` with each free node, while no other thread uses the slab.
     pub(crate) fn walk_free(&self, visit: impl FnMut(Index)) {
-        self.free.walk(self, self.made() as usize, visit);
+        self.supply.free.walk(self, self.made() as usize, visit);
     }
 
     /// How many nodes are free, while no other thread uses the slab; `None` if the list of them is not well-formed.
     pub(crate) fn free_nodes(&self) -> Option<usize> {
         let mut count = 0;
-        self.free.walk(self, self.made() as usize, |_| count += 1).then_some(count)
+        self.supply.free.walk(self, self.made() as usize, |_| count += 1).then_some(count)
     }
 }
 
@@ -191,5 +198,29 @@ impl<T: Node> Nodes for Slab<T> {
     #[inline]
     fn link(&self, index: Index) -> &AtomicU32 {
         self.get(index).link()
+    }
+}
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests {
+    use super::*;
+    use crate::pool::Magazine;
+    use core::ops::Range;
+
+    fn lines<T>(part: &T) -> Range<usize> {
+        let at = ptr::from_ref(part).addr();
+        at / 64..(at + size_of::<T>()).div_ceil(64)
+    }
+
+    #[test]
+    fn what_each_take_writes_shares_no_line_with_what_each_get_reads() {
+        let slabs = [Slab::<Magazine>::new(), Slab::new(), Slab::new()];
+        for (slab, other) in slabs.iter().flat_map(|slab| slabs.iter().map(move |other| (slab, other))) {
+            for written in [lines(&slab.supply.fresh), lines(&slab.supply.free)] {
+                for read in [lines(&other.words), lines(&other.segments)] {
+                    assert!(written.end <= read.start || read.end <= written.start, "{written:?} and {read:?}");
+                }
+            }
+        }
     }
 }

@@ -204,6 +204,7 @@ impl ThreadCache {
     }
 
     /// Where the bins lie, and how large one is: what the fast path takes for granted.
+    #[allow(dead_code, reason = "Rust 1.85 does not count its use in a nameless constant")]
     pub(crate) const LAYOUT: (usize, usize) = (core::mem::offset_of!(Self, bins), size_of::<Bin>());
 
     /// The bin at a place.
@@ -273,12 +274,12 @@ impl ThreadCache {
         let count = magazine.count();
         // ORDERING: Release, and this order: see the module's documentation.
         self.loaded[class].store(magazine.index(), Ordering::Release);
-        self.bound(class, magazine, magazine.slots().as_ptr().wrapping_add(count).cast_mut());
+        self.bound(class, magazine, magazine.base().wrapping_add(count));
     }
 
     /// Sets the bounds of a bin with a loaded magazine.
     fn bound(&self, class: Class, magazine: &Magazine, top: *mut Slot) {
-        let base = magazine.slots().as_ptr().cast_mut();
+        let base = magazine.base();
         let bin = &self.bins[class];
         bin.bottom.store(base, Ordering::Relaxed);
         bin.limit.store(base.wrapping_add(INFO[class].slots), Ordering::Relaxed);
@@ -288,7 +289,7 @@ impl ThreadCache {
 
     /// Chunks in the loaded magazine of a class. From another thread, a moment's picture.
     pub(crate) fn loaded_count(&self, class: Class, magazine: &Magazine) -> usize {
-        let base = magazine.slots().as_ptr();
+        let base = magazine.base();
         // ORDERING: Acquire pairs with `push` and `bound`.
         let top = self.bins[class].top.load(Ordering::Acquire);
         if top.is_null() {
@@ -541,7 +542,7 @@ impl ThreadCache {
     pub(crate) fn check(&self, magazines: &Slab<Magazine>) -> bool {
         (0..CLASSES).all(|class| {
             let Some(magazine) = self.loaded(class, magazines) else { return true };
-            let base = magazine.slots().as_ptr().addr();
+            let base = magazine.base().addr();
             let bin = &self.bins[class];
             let top = bin.top.load(Ordering::Relaxed).addr();
             let (bottom, limit) = (bin.bottom.load(Ordering::Relaxed).addr(), bin.limit.load(Ordering::Relaxed).addr());

@@ -10,6 +10,7 @@ use common::{GLOBAL, KIB, LARGEST_CLASS, MIB, ensure, law};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ffi::c_void;
 use core::ptr::null_mut;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The address space of a child; what it must be able to allocate in it is the rest after its program, libraries
@@ -235,6 +236,45 @@ fn threads_born_under_pressure() {
         }
         assert_eq!(law::holds().stranded, 0);
     });
+}
+
+/// More than there are caches in the first segment of their slab.
+const MANY: usize = 80;
+static ALL_BORN: Barrier = Barrier::new(MANY);
+
+extern "C" fn born_without_a_page(_: *mut c_void) -> *mut c_void {
+    START.wait();
+    let ptr = take(64, 8);
+    // None ends, and leaves its cache to another, before all have asked for one.
+    ALL_BORN.wait();
+    if !ptr.is_null() {
+        // SAFETY: a live allocation, freed once.
+        unsafe { common::block::give(ptr, 64, 8) };
+    }
+    null_mut()
+}
+
+/// Not a page more from the system: what was set aside for tables must do for the caches of new threads.
+#[test]
+fn threads_born_without_a_page() {
+    Scenario::new("threads_born_without_a_page").address_space(SPACE).passes(|| {
+        let threads: [Bare; MANY] = core::array::from_fn(|_| Bare::spawn(64 * KIB, born_without_a_page, null_mut()));
+        limit_address_space(4 * KIB);
+        START.open();
+        for thread in threads {
+            thread.join();
+        }
+        limit_address_space(SPACE);
+        Bare::spawn(64 * KIB, born_after, null_mut()).join();
+        assert_eq!(law::holds().stranded, 0);
+    });
+}
+
+/// What is mapped already stays.
+fn limit_address_space(bytes: usize) {
+    let limit = libc::rlimit { rlim_cur: bytes as u64, rlim_max: SPACE as u64 };
+    // SAFETY: a valid limit.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
 }
 
 static GOT: AtomicUsize = AtomicUsize::new(0);

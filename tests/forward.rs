@@ -43,9 +43,20 @@ fn every_alignment_is_kept_through_realloc() {
 #[test]
 fn the_rest_of_the_surface_answers() {
     let boxed = Box::new(7_u64);
+    let ptr = (&raw const *boxed).cast::<u8>();
+    millpond::set_thp(millpond::Thp::Default);
     millpond::flush_thread();
     millpond::trim();
     let stats = millpond::stats();
     assert!(!stats.to_string().is_empty());
+    // Known to whoever allocates, and to nobody else.
+    assert_eq!(millpond::owns(ptr), stats.committed > 0);
+    assert_eq!(millpond::usable_size(ptr).is_some(), stats.committed > 0);
+    assert!(!millpond::owns((&raw const ptr).cast()));
+    assert_eq!(millpond::usable_size((&raw const ptr).cast()), None);
+    // Elsewhere it is exact only while no other thread allocates.
+    if stats.committed == 0 {
+        assert_eq!(millpond::check().expect("nothing that could be wrong"), stats);
+    }
     assert_eq!(*boxed, 7);
 }

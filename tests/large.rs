@@ -8,6 +8,7 @@ use common::random::Random;
 use common::thread::together;
 use common::{GIB, GLOBAL, KIB, MIB, kernel, law, scaled};
 use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::null_mut;
 
 fn zeroed(size: usize) -> *mut u8 {
     // SAFETY: not of size 0.
@@ -149,5 +150,48 @@ fn large_blocks_while_others_trim() {
         assert_eq!(after.live, before.live);
         millpond::trim();
         assert_eq!(law::holds().dirty, 0);
+    });
+}
+
+/// Uses up the mappings that the process may have: protects every second page of a mapping otherwise.
+fn use_up_mappings() {
+    let (page, most) = (kernel::page_size(), 200_000);
+    // SAFETY: a fresh mapping touches nothing that exists.
+    let start =
+        unsafe { libc::mmap(null_mut(), most * page, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+    assert_ne!(start, libc::MAP_FAILED);
+    let refused = (0..most).step_by(2).any(|at| {
+        // SAFETY: a page of the mapping made above, in which there is nothing.
+        unsafe { libc::mprotect(start.byte_add(at * page), page, libc::PROT_READ) != 0 }
+    });
+    assert!(refused, "the limit on mappings is above {most}");
+}
+
+#[test]
+fn huge_blocks_go_back_where_mappings_are_used_up() {
+    Scenario::new("huge_blocks_go_back_where_mappings_are_used_up").passes(|| {
+        let before = kernel::resident();
+        let blocks: Vec<Block> = (0..8).map(|seed| Block::new(40 * MIB, 8, seed).expect("memory")).collect();
+        assert!(kernel::resident() - before > 300 * MIB);
+        use_up_mappings();
+        blocks.into_iter().for_each(Block::free);
+        let kept = kernel::resident().saturating_sub(before);
+        assert!(kept < 40 * MIB, "{} MiB kept of 320", kept / MIB);
+        law::holds();
+    });
+}
+
+#[test]
+fn a_request_beyond_all_memory_costs_nobody_their_chunks() {
+    Scenario::new("a_request_beyond_all_memory_costs_nobody_their_chunks").passes(|| {
+        let blocks: Vec<Block> = (0..2_000).map(|seed| Block::new(KIB, 8, seed).expect("memory")).collect();
+        blocks.into_iter().for_each(Block::free);
+        let before = law::holds();
+        assert!(before.thread_cached + before.pooled > MIB, "{before:?}");
+        for size in [1 << 42, 1 << 45, 1 << 46, isize::MAX as usize - 7] {
+            assert!(take(size, 8).is_null(), "{size:#x} bytes");
+        }
+        let after = law::holds();
+        assert_eq!(after.thread_cached + after.pooled, before.thread_cached + before.pooled);
     });
 }

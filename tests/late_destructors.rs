@@ -7,7 +7,7 @@ use common::block::{Block, give, take};
 use common::child::{Scenario, fail, say};
 use common::random::Random;
 use common::thread::Bare;
-use common::{KIB, MIB, kernel, law};
+use common::{KIB, MIB, ensure, kernel, law};
 use core::ffi::c_void;
 use core::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
@@ -191,6 +191,45 @@ fn ten_thousand_threads_leak_nothing() {
         let committed = after.committed.saturating_sub(before.committed);
         assert!(committed <= 4 * MIB, "{before:?}, then {after:?}");
         assert!(grown <= 4 * MIB, "{} KiB more resident", grown / KIB);
+    });
+}
+
+/// Made after the allocator's key, so that its destructor finds the thread's cache gone.
+static LAST: AtomicU32 = AtomicU32::new(u32::MAX);
+
+unsafe extern "C" fn caches_nothing(value: *mut c_void) {
+    let round = value as usize;
+    let before = millpond::stats();
+    allocate_and_free(round);
+    let after = millpond::stats();
+    ensure!(
+        after.thread_cached == before.thread_cached && after.live == before.live,
+        "round {round}: {before:?}, then {after:?}"
+    );
+    RAN[round - 1].fetch_add(1, Ordering::Relaxed);
+    if round < ROUNDS {
+        put(&LAST, round + 1);
+    }
+}
+
+extern "C" fn body_of_the_last(_: *mut c_void) -> *mut c_void {
+    allocate_and_free(7);
+    put(&LAST, 1);
+    null_mut()
+}
+
+/// Nobody would empty a cache that a thread made itself after the end of its own.
+#[test]
+fn a_thread_whose_cache_is_gone_makes_no_other() {
+    Scenario::new("a_thread_whose_cache_is_gone_makes_no_other").passes(|| {
+        LAST.store(key(caches_nothing), Ordering::Relaxed);
+        for _ in 0..20 {
+            Bare::spawn(64 * KIB, body_of_the_last, null_mut()).join();
+        }
+        for ran in &RAN {
+            assert_eq!(ran.load(Ordering::Relaxed), 20);
+        }
+        law::holds();
     });
 }
 

@@ -230,8 +230,8 @@ fn suspend(points: usize, workers: &Barrier, most: usize, aim: impl Fn()) {
     println!("stopped outside, in alloc, dealloc, trim, flush, stats, large alloc, dealloc: {kinds:?}");
 }
 
-/// The workers: at each pair of meetings they do `turns`; they leave when `STOP` is set.
-fn worker(id: usize, meet: &Barrier, peak: Option<&Barrier>, turns: usize) {
+/// The workers: at each pair of meetings they do `turns`, and what `also` does; they leave when `STOP` is set.
+fn worker(id: usize, meet: &Barrier, peak: Option<&Barrier>, turns: usize, also: fn()) {
     let mut work = Box::new(Work::new(id, false));
     if let Some(peak) = peak {
         work.peak(peak);
@@ -242,6 +242,7 @@ fn worker(id: usize, meet: &Barrier, peak: Option<&Barrier>, turns: usize) {
             return;
         }
         (0..turns).for_each(|_| work.turn());
+        also();
         meet.wait();
     }
 }
@@ -286,7 +287,7 @@ fn a_stopped_thread_holds_up_nobody() {
             let workers: Vec<_> = (0..WORKERS)
                 .map(|id| {
                     let meet = &meet;
-                    scope.spawn(move || worker(id, meet, Some(&PEAK), scaled(8, 2)))
+                    scope.spawn(move || worker(id, meet, Some(&PEAK), scaled(8, 2), || {}))
                 })
                 .collect();
             let most = at_the_peak() + MAY_GROW;
@@ -306,9 +307,7 @@ fn a_stopped_thread_holds_up_nobody() {
 }
 
 /// A thread of a few operations: its first call, a little more, its end.
-extern "C" fn short_victim(seed: *mut c_void) -> *mut c_void {
-    INSIDE.store(1, Ordering::Relaxed);
-    unblock(signal());
+extern "C" fn short_life(seed: *mut c_void) -> *mut c_void {
     let work = Work::new(seed as usize, false);
     let mut random = work.random;
     for _ in 0..8 {
@@ -319,6 +318,18 @@ extern "C" fn short_victim(seed: *mut c_void) -> *mut c_void {
         }
     }
     null_mut()
+}
+
+/// The same, and it may be stopped.
+extern "C" fn short_victim(seed: *mut c_void) -> *mut c_void {
+    INSIDE.store(1, Ordering::Relaxed);
+    unblock(signal());
+    short_life(seed)
+}
+
+/// A birth and a death while another thread is stopped in its own.
+fn another_short_life() {
+    Bare::spawn(128 * KIB, short_life, null_mut()).join();
 }
 
 extern "C" fn spawner(_: *mut c_void) -> *mut c_void {
@@ -341,7 +352,7 @@ fn a_thread_stopped_at_birth_or_death_holds_up_nobody() {
             let workers: Vec<_> = (0..WORKERS)
                 .map(|id| {
                     let (meet, peak) = (&meet, &peak);
-                    scope.spawn(move || worker(id, meet, Some(peak), scaled(8, 2)))
+                    scope.spawn(move || worker(id, meet, Some(peak), scaled(8, 2), another_short_life))
                 })
                 .collect();
             peak.wait();

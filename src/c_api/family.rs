@@ -209,7 +209,7 @@ pub(super) unsafe fn realloc(ptr: *mut u8, size: usize) -> *mut u8 {
         return ptr;
     }
     if old.is_none() && new.is_none() {
-        if let Some(resized) = HEAP.resize_large(ptr.expose_provenance(), size, 1) {
+        if let Some(resized) = HEAP.resize_large(global::thread(), ptr.expose_provenance(), size, 1) {
             return resized.as_ptr();
         }
     }

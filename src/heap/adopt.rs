@@ -7,10 +7,19 @@
 //! *Fork.* Each cache has a word in memory that the kernel wipes in the child. The forking thread, and only it, finds
 //! the word of its own live cache wiped: so it knows that it is alone of its kind, and adopts every other live cache
 //! whose word is wiped too. Threads born in the child have set theirs. It does so at a slow path, not in a fork handler:
-//! a child that calls `exec` at once copies no page. Should the forking thread have had no cache, it adopts when it
-//! joins, and knows itself by being the first thread of its process.
+//! a child that calls `exec` at once copies no page.
 //!
-//! *Other ends.* A thread that joins asks the system for two others, in turn, whether they still exist.
+//! A forking thread that has no cache, not yet or no more, is known by being the first thread of its process. If it comes
+//! here without one, to make it or on the shared path, every live cache that is not heard of is a vanished thread's. No
+//! other thread can know that before: the forking thread may have a cache and not have used it yet. So until it comes,
+//! what the vanished had cached stays where it is, bounded by `CACHE_BYTES` a thread; those born in the child and ended
+//! there are asked for all the same. In the child of a `vfork` the first thread proves nothing of the kind, so nobody
+//! adopts in this way, and nobody repairs, where a thread of another process is heard of.
+//!
+//! *Other ends.* A thread that joins asks the system for two others, in turn, whether they still exist. The system knows
+//! only those of the caller's own process, so a cache's word is the number of the process in which its thread was heard of.
+//! The child of a `vfork` has memory and slot in common with the thread that made it: a cache that it makes is then that
+//! thread's, under the number of a process that is no more, and nobody asks for it.
 
 use super::Heap;
 use crate::config::{THREADS, ZERO_IS_NODE};
@@ -28,6 +37,7 @@ impl Heap {
     /// A cache for the calling thread; `None` if there is no memory for one, or too many threads have one.
     pub(crate) fn join(&self, wipe: extern "C" fn()) -> Option<&ThreadCache> {
         self.hear(wipe)?;
+        self.settle_without_cache();
         let guest = self.guest();
         let cache = self.caches.take()?;
         let index = cache.index();
@@ -35,13 +45,12 @@ impl Heap {
             self.caches.give(index);
             return None;
         }
-        self.heard(index).store(1, Ordering::Relaxed);
+        let process = os::process_id();
+        // Relaxed: `join` publishes it.
+        self.heard(index).store(process, Ordering::Relaxed);
         cache.join(os::thread_id());
         drop(guest);
-        if self.heard(0).load(Ordering::Relaxed) == 0 && os::is_first_thread() {
-            self.adopt_unheard();
-        }
-        self.adopt_ended();
+        self.adopt_ended(process);
         Some(cache)
     }
 
@@ -61,13 +70,39 @@ impl Heap {
 
     /// Does nothing, but in the forking thread of a new child once.
     #[inline]
-    pub(super) fn settle_fork(&self, cache: &ThreadCache) {
+    pub(crate) fn settle_fork(&self, cache: &ThreadCache) {
         let heard = self.heard(cache.index());
         if heard.load(Ordering::Relaxed) == 0 {
+            let process = os::process_id();
+            if planted(Fault::HeardEarly) {
+                heard.store(process, Ordering::Release);
+            }
             cache.join(os::thread_id());
-            heard.store(1, Ordering::Relaxed);
+            // ORDERING: Release, and this order: pairs with the Acquire in `adopt_ended`. Whoever finds the word set finds
+            // the cache under its new number, and so cannot take it for that of the old one, which no thread has here.
+            heard.store(process, Ordering::Release);
             self.adopt_unheard();
         }
+    }
+
+    /// What a thread without a cache does before anything else here. Does nothing, but in the forking thread of a new child
+    /// once.
+    pub(crate) fn settle_without_cache(&self) {
+        // ORDERING: Acquire pairs with the exchange in `hear`. Without words, no thread has ever had a cache.
+        if self.heard.load(Ordering::Acquire).is_null() || self.heard(0).load(Ordering::Relaxed) != 0 {
+            return;
+        }
+        if os::is_first_thread() && !self.is_shared(os::process_id()) {
+            self.adopt_unheard();
+        }
+    }
+
+    /// Whether a thread of another process has been heard of in this memory: one of the two is the other's `vfork`.
+    fn is_shared(&self, process: u32) -> bool {
+        (1..=self.caches.made()).map(|index| self.caches.get(index)).any(|cache| {
+            let heard = cache.owner().map_or(0, |_| self.heard(cache.index()).load(Ordering::Relaxed));
+            heard != 0 && heard != process
+        })
     }
 
     /// Makes the words that tell a child from its parent. Built privately, published by one exchange.
@@ -114,7 +149,8 @@ impl Heap {
     /// Adopts every live cache that has not been heard of in this process.
     #[cold]
     fn adopt_unheard(&self) {
-        self.heard(0).store(os::process_id(), Ordering::Relaxed);
+        let process = os::process_id();
+        self.heard(0).store(process, Ordering::Relaxed);
         let mut adopted = false;
         for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
             // A cache's word is set before the cache is live, so a thread that was born meanwhile is not mistaken.
@@ -126,27 +162,27 @@ impl Heap {
                 adopted = true;
             }
         }
-        // Only another thread can have had something in hand. Nobody can start one while this one is here.
-        if (adopted || self.guests.load(Ordering::Relaxed) > 0) && os::is_alone() {
+        // Only another thread can have had something in hand. Nobody can start one while this one is here. Those of a
+        // process that shares this one's memory are not counted by the system.
+        if (adopted || self.guests.load(Ordering::Relaxed) > 0) && os::is_alone() && !self.is_shared(process) {
             self.guests.store(0, Ordering::Relaxed);
             self.repair();
         }
     }
 
-    /// Adopts the caches of threads that ended without a word, of a few at a time.
-    fn adopt_ended(&self) {
-        // Not while the child of a fork is unsettled, nor in a process that shares this one's memory (`vfork`): there the
-        // system would say of every thread that it is gone.
-        if self.heard(0).load(Ordering::Relaxed) != os::process_id() {
-            return;
-        }
+    /// Adopts the caches of threads of the calling process that ended without a word, of a few at a time.
+    fn adopt_ended(&self, process: u32) {
         let made = self.caches.made();
         let first = self.asked.fetch_add(ASK, Ordering::Relaxed);
         for at in 0..ASK.min(made) {
             let cache = self.caches.get(first.wrapping_add(at) % made + 1);
+            // The owner first: `join` sets the word before it makes the cache live, `settle_fork` after it has.
             let Some(owner) = cache.owner() else { continue };
-            let heard = self.heard(cache.index()).load(Ordering::Relaxed) == 1;
-            if heard && os::thread_is_gone(owner.thread()) && cache.adopt(owner) {
+            // Of threads of another process the system would say that they are gone: of those from before a fork that is
+            // not settled yet, and of those of a process that shares this one's memory.
+            // ORDERING: Acquire pairs with the Release in `settle_fork`.
+            let ours = self.heard(cache.index()).load(Ordering::Acquire) == process;
+            if ours && os::thread_is_gone(owner.thread()) && cache.adopt(owner) {
                 self.settle(cache);
             }
         }

@@ -7,15 +7,15 @@
 //! Invariant: a node with `bytes > 0` and the page map's entry for its first page name each other, unless its owner is
 //! between taking the entry and giving the memory back.
 
-use super::Heap;
 use super::shelf::Shelved;
+use super::{Guest, Heap};
 use crate::arena::Fill;
-use crate::config::{ADDRESS_BITS, HUGE_MIN, PAGE, PAGE_SHIFT};
+use crate::config::{ADDRESS_BITS, EBB_BYTES, HUGE_MIN, PAGE, PAGE_SHIFT};
 use crate::os;
 use crate::report::Thp;
 use crate::span::{HUGE, Head, LARGE, Large};
 use crate::sync::Ordering;
-use crate::tagged::Index;
+use crate::tagged::{Index, NONE};
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 
 fn entry(node: &Large) -> *mut Head {
@@ -23,12 +23,22 @@ fn entry(node: &Large) -> *mut Head {
 }
 
 impl Heap {
+    /// What a thread does before a run is in its hands: one without a cache, which nobody would adopt, is a guest.
+    fn enter(&self, thread: Index) -> Option<Guest<'_>> {
+        if thread != NONE {
+            return None;
+        }
+        self.settle_without_cache();
+        Some(self.guest())
+    }
+
     /// At least `size` bytes aligned to `align`, a power of two, for the thread with this cache, or with none (`NONE`).
     /// `None`: more than there is, even after a trim.
     #[cold]
     #[inline(never)]
     pub(crate) fn alloc_large(&self, thread: Index, size: usize, align: usize, fill: Fill) -> Option<NonNull<u8>> {
         let bytes = size.max(1).checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
+        let _guest = self.enter(thread);
         if align <= PAGE {
             if let Some(run) = self.shelf.take(thread, bytes / PAGE) {
                 return self.reuse(run, fill);
@@ -36,13 +46,18 @@ impl Heap {
         }
         let once = || {
             if bytes >= HUGE_MIN || align >= HUGE_MIN {
-                // Where address space is short, an arena may have what the system has not.
-                self.map_huge(bytes, align).or_else(|| self.take_large(bytes, align, fill))
+                // Where address space is short, the arenas may have what the system has not.
+                let theirs = bytes <= self.spans.arenas.reserved();
+                self.map_huge(bytes, align).or_else(|| if theirs { self.take_large(bytes, align, fill) } else { None })
             } else {
                 self.take_large(bytes, align, fill)
             }
         };
         once().or_else(|| {
+            // A request that nothing can serve must not cost everybody their caches.
+            if !os::could_give(bytes) {
+                return None;
+            }
             self.reclaim(None);
             once()
         })
@@ -89,7 +104,7 @@ impl Heap {
     }
 
     fn map_huge(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        let start = os::reserve(bytes, align.max(PAGE))?;
+        let start = os::reserve_for_use(bytes, align.max(PAGE))?;
         let page = start >> PAGE_SHIFT;
         let node = self.spans.page_map.prepare(page, 1).and_then(|()| self.larges.take());
         let Some(node) = node else {
@@ -102,6 +117,15 @@ impl Heap {
         node.set_bytes(bytes);
         self.spans.page_map.publish(page, 1, entry(node));
         NonNull::new(with_exposed_provenance_mut(start))
+    }
+
+    /// Sets the use of transparent huge pages, for what there is and for what comes.
+    pub(crate) fn set_thp(&self, thp: Thp) {
+        self.spans.arenas.set_thp(thp);
+        for node in self.larges().filter(|node| node.head.kind() == HUGE) {
+            // Only advice: one that goes or moves meanwhile is left as it is.
+            os::advise_thp(node.head.start(), node.bytes(), thp);
+        }
     }
 
     fn advise(&self, start: usize, bytes: usize) {
@@ -122,7 +146,7 @@ impl Heap {
                 os::die(format_args!("free of {address:#x}, where no allocation begins"))
             }
             // SAFETY: a head of this kind is that of a large node.
-            Some(head) => unsafe { &*(&raw const *head).cast::<Large>() },
+            Some(head) => unsafe { head.node() },
         }
     }
 
@@ -130,6 +154,7 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub(crate) fn free_large(&self, thread: Index, address: usize) {
+        let _guest = self.enter(thread);
         let node = self.large_at(address);
         let (page, bytes, kind) = (node.head.page(), node.bytes(), node.head.kind());
         if !self.spans.page_map.take(page, entry(node)) {
@@ -142,16 +167,21 @@ impl Heap {
             os::release(address, bytes);
         } else if let Some(run) = self.shelf.put(thread, node.head.index(), bytes / PAGE, self.clock.now()) {
             self.unshelve(run);
-            self.relieve();
+            if self.relieve() > EBB_BYTES {
+                self.ebb();
+            }
         }
+        self.attend_large(thread);
     }
 
-    /// Resizes a large or huge allocation without copying, if that can be done. `size` is one that no class serves. A
-    /// huge one may move, to an address aligned to `align`; `None` leaves all as it was.
+    /// Resizes a large or huge allocation without copying, if that can be done, for the thread with this cache, or with
+    /// none (`NONE`). `size` is one that no class serves. A huge one may move, to an address aligned to `align`; `None`
+    /// leaves all as it was.
     #[cold]
     #[inline(never)]
-    pub(crate) fn resize_large(&self, address: usize, size: usize, align: usize) -> Option<NonNull<u8>> {
+    pub(crate) fn resize_large(&self, thread: Index, address: usize, size: usize, align: usize) -> Option<NonNull<u8>> {
         let new = size.checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
+        let _guest = self.enter(thread);
         let node = self.large_at(address);
         let (page, old) = (node.head.page(), node.bytes());
         if node.head.kind() == HUGE {
@@ -195,7 +225,7 @@ impl Heap {
     /// Moves a huge allocation, whose entry is then not yet published. `None` leaves all as it was.
     fn move_huge(&self, node: &Large, old: usize, new: usize, align: usize) -> Option<usize> {
         let (from, page) = (node.head.start(), node.head.page());
-        let to = os::reserve(new, align.max(PAGE))?;
+        let to = os::reserve_for_use(new, align.max(PAGE))?;
         if self.spans.page_map.prepare(to >> PAGE_SHIFT, 1).is_none() {
             os::release(to, new);
             return None;
@@ -225,7 +255,7 @@ impl Heap {
     /// Bytes of the large or huge allocation that begins at `address`, whose page the page map says is `head`'s.
     pub(crate) fn large_bytes(&self, head: &Head, address: usize) -> Option<usize> {
         // SAFETY: a head of this kind is that of a large node.
-        let node = unsafe { &*(&raw const *head).cast::<Large>() };
+        let node = unsafe { head.node::<Large>() };
         (head.start() == address && node.bytes() > 0).then(|| node.bytes())
     }
 

@@ -41,8 +41,8 @@ pub(crate) struct Heap {
     /// Bytes of huge allocations.
     huge: AtomicUsize,
     clock: Clock,
-    /// One word a cache, zero in the child of a fork until its thread has been heard of there. Word 0 is the
-    /// process's: its number.
+    /// One word a cache: the number of the process in which its thread was heard of, zero in the child of a fork until
+    /// then. Word 0 is the process's own, zero there until the fork is settled.
     heard: AtomicPtr<AtomicU32>,
     /// The next cache whose thread is asked for.
     asked: AtomicU32,
@@ -209,6 +209,7 @@ impl Heap {
                     None
                 } else {
                     pool.restore_all(class, &self.spans, full, now);
+                    self.ebb();
                     self.relieve();
                     Some(full)
                 }

@@ -1,28 +1,35 @@
 //! Upkeep: what must happen now and then so that memory goes back, without a helper thread.
 //!
-//! It rides on slow paths. Every few of them a thread looks at a coarse clock. If the clock has moved, it *arms* its
-//! bins, so that it comes back soon even if it would never miss; and it does one bounded batch of the sweep over the
-//! spans. Once per tick, whoever comes first (one exchange; nobody waits) visits all pools, some thread caches, and now
-//! and then the arenas:
+//! It rides on slow paths, and on frees of large allocations. Every few of them a thread looks at a coarse clock. If the
+//! clock has moved, it *arms* its bins, so that it comes back soon even if it would never miss; it returns a bounded
+//! batch of what the pools have too much of to the spans, and does one bounded batch of the sweep over the spans. Once
+//! per tick, whoever comes first (one exchange; nobody waits) visits all pools, some thread caches, and now and then the
+//! arenas:
 //!
-//! * a pool's magazines that were not needed since the last tick return to their spans, at most half of them at once;
+//! * of a pool's magazines that were not needed since the last tick, half are to return to their spans, or all if few;
 //! * spare magazines that their thread has not touched for two ticks are taken from it;
 //! * runs that have rested on the shelf for two ticks go to their arena;
 //! * spans that have rested get their free OS pages purged;
 //! * a part of each arena is visited, and runs that were free at the last visit already are purged.
 //!
 //! Free pages beyond a share of the heap are purged at once, whatever the clock says.
+//!
+//! Bins are armed a limited number of times between two moves of the clock, or a busy program would miss all the time.
+//! After the limit a miss of its own looks at the clock again; but a loop that never misses would then keep what was freed
+//! before it for ever. So while memory *ebbs* (magazines went back to spans of late, or many pages to arenas) there is no
+//! limit, and an armed miss costs little.
 
 use super::Heap;
 use crate::config::{
-    DIRTY_BYTES, DIRTY_PART, PULSE, PURGE_TICKS, QUIET_TICKS, REARMS, RELIEF_BYTES, REST_TICKS, SPARE_TICKS,
-    SWEEP_SPANS, TICK_CACHES, TICK_MS,
+    DIRTY_BYTES, DIRTY_PART, EBB_TICKS, PULSE, PURGE_TICKS, QUIET_TICKS, REARMS, REFUSED_TICKS, RELIEF_BYTES,
+    REST_TICKS, RETURN_CHUNKS, SPARE_TICKS, SWEEP_SPANS, TICK_CACHES, TICK_MS,
 };
 use crate::os;
-use crate::size_class::{CLASSES, Class};
+use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::Slab;
 use crate::span::Span;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::tagged::{Index, NONE};
 use crate::thread_cache::ThreadCache;
 
 /// The heap's sense of time. All relaxed: it steers, and orders nothing.
@@ -40,6 +47,12 @@ pub(super) struct Clock {
     purged: AtomicU32,
     /// Ticks since the last that found anything to do.
     quiet: AtomicU32,
+    /// The tick at which memory no longer ebbs.
+    ebb: AtomicU32,
+    /// The tick at which pages may be purged out of turn again: the system had refused.
+    refused: AtomicU32,
+    /// The class at which the return of magazines goes on.
+    class: AtomicUsize,
 }
 
 impl Clock {
@@ -52,6 +65,9 @@ impl Clock {
                 cache: AtomicU32::new(0),
                 purged: AtomicU32::new(0),
                 quiet: AtomicU32::new(0),
+                ebb: AtomicU32::new(0),
+                refused: AtomicU32::new(0),
+                class: AtomicUsize::new(0),
             }
         }
     }
@@ -60,6 +76,20 @@ impl Clock {
     pub(super) fn now(&self) -> u32 {
         self.tick.load(Ordering::Relaxed)
     }
+
+    /// Whether a tick is still to come, of those that are near.
+    fn is_ahead(&self, tick: &AtomicU32) -> bool {
+        tick.load(Ordering::Relaxed).wrapping_sub(self.now()) as i32 > 0
+    }
+
+    /// Sets a tick to one that is to come.
+    fn set_ahead(&self, tick: &AtomicU32, ticks: u32) {
+        let ahead = self.now().wrapping_add(ticks);
+        // A load first: most calls change nothing.
+        if tick.load(Ordering::Relaxed) != ahead {
+            tick.store(ahead, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Heap {
@@ -67,7 +97,9 @@ impl Heap {
     pub(super) fn attend(&self, cache: &ThreadCache, class: Class) -> bool {
         let armed = cache.disarm(class, &self.magazines);
         let left = cache.pulse.load(Ordering::Relaxed);
-        if armed || left == 0 {
+        // Once the bins have been armed often enough, misses are either the bin's own and few, or armed and many.
+        let spent = cache.rearm.load(Ordering::Relaxed) == 0;
+        if left == 0 || armed != spent {
             cache.pulse.store(PULSE, Ordering::Relaxed);
             self.upkeep(cache);
             cache.disarm(class, &self.magazines);
@@ -78,13 +110,34 @@ impl Heap {
     }
 
     /// What each slow path does last: while there is upkeep to do, the bin is armed again, a limited number of times
-    /// between two moves of the clock. So a thread that calls now and then always comes back; one that calls all the time
-    /// loses less than a hundredth.
+    /// between two moves of the clock, unless memory ebbs.
     pub(super) fn rearm(&self, cache: &ThreadCache, class: Class) {
         let left = cache.rearm.load(Ordering::Relaxed);
         if left > 0 && self.clock.quiet.load(Ordering::Relaxed) < QUIET_TICKS {
             cache.rearm.store(left - 1, Ordering::Relaxed);
             cache.arm(class..class + 1);
+        } else if left == 0 && self.clock.is_ahead(&self.clock.ebb) {
+            cache.arm(class..class + 1);
+        }
+    }
+
+    /// Says that memory ebbs: what has just been freed should go back even if its thread never misses again.
+    pub(super) fn ebb(&self) {
+        self.clock.set_ahead(&self.clock.ebb, EBB_TICKS);
+    }
+
+    /// Upkeep for a thread that frees large allocations, whether or not it has a cache.
+    pub(super) fn attend_large(&self, thread: Index) {
+        if thread == NONE {
+            return self.beat(os::coarse_ms());
+        }
+        let cache = self.caches.get(thread);
+        match cache.pulse.load(Ordering::Relaxed) {
+            0 => {
+                cache.pulse.store(PULSE, Ordering::Relaxed);
+                self.upkeep(cache);
+            }
+            left => cache.pulse.store(left - 1, Ordering::Relaxed),
         }
     }
 
@@ -98,33 +151,44 @@ impl Heap {
         cache.seen_ms.store(now, Ordering::Relaxed);
         cache.rearm.store(REARMS, Ordering::Relaxed);
         cache.arm(0..CLASSES);
+        self.beat(now);
+    }
+
+    /// What is done when a thread's clock has moved.
+    fn beat(&self, now: u64) {
         let last = self.clock.last_ms.load(Ordering::Relaxed);
         if now.wrapping_sub(last) >= TICK_MS
             && self.clock.last_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
             self.tick();
         }
+        self.return_surplus();
         self.sweep(SWEEP_SPANS, |stamp| self.clock.now().wrapping_sub(stamp) >= REST_TICKS);
         self.relieve();
     }
 
     /// Purges some free pages at once if there are too many for the heap's size: a bound that holds without any clock.
-    pub(super) fn relieve(&self) {
+    /// Returns how many bytes of them there were.
+    pub(super) fn relieve(&self) -> usize {
         let arenas = &self.spans.arenas;
         let dirty = arenas.dirty();
         let bound = DIRTY_BYTES.max(arenas.committed().load(Ordering::Relaxed) / DIRTY_PART);
-        if dirty > bound {
+        if dirty > bound && !self.clock.is_ahead(&self.clock.refused) {
             arenas.relieve((dirty - bound).max(RELIEF_BYTES));
+            if arenas.dirty() >= dirty {
+                // Locked memory, say: to try again at each call would cost a walk over all free pages.
+                self.clock.set_ahead(&self.clock.refused, REFUSED_TICKS);
+            }
         }
+        dirty
     }
 
     fn tick(&self) {
         let now = self.clock.tick.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let mut returned = 0;
+        let mut pooled = 0;
         for class in 0..CLASSES {
-            let spare = self.pools[class].tick();
-            returned += self.pools[class].depth();
-            self.return_magazines(class, if spare > 16 { spare.div_ceil(2) } else { spare });
+            self.pools[class].tick();
+            pooled += self.pools[class].depth();
             self.pools[class].reap(class, &self.spans, 64, now);
         }
         let rested = |stamp| (now as u16).wrapping_sub(stamp) as u32 >= SPARE_TICKS;
@@ -141,9 +205,24 @@ impl Heap {
         let dirty = self.spans.arenas.dirty();
         self.spans.arenas.purge_aged(PURGE_TICKS, (dirty / 16).max(DIRTY_BYTES / 2));
         // Work is left while anything comes back: free pages, and what will become free pages.
-        let busy = dirty + shelved > 0 || returned > 0 || self.clock.purged.swap(0, Ordering::Relaxed) > 0;
+        let busy = dirty + shelved > 0 || pooled > 0 || self.clock.purged.swap(0, Ordering::Relaxed) > 0;
         let quiet = if busy { 0 } else { self.clock.quiet.load(Ordering::Relaxed).saturating_add(1) };
         self.clock.quiet.store(quiet, Ordering::Relaxed);
+    }
+
+    /// Returns a batch of the magazines that pools have too many of to their spans.
+    fn return_surplus(&self) {
+        let first = self.clock.class.load(Ordering::Relaxed);
+        let mut left = RETURN_CHUNKS;
+        for class in (first..CLASSES).chain(0..first) {
+            while self.pools[class].has_surplus() {
+                if left == 0 {
+                    return self.clock.class.store(class, Ordering::Relaxed);
+                }
+                left = left.saturating_sub(INFO[class].slots);
+                self.return_magazines(class, 1);
+            }
+        }
     }
 
     /// Returns up to `count` of a pool's magazines to their spans.

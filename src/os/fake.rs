@@ -156,3 +156,11 @@ pub(crate) fn address_limit() -> Option<usize> {
 pub(crate) fn keep_stock(_len: usize) -> bool {
     true
 }
+
+pub(crate) fn reserve_for_use(len: usize, align: usize) -> Option<usize> {
+    reserve(len, align)
+}
+
+pub(crate) fn could_give(_bytes: usize) -> bool {
+    true
+}

@@ -383,3 +383,11 @@ pub(crate) fn is_alone() -> bool {
 pub(crate) fn process_id() -> u32 {
     system().process.load(Ordering::Relaxed)
 }
+
+pub(crate) fn reserve_for_use(len: usize, align: usize) -> Option<usize> {
+    reserve(len, align)
+}
+
+pub(crate) fn could_give(_bytes: usize) -> bool {
+    true
+}

@@ -10,7 +10,7 @@ use core::ffi::{CStr, c_void};
 use core::fmt::Write;
 
 const PROT: i32 = libc::PROT_READ | libc::PROT_WRITE;
-const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
 /// Bytes of an OS page, read once from the system.
 pub(crate) fn page_size() -> usize {
@@ -36,28 +36,45 @@ fn quietly<T>(call: impl FnOnce() -> T) -> T {
 }
 
 fn map(len: usize) -> Option<usize> {
+    map_as(FLAGS | libc::MAP_NORESERVE, len)
+}
+
+fn map_as(flags: i32, len: usize) -> Option<usize> {
     // SAFETY: a fresh private anonymous mapping touches nothing that exists.
-    let at = quietly(|| unsafe { libc::mmap(core::ptr::null_mut(), len, PROT, FLAGS, -1, 0) });
+    let at = quietly(|| unsafe { libc::mmap(core::ptr::null_mut(), len, PROT, flags, -1, 0) });
     (at != libc::MAP_FAILED).then(|| at.expose_provenance())
 }
 
 fn unmap(at: usize, len: usize) {
     if len > 0 {
         // SAFETY: callers own `at..at + len` and use it no more.
-        quietly(|| unsafe { libc::munmap(core::ptr::with_exposed_provenance_mut(at), len) });
+        if quietly(|| unsafe { libc::munmap(core::ptr::with_exposed_provenance_mut(at), len) }) != 0 {
+            // In the middle of a mapping, with as many mappings as there may be. This splits none: only the addresses are
+            // lost.
+            purge(at, len);
+        }
     }
 }
 
 /// See [`os`](super).
 pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
-    let at = map(len)?;
+    reserve_as(FLAGS | libc::MAP_NORESERVE, len, align)
+}
+
+/// See [`os`](super).
+pub(crate) fn reserve_for_use(len: usize, align: usize) -> Option<usize> {
+    reserve_as(FLAGS, len, align)
+}
+
+fn reserve_as(flags: i32, len: usize, align: usize) -> Option<usize> {
+    let at = map_as(flags, len)?;
     if at % align == 0 {
         return Some(at);
     }
     // Not aligned by luck: take enough to cut an aligned piece out of it.
     unmap(at, len);
     let padded = len.checked_add(align)?;
-    let at = map(padded)?;
+    let at = map_as(flags, padded)?;
     let aligned = at.next_multiple_of(align);
     unmap(at, aligned - at);
     unmap(aligned + len, at + padded - (aligned + len));
@@ -329,4 +346,13 @@ pub(crate) fn address_limit() -> Option<usize> {
         (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as usize)
     };
     [limit_on(libc::RLIMIT_AS), limit_on(libc::RLIMIT_DATA)].into_iter().flatten().min()
+}
+
+/// Whether the system could give so many bytes if all the process has were given back: no more than its limit, or twice
+/// the machine's memory.
+pub(crate) fn could_give(bytes: usize) -> bool {
+    // SAFETY: sysconf has no preconditions.
+    let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) }.max(0) as usize;
+    let memory = pages.saturating_mul(page_size()).saturating_mul(2);
+    bytes <= address_limit().map_or(memory, |limit| limit.min(memory))
 }

@@ -6,14 +6,16 @@
 //! | verb | before | after |
 //! |---|---|---|
 //! | [`reserve`] | `len` and `align` multiples of a page, `align` a power of two | readable, writable, zero; costs no memory until touched; `None` if the system refuses |
+//! | [`reserve_for_use`] | as `reserve` | the same, but refused if it is plainly more than the system has |
 //! | [`commit`] | inside one reservation | may be used; `false` if the system refuses, and nothing has changed |
 //! | [`purge`] | inside one reservation, in use by nobody | reads as the returned [`Purged`] says; costs no memory if purged |
-//! | [`release`] | a whole reservation | the addresses are no longer ours |
+//! | [`release`] | a whole reservation | the addresses are no longer ours, or never used again; no memory is held for them |
 //! | [`resize`] | a whole reservation | it is longer (zero beyond the old length) or shorter, in place; `false`: nothing has changed |
 //! | [`remap`] | two whole reservations | the second has the contents of the first, which is gone; `false`: the first is as it was, and the second must be forgotten |
 //! | [`metadata`] | `len` > 0 | as `reserve`, aligned to an OS page, for the allocator's tables; never released but by the loser of a race |
 //!
-//! No function here allocates, takes a lock or unwinds.
+//! No function here allocates, takes a lock or unwinds, but for what libc does at first use where `MADV_WIPEONFORK` is
+//! refused.
 
 #[cfg_attr(all(test, not(millpond_loom)), allow(dead_code))]
 pub(crate) mod stock;

@@ -18,6 +18,8 @@ use crate::config::MAGAZINE_SLOTS;
 use crate::slab::Node;
 use crate::sync::{AtomicU32, Ordering, Slot};
 use crate::tagged::{Index, NONE};
+use core::mem::offset_of;
+use core::ptr;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -78,6 +80,11 @@ impl Magazine {
     /// The slots, of which the first `count` are in use.
     pub(crate) fn slots(&self) -> &[Slot; MAGAZINE_SLOTS] {
         &self.slots
+    }
+
+    /// The first slot. All of the magazine may be reached from there: the fast path reads the count below it.
+    pub(crate) fn base(&self) -> *mut Slot {
+        ptr::from_ref(self).wrapping_byte_add(offset_of!(Self, slots)).cast::<Slot>().cast_mut()
     }
 
     /// Has the processor fetch the lines that the next allocations read.

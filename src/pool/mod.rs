@@ -16,7 +16,7 @@ mod tests;
 
 pub(crate) use magazine::Magazine;
 
-use crate::config::{CARVE_SPANS, MAGAZINE_SLOTS, POOL_BYTES};
+use crate::config::{CARVE_SPANS, MAGAZINE_SLOTS};
 use crate::os;
 use crate::size_class::{Class, INFO};
 use crate::slab::Slab;
@@ -44,6 +44,8 @@ struct Full {
     refills: AtomicU32,
     /// Whether far more came than went.
     burst: AtomicU32,
+    /// Magazines to return to their spans before the next tick.
+    surplus: AtomicU32,
 }
 
 impl Pool {
@@ -56,6 +58,7 @@ impl Pool {
                 drains: AtomicU32::new(0),
                 refills: AtomicU32::new(0),
                 burst: AtomicU32::new(0),
+                surplus: AtomicU32::new(0),
             };
             Self { full: CachePadded::new(full), listed: CachePadded::new(Stack::new()) }
         }
@@ -101,7 +104,7 @@ impl Pool {
         if self.full.burst.load(Ordering::Relaxed) != 0 {
             return 1;
         }
-        (POOL_BYTES / INFO[class].magazine_bytes()).max(1) as u32
+        INFO[class].pooled
     }
 
     /// Whether more comes in than is needed: then thread caches keep no spares of this class.
@@ -109,8 +112,9 @@ impl Pool {
         self.full.burst.load(Ordering::Relaxed) != 0
     }
 
-    /// Ends a period: sets the bound for the next, and says how many magazines were not needed in this one.
-    pub(crate) fn tick(&self) -> u32 {
+    /// Ends a period: sets the bound for the next, and of the magazines that were not needed in this one, half to return to
+    /// their spans; or all, if they are few.
+    pub(crate) fn tick(&self) {
         let (drains, refills) = (self.full.drains.load(Ordering::Relaxed), self.full.refills.load(Ordering::Relaxed));
         self.full.drains.store(0, Ordering::Relaxed);
         self.full.refills.store(0, Ordering::Relaxed);
@@ -118,7 +122,17 @@ impl Pool {
         let depth = self.full.depth.load(Ordering::Relaxed);
         let low = self.full.low.load(Ordering::Relaxed).min(depth);
         self.full.low.store(depth, Ordering::Relaxed);
-        low
+        self.full.surplus.store(if low > 16 { low.div_ceil(2) } else { low }, Ordering::Relaxed);
+    }
+
+    /// Whether one more magazine is to return to its spans; if so, the caller must see to it.
+    pub(crate) fn has_surplus(&self) -> bool {
+        let surplus = self.full.surplus.load(Ordering::Relaxed);
+        if surplus > 0 {
+            // Not a read-modify-write: two may return the same one, and so one more.
+            self.full.surplus.store(surplus - 1, Ordering::Relaxed);
+        }
+        surplus > 0
     }
 
     /// Magazines among the full ones.

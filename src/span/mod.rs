@@ -41,6 +41,7 @@ use crate::size_class::{Class, ClassInfo, INFO};
 use crate::slab::Node;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::tagged::{Index, NONE};
+use core::ptr;
 
 /// In place of a class: a large allocation, a run of an arena.
 pub(crate) const LARGE: u32 = u32::MAX - 1;
@@ -88,6 +89,17 @@ impl Head {
     #[inline]
     pub(crate) fn kind(&self) -> u32 {
         self.kind.load(Ordering::Relaxed)
+    }
+
+    /// The node that begins with this head. A reference to the head reaches no further than the head, but memory of nodes
+    /// is known by its address.
+    ///
+    /// # Safety
+    /// The head is that of a `T`.
+    #[inline]
+    pub(crate) unsafe fn node<T: Node>(&self) -> &T {
+        // SAFETY: by the caller; nodes are type-stable, and the system's tables have their provenance exposed.
+        unsafe { &*ptr::with_exposed_provenance(ptr::from_ref(self).addr()) }
     }
 
     pub(crate) fn describe(&self, page: usize, kind: u32) {
@@ -180,8 +192,10 @@ impl Span {
 
     /// The bitmap of a span of this class.
     fn bits(&self, info: &ClassInfo) -> &[AtomicU64] {
-        // SAFETY: a class's spans come from a slab that puts at least the class's words behind each header.
-        unsafe { core::slice::from_raw_parts((&raw const *self).add(1).cast(), info.words) }
+        let behind = ptr::from_ref(self).addr() + size_of::<Self>();
+        // SAFETY: a class's spans come from a slab that puts at least the class's words behind each header, in a table of
+        // the system's, whose provenance is exposed: `self` itself reaches no further than the header.
+        unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(behind), info.words) }
     }
 
     fn state(&self) -> State {

@@ -33,7 +33,8 @@ impl Span {
         let mut state = self.state();
         loop {
             let free = state.count() + chunks;
-            let added = state.with(free, now);
+            // It rests from when it was listed or last carved: a trickle of frees does not keep its memory.
+            let added = state.with(free, state.stamp());
             let (next, outcome) = if state.is(HELD) {
                 (added, Restored::Done)
             } else if free == all {
@@ -41,7 +42,7 @@ impl Span {
             } else if state.is(LINKED) && !planted(Fault::RestoreListsAlways) {
                 (added, Restored::Done)
             } else {
-                (added.set(LINKED), Restored::List)
+                (added.with(free, now).set(LINKED), Restored::List)
             };
             // ORDERING: Release pairs with the Acquire of the next holder: our bits are set. Acquire, because who
             // retires the span must come after all who restored to it.

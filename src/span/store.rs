@@ -117,7 +117,7 @@ impl Spans {
     pub(crate) fn owner(&self, chunk: usize, class: Class) -> &Span {
         match self.page_map.get(chunk) {
             // SAFETY: a head whose kind is a class is that of a span.
-            Some(head) if head.kind() == class as u32 => unsafe { &*(&raw const *head).cast::<Span>() },
+            Some(head) if head.kind() == class as u32 => unsafe { head.node() },
             Some(_) => os::die(format_args!("free of {chunk:#x} with a size that is not its own")),
             None => os::die(format_args!("free of {chunk:#x}, which is not an allocation of Millpond's")),
         }

@@ -80,6 +80,8 @@ pub(crate) enum Fault {
     LeaveEarly,
     /// Whoever looked at a vanished thread's cache adopts it, without an exchange.
     AdoptBoth,
+    /// A forking thread is heard of in the child before its cache names it.
+    HeardEarly,
     /// The words by which a child tells itself from its parent are published by a relaxed exchange.
     HearRelaxed,
     /// A piece of the stock is added by a relaxed exchange.

@@ -128,6 +128,20 @@ pub(super) const ACTS: &[Act] = &[
         in_hand: 70 * PAGE,
     },
     Act {
+        name: "take, resize and give large ones without a cache",
+        before: |_, client, _| {
+            assert!(client.alloc(5 * PAGE, 1, false));
+            client.leave();
+        },
+        act: |_, client| {
+            assert!(client.realloc(0, 70 * PAGE));
+            assert!(client.alloc(6 * PAGE, 4 * PAGE, true));
+            assert!(client.realloc(0, 20 * PAGE));
+            client.free_all();
+        },
+        in_hand: 90 * PAGE,
+    },
+    Act {
         name: "take from the shelf, put there, and clear it",
         before: |_, client, _| {
             assert!(client.alloc(5 * PAGE, 1, false));

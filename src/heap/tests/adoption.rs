@@ -1,8 +1,8 @@
 //! Caches of threads that are no more: after a fork all but the forking thread's, otherwise those whose threads the
 //! system does not know any more. Their chunks are found again, once, and by nobody else's doing.
 
-use super::world::{Client, World};
-use crate::os::fake;
+use super::world::{Client, World, wipe};
+use crate::os::fake::{self, System};
 use crate::size_class::INFO;
 use std::vec::Vec;
 
@@ -110,6 +110,66 @@ fn a_forking_thread_without_a_cache_adopts_when_it_joins() {
     let stays = world.join();
     settled(&world, &[&stays, &other, &goes], 2);
     world.finish([stays, other, goes].into());
+}
+
+/// A thread whose cache is gone for good forks: in the child it never joins, and adopts on the shared path.
+#[test]
+fn a_forking_thread_that_is_past_its_cache_adopts_on_the_shared_path() {
+    for size in [64, 300 << 10] {
+        let world = World::new();
+        let (mut forks, mut goes) = (world.join(), world.join());
+        furnish(&world, &mut goes);
+        assert!(forks.alloc(size, 1, false) && forks.alloc(size, 1, false));
+        forks.leave();
+        world.fork();
+        vanish(&mut goes);
+        // Another thread without a cache, born in the child, cannot know what the forking thread has.
+        let mut born = world.client();
+        born.dead = true;
+        assert!(born.alloc(size, 1, false));
+        settled(&world, &[&forks, &goes, &born], 1);
+        world.system.set_first_thread(true);
+        forks.free(0);
+        settled(&world, &[&forks, &goes, &born], 0);
+        world.finish([forks, goes, born].into());
+    }
+}
+
+/// Nor does it take what belongs to another process that shares the memory: it may be in the child of a `vfork`.
+#[test]
+fn a_first_thread_without_a_cache_adopts_nobody_where_another_process_is() {
+    for dead in [false, true] {
+        let world = World::new();
+        let stays = world.join();
+        world.fork();
+        // Born in the child, before the forking thread has noticed anything.
+        let born = world.join();
+        world.system.next_process();
+        world.system.set_first_thread(true);
+        let mut vforked = world.client();
+        vforked.dead = dead;
+        assert!(vforked.alloc(64, 1, false));
+        settled(&world, &[&stays, &born, &vforked], 2 + !dead as usize);
+        world.finish([stays, born, vforked].into());
+    }
+}
+
+/// What a thread had in hand in another process that shares the memory is not looked for: that one goes on.
+#[test]
+fn nothing_is_repaired_where_another_process_is() {
+    let world = World::new();
+    let stays = world.join();
+    world.fork();
+    let born = world.join();
+    let in_hand = world.heap.magazines.take().unwrap().index();
+    let guest = world.heap.guest();
+    world.system.next_process();
+    world.heap.settle_fork(stays.cache.unwrap());
+    let free = world.heap.magazines.free_nodes().unwrap();
+    assert_eq!(free + 1, world.heap.magazines.made() as usize, "it is in hand");
+    drop(guest);
+    world.heap.magazines.give(in_hand);
+    world.finish([stays, born].into());
 }
 
 /// Forks of forks: each generation leaves two caches behind, and none of it is left.
@@ -220,4 +280,48 @@ fn nobody_is_asked_for_by_another_process() {
         world.heap.settle_fork(client.cache.unwrap());
         world.finish([client].into());
     }
+}
+
+/// A thread that first allocates in the child of a `fork` which nobody has settled is asked for like any other.
+#[test]
+fn threads_born_in_an_unsettled_child_are_asked_for() {
+    let world = World::new();
+    let stays = world.join();
+    world.fork();
+    fake::set_thread_id(501);
+    let mut born = world.join();
+    furnish(&world, &mut born);
+    fake::set_thread_id(502);
+    world.system.end_thread(501);
+    vanish(&mut born);
+    let mut joined = world.join();
+    joined.leave();
+    let joined = world.join();
+    settled(&world, &[&stays, &born, &joined], 2);
+    world.finish([stays, born, joined].into());
+}
+
+/// A thread that first allocates in the child of a `vfork` has its cache under the child's number; when the child is
+/// gone, its parent's thread has it.
+#[test]
+fn a_cache_made_in_a_child_that_shares_memory_stays_its_threads() {
+    let world = World::new();
+    fake::set_thread_id(1);
+    let first = world.join();
+    let child = System::fresh();
+    child.next_process();
+    fake::set_thread_id(2);
+    let cache = world.heap.join(wipe);
+    world.system.enter();
+    world.system.end_thread(2);
+    fake::set_thread_id(3);
+    let mut parents = world.client();
+    parents.cache = cache;
+    furnish(&world, &mut parents);
+    for _ in 0..4 {
+        let mut joined = world.join();
+        settled(&world, &[&first, &parents, &joined], 3);
+        joined.leave();
+    }
+    world.finish([first, parents].into());
 }

@@ -29,7 +29,7 @@ fn a_large_one_grows_and_shrinks_where_it_is() {
         assert!(known(&world, at + PAGE).is_none());
         world.check(&[&client]);
     }
-    assert_eq!(world.heap.resize_large(at, 5 * PAGE, 1).map(|at| at.addr().get()), Some(at));
+    assert_eq!(world.heap.resize_large(NONE, at, 5 * PAGE, 1).map(|at| at.addr().get()), Some(at));
     world.finish([client].into());
 }
 
@@ -83,7 +83,7 @@ fn a_large_one_in_the_way_makes_it_move() {
     assert!(client.alloc(5 * PAGE, 1, false));
     let (first, second) = (client.blocks[0].at, client.blocks[1].at);
     assert_eq!(second, first + 5 * PAGE, "first fit");
-    assert_eq!(world.heap.resize_large(first, 6 * PAGE, 1), None);
+    assert_eq!(world.heap.resize_large(NONE, first, 6 * PAGE, 1), None);
     assert_eq!(known(&world, first), Some(5 * PAGE));
     world.check(&[&client]);
     assert!(client.realloc(0, 6 * PAGE));
@@ -99,7 +99,7 @@ fn refused_growth_changes_nothing() {
         let client = one(&world, 5 * PAGE, 1);
         let at = client.blocks[0].at;
         let failing = world.system.failing(call, u64::MAX);
-        let grown = world.heap.resize_large(at, 90 * PAGE, 1);
+        let grown = world.heap.resize_large(NONE, at, 90 * PAGE, 1);
         drop(failing);
         if grown.is_some() {
             assert!(call > 0);
@@ -148,7 +148,7 @@ fn a_huge_resize_that_is_refused_leaves_all_as_it_was() {
     for call in 0.. {
         let (reserved, committed) = (world.system.reserved_bytes(), world.heap.committed() - world.heap.metadata());
         let failing = world.system.failing(call, u64::MAX);
-        let resized = world.heap.resize_large(at, HUGE_MIN + PAGE, 1);
+        let resized = world.heap.resize_large(NONE, at, HUGE_MIN + PAGE, 1);
         drop(failing);
         if resized.is_some() {
             assert!(call >= 3, "in place, a place to go to, the move");

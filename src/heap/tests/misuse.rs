@@ -60,7 +60,7 @@ fn what_is_nobodys_is_freed() {
     let here = 0;
     for at in [0, 8, &raw const here as usize, usize::MAX, 1 << 47, 1 << 63] {
         assert!(death(|| world.heap.free_large(NONE, at)).contains("not an allocation"), "{at:#x}");
-        let resized = || assert!(world.heap.resize_large(at, 9 * PAGE, 1).is_some());
+        let resized = || assert!(world.heap.resize_large(NONE, at, 9 * PAGE, 1).is_some());
         assert!(death(resized).contains("not an allocation"), "{at:#x}");
     }
     world.finish([client].into());
@@ -72,7 +72,7 @@ fn a_size_is_not_its_own() {
     let mut client = world.join();
     let (small, large) = (block(&mut client, 100), block(&mut client, 5 * PAGE));
     assert!(death(|| world.heap.free_large(NONE, small)).contains("a size that is not its own"));
-    assert!(death(|| assert!(world.heap.resize_large(small, 9 * PAGE, 1).is_some())).contains("not its own"));
+    assert!(death(|| assert!(world.heap.resize_large(NONE, small, 9 * PAGE, 1).is_some())).contains("not its own"));
     // As a chunk of some class, on both paths; with a cache it is noticed when the cache gives it back.
     for class in [class_of(64), class_of(256 << 10)] {
         for at in [small, large] {

@@ -331,6 +331,35 @@ fn in_a_burst_of_frees_little_is_cached() {
     world.finish([client].into());
 }
 
+/// After a burst at one instant, a thread allocates and frees one chunk, of the burst's class or another, and never
+/// misses: what the burst has freed goes back all the same.
+#[test]
+fn a_loop_that_never_misses_gives_back_what_a_burst_has_freed() {
+    for (size, pause) in [(1024, 1), (1024, 20), (304, 1), (304, 20)] {
+        let world = World::new();
+        let mut client = world.join();
+        for _ in 0..40_000 {
+            assert!(client.alloc(1024, 1, false));
+        }
+        let peak = world.heap.committed();
+        let keep = client.blocks.split_off(39_000);
+        client.free_all();
+        client.blocks = keep;
+        let mut passed = 0;
+        while passed < 2_000 {
+            world.system.advance_ms(pause);
+            passed += pause;
+            for _ in 0..8 {
+                assert!(client.alloc(size, 1, false));
+                client.free(client.blocks.len() - 1);
+            }
+        }
+        let left = world.heap.committed() - world.heap.metadata();
+        assert!(left < peak / 10, "{left} of {peak}: {size} B each {pause} ms");
+        world.finish([client].into());
+    }
+}
+
 /// A gigabyte's worth of small chunks in miniature: freed in random order, and a little activity after it.
 #[test]
 fn what_a_burst_frees_goes_back() {

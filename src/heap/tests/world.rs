@@ -211,7 +211,9 @@ impl<'a> Client<'a> {
 
     /// The cache after a miss: made now, if there was none and there is memory for one.
     fn own(&mut self) -> Option<&'a ThreadCache> {
-        if self.cache.is_none() && !self.dead {
+        if self.dead {
+            self.heap.settle_without_cache();
+        } else if self.cache.is_none() {
             self.join();
         }
         self.cache
@@ -303,7 +305,7 @@ impl<'a> Client<'a> {
         if was.is_some() && was == is {
             to = Some(at);
         } else if was.is_none() && is.is_none() {
-            to = self.heap.resize_large(at, size, align).map(|at| at.as_ptr().expose_provenance());
+            to = self.heap.resize_large(self.thread(), at, size, align).map(|at| at.as_ptr().expose_provenance());
         }
         if to.is_none() {
             to = self.take(size, align, false);

@@ -94,7 +94,7 @@ fn a_rested_span_is_calm_until_it_changes() {
 }
 
 #[test]
-fn the_stamp_is_that_of_the_last_change() {
+fn the_stamp_is_that_of_the_listing_or_the_last_carve() {
     let mut world = World::new(class_of(8 << 10), 4096);
     world.now = 7;
     let index = world.open(8);
@@ -104,6 +104,8 @@ fn the_stamp_is_that_of_the_last_change() {
     assert_eq!(span.state().stamp(), u32::MAX);
     world.now = 3;
     assert!(span.hold_in_place(|stamp| stamp != u32::MAX).is_none());
+    world.free(index, 1);
+    assert_eq!(span.state().stamp(), u32::MAX, "a trickle of frees does not count");
     world.run(Actor::Pop { want: 1 });
     assert_eq!(span.state().stamp(), 3);
     world.finish();
