@@ -23,10 +23,11 @@ const FINE: [u16; FINE_MAX / GRAIN + 1] = {
 /// The place of the bin of the class that serves C's `malloc(size)`; `None` above [`CLASS_MAX`].
 #[inline(always)]
 pub(crate) fn place_in_c(size: usize) -> Option<usize> {
+    // Sums and shifts, as in `place_of`.
     if size <= FINE_MAX {
-        Some(FINE[size.div_ceil(GRAIN)] as usize)
+        Some(FINE[(size + (GRAIN - 1)) >> GRAIN.ilog2()] as usize)
     } else if size <= CLASS_MAX {
-        Some(COARSE[size.div_ceil(COARSE_GRAIN)] as usize)
+        Some(COARSE[(size + (COARSE_GRAIN - 1)) >> COARSE_GRAIN.ilog2()] as usize)
     } else {
         None
     }

@@ -37,8 +37,7 @@ const RUN_TIME_SIZE: [Budget; 2] = [
 fn fast_path_keeps_its_budget() {
     let probe = build();
     let listing = listing(&probe);
-    let has_valgrind = has_valgrind();
-    let count = || if has_valgrind { executed(&probe, &disassembly(&listing)) } else { laid_out(&listing) };
+    let count = || if has_valgrind() { executed(&probe, &disassembly(&listing)) } else { laid_out(&listing) };
     let faults = |ways: &[Way]| -> Vec<String> { ways.iter().filter_map(Way::fault).collect() };
 
     // Upkeep is no fast path: where the clock has moved amid a count, it is counted again.
