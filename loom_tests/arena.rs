@@ -57,7 +57,7 @@ pub fn claim_across_words() {
     assert_eq!(arenas.reserved(), (PAGES + 4) * PAGE, "one arena had to be added");
 }
 
-/// A run is given back while another thread looks for one.
+/// A run is given back while another thread looks for one, finds none, and lowers what the arena says of the words.
 pub fn give_against_claim() {
     let arenas = Rc::new(Arenas::new());
     let run = take(&arenas, PAGES);
@@ -66,6 +66,26 @@ pub fn give_against_claim() {
     let mine = take(&arenas, 3);
     other.join();
     check(&arenas, &[Run { pages: PAGES - 3, ..run }, mine]);
+}
+
+/// Two runs on both sides of a word's end are given back, and neither thread has more than its own: but what is said of
+/// the first word is that both are free.
+pub fn two_give_neighbours() {
+    let arenas = Rc::new(Arenas::new());
+    let Run { page, .. } = take(&arenas, PAGES);
+    give(&arenas, Run { page, pages: 1 });
+    give(&arenas, Run { page: page + 10, pages: 1 });
+    // In vain: so that it is known that no two pages of the first arena are free.
+    let elsewhere = take(&arenas, 2);
+    let other = spawn(&arenas, move |arenas| give(arenas, Run { page: page + 63, pages: 1 }));
+    give(&arenas, Run { page: page + 64, pages: 2 });
+    other.join();
+    let held = [Run { page: page + 1, pages: 9 }, Run { page: page + 11, pages: 52 }, elsewhere];
+    check(&arenas, &held);
+    let reserved = arenas.reserved();
+    let mine = take(&arenas, 3);
+    check(&arenas, &[held[0], held[1], held[2], mine]);
+    assert_eq!(arenas.reserved(), reserved, "there is room in the first arena");
 }
 
 /// Free pages are purged while another thread claims them.

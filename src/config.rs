@@ -72,6 +72,10 @@ mod values {
     pub(crate) const TICK_MS: u64 = 100;
     /// Ticks between two visits of a purge to a page: it is purged at the second visit after it was given back.
     pub(crate) const PURGE_TICKS: usize = 3;
+    /// Words of an arena's bitmap that a purge takes for itself at once: 256 MiB of addresses.
+    pub(crate) const PURGE_WORDS: usize = 64;
+    /// After so many refusals in a row, a purge of a part ends.
+    pub(crate) const PURGE_FAILURES: u32 = 4;
     /// Free pages that may hold memory, whatever the size of the heap.
     pub(crate) const DIRTY_BYTES: usize = 128 << 20;
     /// And the part of committed memory that they may be in a larger one: as much as is in use.
@@ -140,6 +144,8 @@ mod values {
     pub(crate) const PULSE: u32 = u32::MAX;
     pub(crate) const TICK_MS: u64 = 1 << 40;
     pub(crate) const PURGE_TICKS: usize = 2;
+    pub(crate) const PURGE_WORDS: usize = 1;
+    pub(crate) const PURGE_FAILURES: u32 = 1;
     pub(crate) const DIRTY_BYTES: usize = 1 << 30;
     pub(crate) const DIRTY_PART: usize = 1;
     pub(crate) const RELIEF_BYTES: usize = PAGE_SIZE;

@@ -10,7 +10,10 @@
 //! Invariant: arenas fill `table` from the front; an abandoned one's slot is taken by a new one.
 
 mod bits;
+mod longest;
+mod purge;
 mod region;
+mod search;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
 
@@ -151,30 +154,27 @@ impl Arenas {
 
     /// Purges all free pages. Returns bytes.
     pub(crate) fn purge(&self) -> usize {
-        self.purge_some(true, usize::MAX, usize::MAX)
+        self.purge_each(|arena| arena.purge_all(&self.books))
     }
 
     /// Purges free pages in a `part`-th of each arena: those that were free at the last visit already. Little more than
-    /// `limit` bytes an arena.
+    /// `limit` bytes an arena. Returns bytes.
     pub(crate) fn purge_aged(&self, part: usize, limit: usize) -> usize {
-        self.purge_some(false, part, limit)
+        self.purge_each(|arena| arena.purge_some(false, arena.words().div_ceil(part), limit, &self.books).gone)
     }
 
-    /// Purges free pages of any age until some `bytes` have gone.
-    pub(crate) fn relieve(&self, mut bytes: usize) {
-        for arena in self.iter() {
-            bytes -= arena.purge(true, arena.words(), bytes, &self.books).min(bytes);
-            if bytes == 0 {
-                break;
-            }
-        }
-        // ORDERING: Release pairs with the loads in `take_run`.
-        self.books.changes.fetch_add(1, Ordering::Release);
+    /// Purges free pages of any age until some `bytes` have gone, or the system was asked to take as many.
+    pub(crate) fn relieve(&self, bytes: usize) {
+        let mut left = bytes;
+        self.purge_each(|arena| {
+            let purge = arena.purge_some(true, arena.words(), left, &self.books);
+            left -= purge.tried.min(left);
+            purge.gone
+        });
     }
 
-    fn purge_some(&self, all: bool, part: usize, limit: usize) -> usize {
-        let words = |arena: &Arena| if all { arena.words() } else { arena.words().div_ceil(part) };
-        let purged = self.iter().map(|arena| arena.purge(all, words(arena), limit, &self.books)).sum();
+    fn purge_each(&self, purge: impl FnMut(&Arena) -> usize) -> usize {
+        let purged = self.iter().map(purge).sum();
         // ORDERING: Release pairs with the loads in `take_run`: a search may have missed what was being purged.
         self.books.changes.fetch_add(1, Ordering::Release);
         purged

@@ -15,9 +15,12 @@
 //! An arena of which all is free can be abandoned when address space is short: its pages are claimed once and for all,
 //! and it is passed over from then on.
 //!
-//! Invariants, at rest: `pages - |used| = free`, `|dirty & !used| = dirty_free`.
+//! Where long runs may be is said by `longest`; the search for them is in `search`, purges in `purge`.
+//!
+//! Invariants, at rest: `pages - |used| = free`, `|dirty & !used| = dirty_free`, and that of `longest`.
 
-use super::bits::{first_zero, last_one, ones, runs_of, words_of};
+use super::bits::{ones, runs_of, words_of};
+use super::longest::Longest;
 use crate::config::{PAGE, PAGE_SHIFT, ZERO_BY_PURGE};
 use crate::os::{self, Purged};
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
@@ -44,18 +47,17 @@ pub(crate) enum Fill {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    first_page: usize,
-    pages: usize,
-    words: usize,
-    bitmaps: *const AtomicU64,
+    pub(super) first_page: usize,
+    pub(super) pages: usize,
+    pub(super) words: usize,
+    /// Four bitmaps, the lanes of `longest`, and their groups.
+    tables: *const AtomicU64,
     free: AtomicU32,
-    dirty_free: AtomicU32,
-    /// No page below is likely to be free.
-    hint: AtomicUsize,
+    pub(super) dirty_free: AtomicU32,
     /// No word below is likely to have a page that is free and dirty.
     dirty_hint: AtomicUsize,
     /// Where a purge goes on.
-    visit: AtomicUsize,
+    pub(super) visit: AtomicUsize,
     gone: AtomicU32,
 }
 
@@ -80,7 +82,12 @@ pub(crate) enum Took {
 impl Arena {
     /// Bytes that an arena of so many pages needs for itself.
     pub(crate) const fn table_bytes(pages: usize) -> usize {
-        size_of::<Self>() + 4 * pages.div_ceil(64) * size_of::<AtomicU64>()
+        size_of::<Self>() + Self::table_words(pages.div_ceil(64)) * size_of::<AtomicU64>()
+    }
+
+    const fn table_words(words: usize) -> usize {
+        let (lanes, groups) = Longest::sizes(words);
+        4 * words + lanes + groups
     }
 
     /// Makes an arena in place, all of its pages free and zero.
@@ -91,46 +98,56 @@ impl Arena {
     pub(crate) unsafe fn make(at: *mut u8, first_page: usize, pages: usize) -> *mut Self {
         let words = pages.div_ceil(64);
         // SAFETY: inside the bytes that the caller gives.
-        let bitmaps = unsafe { at.add(size_of::<Self>()) }.cast::<AtomicU64>();
-        for word in 0..4 * words {
+        let tables = unsafe { at.add(size_of::<Self>()) }.cast::<AtomicU64>();
+        for word in 0..Self::table_words(words) {
             // SAFETY: as above.
-            unsafe { bitmaps.add(word).write(AtomicU64::new(0)) };
+            unsafe { tables.add(word).write(AtomicU64::new(0)) };
         }
         let arena = Self {
             first_page,
             pages,
             words,
-            bitmaps,
+            tables,
             free: AtomicU32::new(pages as u32),
             dirty_free: AtomicU32::new(0),
-            hint: AtomicUsize::new(0),
             dirty_hint: AtomicUsize::new(0),
             visit: AtomicUsize::new(0),
             gone: AtomicU32::new(0),
         };
+        arena.longest().reset(words);
         // SAFETY: as above.
         unsafe { at.cast::<Self>().write(arena) };
         at.cast()
     }
 
-    fn bitmap(&self, which: usize) -> &[AtomicU64] {
-        // SAFETY: `make` put four bitmaps of `words` words there, for ever.
-        unsafe { core::slice::from_raw_parts(self.bitmaps.add(which * self.words), self.words) }
+    fn table(&self, first: usize, words: usize) -> &[AtomicU64] {
+        // SAFETY: `make` put so many words there, for ever, as the callers below agree.
+        unsafe { core::slice::from_raw_parts(self.tables.add(first), words) }
     }
 
-    fn used(&self) -> &[AtomicU64] {
+    fn bitmap(&self, which: usize) -> &[AtomicU64] {
+        self.table(which * self.words, self.words)
+    }
+
+    /// How long the free runs may be.
+    pub(super) fn longest(&self) -> Longest<'_> {
+        let (lanes, groups) = Longest::sizes(self.words);
+        Longest { lanes: self.table(4 * self.words, lanes), groups: self.table(4 * self.words + lanes, groups) }
+    }
+
+    pub(super) fn used(&self) -> &[AtomicU64] {
         self.bitmap(0)
     }
 
-    fn dirty(&self) -> &[AtomicU64] {
+    pub(super) fn dirty(&self) -> &[AtomicU64] {
         self.bitmap(1)
     }
 
-    fn touched(&self) -> &[AtomicU64] {
+    pub(super) fn touched(&self) -> &[AtomicU64] {
         self.bitmap(2)
     }
 
-    fn aged(&self) -> &[AtomicU64] {
+    pub(super) fn aged(&self) -> &[AtomicU64] {
         self.bitmap(3)
     }
 
@@ -161,7 +178,7 @@ impl Arena {
     /// Claims `pages` pages whose first number is a multiple of `align`, and counts in `books` what had not been
     /// committed before. A single page is taken dirty if possible: its memory is there already.
     pub(crate) fn take(&self, pages: usize, align: usize, fill: Fill, books: &Books) -> Took {
-        // Relaxed: a hint; before an arena is added, the whole search is done again if anything has changed.
+        // Relaxed: before an arena is added, the whole search is done again if anything has changed.
         if (self.free.load(Ordering::Relaxed) as usize) < pages {
             return Took::Nothing;
         }
@@ -181,40 +198,7 @@ impl Arena {
             }
             // Dirty pages below the hint, if any, wait for a purge, or for a return that lowers it.
         }
-        let hint = self.hint.load(Ordering::Relaxed);
-        let found = match self.search(hint, pages, align, books) {
-            None if hint > 0 => self.search(0, pages, align, books),
-            found => found,
-        };
-        found.map_or(Took::Nothing, |start| self.commit(start, pages, fill, books))
-    }
-
-    /// Claims the first fitting run at or after page `from`.
-    fn search(&self, from: usize, pages: usize, align: usize, books: &Books) -> Option<usize> {
-        let mut first_free = None;
-        let mut at = from;
-        while let Some(free) = first_zero(self.used(), at, self.pages) {
-            if first_free.is_none() {
-                first_free = Some(free);
-                let old = self.hint.load(Ordering::Relaxed);
-                if from == old && free > old {
-                    // Relaxed, and may be lost: a hint.
-                    let _ = self.hint.compare_exchange(old, free, Ordering::Relaxed, Ordering::Relaxed);
-                }
-            }
-            let start = (self.first_page + free).next_multiple_of(align) - self.first_page;
-            if start + pages > self.pages {
-                return None;
-            }
-            at = match last_one(self.used(), start, start + pages) {
-                Some(used) => used + 1,
-                None => match self.claim(start, pages, books) {
-                    Ok(()) => return Some(start),
-                    Err(used) => used + 1,
-                },
-            };
-        }
-        None
+        self.search(pages, align, books).map_or(Took::Nothing, |start| self.commit(start, pages, fill, books))
     }
 
     /// Claims exactly these pages, in ascending order, or none of them: then says which page was in the way.
@@ -225,7 +209,7 @@ impl Arena {
             loop {
                 if old & mask != 0 {
                     let done = (word * 64).max(start) - start;
-                    if !planted(Fault::ClaimRollback) {
+                    if done > 0 && !planted(Fault::ClaimRollback) {
                         self.unclaim(start, done);
                         // ORDERING: Release pairs with the loads in `take_run`: a search may have missed these pages.
                         books.changes.fetch_add(1, Ordering::Release);
@@ -251,13 +235,15 @@ impl Arena {
     /// Clears the claim, in descending order. The pages that a failed claim took were not yet counted.
     fn unclaim(&self, start: usize, pages: usize) {
         for (word, mask) in words_of(start, pages).rev() {
-            // ORDERING: Release pairs with the Acquire in `claim`.
-            let publish = if planted(Fault::GiveRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+            // ORDERING: Release pairs with the Acquire in `claim`; Acquire, with the looks of those who free pages beside
+            // these (`freed`).
+            let publish = if planted(Fault::GiveRelaxed) { Ordering::Relaxed } else { Ordering::AcqRel };
             let old = self.used()[word].fetch_and(!mask, publish);
             if old & mask != mask {
                 os::die(format_args!("pages given back twice: {:#x}", (self.first_page + start) << PAGE_SHIFT));
             }
         }
+        self.freed(start, pages);
     }
 
     /// Turns claimed pages into a run in use.
@@ -266,6 +252,8 @@ impl Arena {
         if !os::commit(page << PAGE_SHIFT, pages * PAGE) {
             self.free.fetch_add(pages as u32, Ordering::Relaxed);
             self.unclaim(start, pages);
+            // ORDERING: Release pairs with the loads in `take_run`: a search may have missed these pages.
+            books.changes.fetch_add(1, Ordering::Release);
             return Took::Refused;
         }
         let mut clean = 0;
@@ -317,35 +305,7 @@ impl Arena {
         }
         self.free.fetch_add(pages as u32, Ordering::Relaxed);
         self.unclaim(start, pages);
-        self.hint.fetch_min(start, Ordering::Relaxed);
         self.dirty_hint.fetch_min(start / 64, Ordering::Relaxed);
-    }
-
-    /// Purges free dirty pages in words of the bitmap, beginning where the last call left off: at most `words` of them,
-    /// and little more than `limit` bytes. All such pages, or only those that were so at the last visit already. Returns
-    /// the bytes that the system has taken back, and takes them off the books.
-    pub(crate) fn purge(&self, all: bool, words: usize, limit: usize, books: &Books) -> usize {
-        let mut purged = 0;
-        for _ in 0..words.min(self.words) {
-            // Relaxed: a page given back a moment later is for the next visit.
-            if purged >= limit || self.dirty_free.load(Ordering::Relaxed) == 0 {
-                break;
-            }
-            // From the top: searches for free pages begin at the bottom.
-            let word = self.words - 1 - self.visit.fetch_add(1, Ordering::Relaxed) % self.words;
-            let dirty = self.dirty()[word].load(Ordering::Relaxed);
-            let free = dirty & !self.used()[word].load(Ordering::Relaxed);
-            let due = if all { free } else { free & self.aged()[word].load(Ordering::Relaxed) };
-            if due != 0 {
-                purged += self.purge_word(word, due);
-            }
-            if free != due {
-                // Relaxed: a hint. A page taken meanwhile is purged a little early, once it is free again.
-                self.aged()[word].fetch_or(free & !due, Ordering::Relaxed);
-            }
-        }
-        books.committed.fetch_sub(purged, Ordering::Relaxed);
-        purged
     }
 
     /// Words of each bitmap.
@@ -374,38 +334,6 @@ impl Arena {
         self.gone.load(Ordering::Acquire) != 0
     }
 
-    /// Purges those of `due` that can be claimed.
-    fn purge_word(&self, word: usize, due: u64) -> usize {
-        let used = &self.used()[word];
-        let claimed = if planted(Fault::PurgeUnclaimed) {
-            due
-        } else {
-            // ORDERING: Acquire as in `claim`: the last owner's work on the pages is done and visible.
-            due & !used.fetch_or(due, Ordering::Acquire)
-        };
-        // Pages in `due` that another claimed first stay theirs; those that are ours may have been purged meanwhile.
-        let ours = claimed & self.dirty()[word].load(Ordering::Relaxed);
-        let mut gone = 0u64;
-        for (bit, len) in runs_of(ours) {
-            let at = (self.first_page + word * 64 + bit) << PAGE_SHIFT;
-            let outcome = os::purge(at, len * PAGE);
-            if outcome != Purged::Failed {
-                gone |= ones(len) << bit;
-            }
-            if outcome == Purged::Zero {
-                self.touched()[word].fetch_and(!(ones(len) << bit), Ordering::Relaxed);
-            }
-        }
-        self.dirty()[word].fetch_and(!gone, Ordering::Relaxed);
-        self.aged()[word].fetch_and(!gone, Ordering::Relaxed);
-        self.dirty_free.fetch_sub(gone.count_ones(), Ordering::Relaxed);
-        if !planted(Fault::PurgeUnclaimed) {
-            // ORDERING: Release, as in `unclaim`: the bits above are visible to the next owner.
-            used.fetch_and(!claimed, Ordering::Release);
-        }
-        gone.count_ones() as usize * PAGE
-    }
-
     /// Makes the claims what `placed` says of each page, clears what `clear` clears for those that are given up, and
     /// counts anew, while no other thread uses the arena. Returns the bytes of dirty pages.
     pub(crate) fn rebuild(&self, placed: impl Fn(usize) -> bool, clear: impl Fn(usize)) -> usize {
@@ -426,7 +354,7 @@ impl Arena {
         }
         self.free.store(free, Ordering::Relaxed);
         self.dirty_free.store(dirty_free, Ordering::Relaxed);
-        self.hint.store(0, Ordering::Relaxed);
+        self.longest().reset(self.words);
         self.dirty_hint.store(0, Ordering::Relaxed);
         dirty as usize * PAGE
     }
@@ -441,7 +369,8 @@ impl Arena {
             count(&|at| !self.dirty()[at].load(Ordering::Relaxed) & self.used()[at].load(Ordering::Relaxed));
         let holds = self.pages - used == self.free.load(Ordering::Relaxed) as usize
             && dirty_free == self.dirty_free.load(Ordering::Relaxed) as usize
-            && clean_used == 0;
+            && clean_used == 0
+            && (0..self.words).all(|word| self.longest().holds(word, self.longest_in(word)));
         holds.then_some(used)
     }
 }

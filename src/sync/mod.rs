@@ -58,6 +58,12 @@ pub(crate) enum Fault {
     ClaimStore,
     /// A run is given back by a relaxed operation.
     GiveRelaxed,
+    /// Whoever frees pages does not say how long the free run is.
+    RaiseNot,
+    /// Whoever frees pages looks at the words beside them by a relaxed load.
+    LookRelaxed,
+    /// A search that lowers a bound does not look again.
+    LowerBlindly,
     /// An arena is published by a relaxed exchange.
     ArenaPublish,
     /// An arena's address space is given up without claiming its pages.
