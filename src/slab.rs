@@ -204,8 +204,27 @@ impl<T: Node> Nodes for Slab<T> {
 #[cfg(all(test, not(millpond_loom)))]
 mod tests {
     use super::*;
-    use crate::pool::Magazine;
     use core::ops::Range;
+
+    struct Bare(AtomicU32);
+
+    // SAFETY: a zero is valid, and the only word is the link.
+    unsafe impl Node for Bare {
+        fn stride(_: usize) -> usize {
+            size_of::<Self>()
+        }
+
+        fn link(&self) -> &AtomicU32 {
+            &self.0
+        }
+
+        unsafe fn make(at: *mut Self, _: usize) {
+            // SAFETY: the caller gives the place.
+            unsafe { at.write(Self(AtomicU32::new(0))) };
+        }
+
+        fn name(&self, _: Index) {}
+    }
 
     fn lines<T>(part: &T) -> Range<usize> {
         let at = ptr::from_ref(part).addr();
@@ -214,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_each_take_writes_shares_no_line_with_what_each_get_reads() {
-        let slabs = [Slab::<Magazine>::new(), Slab::new(), Slab::new()];
+        let slabs = [Slab::<Bare>::new(), Slab::new(), Slab::new()];
         for (slab, other) in slabs.iter().flat_map(|slab| slabs.iter().map(move |other| (slab, other))) {
             for written in [lines(&slab.supply.fresh), lines(&slab.supply.free)] {
                 for read in [lines(&other.words), lines(&other.segments)] {

@@ -75,6 +75,7 @@ impl Heap {
         if heard.load(Ordering::Relaxed) == 0 {
             let process = os::process_id();
             if planted(Fault::HeardEarly) {
+                // ORDERING: as below.
                 heard.store(process, Ordering::Release);
             }
             cache.join(os::thread_id());
