@@ -41,7 +41,7 @@ const MODELS: &[Model] = &[
     ),
     model!(
         arena::give_against_claim,
-        Some(2),
+        Some(3),
         [
             ("relaxed", Fault::GiveRelaxed, "Causality violation"),
             ("raises_not", Fault::RaiseNot, "claims and counts agree"),
@@ -56,7 +56,7 @@ const MODELS: &[Model] = &[
     model!(arena::two_add_an_arena, Some(3), [("relaxed", Fault::ArenaPublish, "Causality violation")]),
     model!(heap::chunks_are_freed_by_another, Some(3), [("push", Fault::StackPush, "Causality violation")]),
     model!(heap::two_are_born, Some(3), [("relaxed", Fault::HearRelaxed, "Causality violation")]),
-    model!(heap::large_is_freed_against_allocated, Some(2), [("relaxed", Fault::GiveRelaxed, "Causality violation")]),
+    model!(heap::large_is_freed_against_allocated, Some(3), [("relaxed", Fault::GiveRelaxed, "Causality violation")]),
     model!(
         heap::shelf_is_cleared_against_taken,
         Some(3),
