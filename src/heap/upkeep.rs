@@ -116,7 +116,7 @@ impl Heap {
         if left > 0 && self.clock.quiet.load(Ordering::Relaxed) < QUIET_TICKS {
             cache.rearm.store(left - 1, Ordering::Relaxed);
             cache.arm(class..class + 1);
-        } else if left == 0 && self.clock.is_ahead(&self.clock.ebb) {
+        } else if left == 0 && self.clock.is_ahead(&self.clock.ebb) && !self.pools[class].in_burst() {
             cache.arm(class..class + 1);
         }
     }
