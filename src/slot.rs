@@ -4,7 +4,8 @@
 //! the word is declared in assembly in the initial-exec model: two moves read it, in executables and in libraries that
 //! are there from the start. Its first value is the address of the *unborn* cache, so reading it needs no test.
 //! With the feature `local_dynamic_tls` the model is local-dynamic: a call instead of the two moves, for libraries that are
-//! loaded where no room for static thread-local storage is left. Elsewhere, and under `--cfg millpond_portable_tls`, `pthread_getspecific` holds the word; there, null is unborn.
+//! loaded where no room for static thread-local storage is left. Elsewhere, and under `--cfg millpond_portable_tls`,
+//! `pthread_getspecific` holds the word; there, null is unborn.
 //!
 //! The word changes only by [`set`] on the same thread. The symbol carries the crate's version, so that two versions
 //! in one program do not share it.
@@ -128,13 +129,22 @@ mod imp {
 #[cfg(not(all(target_arch = "x86_64", not(millpond_portable_tls))))]
 mod imp {
     use super::key;
-    use super::{AtomicU32, ThreadCache, UNBORN};
+    use super::{AtomicU32, ThreadCache, UNBORN, c_void};
 
-    static KEY: AtomicU32 = AtomicU32::new(0);
+    fn word() -> Option<libc::pthread_key_t> {
+        static KEY: AtomicU32 = AtomicU32::new(0);
+        key(&KEY, keep)
+    }
+
+    /// Each round of a thread's destructors clears all words first. One that is dead must stay so: nobody would empty a
+    /// cache made after it.
+    unsafe extern "C" fn keep(word: *mut c_void) {
+        set(word.cast_const().cast());
+    }
 
     #[inline]
     pub(crate) fn get() -> *const ThreadCache {
-        let Some(key) = key(&KEY, None) else { return &raw const UNBORN };
+        let Some(key) = word() else { return &raw const UNBORN };
         // SAFETY: the key exists.
         match unsafe { libc::pthread_getspecific(key) } {
             word if word.is_null() => &raw const UNBORN,
@@ -144,14 +154,14 @@ mod imp {
 
     pub(crate) fn set(cache: *const ThreadCache) -> bool {
         // SAFETY: the key exists.
-        key(&KEY, None).is_some_and(|key| unsafe { libc::pthread_setspecific(key, cache.cast()) } == 0)
+        word().is_some_and(|key| unsafe { libc::pthread_setspecific(key, cache.cast()) } == 0)
     }
 }
 
 pub(crate) use imp::{get, set};
 
 /// The key kept in `place`, made at first use. The loser of a race to make it deletes its own.
-fn key(place: &AtomicU32, at_exit: Option<unsafe extern "C" fn(*mut c_void)>) -> Option<libc::pthread_key_t> {
+fn key(place: &AtomicU32, at_exit: unsafe extern "C" fn(*mut c_void)) -> Option<libc::pthread_key_t> {
     // ORDERING: Acquire pairs with the exchange below: the key is made.
     let known = place.load(Ordering::Acquire);
     if known != 0 {
@@ -159,7 +169,7 @@ fn key(place: &AtomicU32, at_exit: Option<unsafe extern "C" fn(*mut c_void)>) ->
     }
     let mut key: libc::pthread_key_t = 0;
     // SAFETY: `key` is ours to write.
-    if unsafe { libc::pthread_key_create(&mut key, at_exit) } != 0 {
+    if unsafe { libc::pthread_key_create(&mut key, Some(at_exit)) } != 0 {
         return None;
     }
     // ORDERING: AcqRel publishes our key, or shows us that of the winner.
@@ -178,5 +188,5 @@ fn key(place: &AtomicU32, at_exit: Option<unsafe extern "C" fn(*mut c_void)>) ->
 pub(crate) fn at_thread_exit(at_exit: unsafe extern "C" fn(*mut c_void), value: *const c_void) -> bool {
     static KEY: AtomicU32 = AtomicU32::new(0);
     // SAFETY: the key exists.
-    key(&KEY, Some(at_exit)).is_some_and(|key| unsafe { libc::pthread_setspecific(key, value) } == 0)
+    key(&KEY, at_exit).is_some_and(|key| unsafe { libc::pthread_setspecific(key, value) } == 0)
 }
