@@ -195,3 +195,23 @@ fn a_request_beyond_all_memory_costs_nobody_their_chunks() {
         assert_eq!(after.thread_cached + after.pooled, before.thread_cached + before.pooled);
     });
 }
+
+#[test]
+fn no_alignment_leaves_address_space_reserved() {
+    Scenario::new("no_alignment_leaves_address_space_reserved").passes(|| {
+        Block::new(MIB, 8, 1).expect("memory").free();
+        let before = law::holds();
+        for align in (17..=46).map(|log| 1usize << log) {
+            for size in [8, 300 * KIB] {
+                // `None` is as good: the system may not have that much in one piece.
+                if let Some(block) = Block::new(size, align, size as u64) {
+                    block.free();
+                }
+            }
+        }
+        let after = law::holds();
+        let grown = after.reserved.saturating_sub(before.reserved);
+        assert!(grown <= 256 * MIB, "{} MiB more reserved", grown / MIB);
+        assert_eq!(after.live, before.live);
+    });
+}

@@ -95,6 +95,15 @@ impl Arenas {
 
     /// Claims a run whose first page number is a multiple of `align`. `None`: the system gives no more.
     pub(crate) fn take_run(&self, pages: usize, align: usize, fill: Fill) -> Option<Run> {
+        self.take(pages, align, fill, true)
+    }
+
+    /// The same in the arenas there are. `None`: none of them has such a run.
+    pub(crate) fn take_run_there(&self, pages: usize, align: usize, fill: Fill) -> Option<Run> {
+        self.take(pages, align, fill, false)
+    }
+
+    fn take(&self, pages: usize, align: usize, fill: Fill, may_grow: bool) -> Option<Run> {
         let mut again = 3;
         loop {
             // ORDERING: Acquire pairs with the Release in `give_run`: pages returned before are seen by the search.
@@ -123,7 +132,7 @@ impl Arenas {
                 again -= 1;
                 continue;
             }
-            let (slot, there) = vacancy?;
+            let (slot, there) = vacancy.filter(|_| may_grow)?;
             self.grow(pages, align, slot, there)?;
         }
     }

@@ -1,15 +1,15 @@
 //! Large and huge allocations: above the largest class, or aligned to more than a page.
 //!
-//! A large one is a run of an arena: kept for reuse when freed, whole if it is short (`shelf`), purged later. A huge one, from `HUGE_MIN`, is a mapping
-//! of its own, which goes back at once and grows by `mremap`. Both have a node that the page map names: all pages of a
-//! large one, the first of a huge one.
+//! A large one is a run of an arena: kept for reuse when freed, whole if it is short (`shelf`), purged later. A huge one,
+//! from `HUGE_MIN` in size or alignment, is a mapping of its own, which goes back at once and grows by `mremap`. Both have
+//! a node that the page map names: all pages of a large one, the first of a huge one.
 //!
 //! Invariant: a node with `bytes > 0` and the page map's entry for its first page name each other, unless its owner is
 //! between taking the entry and giving the memory back.
 
 use super::shelf::Shelved;
 use super::{Guest, Heap};
-use crate::arena::Fill;
+use crate::arena::{Fill, Run};
 use crate::config::{ADDRESS_BITS, EBB_BYTES, HUGE_MIN, PAGE, PAGE_SHIFT};
 use crate::os;
 use crate::report::Thp;
@@ -46,16 +46,18 @@ impl Heap {
         }
         let once = || {
             if bytes >= HUGE_MIN || align >= HUGE_MIN {
-                // Where address space is short, the arenas may have what the system has not.
-                let theirs = bytes <= self.spans.arenas.reserved();
-                self.map_huge(bytes, align).or_else(|| if theirs { self.take_large(bytes, align, fill) } else { None })
+                // Where address space is short, the arenas may have what the system has not. None is made for it: what
+                // an arena reserves stays reserved.
+                self.map_huge(bytes, align)
+                    .or_else(|| self.use_run(self.spans.arenas.take_run_there(bytes / PAGE, (align / PAGE).max(1), fill)?))
             } else {
-                self.take_large(bytes, align, fill)
+                self.use_run(self.spans.arenas.take_run(bytes / PAGE, (align / PAGE).max(1), fill)?)
             }
         };
         once().or_else(|| {
             // A request that nothing can serve must not cost everybody their caches.
-            if !os::could_give(bytes) {
+            let padding = if align > PAGE { align } else { 0 };
+            if !os::could_give(bytes.saturating_add(padding)) {
                 return None;
             }
             self.reclaim(None);
@@ -63,17 +65,16 @@ impl Heap {
         })
     }
 
-    fn take_large(&self, bytes: usize, align: usize, fill: Fill) -> Option<NonNull<u8>> {
-        let pages = bytes / PAGE;
-        let run = self.spans.arenas.take_run(pages, (align / PAGE).max(1), fill)?;
-        let node = self.spans.page_map.prepare(run.page, pages).and_then(|()| self.larges.take());
+    /// Makes a run that the caller has taken an allocation.
+    fn use_run(&self, run: Run) -> Option<NonNull<u8>> {
+        let node = self.spans.page_map.prepare(run.page, run.pages).and_then(|()| self.larges.take());
         let Some(node) = node else {
-            self.spans.arenas.give_run(run.page, pages);
+            self.spans.arenas.give_run(run.page, run.pages);
             return None;
         };
         node.head.describe(run.page, LARGE);
-        node.set_bytes(bytes);
-        self.spans.page_map.publish(run.page, pages, entry(node));
+        node.set_bytes(run.pages * PAGE);
+        self.spans.page_map.publish(run.page, run.pages, entry(node));
         NonNull::new(with_exposed_provenance_mut(run.page << PAGE_SHIFT))
     }
 
