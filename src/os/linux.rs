@@ -351,8 +351,15 @@ pub(crate) fn address_limit() -> Option<usize> {
 /// Whether the system could give so many bytes if all the process has were given back: no more than its limit, or twice
 /// the machine's memory.
 pub(crate) fn could_give(bytes: usize) -> bool {
-    // SAFETY: sysconf has no preconditions.
-    let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) }.max(0) as usize;
-    let memory = pages.saturating_mul(page_size()).saturating_mul(2);
-    bytes <= address_limit().map_or(memory, |limit| limit.min(memory))
+    // SAFETY: zeros are a valid `sysinfo`, which the call fills in. (`sysconf` asks the same, but older C libraries read a
+    // file for it, by way of `malloc`.)
+    let memory = quietly(|| unsafe {
+        let mut info: libc::sysinfo = core::mem::zeroed();
+        match libc::sysinfo(&mut info) {
+            0 => (info.totalram as usize).saturating_mul(info.mem_unit as usize),
+            _ => usize::MAX,
+        }
+    });
+    let bound = memory.saturating_mul(2);
+    bytes <= address_limit().map_or(bound, |limit| limit.min(bound))
 }
