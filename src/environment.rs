@@ -50,15 +50,20 @@ fn take(settings: &mut Settings, text: &[u8]) {
     let (name, value) = (&rest[..at], &rest[at + 1..]);
     match TABLE.iter().find(|variable| variable.name.as_bytes() == name) {
         None => {
-            os::say(format_args!(
-                "{PREFIX}{} is not known: ignored; is {PREFIX}{} meant?",
-                name.escape_ascii(),
-                nearest(name)
-            ));
+            let (shown, more) = (&name[..name.len().min(40)], if name.len() > 40 { "…" } else { "" });
+            let shown = shown.escape_ascii();
+            match nearest(name) {
+                Some(known) => {
+                    os::say(format_args!("{PREFIX}{shown}{more} is not known: ignored; is {PREFIX}{known} meant?"));
+                }
+                None => os::say(format_args!("{PREFIX}{shown}{more} is not known: ignored")),
+            }
         }
         Some(variable) if value.is_empty() || (variable.set)(settings, value).is_some() => {}
         Some(Variable { name, values, .. }) => {
-            os::say(format_args!("{PREFIX}{name}={} is not {values}: ignored", value.escape_ascii()));
+            // Of a long value its start says enough.
+            let (shown, more) = (&value[..value.len().min(40)], if value.len() > 40 { "…" } else { "" });
+            os::say(format_args!("{PREFIX}{name}={}{more} is not {values}: ignored", shown.escape_ascii()));
         }
     }
 }
@@ -76,7 +81,7 @@ fn set_thp(settings: &mut Settings, value: &[u8]) -> Option<()> {
 fn set_show(settings: &mut Settings, value: &[u8]) -> Option<()> {
     let mut wanted = *settings;
     for word in value.split(|byte| *byte == b',') {
-        match word {
+        match word.trim_ascii() {
             b"config" => wanted.show_config = true,
             b"stats" => wanted.show_stats = true,
             _ => return None,
@@ -86,10 +91,13 @@ fn set_show(settings: &mut Settings, value: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// The known name that is most like `name`.
-fn nearest(name: &[u8]) -> &'static str {
+/// The known name that is most like `name`, if one is like it: it has the known name in it, or at most half of its letters
+/// are others.
+fn nearest(name: &[u8]) -> Option<&'static str> {
     let names = TABLE.iter().map(|variable| variable.name);
-    names.min_by_key(|known| distance(known.as_bytes(), name)).unwrap_or_default()
+    let known = names.min_by_key(|known| distance(known.as_bytes(), name))?;
+    let has = name.windows(known.len()).any(|part| part.eq_ignore_ascii_case(known.as_bytes()));
+    (has || distance(known.as_bytes(), name) <= known.len() / 2 + 1).then_some(known)
 }
 
 /// How many letters have to be put in, taken out or changed to get from one name to the other (Levenshtein, 1965), one
@@ -144,6 +152,8 @@ mod tests {
         for text in ["MILLPOND_THP=", "MILLPOND_THP=Never", "MILLPOND_THPS=never", "MILLPOND_THP", "THP=never"] {
             assert_eq!(taken(&[text]), Settings::default(), "{text}");
         }
+        let both = Settings { show_config: true, show_stats: true, ..Settings::default() };
+        assert_eq!(taken(&["MILLPOND_SHOW=stats, config"]), both);
         assert_eq!(taken(&["MILLPOND_SHOW=stats,", "MILLPOND_SHOW=config,stat"]), Settings::default());
         assert_eq!(
             taken(&["MILLPOND_SHOW=stats", "MILLPOND_SHOW=x"]).to_string().split(' ').next_back(),
@@ -153,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_found() {
-        for (name, known) in [("TPH", "THP"), ("SHWO", "SHOW"), ("SHOW_STATS", "SHOW"), ("", "THP")] {
+        for (name, known) in [("TPH", Some("THP")), ("SHWO", Some("SHOW")), ("SHOW_STATS", Some("SHOW")), ("XYZZY", None)] {
             assert_eq!(nearest(name.as_bytes()), known, "{name}");
         }
         assert_eq!(distance(b"SHOW", b"SLOW"), 1);
