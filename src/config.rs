@@ -22,7 +22,7 @@ mod values {
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (8, 4);
 
     /// Bytes of one class's part of a thread cache.
-    pub(crate) const BIN_BYTES: usize = 32;
+    pub(crate) const BIN_BYTES: usize = 64;
     /// Slots of a magazine.
     pub(crate) const MAGAZINE_SLOTS: usize = 64;
     /// What the loaded magazine of one class may hold.
@@ -116,7 +116,7 @@ mod values {
     pub(crate) const CLASS_MAX: usize = 32;
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (4, 4);
 
-    pub(crate) const BIN_BYTES: usize = 32;
+    pub(crate) const BIN_BYTES: usize = 64;
     pub(crate) const MAGAZINE_SLOTS: usize = 2;
     pub(crate) const MAGAZINE_BYTES: usize = 64;
     pub(crate) const FIRST_CARVE: usize = 64;

@@ -110,7 +110,7 @@ mod global;
 
 #[cfg(any(not(any(test, millpond_loom)), miri, millpond_forward))]
 pub use global::{Millpond, check, flush_thread, owns, set_thp, stats, trim, usable_size};
-pub use report::{CheckError, Stats, Thp, Trimmed};
+pub use report::{CheckError, POOLS, PoolStats, Pools, Stats, Thp, Trimmed};
 
 /// The README's examples are tests.
 #[cfg(doctest)]

@@ -46,6 +46,111 @@ pub struct Stats {
     pub threads: usize,
     /// Spans in use.
     pub spans: usize,
+    /// Allocations since the beginning, of every size. A resize in place is none.
+    pub allocations: u64,
+    /// Those of them that have been freed.
+    pub deallocations: u64,
+    /// Bytes of all allocations since the beginning, as they were served: chunks by their class, larger ones by whole
+    /// pages as they were asked for.
+    pub allocated_bytes: u64,
+    /// Allocations above the largest class, or aligned to more than a page: in `allocations` too.
+    pub large_allocations: u64,
+    /// Those of them that are live.
+    pub large_live: u64,
+    /// Requests that went to another allocator, since the heap was exhausted: in no other count here.
+    pub fallbacks: u64,
+    /// Each pool, by rising chunk size.
+    pub pools: Pools,
+}
+
+/// How many pools a heap has.
+pub const POOLS: usize = 56;
+
+/// What each pool of a heap has done and holds, by rising chunk size; a slice of [`PoolStats`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Pools([PoolStats; POOLS]);
+
+/// What one pool has done and holds: its part of [`Stats`], in chunks.
+///
+/// The sum `live + thread_cached + pooled + span_free` is `chunks`, while no other thread is inside the allocator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolStats {
+    /// Bytes of a chunk.
+    pub chunk_size: usize,
+    /// Chunks handed out since the beginning.
+    pub allocations: u64,
+    /// Chunks in the program's hands.
+    pub live: u64,
+    /// Free chunks in threads' magazines.
+    pub thread_cached: u64,
+    /// Free chunks in the pool's magazines.
+    pub pooled: u64,
+    /// Free chunks in spans.
+    pub span_free: u64,
+    /// Chunks of all spans.
+    pub chunks: u64,
+    /// Spans in use.
+    pub spans: u64,
+    /// How often a thread's bin had no chunk left.
+    pub refills: u64,
+    /// How often a thread's bin had no room left.
+    pub drains: u64,
+}
+
+impl PoolStats {
+    /// Chunks that were handed out and have come back.
+    pub fn deallocations(&self) -> u64 {
+        self.allocations.saturating_sub(self.live)
+    }
+
+    /// The share of the pool's chunks that is in the program's hands, from 0 to 1; 0 for a pool without spans.
+    pub fn utilisation(&self) -> f64 {
+        share(self.live, self.chunks)
+    }
+
+    /// The share of allocations that a thread's bin served by itself, from 0 to 1; 0 for a pool that has served none.
+    pub fn hit_rate(&self) -> f64 {
+        share(self.allocations.saturating_sub(self.refills), self.allocations)
+    }
+}
+
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+impl Default for Pools {
+    fn default() -> Self {
+        Self([PoolStats::default(); POOLS])
+    }
+}
+
+impl core::ops::Deref for Pools {
+    type Target = [PoolStats];
+
+    fn deref(&self) -> &[PoolStats] {
+        &self.0
+    }
+}
+
+impl core::ops::DerefMut for Pools {
+    fn deref_mut(&mut self) -> &mut [PoolStats] {
+        &mut self.0
+    }
+}
+
+/// Those that have ever had a span.
+impl fmt::Debug for Pools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.used()).finish()
+    }
+}
+
+impl Pools {
+    /// Those that have served an allocation or have a span.
+    pub fn used(&self) -> impl Iterator<Item = &PoolStats> {
+        self.0.iter().filter(|pool| pool.allocations > 0 || pool.spans > 0)
+    }
 }
 
 impl Stats {
@@ -59,6 +164,18 @@ impl Stats {
             .wrapping_add(self.dirty)
             .wrapping_add(self.stranded)
             .wrapping_add(self.metadata)
+    }
+
+    /// The share of requests that went to another allocator, from 0 to 1.
+    pub fn fallback_share(&self) -> f64 {
+        share(self.fallbacks, self.allocations + self.fallbacks)
+    }
+
+    /// The share of allocations up to the largest class that threads' bins served by themselves, from 0 to 1.
+    pub fn hit_rate(&self) -> f64 {
+        let (served, missed) =
+            self.pools.iter().fold((0, 0), |sum, pool| (sum.0 + pool.allocations, sum.1 + pool.refills));
+        share(served.saturating_sub(missed), served)
     }
 }
 
@@ -82,7 +199,48 @@ impl fmt::Display for Stats {
         writeln!(f, "{:<18} {:>14}", "= committed", self.committed)?;
         writeln!(f, "{:<18} {:>14}", "purged in spans", self.purged)?;
         writeln!(f, "{:<18} {:>14}", "reserved", self.reserved)?;
-        write!(f, "{} spans, {} threads", self.spans, self.threads)
+        writeln!(f, "{} spans, {} threads", self.spans, self.threads)?;
+        writeln!(f)?;
+        writeln!(f, "{:<18} {:>14}", "allocations", self.allocations)?;
+        writeln!(f, "{:<18} {:>14}", "deallocations", self.deallocations)?;
+        writeln!(f, "{:<18} {:>14}", "bytes allocated", self.allocated_bytes)?;
+        writeln!(f, "{:<18} {:>14} {:>6.1}%", "fallbacks", self.fallbacks, self.fallback_share() * 100.0)?;
+        writeln!(f, "{:<18} {:>14} {:>6.1}%", "thread cache hits", "", self.hit_rate() * 100.0)?;
+        writeln!(f, "{:<18} {:>14} live of {}", "above all pools", self.large_live, self.large_allocations)?;
+        writeln!(f)?;
+        write!(
+            f,
+            "{:>8} {:>12} {:>10} {:>10} {:>10} {:>10} {:>6} {:>6} {:>9} {:>9} {:>6}",
+            "chunk",
+            "allocations",
+            "live",
+            "threads",
+            "pooled",
+            "span free",
+            "used",
+            "hits",
+            "refills",
+            "drains",
+            "spans"
+        )?;
+        for pool in self.pools.used() {
+            write!(
+                f,
+                "\n{:>8} {:>12} {:>10} {:>10} {:>10} {:>10} {:>5.1}% {:>5.1}% {:>9} {:>9} {:>6}",
+                pool.chunk_size,
+                pool.allocations,
+                pool.live,
+                pool.thread_cached,
+                pool.pooled,
+                pool.span_free,
+                pool.utilisation() * 100.0,
+                pool.hit_rate() * 100.0,
+                pool.refills,
+                pool.drains,
+                pool.spans
+            )?;
+        }
+        Ok(())
     }
 }
 

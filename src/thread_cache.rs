@@ -32,19 +32,23 @@ use crate::os;
 use crate::pool::Magazine;
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::{Node, Slab};
-use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, Slot, planted};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Counter, Fault, Ordering, Slot, planted};
 use crate::tagged::{Index, NONE};
 use core::ops::Range;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 
-/// One class's part of a cache.
+/// One class's part of a cache: a cache line.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(crate) struct Bin {
     top: AtomicPtr<Slot>,
     bottom: AtomicPtr<Slot>,
     limit: AtomicPtr<Slot>,
     spares: AtomicU64,
+    /// Chunks that this bin has handed out, for all of its owners so far; how often it had none, and how often no room.
+    pub(crate) served: Counter,
+    pub(crate) refills: Counter,
+    pub(crate) drains: Counter,
 }
 
 /// The chain of spare magazines: its first, how many, and the tick when the owner last used it, in one word.
@@ -75,6 +79,9 @@ impl Bin {
                 bottom: AtomicPtr::new(null_mut()),
                 limit: AtomicPtr::new(null_mut()),
                 spares: AtomicU64::new(Chain::NONE),
+                served: Counter::new(),
+                refills: Counter::new(),
+                drains: Counter::new(),
             }
         }
     }
@@ -90,6 +97,7 @@ impl Bin {
         // SAFETY: `bottom < top`, so the slot lies in the loaded magazine, which is this thread's.
         let chunk = unsafe { (*slot).get() };
         self.top.store(slot, Ordering::Relaxed);
+        self.served.add(1);
         // SAFETY: the word below any slot is a slot or the magazine's count: ours to read, and only fetched ahead.
         os::prefetch_write(unsafe { (*slot.wrapping_sub(1)).get() });
         // SAFETY: no chunk is at address zero.
@@ -137,6 +145,9 @@ pub(crate) struct ThreadCache {
     pub(crate) seen_ms: AtomicU64,
     /// How often a bin may be armed again before the clock moves.
     pub(crate) rearm: AtomicU32,
+    /// Large allocations for all owners so far, and their bytes.
+    pub(crate) larges: Counter,
+    pub(crate) large_bytes: Counter,
 }
 
 const FREE: u64 = 0;
@@ -194,6 +205,8 @@ impl ThreadCache {
                 pulse: AtomicU32::new(0),
                 seen_ms: AtomicU64::new(0),
                 rearm: AtomicU32::new(0),
+                larges: Counter::new(),
+                large_bytes: Counter::new(),
             }
         }
     }

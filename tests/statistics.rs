@@ -262,3 +262,58 @@ fn reading_the_figures_disturbs_nobody() {
         law::holds();
     });
 }
+
+/// The pool of chunks of 1792 B, which nothing but the tests below uses.
+fn quiet_pool() -> millpond::PoolStats {
+    *millpond::stats().pools.iter().find(|pool| pool.chunk_size == 1792).expect("a pool")
+}
+
+#[test]
+fn each_allocation_is_counted_once() {
+    Scenario::new("each_allocation_is_counted_once").passes(|| {
+        const EACH: usize = 5000;
+        let before = quiet_pool();
+        together((0..8).map(|id| {
+            move || {
+                let mut random = Random::new(id);
+                let mut held: Vec<*mut u8> = Vec::new();
+                for _ in 0..EACH {
+                    held.push(take(1700, 8));
+                    if random.below(3) > 0 {
+                        let ptr = held.swap_remove(random.below(held.len()));
+                        // SAFETY: allocated above, freed once.
+                        unsafe { give(ptr, 1700, 8) };
+                    }
+                }
+                // SAFETY: as above.
+                held.drain(1..).for_each(|ptr| unsafe { give(ptr, 1700, 8) });
+            }
+        }));
+        let after = quiet_pool();
+        assert_eq!(after.allocations - before.allocations, 8 * EACH as u64);
+        assert_eq!(after.live - before.live, 8);
+        assert_eq!(after.deallocations() - before.deallocations(), 8 * (EACH as u64 - 1));
+        assert_eq!(after.live + after.thread_cached + after.pooled + after.span_free, after.chunks, "{after:?}");
+        assert!(after.refills > 0 && after.hit_rate() > 0.5 && after.hit_rate() < 1.0, "{after:?}");
+    });
+}
+
+#[test]
+fn large_allocations_are_counted_once() {
+    Scenario::new("large_allocations_are_counted_once").passes(|| {
+        let before = millpond::stats();
+        let held: [*mut u8; 9] = core::array::from_fn(|at| take((300 << at) * KIB, 8));
+        let live = millpond::stats();
+        held.into_iter().enumerate().for_each(|(at, ptr)| {
+            // SAFETY: allocated above.
+            unsafe { give(ptr, (300 << at) * KIB, 8) };
+        });
+        let after = millpond::stats();
+        assert_eq!(live.large_allocations - before.large_allocations, 9);
+        assert_eq!(live.large_live - before.large_live, 9);
+        assert_eq!(after.large_live, before.large_live);
+        assert_eq!(live.allocations - live.deallocations, before.allocations - before.deallocations + 9);
+        assert_eq!(after.allocations - after.deallocations, before.allocations - before.deallocations);
+        assert!(live.allocated_bytes - before.allocated_bytes >= ((300 << 9) - 300) * KIB as u64);
+    });
+}

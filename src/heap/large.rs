@@ -39,6 +39,19 @@ impl Heap {
     pub(crate) fn alloc_large(&self, thread: Index, size: usize, align: usize, fill: Fill) -> Option<NonNull<u8>> {
         let bytes = size.max(1).checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
         let _guest = self.enter(thread);
+        let at = self.find_large(thread, bytes, align, fill)?;
+        if thread == NONE {
+            self.counts.larges.add_shared(1);
+            self.counts.large_bytes.add_shared(bytes as u64);
+        } else {
+            let cache = self.caches.get(thread);
+            cache.larges.add(1);
+            cache.large_bytes.add(bytes as u64);
+        }
+        Some(at)
+    }
+
+    fn find_large(&self, thread: Index, bytes: usize, align: usize, fill: Fill) -> Option<NonNull<u8>> {
         if align <= PAGE {
             if let Some(run) = self.shelf.take(thread, bytes / PAGE) {
                 return self.reuse(run, fill);

@@ -27,6 +27,7 @@ use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use crate::thread_cache::ThreadCache;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 use shelf::Shelf;
+use stats::Counts;
 use upkeep::Clock;
 
 /// See the module's documentation.
@@ -48,6 +49,7 @@ pub(crate) struct Heap {
     asked: AtomicU32,
     /// Threads in the allocator without a live cache of their own.
     guests: AtomicU32,
+    counts: Counts,
 }
 
 /// A thread in the allocator without a live cache of its own: it counts as long as this lives.
@@ -74,6 +76,7 @@ impl Heap {
                 heard: AtomicPtr::new(null_mut()),
                 asked: AtomicU32::new(0),
                 guests: AtomicU32::new(0),
+                counts: Counts::new(),
             }
         }
     }
@@ -120,10 +123,14 @@ impl Heap {
             self.pools[class].carve(class, &self.spans, 1, self.clock.now(), |address| chunk = address);
             NonNull::new(with_exposed_provenance_mut(chunk))
         };
-        one().or_else(|| {
+        let chunk = one().or_else(|| {
             self.reclaim(None);
             one()
-        })
+        });
+        if chunk.is_some() {
+            self.counts.shared[class].add_shared(1);
+        }
+        chunk
     }
 
     /// Takes a chunk from a thread that has no cache.
@@ -137,6 +144,7 @@ impl Heap {
     /// Refills an empty bin and takes a chunk from it.
     fn refill(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
         let now = self.clock.now();
+        cache.bin(class).refills.add(1);
         let full = match cache.take_spare(class, &self.magazines, now) {
             Some(spare) => {
                 cache.discharge(INFO[class].magazine_bytes());
@@ -193,6 +201,7 @@ impl Heap {
     /// Makes room in a full bin, or gives a bin that has no magazine an empty one. Fails only without memory for one.
     fn drain(&self, cache: &ThreadCache, class: Class) {
         let now = self.clock.now();
+        cache.bin(class).drains.add(1);
         let bytes = INFO[class].magazine_bytes();
         let pool = &self.pools[class];
         // Charged while the bin still shows its magazine: the charge may be counted anew.

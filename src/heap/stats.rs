@@ -1,16 +1,39 @@
 //! Statistics: where the bytes are.
 //!
-//! Nothing is counted for this on the way: what is live, cached, pooled and free follows from the structures, by a walk
-//! over the nodes. Only `committed` is counted where it changes, at commit and purge, so that the sum can be wrong:
+//! What is live, cached, pooled and free follows from the structures, by a walk over the nodes. Counted on the way are
+//! allocations, by each bin for itself, and `committed`, where it changes: at commit and purge alone, so that the sum can be
+//! wrong:
 //!
 //! `committed = live + thread_cached + pooled + span_free + tails + dirty + stranded + metadata`
+//!
+//! What has been freed is what was allocated and is not live.
 
 use super::Heap;
 use crate::config::PAGE;
-use crate::report::Stats;
+use crate::report::{POOLS, Stats};
 use crate::size_class::{CLASSES, INFO};
 use crate::span::HUGE;
-use crate::sync::Ordering;
+use crate::sync::{Counter, Ordering};
+
+const _: () = assert!(CLASSES <= POOLS);
+
+/// Counts of what no bin has served.
+#[derive(Debug)]
+pub(super) struct Counts {
+    /// Chunks for threads without a cache.
+    pub(super) shared: [Counter; CLASSES],
+    /// Large allocations for threads without a cache, and their bytes.
+    pub(super) larges: Counter,
+    pub(super) large_bytes: Counter,
+}
+
+impl Counts {
+    const_fn! {
+        pub(super) const fn new() -> Self {
+            Self { shared: array_of![Counter::new(); CLASSES], larges: Counter::new(), large_bytes: Counter::new() }
+        }
+    }
+}
 
 impl Heap {
     /// See [`Stats`]. Linear in the number of spans and thread caches.
@@ -33,6 +56,10 @@ impl Heap {
             let Some(info) = INFO.get(class) else { continue };
             let count = span.count();
             let (purged, purged_tail) = span.purged_bytes();
+            let pool = &mut stats.pools[class];
+            pool.chunks += info.chunks as u64;
+            pool.span_free += count as u64;
+            pool.spans += 1;
             live += (info.chunks.saturating_sub(count) * info.size) as isize;
             let free = (count * info.size) as isize - purged as isize;
             if span.is_held() {
@@ -45,32 +72,52 @@ impl Heap {
             stats.spans += 1;
             runs += info.pages * PAGE;
         }
-        let mut cached = [0usize; CLASSES];
+        stats.large_allocations = self.counts.larges.get();
+        stats.allocated_bytes = self.counts.large_bytes.get();
         for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
+            // What its former owners have counted stays.
+            stats.large_allocations += cache.larges.get();
+            stats.allocated_bytes += cache.large_bytes.get();
+            for (class, pool) in stats.pools[..CLASSES].iter_mut().enumerate() {
+                let bin = cache.bin(class);
+                pool.allocations += bin.served.get();
+                pool.refills += bin.refills.get();
+                pool.drains += bin.drains.get();
+            }
             if cache.owner().is_none() {
                 continue;
             }
             stats.threads += 1;
-            for (class, cached) in cached.iter_mut().enumerate() {
+            for (class, pool) in stats.pools[..CLASSES].iter_mut().enumerate() {
+                let cached = &mut pool.thread_cached;
                 if let Some(magazine) = cache.loaded(class, &self.magazines) {
-                    *cached += cache.loaded_count(class, magazine);
+                    *cached += cache.loaded_count(class, magazine) as u64;
                 }
                 // A spare is full, or was when its thread put it there.
-                cache.walk_spares(class, &self.magazines, |spare| *cached += spare.count());
+                cache.walk_spares(class, &self.magazines, |spare| *cached += spare.count() as u64);
             }
         }
         for (class, info) in INFO.iter().enumerate() {
-            let mut pooled = 0;
-            self.pools[class].walk_full(&self.magazines, |magazine| pooled += magazine.count());
-            stats.thread_cached += cached[class] * info.size;
-            stats.pooled += pooled * info.size;
+            let pool = &mut stats.pools[class];
+            self.pools[class].walk_full(&self.magazines, |magazine| pool.pooled += magazine.count() as u64);
+            pool.chunk_size = info.size;
+            pool.allocations += self.counts.shared[class].get();
+            pool.live = pool.chunks.saturating_sub(pool.span_free + pool.thread_cached + pool.pooled);
+            stats.thread_cached += pool.thread_cached as usize * info.size;
+            stats.pooled += pool.pooled as usize * info.size;
+            stats.allocations += pool.allocations;
+            stats.deallocations += pool.deallocations();
+            stats.allocated_bytes += pool.allocations * info.size as u64;
         }
         for node in self.larges() {
+            stats.large_live += 1;
             live += node.bytes() as isize;
             if node.head.kind() != HUGE {
                 runs += node.bytes();
             }
         }
+        stats.allocations += stats.large_allocations;
+        stats.deallocations += stats.large_allocations.saturating_sub(stats.large_live);
         // Free, whole, and not purged.
         let shelved = self.shelf.bytes();
         stats.dirty += shelved;

@@ -9,6 +9,7 @@
 //! * [`Fault`] names a fault that a model's twin plants: the proof that the model can fail. Shipped, [`planted`] is
 //!   `false` at compile time.
 
+mod counter;
 #[cfg(millpond_loom)]
 mod model;
 #[cfg(not(millpond_loom))]
@@ -16,6 +17,7 @@ mod native;
 #[cfg(all(test, not(millpond_loom)))]
 pub(crate) mod stepped;
 
+pub(crate) use counter::Counter;
 #[cfg(millpond_loom)]
 pub(crate) use model::*;
 #[cfg(not(millpond_loom))]
