@@ -9,11 +9,10 @@ use crate::environment;
 use crate::heap::Heap;
 use crate::os;
 use crate::report::{CheckError, Stats, Thp, Trimmed};
-use crate::size_class::{self, Class, INFO};
+use crate::size_class;
 use crate::slot::{self, DEAD, UNBORN};
-use crate::span::LARGE;
 use crate::sync::{AtomicU32, Ordering};
-use crate::tagged::Index;
+use crate::tagged::{Index, NONE};
 use crate::thread_cache::ThreadCache;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ffi::c_void;
@@ -227,6 +226,14 @@ pub(crate) fn thread() -> Index {
     unsafe { &*slot::get() }.index()
 }
 
+/// The calling thread's cache, made if it is unborn; `None` if there can be none.
+#[inline]
+pub(crate) fn cache() -> Option<&'static ThreadCache> {
+    // SAFETY: the slot always points to a cache, a static one or this thread's.
+    let cache = unsafe { &*slot::get() };
+    if cache.index() == NONE { own_cache() } else { Some(cache) }
+}
+
 /// The calling thread's cache, if it has one.
 fn living_cache() -> Option<&'static ThreadCache> {
     let cache = slot::get();
@@ -270,19 +277,7 @@ pub fn flush_thread() {
 /// assert_eq!(millpond::usable_size(&raw const bytes as *const u8), None);
 /// ```
 pub fn usable_size(ptr: *const u8) -> Option<usize> {
-    let head = HEAP.spans.page_map.get(ptr.addr())?;
-    if head.kind() >= LARGE {
-        return HEAP.large_bytes(head, ptr.addr());
-    }
-    // The node of a run that is being given back by another thread may describe another one by now.
-    let info = INFO.get(head.kind() as Class)?;
-    let offset = ptr.addr().checked_sub(head.start())?;
-    let chunk = info.index(offset);
-    (chunk < info.chunks && chunk * info.size == offset).then(|| {
-        // SAFETY: a head whose kind is a class is that of a span.
-        let span = unsafe { head.node::<crate::span::Span>() };
-        (!span.is_free(chunk)).then_some(info.size)
-    })?
+    HEAP.usable_size(ptr.addr())
 }
 
 /// Whether `ptr` points into memory that Millpond manages for the program: anywhere in a span, a large or a huge

@@ -78,7 +78,7 @@ macro_rules! program_modules {
 
 core_modules! {
     sync os
-    config size_class tagged stack slab
+    config size_class tagged stack slab bitset
     arena page_map
     span
     pool
@@ -87,7 +87,7 @@ core_modules! {
     environment
 }
 
-program_modules! { slot global }
+program_modules! { slot global instance }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
@@ -111,6 +111,12 @@ mod global;
 #[cfg(any(not(any(test, millpond_loom)), miri, millpond_forward))]
 pub use global::{Millpond, check, flush_thread, owns, set_thp, stats, trim, usable_size};
 pub use report::{CheckError, POOLS, PoolStats, Pools, Stats, Thp, Trimmed};
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
+#[cfg(not(any(test, millpond_loom)))]
+pub use {
+    bitset::BitRangeError,
+    instance::{AllocError, BuildError, Fallback, Heap, HeapBuilder, PoolTable, SoftLimit},
+};
 
 /// The README's examples are tests.
 #[cfg(doctest)]

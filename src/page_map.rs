@@ -128,6 +128,20 @@ impl<T> PageMap<T> {
         Some(())
     }
 
+    /// Gives all leaves back, at the heap's end.
+    ///
+    /// # Safety
+    /// The map is not used any more.
+    pub(crate) unsafe fn dispose(&self) {
+        for slot in &self.root {
+            // ORDERING: Acquire pairs with the exchange in `prepare`.
+            let leaf = slot.load(Ordering::Acquire);
+            if !leaf.is_null() {
+                os::release_metadata(leaf.expose_provenance(), LEAF * PAGE_BYTES);
+            }
+        }
+    }
+
     /// Points the entries of a prepared run to its node, or clears them (null). Only the run's owner may.
     pub(crate) fn publish(&self, page: usize, pages: usize, node: *mut T) {
         for page in page..page + pages {

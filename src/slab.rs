@@ -109,10 +109,7 @@ impl<T: Node> Slab<T> {
 
     /// A node for the caller alone: one that was returned, else a fresh one. `None` if there is no memory for more.
     pub(crate) fn take(&self) -> Option<&T> {
-        if let Some(index) = self.supply.free.pop(self) {
-            let node = self.get(index);
-            // Again: whoever took it first may have vanished before it was named.
-            node.name(index);
+        if let Some(node) = self.take_free() {
             return Some(node);
         }
         // Relaxed: the exchange below decides.
@@ -137,6 +134,66 @@ impl<T: Node> Slab<T> {
         let node = self.get(at + 1);
         node.name(at + 1);
         Some(node)
+    }
+
+    /// The node `index`, if [`reach`](Self::reach) has made it: for a slab whose nodes belong to what has the same index
+    /// elsewhere.
+    #[inline]
+    pub(crate) fn reached(&self, index: Index) -> Option<&T> {
+        let (segment, at) = place(index - 1);
+        // ORDERING: Acquire pairs with the exchange in `segment`: the nodes of the segment are made.
+        let start = self.segments.get(segment)?.load(Ordering::Acquire);
+        // SAFETY: as in `get`.
+        (!start.is_null()).then(|| unsafe { &*start.add(at * self.stride()).cast() })
+    }
+
+    /// Makes the node `index`, and all below it, for the caller, who has that index elsewhere: such a slab gives no others.
+    /// `None` if there is no memory for it.
+    pub(crate) fn reach(&self, index: Index) -> Option<&T> {
+        let (last, _) = place(index - 1);
+        if last >= SLAB_SEGMENTS {
+            return None;
+        }
+        if !planted(Fault::SlabReach) {
+            (0..=last).try_for_each(|segment| self.segment(segment))?;
+        }
+        let mut made = self.supply.fresh.load(Ordering::Relaxed);
+        while made < index {
+            // ORDERING: Release pairs with the Acquire in `made`: the segments are there.
+            match self.supply.fresh.compare_exchange_weak(made, index, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => made = now,
+            }
+        }
+        if planted(Fault::SlabReach) {
+            (0..=last).try_for_each(|segment| self.segment(segment))?;
+        }
+        let node = self.get(index);
+        node.name(index);
+        Some(node)
+    }
+
+    /// A node that has been given back, if there is one.
+    pub(crate) fn take_free(&self) -> Option<&T> {
+        let index = self.supply.free.pop(self)?;
+        let node = self.get(index);
+        // Again: whoever took it first may have vanished before it was named.
+        node.name(index);
+        Some(node)
+    }
+
+    /// Gives all segments back, at the heap's end.
+    ///
+    /// # Safety
+    /// No node is used any more.
+    pub(crate) unsafe fn dispose(&self) {
+        for (segment, slot) in self.segments.iter().enumerate() {
+            // ORDERING: Acquire pairs with the exchange in `segment`.
+            let start = slot.load(Ordering::Acquire);
+            if !start.is_null() {
+                os::release_metadata(start.expose_provenance(), ((SLAB_FIRST as usize) << segment) * self.stride());
+            }
+        }
     }
 
     /// Takes a node back from its only owner.

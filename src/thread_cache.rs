@@ -266,6 +266,33 @@ impl ThreadCache {
         self.state.compare_exchange(owner.0, owner.0 & !STATE | ADOPTED, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
+    /// Whether the cache bears the word of the calling thread, whose cache of another heap is `own`.
+    #[inline]
+    pub(crate) fn has_word_of(&self, own: &Self) -> bool {
+        // Relaxed: only the thread itself ever puts it there.
+        self.state.load(Ordering::Relaxed) == own.state.load(Ordering::Relaxed)
+    }
+
+    /// Makes the cache the calling thread's, whose cache of another heap is `own`. False: somebody is emptying it.
+    pub(crate) fn claim(&self, own: &Self) -> bool {
+        let mine = own.state.load(Ordering::Relaxed);
+        let seen = self.state.load(Ordering::Relaxed);
+        if planted(Fault::ClaimsBlindly) {
+            self.state.store(mine, Ordering::Relaxed);
+            return true;
+        }
+        // ORDERING: AcqRel: Acquire pairs with `leave`, of whoever has emptied it; its last owner's stores came before its
+        // end, and so before the thread was given its index. Release pairs with `owner`.
+        seen & STATE != ADOPTED
+            && self.state.compare_exchange(seen, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether this is the owner now.
+    pub(crate) fn is_owned(&self, owner: Owner) -> bool {
+        // ORDERING: Acquire pairs with `leave` and `join`: if it no longer is, all that it did is seen.
+        self.state.load(Ordering::Acquire) == owner.0
+    }
+
     /// Whether somebody is settling the cache; if they have vanished, it is for a repair to go on.
     pub(crate) fn is_adopted(&self) -> bool {
         // ORDERING: Acquire pairs with `adopt`.

@@ -10,7 +10,7 @@ use walkdir::WalkDir;
 /// The layers, lowest first. A module names modules of lower layers; within a layer, without a cycle.
 const LAYERS: &[&[&str]] = &[
     &["macros", "report", "sync", "os"],
-    &["config", "size_class", "tagged", "stack", "slab", "counters", "c_class"],
+    &["config", "size_class", "tagged", "stack", "slab", "bitset", "counters", "c_class"],
     &["arena", "page_map"],
     &["span"],
     &["pool"],
@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["heap"],
     &["slot", "environment"],
     &["global", "forward"],
+    &["instance"],
     &["c_api"],
 ];
 

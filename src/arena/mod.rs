@@ -10,6 +10,7 @@
 //! Invariant: arenas fill `table` from the front; an abandoned one's slot is taken by a new one.
 
 mod bits;
+mod budget;
 mod longest;
 mod purge;
 mod region;
@@ -18,6 +19,7 @@ mod search;
 mod tests;
 
 pub(crate) use bits::ones;
+pub(crate) use budget::Budget;
 pub(crate) use region::{Arena, Fill, Run};
 
 use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
@@ -33,6 +35,7 @@ use region::{Books, Took};
 pub(crate) struct Arenas {
     table: [AtomicPtr<Arena>; ARENAS],
     books: Books,
+    budget: Budget,
     reserved: AtomicUsize,
     metadata: AtomicUsize,
     thp: AtomicU32,
@@ -44,6 +47,7 @@ impl Arenas {
             Self {
                 table: array_of![AtomicPtr::new(ptr::null_mut()); ARENAS],
                 books: Books { committed: AtomicUsize::new(0), changes: AtomicUsize::new(0) },
+                budget: Budget::new(),
                 reserved: AtomicUsize::new(0),
                 metadata: AtomicUsize::new(0),
                 thp: AtomicU32::new(0),
@@ -71,6 +75,11 @@ impl Arenas {
     /// Bytes committed for runs.
     pub(crate) fn committed(&self) -> &AtomicUsize {
         &self.books.committed
+    }
+
+    /// What all runs may have, which huge allocations are charged to as well.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Bytes of address space reserved.
@@ -104,6 +113,17 @@ impl Arenas {
     }
 
     fn take(&self, pages: usize, align: usize, fill: Fill, may_grow: bool) -> Option<Run> {
+        if !self.budget.charge(pages) {
+            return None;
+        }
+        let run = self.find(pages, align, fill, may_grow);
+        if run.is_none() {
+            self.budget.discharge(pages);
+        }
+        run
+    }
+
+    fn find(&self, pages: usize, align: usize, fill: Fill, may_grow: bool) -> Option<Run> {
         let mut again = 3;
         loop {
             // ORDERING: Acquire pairs with the Release in `give_run`: pages returned before are seen by the search.
@@ -152,13 +172,22 @@ impl Arenas {
             os::die(format_args!("a run outside all arenas: {:#x}", page << PAGE_SHIFT))
         };
         arena.give(page, pages, zero);
+        self.budget.discharge(pages);
         // ORDERING: Release pairs with the loads in `take_run`.
         self.books.changes.fetch_add(1, Ordering::Release);
     }
 
     /// Makes a run that the caller owns longer, in place.
     pub(crate) fn extend_run(&self, page: usize, old: usize, new: usize) -> Option<Run> {
-        self.of(page)?.extend(page + old, new - old, &self.books)
+        let arena = self.of(page)?;
+        if !self.budget.charge(new - old) {
+            return None;
+        }
+        let more = arena.extend(page + old, new - old, &self.books);
+        if more.is_none() {
+            self.budget.discharge(new - old);
+        }
+        more
     }
 
     /// Purges all free pages. Returns bytes.
@@ -231,7 +260,9 @@ impl Arenas {
             return None;
         }
         let modest = modest.unwrap_or(usize::MAX);
-        let wanted = self.reserved().clamp(ARENA_MIN, ARENA_MAX).min(modest).max(least);
+        // A heap with a limit needs little more than that.
+        let own = self.budget.limit().map_or(usize::MAX, |limit| limit.saturating_mul(2 * PAGE));
+        let wanted = self.reserved().clamp(ARENA_MIN, ARENA_MAX).min(modest).min(own).max(least);
         let mut bytes = wanted.next_multiple_of(PAGE);
         let start = loop {
             let alignment = if bytes >= 2 * ARENA_ALIGN { ARENA_ALIGN } else { PAGE };
@@ -262,6 +293,20 @@ impl Arenas {
             os::release_metadata(table, table_bytes);
         }
         Some(())
+    }
+
+    /// Gives all address space and tables back, at the heap's end.
+    ///
+    /// # Safety
+    /// No run is used any more, and the arenas never again.
+    pub(crate) unsafe fn dispose(&self) {
+        for arena in self.published() {
+            let (start, bytes) = (arena.start(), arena.bytes());
+            if !arena.is_gone() {
+                os::release(start, bytes);
+            }
+            os::release_metadata(ptr::from_ref(arena).expose_provenance(), Arena::table_bytes(bytes / PAGE));
+        }
     }
 
     /// Pages in use over all arenas, while no other thread uses them; `Err` names an arena whose bitmaps and counts

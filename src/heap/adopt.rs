@@ -71,6 +71,10 @@ impl Heap {
     /// Does nothing, but in the forking thread of a new child once.
     #[inline]
     pub(crate) fn settle_fork(&self, cache: &ThreadCache) {
+        // ORDERING: Acquire pairs with the exchange in `hear`. A heap whose caches go with those of another has no words.
+        if self.heard.load(Ordering::Acquire).is_null() {
+            return;
+        }
         let heard = self.heard(cache.index());
         if heard.load(Ordering::Relaxed) == 0 {
             let process = os::process_id();

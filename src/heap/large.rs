@@ -70,7 +70,7 @@ impl Heap {
         once().or_else(|| {
             // A request that nothing can serve must not cost everybody their caches.
             let padding = if align > PAGE { align } else { 0 };
-            if !os::could_give(bytes.saturating_add(padding)) {
+            if !os::could_give(bytes.saturating_add(padding)) || !self.spans.arenas.budget().could_hold(bytes / PAGE) {
                 return None;
             }
             self.reclaim(None);
@@ -118,6 +118,18 @@ impl Heap {
     }
 
     fn map_huge(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
+        let budget = self.spans.arenas.budget();
+        if !budget.charge(bytes / PAGE) {
+            return None;
+        }
+        let mapped = self.map_charged(bytes, align);
+        if mapped.is_none() {
+            budget.discharge(bytes / PAGE);
+        }
+        mapped
+    }
+
+    fn map_charged(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
         let start = os::reserve_for_use(bytes, align.max(PAGE))?;
         let page = start >> PAGE_SHIFT;
         let node = self.spans.page_map.prepare(page, 1).and_then(|()| self.larges.take());
@@ -179,6 +191,7 @@ impl Heap {
             self.larges.give(node.head.index());
             self.huge.fetch_sub(bytes, Ordering::Relaxed);
             os::release(address, bytes);
+            self.spans.arenas.budget().discharge(bytes / PAGE);
         } else if let Some(run) = self.shelf.put(thread, node.head.index(), bytes / PAGE, self.clock.now()) {
             self.unshelve(run);
             if self.relieve() > EBB_BYTES {
@@ -218,6 +231,18 @@ impl Heap {
     }
 
     fn resize_huge(&self, node: &Large, old: usize, new: usize, align: usize) -> Option<NonNull<u8>> {
+        let budget = self.spans.arenas.budget();
+        if new > old && !budget.charge((new - old) / PAGE) {
+            return None;
+        }
+        let resized = self.resize_charged(node, old, new, align);
+        // What has become of it: less than was charged, if it failed, or if it shrank.
+        let end = if resized.is_some() { new } else { old };
+        budget.discharge((old.max(new) - end) / PAGE);
+        resized
+    }
+
+    fn resize_charged(&self, node: &Large, old: usize, new: usize, align: usize) -> Option<NonNull<u8>> {
         let from = node.head.start();
         // Never more than is mapped, should the caller vanish in between.
         node.set_bytes(old.min(new));
@@ -271,14 +296,6 @@ impl Heap {
         // SAFETY: a head of this kind is that of a large node.
         let node = unsafe { head.node::<Large>() };
         (head.start() == address && node.bytes() > 0).then(|| node.bytes())
-    }
-
-    /// Whether an address lies in a span or a larger allocation.
-    pub(crate) fn owns(&self, address: usize) -> bool {
-        let head = self.spans.page_map.get(address);
-        // On the shelf, a run is nobody's.
-        head.is_some_and(|head| head.kind() < LARGE || self.large_bytes(head, head.start()).is_some())
-            || self.larges().any(|node| (node.head.start()..node.head.start() + node.bytes()).contains(&address))
     }
 
     /// All large and huge allocations: kind, start and bytes. A moment's picture.

@@ -10,6 +10,8 @@
 mod adopt;
 mod check;
 mod large;
+mod lease;
+mod lookup;
 mod repair;
 mod shelf;
 mod stats;

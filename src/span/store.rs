@@ -62,6 +62,19 @@ impl Spans {
         self.slabs.iter().map(Slab::bytes).sum()
     }
 
+    /// Gives all of it back, at the heap's end.
+    ///
+    /// # Safety
+    /// No chunk, run or node is used any more.
+    pub(crate) unsafe fn dispose(&self) {
+        // SAFETY: the caller's word.
+        unsafe {
+            self.slabs.iter().for_each(|slab| slab.dispose());
+            self.page_map.dispose();
+            self.arenas.dispose();
+        }
+    }
+
     /// Every span that owns a run, as far as a walk can tell while others go on.
     pub(crate) fn live(&self) -> impl Iterator<Item = &Span> {
         let nodes = self.slabs.iter().flat_map(|slab| (1..=slab.made()).map(|index| slab.get(index)));

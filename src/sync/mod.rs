@@ -66,6 +66,8 @@ pub(crate) enum Fault {
     LookRelaxed,
     /// A search that lowers a bound does not look again.
     LowerBlindly,
+    /// A budget is charged by load and store.
+    ChargeStore,
     /// An arena is published by a relaxed exchange.
     ArenaPublish,
     /// An arena's address space is given up without claiming its pages.
@@ -88,6 +90,8 @@ pub(crate) enum Fault {
     LeaveEarly,
     /// Whoever looked at a vanished thread's cache adopts it, without an exchange.
     AdoptBoth,
+    /// A thread claims a cache of a heap without an exchange.
+    ClaimsBlindly,
     /// A forking thread is heard of in the child before its cache names it.
     HeardEarly,
     /// The words by which a child tells itself from its parent are published by a relaxed exchange.
@@ -100,6 +104,8 @@ pub(crate) enum Fault {
     StockGive,
     /// A slab hands out an index before its segment is in place.
     SlabSegment,
+    /// A slab says that an index is there before its segments are.
+    SlabReach,
     /// A slab's segment that lost the race is used all the same.
     SlabStore,
     /// An outcome that must be found is forbidden: for the models of the tools themselves.

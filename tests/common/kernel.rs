@@ -55,6 +55,11 @@ pub fn main_thread_sleeps() -> bool {
     rest.starts_with('S')
 }
 
+/// Bytes of address space.
+pub fn address_space() -> usize {
+    statm(0)
+}
+
 /// Resident bytes.
 pub fn resident() -> usize {
     statm(1)

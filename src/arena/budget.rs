@@ -1,0 +1,94 @@
+//! A budget: how many pages all runs and huge allocations of a heap may have together.
+//!
+//! Charged before pages are claimed, discharged after they are given back, so that it never says less than what is in
+//! use. Without a limit nothing is counted.
+//!
+//! Invariant: with a limit, `pages in use <= used <= limit`; equal at rest, but for what vanished threads had in hand.
+
+use crate::config::PAGE;
+use crate::sync::{AtomicU32, AtomicUsize, Fault, Ordering, planted};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    /// In pages; zero: none. Set before the heap is used.
+    limit: AtomicUsize,
+    /// In pages; zero: none.
+    soft: AtomicUsize,
+    used: AtomicUsize,
+    /// Whether `soft` has been passed and nobody has said so yet.
+    passed: AtomicU32,
+}
+
+impl Budget {
+    const_fn! {
+        pub(crate) const fn new() -> Self {
+            Self {
+                limit: AtomicUsize::new(0),
+                soft: AtomicUsize::new(0),
+                used: AtomicUsize::new(0),
+                passed: AtomicU32::new(0),
+            }
+        }
+    }
+
+    /// Sets the limits, in pages, before the heap is used; `soft` is zero for none.
+    pub(crate) fn set(&self, limit: usize, soft: usize) {
+        // Relaxed: whoever hands the heap to other threads publishes it.
+        self.limit.store(limit, Ordering::Relaxed);
+        self.soft.store(soft, Ordering::Relaxed);
+    }
+
+    /// The limit in pages, if there is one.
+    pub(crate) fn limit(&self) -> Option<usize> {
+        Some(self.limit.load(Ordering::Relaxed)).filter(|limit| *limit > 0)
+    }
+
+    /// Bytes charged.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.used.load(Ordering::Relaxed) * PAGE
+    }
+
+    /// Whether so many pages could be had if all others came back.
+    pub(crate) fn could_hold(&self, pages: usize) -> bool {
+        self.limit().is_none_or(|limit| pages <= limit)
+    }
+
+    /// Charges pages that are about to be taken. False: they are too many.
+    #[inline]
+    pub(crate) fn charge(&self, pages: usize) -> bool {
+        let Some(limit) = self.limit() else { return true };
+        // Relaxed: it orders nothing but itself.
+        let mut used = self.used.load(Ordering::Relaxed);
+        loop {
+            let Some(sum) = used.checked_add(pages).filter(|sum| *sum <= limit) else { return false };
+            if planted(Fault::ChargeStore) {
+                self.used.store(sum, Ordering::Relaxed);
+                return true;
+            }
+            match self.used.compare_exchange_weak(used, sum, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => {
+                    let soft = self.soft.load(Ordering::Relaxed);
+                    if soft > 0 && used <= soft && sum > soft {
+                        self.passed.store(1, Ordering::Relaxed);
+                    }
+                    return true;
+                }
+                Err(now) => used = now,
+            }
+        }
+    }
+
+    /// Takes pages that have been given back off.
+    #[inline]
+    pub(crate) fn discharge(&self, pages: usize) {
+        if self.limit().is_some() {
+            self.used.fetch_sub(pages, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the soft limit has been passed since the last call: true once for each time, to one caller.
+    pub(crate) fn take_passed(&self) -> bool {
+        self.passed.load(Ordering::Relaxed) != 0 && self.passed.swap(0, Ordering::Relaxed) != 0
+    }
+}

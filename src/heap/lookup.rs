@@ -1,0 +1,33 @@
+//! Questions about one address.
+
+use super::Heap;
+use crate::size_class::{Class, INFO};
+use crate::span::{LARGE, Span};
+
+impl Heap {
+    /// The bytes that may be used at an address: `None` if no allocation begins there. For a chunk that is freed but not yet
+    /// back in its span, as if it were live. O(1).
+    pub(crate) fn usable_size(&self, address: usize) -> Option<usize> {
+        let head = self.spans.page_map.get(address)?;
+        if head.kind() >= LARGE {
+            return self.large_bytes(head, address);
+        }
+        // The node of a run that is being given back by another thread may describe another one by now.
+        let info = INFO.get(head.kind() as Class)?;
+        let offset = address.checked_sub(head.start())?;
+        let chunk = info.index(offset);
+        (chunk < info.chunks && chunk * info.size == offset).then(|| {
+            // SAFETY: a head whose kind is a class is that of a span.
+            let span = unsafe { head.node::<Span>() };
+            (!span.is_free(chunk)).then_some(info.size)
+        })?
+    }
+
+    /// Whether an address lies in a span or a larger allocation.
+    pub(crate) fn owns(&self, address: usize) -> bool {
+        let head = self.spans.page_map.get(address);
+        // On the shelf, a run is nobody's.
+        head.is_some_and(|head| head.kind() < LARGE || self.large_bytes(head, head.start()).is_some())
+            || self.larges().any(|node| (node.head.start()..node.head.start() + node.bytes()).contains(&address))
+    }
+}

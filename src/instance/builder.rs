@@ -1,0 +1,202 @@
+//! What a heap is to be like: each wish is checked when it is built.
+
+use super::{Fallback, Heap, SoftLimit, UNSERVED, map};
+use crate::bitset::Bitset;
+use crate::config::{ADDRESS_BITS, CLASS_MAX, PAGE};
+use crate::size_class::{self, CLASSES};
+use crate::sync::Counter;
+use core::fmt;
+
+/// Which chunk sizes a heap serves; what is larger gets whole pages of 64 KiB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PoolTable<'a> {
+    /// All classes: 8 B apart up to 64 B, then four to a doubling, up to 256 KiB.
+    #[default]
+    Default,
+    /// Eight pools: 32 B, 64 B, 256 B, 1 KiB, 4 KiB, 16 KiB, 64 KiB and 256 KiB. Easy to follow; loses up to three quarters
+    /// of a chunk to rounding.
+    Classic,
+    /// One's own sizes, in bytes and rising, up to 256 KiB; each is rounded up to the next class.
+    Sizes(&'a [usize]),
+}
+
+const CLASSIC: [usize; 8] = [32, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10];
+
+/// Why a heap cannot be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The capacity is less than one page of 64 KiB, or more than there are addresses.
+    Capacity(usize),
+    /// The soft limit is zero, or not below the capacity.
+    SoftLimit(usize),
+    /// The table of pools is empty, or its size at this index is zero, above 256 KiB, or does not lie above the class of the
+    /// one before.
+    Pools(usize),
+    /// The system has no memory for the heap's tables.
+    Memory,
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Capacity(bytes) => write!(f, "a heap cannot have a capacity of {bytes} bytes"),
+            Self::SoftLimit(bytes) => write!(f, "a soft limit of {bytes} bytes is not below the heap's capacity"),
+            Self::Pools(at) => write!(f, "the table of pools is empty or out of order at index {at}"),
+            Self::Memory => f.write_str("there is no memory for the heap's tables"),
+        }
+    }
+}
+
+impl core::error::Error for BuildError {}
+
+/// A heap that is being described: see [`Heap::builder`].
+///
+/// ```
+/// use millpond::{BuildError, Heap, PoolTable};
+///
+/// let heap = Heap::builder().pools(PoolTable::Classic).capacity(16 << 20).bits(100).build()?;
+/// assert_eq!(heap.set_bit(42, true), Ok(false));
+/// assert_eq!(heap.get_bit(42), Ok(true));
+/// assert!(heap.get_bit(100).is_err());
+/// assert_eq!(Heap::builder().capacity(0).build().unwrap_err(), BuildError::Capacity(0));
+/// # Ok::<(), BuildError>(())
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct HeapBuilder<'a> {
+    capacity: Option<usize>,
+    soft: Option<(usize, SoftLimit)>,
+    pools: PoolTable<'a>,
+    fallback: Option<Fallback>,
+    bits: usize,
+}
+
+impl fmt::Debug for HeapBuilder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeapBuilder")
+            .field("capacity", &self.capacity)
+            .field("soft_limit", &self.soft.map(|(bytes, _)| bytes))
+            .field("pools", &self.pools)
+            .field("fallback", &self.fallback.is_some())
+            .field("bits", &self.bits)
+            .finish()
+    }
+}
+
+impl<'a> HeapBuilder<'a> {
+    pub(super) fn new() -> Self {
+        Self { capacity: None, soft: None, pools: PoolTable::Default, fallback: None, bits: 0 }
+    }
+
+    /// The most bytes that the heap may use: a hard limit, exact to a page of 64 KiB, and rounded down to that. It counts
+    /// pages with chunks in them, cached ones included, and those of larger allocations; the heap's tables, some thousandths
+    /// of it, come on top.
+    pub fn capacity(mut self, bytes: usize) -> Self {
+        self.capacity = Some(bytes);
+        self
+    }
+
+    /// When the pages that the heap uses rise above `bytes`, whoever allocates trims the heap and calls `tell` with the
+    /// bytes that are still in use. It may free, and allocate elsewhere.
+    pub fn soft_limit(mut self, bytes: usize, tell: SoftLimit) -> Self {
+        self.soft = Some((bytes, tell));
+        self
+    }
+
+    /// Which pools the heap has.
+    pub fn pools(mut self, pools: PoolTable<'a>) -> Self {
+        self.pools = pools;
+        self
+    }
+
+    /// Who serves what the heap cannot, once it is exhausted: counted in [`Stats::fallbacks`](crate::Stats::fallbacks).
+    /// Without one, such requests fail. What it has given out is not freed when the heap is dropped.
+    pub fn fallback(mut self, fallback: Fallback) -> Self {
+        self.fallback = Some(fallback);
+        self
+    }
+
+    /// How many bits the heap's bitset has: see [`Heap::set_bit`].
+    pub fn bits(mut self, bits: usize) -> Self {
+        self.bits = bits;
+        self
+    }
+
+    /// Makes the heap.
+    ///
+    /// # Errors
+    /// Says which wish cannot be met.
+    pub fn build(self) -> Result<Heap, BuildError> {
+        let serves = self.serves()?;
+        let capacity = self.pages()?;
+        let limit = capacity.unwrap_or(usize::MAX / PAGE);
+        let soft = match self.soft {
+            None => 0,
+            Some((bytes, _)) => {
+                Some(bytes / PAGE).filter(|soft| *soft > 0 && *soft < limit).ok_or(BuildError::SoftLimit(bytes))?
+            }
+        };
+        let bits = Bitset::new(self.bits).ok_or(BuildError::Memory)?;
+        let mut bits = Some(bits);
+        let inner = map(|inner| {
+            // SAFETY: fresh memory for it; the core is valid as it is.
+            unsafe {
+                (&raw mut (*inner).serves).write(serves);
+                (&raw mut (*inner).fallback).write(self.fallback);
+                (&raw mut (*inner).fallbacks).write(Counter::new());
+                (&raw mut (*inner).soft).write(self.soft.map(|(_, tell)| tell));
+                (&raw mut (*inner).capacity).write(capacity.unwrap_or(0) * PAGE);
+                if let Some(bits) = bits.take() {
+                    (&raw mut (*inner).bits).write(bits);
+                }
+            }
+        });
+        let Some(inner) = inner else {
+            if let Some(bits) = bits {
+                // SAFETY: nobody has used them.
+                unsafe { bits.dispose() };
+            }
+            return Err(BuildError::Memory);
+        };
+        let heap = Heap { inner };
+        if capacity.is_some() || soft > 0 {
+            heap.inner().core.spans.arenas.budget().set(limit, soft);
+        }
+        Ok(heap)
+    }
+
+    /// The capacity in pages.
+    fn pages(&self) -> Result<Option<usize>, BuildError> {
+        match self.capacity {
+            None => Ok(None),
+            Some(bytes) if bytes >= PAGE && bytes >> ADDRESS_BITS == 0 => Ok(Some(bytes / PAGE)),
+            Some(bytes) => Err(BuildError::Capacity(bytes)),
+        }
+    }
+
+    /// For each class, the one of the table that serves it.
+    fn serves(&self) -> Result<[u16; CLASSES], BuildError> {
+        let sizes = match self.pools {
+            PoolTable::Default => return Ok(core::array::from_fn(|class| class as u16)),
+            PoolTable::Classic => &CLASSIC[..],
+            PoolTable::Sizes(sizes) => sizes,
+        };
+        let mut serves = [UNSERVED; CLASSES];
+        let mut next = 0;
+        for (at, size) in sizes.iter().enumerate() {
+            let class = match *size {
+                0 => return Err(BuildError::Pools(at)),
+                size if size > CLASS_MAX => return Err(BuildError::Pools(at)),
+                size => size_class::compute(size),
+            };
+            if class < next {
+                return Err(BuildError::Pools(at));
+            }
+            serves[next..=class].fill(class as u16);
+            next = class + 1;
+        }
+        if sizes.is_empty() { Err(BuildError::Pools(0)) } else { Ok(serves) }
+    }
+}

@@ -1,0 +1,402 @@
+//! Heaps as values: allocators beside the global one, each with pools, arenas and a limit of its own.
+//!
+//! The same core as the global allocator's, mapped where the heap's owner made it. A thread's cache of a heap has the index
+//! of its cache of the global heap, see `heap::lease`. What the core does not know stands here: which pools there are,
+//! what happens when the heap is exhausted, the soft limit, the bitset.
+//!
+//! Invariant: of what the core has given out, each chunk lies in a span of a pool of the table, unless it has whole pages of
+//! its own.
+
+mod builder;
+mod report;
+
+pub use builder::{BuildError, HeapBuilder, PoolTable};
+pub use report::AllocError;
+
+use crate::arena::Fill;
+use crate::bitset::{BitRangeError, Bitset};
+use crate::global::{self, HEAP};
+use crate::heap::Heap as Core;
+use crate::os;
+use crate::report::{CheckError, Stats, Trimmed};
+use crate::size_class::{self, CLASSES, Class, INFO};
+use crate::sync::Counter;
+use crate::tagged::{Index, NONE};
+use crate::thread_cache::ThreadCache;
+use core::alloc::{GlobalAlloc, Layout};
+use core::fmt;
+use core::ptr::{self, NonNull};
+
+/// An allocator that takes what a heap cannot.
+pub type Fallback = &'static (dyn GlobalAlloc + Sync);
+
+/// What is told when a heap passes its soft limit: the heap, and the bytes of pages that it uses after a trim.
+pub type SoftLimit = fn(&Heap, usize);
+
+/// No class of the table serves it.
+const UNSERVED: u16 = u16::MAX;
+
+/// An allocator as a value: with pools, memory and a limit of its own.
+///
+/// ```
+/// use core::alloc::Layout;
+/// use millpond::Heap;
+///
+/// let heap = Heap::builder().capacity(1 << 20).build()?;
+/// let layout = Layout::new::<[u64; 8]>();
+/// let block = heap.alloc(layout)?;
+/// // SAFETY: 64 bytes, ours until they are freed, once and with their layout.
+/// unsafe {
+///     block.write_bytes(7, layout.size());
+///     heap.free(block, layout);
+/// }
+/// assert_eq!(heap.stats().live, 0);
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
+///
+/// * **Threads**: lock-free; any thread may allocate, and free what another has allocated, each through a cache of its own.
+/// * **Sizes and alignments**: as [`Millpond`](crate::Millpond) serves them, or by the pools of one's own table; what is
+///   larger than the largest pool gets whole pages of 64 KiB.
+/// * **End**: dropping the heap gives all of its memory back to the system at once, whatever is live.
+/// * **Cost**: as the global allocator's, and some ten instructions; a heap that is hardly used takes some 100 KiB.
+/// * **Fork**: the child has the heap as it was. What lay in caches of threads that are no more is found by
+///   [`trim`](Self::trim), or used by threads that come; what they had in hand stays missing.
+pub struct Heap {
+    inner: NonNull<Inner>,
+}
+
+// SAFETY: all that a heap has is shared by atomics, and the core is made for threads.
+unsafe impl Send for Heap {}
+// SAFETY: as above.
+unsafe impl Sync for Heap {}
+
+/// What is mapped for a heap. The first field is valid as zeros.
+struct Inner {
+    core: Core,
+    /// For each class of sizes, the class of the table that serves it.
+    serves: [u16; CLASSES],
+    fallback: Option<Fallback>,
+    fallbacks: Counter,
+    soft: Option<SoftLimit>,
+    bits: Bitset,
+    capacity: usize,
+}
+
+impl Heap {
+    /// Begins a heap.
+    pub fn builder<'a>() -> HeapBuilder<'a> {
+        HeapBuilder::new()
+    }
+
+    /// A heap with the default pools and no limit.
+    ///
+    /// # Errors
+    /// [`BuildError::Memory`] if the system has no memory for its tables.
+    pub fn new() -> Result<Self, BuildError> {
+        Self::builder().build()
+    }
+
+    fn inner(&self) -> &Inner {
+        // SAFETY: mapped and made by the builder, until the drop.
+        unsafe { self.inner.as_ref() }
+    }
+
+    /// The calling thread's cache; `None` if it has no index: at its end, or without memory for one.
+    #[inline]
+    fn cache(&self) -> Option<&ThreadCache> {
+        self.inner().core.cache_of(global::cache()?, &HEAP)
+    }
+
+    /// Memory for `layout`, of any contents. A size of zero gets an address of its own too.
+    ///
+    /// O(1) for pooled sizes, but for upkeep.
+    ///
+    /// # Errors
+    /// [`AllocError`] if the heap's capacity or the system's memory is used up, even after all that is free has been given
+    /// back, and there is no fallback, or it has none either. Nothing that is live is touched.
+    #[inline]
+    pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        if let Some(class) = self.inner().class_of(layout) {
+            let cache = self.cache();
+            return match cache.and_then(|cache| cache.bin(class).pop()) {
+                Some(chunk) => Ok(chunk),
+                None => self.alloc_missed(cache, class, layout),
+            };
+        }
+        self.alloc_large(layout, Fill::Any)
+    }
+
+    /// The same, of zeros.
+    ///
+    /// # Errors
+    /// As [`alloc`](Self::alloc).
+    pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        if self.inner().class_of(layout).is_none() {
+            return self.alloc_large(layout, Fill::Zero);
+        }
+        let chunk = self.alloc(layout)?;
+        // SAFETY: at least that many bytes, just now taken.
+        unsafe { chunk.write_bytes(0, layout.size()) };
+        Ok(chunk)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_missed(
+        &self,
+        cache: Option<&ThreadCache>,
+        class: Class,
+        layout: Layout,
+    ) -> Result<NonNull<u8>, AllocError> {
+        let inner = self.inner();
+        let core = &inner.core;
+        let once = || match cache {
+            Some(cache) => core.alloc_slow(cache, class),
+            None => core.alloc_shared(class),
+        };
+        // A span may be too long for what is left where whole pages for this one alone are not.
+        let alone = || {
+            let index = cache.map_or(NONE, ThreadCache::index);
+            if INFO[class].pages < 2 { None } else { core.alloc_large(index, layout.size(), layout.align(), Fill::Any) }
+        };
+        let chunk = once().or_else(|| if core.flush_all_ended(&HEAP) { once() } else { None }).or_else(alone);
+        self.mind_soft_limit();
+        chunk.map_or_else(|| self.fall_back(layout, Fill::Any), Ok)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_large(&self, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
+        let core = &self.inner().core;
+        let index = self.index();
+        let once = || core.alloc_large(index, layout.size(), layout.align(), fill);
+        let large = once().or_else(|| if core.flush_all_ended(&HEAP) { once() } else { None });
+        self.mind_soft_limit();
+        large.map_or_else(|| self.fall_back(layout, fill), Ok)
+    }
+
+    /// The index of the calling thread's cache, which is there; or `NONE`.
+    fn index(&self) -> Index {
+        self.cache().map_or(NONE, ThreadCache::index)
+    }
+
+    fn fall_back(&self, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
+        let inner = self.inner();
+        let fallback = inner.fallback.ok_or(AllocError)?;
+        // An allocator need not serve a size of zero.
+        let layout = unempty(layout);
+        // SAFETY: not of size zero.
+        let at = unsafe {
+            match fill {
+                Fill::Any => fallback.alloc(layout),
+                Fill::Zero => fallback.alloc_zeroed(layout),
+            }
+        };
+        let at = NonNull::new(at).ok_or(AllocError)?;
+        inner.fallbacks.add_shared(1);
+        Ok(at)
+    }
+
+    #[inline]
+    fn mind_soft_limit(&self) {
+        let budget = self.inner().core.spans.arenas.budget();
+        if budget.take_passed() {
+            self.trim();
+            if let Some(tell) = self.inner().soft {
+                tell(self, budget.used_bytes());
+            }
+        }
+    }
+
+    /// Takes back what this heap, or its fallback, has given out for `layout`.
+    ///
+    /// O(1), from any thread, but for upkeep. Ends the process for an address that is noticed to be no allocation of the
+    /// heap's, if there is no fallback that it could be of.
+    ///
+    /// # Safety
+    /// `ptr` came from this heap for the same layout, and nobody uses it any more.
+    #[inline]
+    pub unsafe fn free(&self, ptr: NonNull<u8>, layout: Layout) {
+        let core = &self.inner().core;
+        match core.spans.page_map.noted(ptr.addr().get()) {
+            // SAFETY: the caller's word.
+            0 => unsafe { self.free_other(ptr, layout) },
+            note => {
+                let class = size_class::at_place(note as usize - 1);
+                let cache = self.cache();
+                if !cache.is_some_and(|cache| cache.bin(class).push(ptr)) {
+                    self.free_missed(cache, class, ptr);
+                }
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn free_missed(&self, cache: Option<&ThreadCache>, class: Class, ptr: NonNull<u8>) {
+        match cache {
+            Some(cache) => self.inner().core.free_slow(cache, class, ptr),
+            None => self.inner().core.free_shared(class, ptr),
+        }
+    }
+
+    /// # Safety
+    /// As [`free`](Self::free).
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_other(&self, ptr: NonNull<u8>, layout: Layout) {
+        match self.inner().fallback {
+            // SAFETY: the caller's word: it came from the heap or from the fallback, and it is none of the heap's.
+            Some(fallback) if self.is_foreign(ptr) => unsafe { fallback.dealloc(ptr.as_ptr(), unempty(layout)) },
+            _ => self.inner().core.free_large(self.index(), ptr.as_ptr().expose_provenance()),
+        }
+    }
+
+    fn is_foreign(&self, ptr: NonNull<u8>) -> bool {
+        self.inner().core.spans.page_map.get(ptr.addr().get()).is_none()
+    }
+
+    /// Makes an allocation one of `new_size` bytes with the same alignment, in place if that can be.
+    ///
+    /// # Errors
+    /// As [`alloc`](Self::alloc): then the allocation is as it was.
+    ///
+    /// # Safety
+    /// As [`free`](Self::free); if it succeeds, only the returned address may be used. `new_size`, rounded up to the
+    /// alignment, must not overflow an `isize`.
+    pub unsafe fn realloc(&self, ptr: NonNull<u8>, layout: Layout, new_size: usize) -> Result<NonNull<u8>, AllocError> {
+        let inner = self.inner();
+        // SAFETY: the caller's word.
+        let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        let address = ptr.as_ptr().expose_provenance();
+        let class = inner.core.spans.page_map.noted(address);
+        if class != 0 {
+            if inner.class_of(new) == Some(size_class::at_place(class as usize - 1)) {
+                return Ok(ptr);
+            }
+        } else if !self.is_foreign(ptr) {
+            // SAFETY: the page map names it, and it is live.
+            let served = inner.class_of(new).is_some();
+            let resized = if served { None } else { inner.core.resize_large(self.index(), address, new_size, layout.align()) };
+            if let Some(resized) = resized {
+                return Ok(resized);
+            }
+        } else if let Some(fallback) = inner.fallback {
+            let new = unempty(new);
+            // SAFETY: the caller's word: it is the fallback's.
+            let at = unsafe { fallback.realloc(ptr.as_ptr(), unempty(layout), new.size()) };
+            return NonNull::new(at).ok_or(AllocError);
+        }
+        let target = self.alloc(new)?;
+        // SAFETY: two allocations of at least that many bytes; the old one is the caller's, and freed once.
+        unsafe {
+            target.copy_from_nonoverlapping(ptr, layout.size().min(new_size));
+            self.free(ptr, layout);
+        }
+        Ok(target)
+    }
+
+    /// Gives all that is free back to the system, from any thread: what [`trim`](crate::trim) gives back of the global
+    /// heap, and also what lies in the caches of threads that have ended.
+    pub fn trim(&self) -> Trimmed {
+        let core = &self.inner().core;
+        core.flush_all_ended(&HEAP);
+        core.trim(self.cache())
+    }
+
+    /// Gives the calling thread's cached chunks back to their spans. O(chunks cached).
+    pub fn flush_thread(&self) {
+        if let Some(cache) = self.cache() {
+            self.inner().core.flush(cache);
+        }
+    }
+
+    /// Where the heap's bytes are, and what its pools have done. Linear in the number of spans and threads.
+    pub fn stats(&self) -> Stats {
+        let inner = self.inner();
+        Stats { fallbacks: inner.fallbacks.get(), ..inner.core.stats() }
+    }
+
+    /// Verifies every structure of the heap, while no other thread uses it.
+    ///
+    /// # Errors
+    /// Names the first equation that does not hold: a defect, or memory that the program has overwritten.
+    pub fn check(&self) -> Result<Stats, CheckError> {
+        self.inner().core.check()
+    }
+
+    /// The bytes that may be used at `ptr`: `None` if no allocation of this heap begins there. O(1).
+    pub fn usable_size(&self, ptr: *const u8) -> Option<usize> {
+        self.inner().core.usable_size(ptr.addr())
+    }
+
+    /// Whether `ptr` points into memory of this heap, in use or not.
+    pub fn owns(&self, ptr: *const u8) -> bool {
+        self.inner().core.owns(ptr.addr())
+    }
+
+    /// The most bytes of pages that the heap may use: its capacity, rounded down to whole pages of 64 KiB. `None`: no limit.
+    pub fn capacity(&self) -> Option<usize> {
+        Some(self.inner().capacity).filter(|capacity| *capacity > 0)
+    }
+
+    /// Sets or clears a bit of the heap's bitset and returns what it was. O(1), atomic: it acquires and releases.
+    ///
+    /// # Errors
+    /// [`BitRangeError`] if there is no such bit: a heap has as many as [`HeapBuilder::bits`] said.
+    pub fn set_bit(&self, index: usize, value: bool) -> Result<bool, BitRangeError> {
+        self.inner().bits.set(index, value)
+    }
+
+    /// A bit of the heap's bitset. O(1), atomic: it acquires.
+    ///
+    /// # Errors
+    /// As [`set_bit`](Self::set_bit).
+    pub fn get_bit(&self, index: usize) -> Result<bool, BitRangeError> {
+        self.inner().bits.get(index)
+    }
+}
+
+impl Drop for Heap {
+    fn drop(&mut self) {
+        // SAFETY: nobody has the heap any more, and its users had to be done with what it gave out.
+        unsafe {
+            self.inner().core.dispose();
+            self.inner().bits.dispose();
+            os::release_metadata(self.inner.as_ptr().expose_provenance(), size_of::<Inner>());
+        }
+    }
+}
+
+impl fmt::Debug for Heap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heap").field("capacity", &self.capacity()).field("at", &self.inner).finish()
+    }
+}
+
+impl Inner {
+    /// The class that serves a layout: `None` for one that gets whole pages.
+    #[inline]
+    fn class_of(&self, layout: Layout) -> Option<Class> {
+        let class = size_class::at_place(size_class::place_of(layout.size(), layout.align())?);
+        let mut served = self.serves[class];
+        // A pool of one's own table need not suit an alignment that its size would serve.
+        while served != UNSERVED && INFO[served as Class].size & (layout.align() - 1) != 0 {
+            served = self.serves.get(served as Class + 1).copied().unwrap_or(UNSERVED);
+        }
+        (served != UNSERVED).then_some(served as Class)
+    }
+}
+
+fn unempty(layout: Layout) -> Layout {
+    // SAFETY: an alignment that is valid for a larger size or for zero is for one.
+    unsafe { Layout::from_size_align_unchecked(layout.size().max(1), layout.align()) }
+}
+
+/// Maps a heap's tables; the core is made by the zeros of fresh memory.
+fn map(fill: impl FnOnce(*mut Inner)) -> Option<NonNull<Inner>> {
+    let at = os::metadata(size_of::<Inner>())?;
+    let inner = ptr::with_exposed_provenance_mut::<Inner>(at);
+    fill(inner);
+    NonNull::new(inner)
+}

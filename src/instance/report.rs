@@ -1,0 +1,15 @@
+//! What a heap answers when it cannot serve.
+
+use core::fmt;
+
+/// The heap's capacity, or the system's memory, is used up. What is live is untouched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllocError;
+
+impl fmt::Display for AllocError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the heap is exhausted")
+    }
+}
+
+impl core::error::Error for AllocError {}

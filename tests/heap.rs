@@ -1,0 +1,460 @@
+//! Heaps as values: limits, pools, fallback, bits, threads, and what is left when they go.
+
+mod common;
+
+use common::child::Scenario;
+use common::random::Random;
+use common::thread::together;
+use common::{KIB, MIB, kernel, law, scaled};
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::NonNull;
+use millpond::{AllocError, BuildError, Heap, PoolTable};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const PAGE: usize = 64 * KIB;
+
+fn layout(size: usize, align: usize) -> Layout {
+    Layout::from_size_align(size, align).expect("valid")
+}
+
+/// A block filled with its own pattern.
+struct Held {
+    ptr: NonNull<u8>,
+    layout: Layout,
+    mark: u8,
+}
+
+// SAFETY: whoever has the value has the block.
+unsafe impl Send for Held {}
+
+impl Held {
+    fn new(heap: &Heap, layout: Layout, mark: u8) -> Result<Self, AllocError> {
+        let ptr = heap.alloc(layout)?;
+        assert_eq!(ptr.as_ptr() as usize % layout.align(), 0, "{layout:?}");
+        assert!(heap.usable_size(ptr.as_ptr()).is_none_or(|usable| usable >= layout.size()));
+        // SAFETY: ours.
+        unsafe { ptr.write_bytes(mark, layout.size()) };
+        Ok(Self { ptr, layout, mark })
+    }
+
+    fn check(&self) {
+        // SAFETY: ours, and written.
+        let bytes = unsafe { core::slice::from_raw_parts(self.ptr.as_ptr(), self.layout.size()) };
+        assert!(bytes.iter().all(|byte| *byte == self.mark), "{:?} of {:?} has changed", self.ptr, self.layout);
+    }
+
+    fn free(self, heap: &Heap) {
+        self.check();
+        // SAFETY: allocated there, freed once.
+        unsafe { heap.free(self.ptr, self.layout) };
+    }
+}
+
+fn at_rest(heap: &Heap) -> millpond::Stats {
+    let stats = heap.check().expect("sound");
+    assert_eq!(stats.accounted(), stats.committed);
+    stats
+}
+
+#[test]
+fn what_was_wished_is_checked() {
+    let refused = |builder: millpond::HeapBuilder| builder.build().expect_err("refused");
+    assert_eq!(refused(Heap::builder().capacity(0)), BuildError::Capacity(0));
+    assert_eq!(refused(Heap::builder().capacity(PAGE - 1)), BuildError::Capacity(PAGE - 1));
+    assert_eq!(refused(Heap::builder().capacity(usize::MAX)), BuildError::Capacity(usize::MAX));
+    for (sizes, at) in
+        [(&[][..], 0), (&[0], 0), (&[64, 32], 1), (&[64, 64], 1), (&[100, 105, 200], 1), (&[64, 256 * KIB + 1], 1)]
+    {
+        assert_eq!(refused(Heap::builder().pools(PoolTable::Sizes(sizes))), BuildError::Pools(at), "{sizes:?}");
+    }
+    for soft in [0, MIB, 2 * MIB] {
+        let builder = Heap::builder().capacity(MIB).soft_limit(soft, |_, _| {});
+        assert_eq!(refused(builder), BuildError::SoftLimit(soft));
+    }
+    assert_eq!(refused(Heap::builder().bits(usize::MAX)), BuildError::Memory);
+    assert_eq!(Heap::builder().capacity(3 * PAGE + 5).build().unwrap().capacity(), Some(3 * PAGE));
+    assert_eq!(Heap::new().unwrap().capacity(), None);
+}
+
+#[test]
+fn a_heap_serves_all_sizes_and_alignments() {
+    let heap = Heap::new().unwrap();
+    let mut held = Vec::new();
+    for size in [0, 1, 7, 8, 9, 63, 100, 1000, 4097, 32 * KIB, 100 * KIB, 256 * KIB, 256 * KIB + 1, 5 * MIB, 40 * MIB] {
+        for align in [1, 8, 16, 64, 4096, PAGE, 2 * PAGE] {
+            held.push(Held::new(&heap, layout(size, align), held.len() as u8).expect("memory"));
+        }
+    }
+    held.iter().for_each(Held::check);
+    let mut addresses: Vec<usize> = held.iter().map(|block| block.ptr.as_ptr() as usize).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    assert_eq!(addresses.len(), held.len(), "empty blocks have addresses of their own");
+    assert!(held.iter().all(|block| heap.owns(block.ptr.as_ptr()) && !millpond::owns(block.ptr.as_ptr())));
+    held.drain(..).for_each(|block| block.free(&heap));
+    assert_eq!(at_rest(&heap).live, 0);
+}
+
+#[test]
+fn reallocation_keeps_what_was_there() {
+    let heap = Heap::new().unwrap();
+    let mut random = Random::new(3);
+    for _ in 0..scaled(400, 60) {
+        let mut size = random.size(1, 600 * KIB);
+        let mut block = Held::new(&heap, layout(size, 16), 9).expect("memory");
+        for _ in 0..8 {
+            let new = match random.below(3) {
+                0 => random.size(1, 512),
+                1 => random.size(1, 600 * KIB),
+                _ => random.size(1, 50 * MIB),
+            };
+            // SAFETY: the block's own layout; the new size is small enough.
+            let ptr = unsafe { heap.realloc(block.ptr, block.layout, new) }.expect("memory");
+            let kept = Held { ptr, layout: layout(size.min(new), 16), mark: 9 };
+            kept.check();
+            size = new;
+            block = Held { ptr, layout: layout(size, 16), mark: 9 };
+            // SAFETY: ours.
+            unsafe { ptr.write_bytes(9, size) };
+        }
+        block.free(&heap);
+    }
+    assert_eq!(at_rest(&heap).live, 0);
+}
+
+#[test]
+fn zeroed_memory_is_zero_even_if_it_was_used() {
+    let heap = Heap::new().unwrap();
+    for size in [1, 100, 5000, 300 * KIB, 6 * MIB] {
+        Held::new(&heap, layout(size, 8), 0xff).unwrap().free(&heap);
+        let ptr = heap.alloc_zeroed(layout(size, 8)).unwrap();
+        Held { ptr, layout: layout(size, 8), mark: 0 }.free(&heap);
+    }
+}
+
+#[test]
+fn a_capacity_is_met_and_never_passed() {
+    for (capacity, size) in [(MIB, 64), (MIB, 4 * KIB), (MIB, 16 * KIB), (MIB, 256 * KIB), (MIB, 300 * KIB), (PAGE, 8)]
+    {
+        let heap = Heap::builder().capacity(capacity).build().unwrap();
+        let mut held = Vec::new();
+        while let Ok(block) = Held::new(&heap, layout(size, 8), held.len() as u8) {
+            held.push(block);
+            assert!(held.len() * size <= capacity, "{} of {size} in {capacity}", held.len());
+        }
+        let whole = size.next_multiple_of(if size > 256 * KIB { PAGE } else { 8 });
+        assert!(held.len() >= capacity / whole * 9 / 10, "only {} of {size} in {capacity}", held.len());
+        assert_eq!(heap.alloc(layout(size, 8)), Err(AllocError));
+        held.iter().for_each(Held::check);
+        // What comes back can be had again, by any other size.
+        held.drain(..).for_each(|block| block.free(&heap));
+        let stats = at_rest(&heap);
+        assert_eq!(stats.live, 0);
+        Held::new(&heap, layout(capacity.min(200 * KIB) / 2, 8), 1).expect("all is free").free(&heap);
+        assert_eq!(heap.alloc(layout(capacity + 1, 8)), Err(AllocError));
+        assert_eq!(heap.alloc(layout(isize::MAX as usize - PAGE, 1)), Err(AllocError));
+    }
+}
+
+#[test]
+fn many_threads_share_a_capacity() {
+    let heap = Heap::builder().capacity(8 * MIB).build().unwrap();
+    let used = AtomicUsize::new(0);
+    together((0..8).map(|id| {
+        let (heap, used) = (&heap, &used);
+        move || {
+            let mut random = Random::new(id);
+            let mut held: Vec<Held> = Vec::new();
+            for _ in 0..scaled(20_000, 3_000) {
+                let size = random.size(1, 100 * KIB);
+                match Held::new(heap, layout(size, 8), id as u8) {
+                    Ok(block) => {
+                        assert!(used.fetch_add(size, Ordering::Relaxed) + size <= 8 * MIB);
+                        held.push(block);
+                    }
+                    Err(AllocError) => {
+                        for block in held.drain(..) {
+                            used.fetch_sub(block.layout.size(), Ordering::Relaxed);
+                            block.free(heap);
+                        }
+                    }
+                }
+                if random.below(3) == 0 && !held.is_empty() {
+                    let block = held.swap_remove(random.below(held.len()));
+                    used.fetch_sub(block.layout.size(), Ordering::Relaxed);
+                    block.free(heap);
+                }
+            }
+            held.drain(..).for_each(|block| {
+                used.fetch_sub(block.layout.size(), Ordering::Relaxed);
+                block.free(heap);
+            });
+        }
+    }));
+    assert_eq!(at_rest(&heap).live, 0);
+    heap.trim();
+    assert_eq!(at_rest(&heap).thread_cached, 0, "caches of threads that have ended are reached");
+    let all: Vec<Held> = (0..128).map_while(|_| Held::new(&heap, layout(PAGE, 8), 1).ok()).collect();
+    assert_eq!(all.len(), 128, "nothing of the capacity is lost");
+    all.into_iter().for_each(|block| block.free(&heap));
+}
+
+#[test]
+fn the_classic_pools_are_the_seeds() {
+    let heap = Heap::builder().pools(PoolTable::Classic).build().unwrap();
+    let expect = [(1, 32), (32, 32), (33, 64), (65, 256), (1000, 1024), (1025, 4096), (4097, 16 * KIB)];
+    for (size, chunk) in expect.into_iter().chain([(20 * KIB, 64 * KIB), (65 * KIB, 256 * KIB), (256 * KIB, 256 * KIB)])
+    {
+        for align in [1, 16, 32] {
+            let block = Held::new(&heap, layout(size, align), 1).unwrap();
+            let chunk = chunk.max(align);
+            assert_eq!(heap.usable_size(block.ptr.as_ptr()), Some(chunk), "{size} {align}");
+            block.free(&heap);
+        }
+    }
+    let sizes: Vec<usize> = heap.stats().pools.used().map(|pool| pool.chunk_size).collect();
+    assert_eq!(sizes, [32, 64, 256, KIB, 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB]);
+}
+
+#[test]
+fn a_table_of_ones_own_serves_what_it_can() {
+    let heap = Heap::builder().pools(PoolTable::Sizes(&[48, 96, 1000])).build().unwrap();
+    for (size, align, chunk) in [
+        (1, 1, 48),
+        (48, 16, 48),
+        (48, 32, 96),
+        (97, 8, 1024),
+        (1000, 8, 1024),
+        (1000, 1024, 1024),
+        (2000, 8, PAGE),
+        (1, 64, 1024),
+    ] {
+        let block = Held::new(&heap, layout(size, align), 1).unwrap();
+        assert_eq!(heap.usable_size(block.ptr.as_ptr()), Some(chunk), "{size} {align}");
+        block.free(&heap);
+    }
+}
+
+/// An allocator that counts, in front of malloc.
+struct Counting;
+
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: forwards.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        TAKEN.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's.
+        unsafe { std::alloc::System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        TAKEN.fetch_sub(1, Ordering::Relaxed);
+        // SAFETY: the caller's.
+        unsafe { std::alloc::System.dealloc(ptr, layout) }
+    }
+}
+
+#[test]
+fn an_exhausted_heap_falls_back_and_counts_it() {
+    let heap = Heap::builder().capacity(MIB).fallback(&Counting).build().unwrap();
+    let mut held: Vec<Held> =
+        (0..2000).map(|at| Held::new(&heap, layout(KIB, 8), at as u8).expect("the fallback's")).collect();
+    let stats = heap.stats();
+    assert_eq!(stats.fallbacks as usize, TAKEN.load(Ordering::Relaxed));
+    assert_eq!(stats.allocations + stats.fallbacks, 2000);
+    assert!(stats.fallbacks >= 976 && stats.fallback_share() > 0.4, "{stats}");
+    for block in held.iter_mut() {
+        // SAFETY: its own layout.
+        block.ptr = unsafe { heap.realloc(block.ptr, block.layout, 1100) }.expect("memory");
+    }
+    for mut block in held {
+        block.check();
+        block.layout = layout(1100, 8);
+        // SAFETY: the heap's or the fallback's, freed once.
+        unsafe { heap.free(block.ptr, block.layout) };
+    }
+    assert_eq!(TAKEN.load(Ordering::Relaxed), 0);
+    assert_eq!(at_rest(&heap).live, 0);
+}
+
+#[test]
+fn a_soft_limit_is_told_each_time_it_is_passed() {
+    static TOLD: AtomicUsize = AtomicUsize::new(0);
+    let tell = |heap: &Heap, used: usize| {
+        assert!(used > 0 && heap.capacity() == Some(4 * MIB));
+        TOLD.fetch_add(1, Ordering::Relaxed);
+    };
+    let heap = Heap::builder().capacity(4 * MIB).soft_limit(MIB, tell).build().unwrap();
+    for round in 1..4 {
+        let held: Vec<Held> = (0..30).map(|_| Held::new(&heap, layout(PAGE, 8), 1).unwrap()).collect();
+        assert_eq!(TOLD.load(Ordering::Relaxed), round);
+        held.into_iter().for_each(|block| block.free(&heap));
+        heap.trim();
+    }
+}
+
+#[test]
+fn bits_are_set_by_many_threads_and_end_where_they_end() {
+    let heap = Heap::builder().bits(1000).build().unwrap();
+    together((0..8).map(|id| {
+        let heap = &heap;
+        move || (id..1000).step_by(8).for_each(|bit| assert_eq!(heap.set_bit(bit, bit % 3 == 0), Ok(false)))
+    }));
+    assert!((0..1000).all(|bit| heap.get_bit(bit) == Ok(bit % 3 == 0)));
+    assert_eq!(heap.set_bit(3, false), Ok(true));
+    assert_eq!(heap.get_bit(3), Ok(false));
+    for beyond in [1000, 1023, usize::MAX] {
+        let error = heap.set_bit(beyond, true).unwrap_err();
+        assert_eq!((error.index, error.bits), (beyond, 1000));
+        assert_eq!(heap.get_bit(beyond), Err(error));
+    }
+    assert!(Heap::new().unwrap().get_bit(0).is_err());
+}
+
+#[test]
+fn a_heap_that_is_dropped_leaves_nothing() {
+    Scenario::new("a_heap_that_is_dropped_leaves_nothing").passes(|| {
+        let round = |seed: u64| {
+            let heap = Heap::builder().bits(100_000).build().unwrap();
+            let mut random = Random::new(seed);
+            for _ in 0..300 {
+                let size = if random.below(20) == 0 { random.size(MIB, 40 * MIB) } else { random.size(1, 300 * KIB) };
+                // Live to the end: the drop takes it.
+                let ptr = heap.alloc(layout(size, 8)).expect("memory");
+                // SAFETY: ours.
+                unsafe { ptr.write_bytes(1, size.min(KIB)) };
+            }
+            together((0..4).map(|id| {
+                let heap = &heap;
+                move || (0..50).for_each(|at| drop(Held::new(heap, layout(1 + at * 700, 8), id)))
+            }));
+        };
+        (0..3).for_each(round);
+        let (resident, virt) = (kernel::resident(), kernel::address_space());
+        (3..scaled(100, 30) as u64).for_each(round);
+        let grown = kernel::resident().saturating_sub(resident);
+        assert!(grown <= 2 * MIB, "{} KiB more resident", grown / KIB);
+        let grown = kernel::address_space().saturating_sub(virt);
+        // libc reserves some for each thread; a heap that stayed would have 64 MiB.
+        assert!(grown <= 512 * MIB, "{} MiB more addresses", grown / MIB);
+        law::holds();
+    });
+}
+
+#[test]
+fn many_heaps_at_a_time_and_in_turn() {
+    Scenario::new("many_heaps_at_a_time_and_in_turn").passes(|| {
+        let heaps: Vec<Heap> = (0..200).map(|_| Heap::builder().capacity(MIB).build().unwrap()).collect();
+        together((0..8).map(|id| {
+            let heaps = &heaps;
+            move || {
+                let mut random = Random::new(id);
+                let mut held: Vec<(usize, Held)> = Vec::new();
+                for _ in 0..scaled(20_000, 4_000) {
+                    let at = random.below(heaps.len());
+                    if let Ok(block) = Held::new(&heaps[at], layout(random.size(1, 2 * KIB), 8), id as u8) {
+                        held.push((at, block));
+                    }
+                    if held.len() > 100 {
+                        let (at, block) = held.swap_remove(random.below(held.len()));
+                        block.free(&heaps[at]);
+                    }
+                }
+                held.into_iter().for_each(|(at, block)| block.free(&heaps[at]));
+            }
+        }));
+        heaps.iter().for_each(|heap| assert_eq!(at_rest(heap).live, 0));
+        drop(heaps);
+        for at in 0..500 {
+            let heap = Heap::new().unwrap();
+            Held::new(&heap, layout(100, 8), at as u8).unwrap().free(&heap);
+        }
+        law::holds();
+    });
+}
+
+#[test]
+fn chunks_are_freed_by_threads_that_come_and_go() {
+    let heap = Heap::new().unwrap();
+    for round in 0..scaled(200, 40) {
+        let held: Vec<Held> =
+            (0..100).map(|at| Held::new(&heap, layout(1 + at * 37, 8), round as u8).unwrap()).collect();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        together((0..2).map(|id| {
+            let (heap, sender) = (&heap, sender.clone());
+            move || {
+                for at in 0..100 {
+                    sender.send(Held::new(heap, layout(1 + at * 53, 8), id)).unwrap();
+                }
+            }
+        }));
+        drop(sender);
+        let heap = &heap;
+        std::thread::scope(|scope| {
+            let one = scope.spawn(move || held.into_iter().for_each(|block| block.free(heap)));
+            let other = scope.spawn(move || receiver.into_iter().for_each(|block| block.unwrap().free(heap)));
+            // A scope does not wait for the very end of its threads.
+            one.join().and(other.join()).expect("no panic");
+        });
+    }
+    let stats = at_rest(&heap);
+    assert_eq!((stats.live, stats.stranded), (0, 0));
+    assert!(stats.committed < 32 * MIB, "{stats}");
+    heap.trim();
+    let stats = at_rest(&heap);
+    assert!(stats.thread_cached == 0 && stats.committed - stats.metadata == 0, "{stats}");
+}
+
+#[test]
+fn a_foreign_pointer_ends_the_process() {
+    let Some(ended) = Scenario::new("a_foreign_pointer_ends_the_process").run(|| {
+        let (one, other) = (Heap::new().unwrap(), Heap::new().unwrap());
+        let block = other.alloc(layout(100, 8)).unwrap();
+        // SAFETY: none: this is the misuse under test.
+        unsafe { one.free(block, layout(100, 8)) };
+    }) else {
+        return;
+    };
+    assert!(ended.stderr.contains("which is not an allocation of Millpond's"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_child_goes_on_with_the_heap() {
+    Scenario::new("a_child_goes_on_with_the_heap").passes(|| {
+        let heap = Heap::new().unwrap();
+        let stop = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for id in 0..4 {
+                let (heap, stop) = (&heap, &stop);
+                scope.spawn(move || {
+                    let mut random = Random::new(id);
+                    while stop.load(Ordering::Relaxed) == 0 {
+                        let block = Held::new(heap, layout(random.size(1, 4 * KIB), 8), id as u8).unwrap();
+                        block.free(heap);
+                    }
+                });
+            }
+            for _ in 0..scaled(100, 20) {
+                // SAFETY: the child only uses the heaps, and ends without running anything of the parent's.
+                let child = unsafe { libc::fork() };
+                if child == 0 {
+                    let mut held = Vec::with_capacity(100);
+                    for at in 0..100 {
+                        held.push(Held::new(&heap, layout(1 + at * 41, 8), at as u8).unwrap());
+                    }
+                    held.into_iter().for_each(|block| block.free(&heap));
+                    heap.trim();
+                    // SAFETY: ends the child.
+                    unsafe { libc::_exit(0) };
+                }
+                let mut status = 1;
+                // SAFETY: waits for our own child.
+                assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+                assert_eq!(status, 0);
+            }
+            stop.store(1, Ordering::Relaxed);
+        });
+        assert_eq!(at_rest(&heap).live, 0);
+    });
+}
