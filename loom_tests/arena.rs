@@ -2,7 +2,7 @@
 //! has them.
 
 use super::spawn;
-use crate::arena::{Arenas, Fill, Run};
+use crate::arena::{Arenas, Budget, Fill, Run};
 use crate::config::{PAGE, PAGE_SHIFT};
 use crate::os::fake;
 use std::prelude::v1::*;
@@ -139,4 +139,19 @@ pub fn two_add_an_arena() {
     let mine = take(&arenas, 2);
     check(&arenas, &[mine, other.join()]);
     assert_eq!(arenas.reserved(), 4 * PAGE, "one arena is enough");
+}
+
+/// Two charge a budget that has room for one of them and a half.
+pub fn two_charge_a_budget() {
+    let budget = Rc::new(Budget::new());
+    budget.set(3, 1);
+    let other = spawn(&budget, |budget| (budget.charge(2), budget.take_passed()));
+    let mine = (budget.charge(2), budget.take_passed());
+    let theirs = other.join();
+    let charged = 2 * (mine.0 as usize + theirs.0 as usize);
+    assert_eq!(charged, 2, "no more than the limit, and no less than one of them");
+    assert_eq!(budget.used_bytes(), charged * PAGE, "what was charged is used");
+    assert!(mine.1 != theirs.1 || budget.take_passed(), "one is told");
+    budget.discharge(2);
+    assert_eq!(budget.used_bytes(), 0, "all is given back");
 }

@@ -19,6 +19,7 @@ use crate::sync::{Fault, Thread, begin};
 
 mod arena;
 mod heap;
+mod lease;
 mod page_map;
 mod pool;
 mod slab;
@@ -53,6 +54,7 @@ const MODELS: &[Model] = &[
     model!(arena::purge_against_purge, Some(3), [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]),
     model!(arena::extend_against_claim, None, [("stores", Fault::ClaimStore, "Causality violation")]),
     model!(arena::abandon_against_claim, Some(3), [("unclaimed", Fault::AbandonUnclaimed, "Causality violation")]),
+    model!(arena::two_charge_a_budget, None, [("stores", Fault::ChargeStore, "no more than the limit")]),
     model!(arena::two_add_an_arena, Some(3), [("relaxed", Fault::ArenaPublish, "Causality violation")]),
     model!(heap::chunks_are_freed_by_another, Some(3), [("push", Fault::StackPush, "Causality violation")]),
     model!(heap::two_are_born, Some(3), [("relaxed", Fault::HearRelaxed, "Causality violation")]),
@@ -71,6 +73,12 @@ const MODELS: &[Model] = &[
     model!(heap::two_adopt, Some(3), [("both", Fault::AdoptBoth, "Causality violation")]),
     model!(heap::settle_against_join, Some(3), [("early", Fault::HeardEarly, "each chunk is in one place")]),
     model!(heap::trim_against_owner, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),
+    model!(
+        lease::flush_against_end_and_claim,
+        Some(3),
+        [("blindly", Fault::ClaimsBlindly, "each chunk is in one place")]
+    ),
+    model!(lease::two_flush, Some(3), [("both", Fault::AdoptBoth, "Causality violation")]),
     model!(page_map::two_make_a_leaf, None, [("uses_the_loser", Fault::MapLeaf, "entries are lost")]),
     model!(page_map::look_up_against_open, None, [("relaxed", Fault::MapPublish, "Causality violation")]),
     model!(
@@ -103,6 +111,7 @@ const MODELS: &[Model] = &[
     model!(stack::pushes_and_pops, None, [("push", Fault::StackPush, "Causality violation")]),
     model!(stack::two_push_one_pops, None, [("push", Fault::StackPush, "Causality violation")]),
     model!(slab::two_make_a_segment, None, [("store", Fault::SlabStore, "a node is not where it was")]),
+    model!(slab::reach_against_reach_and_walk, None, [("segment", Fault::SlabReach, "no segment")]),
     model!(slab::take_against_give, None, [("push", Fault::StackPush, "each node is in one place")]),
     model!(
         span::restore_against_carve,

@@ -54,3 +54,15 @@ pub fn walk_against_take() {
     }
     check(&slab, &[other.join()]);
 }
+
+/// Two make nodes whose indices they have elsewhere, in different segments, while a walk goes over those there are.
+pub fn reach_against_reach_and_walk() {
+    let slab = Rc::new(Slab::<Magazine>::new());
+    let other = spawn(&slab, |slab| slab.reach(3).expect("the fake system gives memory").index());
+    let mine = slab.reach(2).expect("the fake system gives memory").index();
+    for index in 1..=slab.made() {
+        assert!(slab.get(index).index() <= index, "a node that is not made");
+    }
+    assert_eq!((mine, other.join(), slab.made()), (2, 3, 3), "each has its own");
+    assert!(slab.reached(3).is_some() && slab.reached(2).is_some(), "both are there");
+}

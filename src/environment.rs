@@ -163,7 +163,9 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_found() {
-        for (name, known) in [("TPH", Some("THP")), ("SHWO", Some("SHOW")), ("SHOW_STATS", Some("SHOW")), ("XYZZY", None)] {
+        for (name, known) in
+            [("TPH", Some("THP")), ("SHWO", Some("SHOW")), ("SHOW_STATS", Some("SHOW")), ("XYZZY", None)]
+        {
             assert_eq!(nearest(name.as_bytes()), known, "{name}");
         }
         assert_eq!(distance(b"SHOW", b"SLOW"), 1);

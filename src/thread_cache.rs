@@ -283,8 +283,7 @@ impl ThreadCache {
         }
         // ORDERING: AcqRel: Acquire pairs with `leave`, of whoever has emptied it; its last owner's stores came before its
         // end, and so before the thread was given its index. Release pairs with `owner`.
-        seen & STATE != ADOPTED
-            && self.state.compare_exchange(seen, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        seen & STATE != ADOPTED && self.state.compare_exchange(seen, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Whether this is the owner now.

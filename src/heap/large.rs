@@ -61,8 +61,9 @@ impl Heap {
             if bytes >= HUGE_MIN || align >= HUGE_MIN {
                 // Where address space is short, the arenas may have what the system has not. None is made for it: what
                 // an arena reserves stays reserved.
-                self.map_huge(bytes, align)
-                    .or_else(|| self.use_run(self.spans.arenas.take_run_there(bytes / PAGE, (align / PAGE).max(1), fill)?))
+                self.map_huge(bytes, align).or_else(|| {
+                    self.use_run(self.spans.arenas.take_run_there(bytes / PAGE, (align / PAGE).max(1), fill)?)
+                })
             } else {
                 self.use_run(self.spans.arenas.take_run(bytes / PAGE, (align / PAGE).max(1), fill)?)
             }

@@ -18,6 +18,7 @@
 
 use super::Heap;
 use crate::os;
+use crate::slab::Slab;
 use crate::span::HUGE;
 use crate::sync::Ordering;
 use crate::tagged::Index;
@@ -27,10 +28,10 @@ use crate::thread_cache::ThreadCache;
 const ASK: u32 = 2;
 
 impl Heap {
-    /// The cache that goes with the calling thread's cache of the `global` heap. `None` if there is no memory for it, or
+    /// The cache that goes with `own`, the calling thread's cache among those of the `global` heap. `None` if there is no memory for it, or
     /// somebody is emptying it.
     #[inline]
-    pub(crate) fn cache_of(&self, own: &ThreadCache, global: &Heap) -> Option<&ThreadCache> {
+    pub(crate) fn cache_of(&self, own: &ThreadCache, global: &Slab<ThreadCache>) -> Option<&ThreadCache> {
         match self.caches.reached(own.index()) {
             Some(cache) if cache.has_word_of(own) => Some(cache),
             _ => self.claim(own, global),
@@ -38,7 +39,7 @@ impl Heap {
     }
 
     #[cold]
-    fn claim(&self, own: &ThreadCache, global: &Heap) -> Option<&ThreadCache> {
+    fn claim(&self, own: &ThreadCache, global: &Slab<ThreadCache>) -> Option<&ThreadCache> {
         let index = own.index();
         let made = self.caches.made();
         if made > 0 {
@@ -54,16 +55,16 @@ impl Heap {
         cache.claim(own).then_some(cache)
     }
 
-    /// Gives back what lies in the caches of threads that have ended: those whose word no cache of the `global` heap bears.
+    /// Gives back what lies in the caches of threads that have ended: those whose word no cache in `global` bears.
     /// Says whether there was any.
-    pub(crate) fn flush_all_ended(&self, global: &Heap) -> bool {
+    pub(crate) fn flush_all_ended(&self, global: &Slab<ThreadCache>) -> bool {
         (1..=self.caches.made()).filter(|index| self.flush_ended(*index, global)).count() > 0
     }
 
-    fn flush_ended(&self, index: Index, global: &Heap) -> bool {
+    fn flush_ended(&self, index: Index, global: &Slab<ThreadCache>) -> bool {
         let cache = self.caches.get(index);
         let Some(owner) = cache.owner() else { return false };
-        if global.caches.get(index).is_owned(owner) || !cache.adopt(owner) {
+        if global.get(index).is_owned(owner) || !cache.adopt(owner) {
             return false;
         }
         self.flush(cache);

@@ -104,7 +104,7 @@ impl Heap {
     /// The calling thread's cache; `None` if it has no index: at its end, or without memory for one.
     #[inline]
     fn cache(&self) -> Option<&ThreadCache> {
-        self.inner().core.cache_of(global::cache()?, &HEAP)
+        self.inner().core.cache_of(global::cache()?, &HEAP.caches)
     }
 
     /// Memory for `layout`, of any contents. A size of zero gets an address of its own too.
@@ -159,7 +159,7 @@ impl Heap {
             let index = cache.map_or(NONE, ThreadCache::index);
             if INFO[class].pages < 2 { None } else { core.alloc_large(index, layout.size(), layout.align(), Fill::Any) }
         };
-        let chunk = once().or_else(|| if core.flush_all_ended(&HEAP) { once() } else { None }).or_else(alone);
+        let chunk = once().or_else(|| if core.flush_all_ended(&HEAP.caches) { once() } else { None }).or_else(alone);
         self.mind_soft_limit();
         chunk.map_or_else(|| self.fall_back(layout, Fill::Any), Ok)
     }
@@ -170,7 +170,7 @@ impl Heap {
         let core = &self.inner().core;
         let index = self.index();
         let once = || core.alloc_large(index, layout.size(), layout.align(), fill);
-        let large = once().or_else(|| if core.flush_all_ended(&HEAP) { once() } else { None });
+        let large = once().or_else(|| if core.flush_all_ended(&HEAP.caches) { once() } else { None });
         self.mind_soft_limit();
         large.map_or_else(|| self.fall_back(layout, fill), Ok)
     }
@@ -277,7 +277,8 @@ impl Heap {
         } else if !self.is_foreign(ptr) {
             // SAFETY: the page map names it, and it is live.
             let served = inner.class_of(new).is_some();
-            let resized = if served { None } else { inner.core.resize_large(self.index(), address, new_size, layout.align()) };
+            let resized =
+                if served { None } else { inner.core.resize_large(self.index(), address, new_size, layout.align()) };
             if let Some(resized) = resized {
                 return Ok(resized);
             }
@@ -300,7 +301,7 @@ impl Heap {
     /// heap, and also what lies in the caches of threads that have ended.
     pub fn trim(&self) -> Trimmed {
         let core = &self.inner().core;
-        core.flush_all_ended(&HEAP);
+        core.flush_all_ended(&HEAP.caches);
         core.trim(self.cache())
     }
 
