@@ -18,6 +18,7 @@ pub enum Thp {
 ///
 /// The sum `live + thread_cached + pooled + span_free + tails + dirty + stranded + metadata` is then `committed`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stats {
     /// Bytes in the program's hands: chunks by their class, larger allocations by whole pages.
@@ -74,6 +75,7 @@ pub struct Pools([PoolStats; POOLS]);
 ///
 /// The sum `live + thread_cached + pooled + span_free` is `chunks`, while no other thread is inside the allocator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PoolStats {
     /// Bytes of a chunk.
@@ -139,7 +141,15 @@ impl core::ops::DerefMut for Pools {
     }
 }
 
-/// Those that have ever had a span.
+/// A sequence of those that have served an allocation or have a span.
+#[cfg(feature = "serde")]
+impl serde::Serialize for Pools {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.used())
+    }
+}
+
+/// Those that have served an allocation or have a span.
 impl fmt::Debug for Pools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.used()).finish()

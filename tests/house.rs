@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Where `cfg` may stand; elsewhere only unit tests have one, on their `mod tests`.
-const CFG_HOMES: &[&str] = &["macros", "sync", "os", "config", "slot", "c_api"];
+const CFG_HOMES: &[&str] = &["macros", "report", "sync", "os", "config", "slot", "instance", "c_api"];
 const TEST_CFGS: &[&str] = &["cfg(test)", "cfg(all(test,not(millpond_loom)))"];
 
 const MAX_LINES: usize = 600;

@@ -8,6 +8,8 @@
 //! its own.
 
 mod builder;
+#[cfg(feature = "allocator-api2")]
+mod collections;
 mod report;
 
 pub use builder::{BuildError, HeapBuilder, PoolTable};
@@ -57,6 +59,7 @@ const UNSERVED: u16 = u16::MAX;
 /// * **Threads**: lock-free; any thread may allocate, and free what another has allocated, each through a cache of its own.
 /// * **Sizes and alignments**: as [`Millpond`](crate::Millpond) serves them, or by the pools of one's own table; what is
 ///   larger than the largest pool gets whole pages of 64 KiB.
+/// * **Collections**: with the feature `allocator-api2`, `&Heap` is an `Allocator`.
 /// * **End**: dropping the heap gives all of its memory back to the system at once, whatever is live.
 /// * **Cost**: as the global allocator's, and some ten instructions; a heap that is hardly used takes some 100 KiB.
 /// * **Fork**: the child has the heap as it was. What lay in caches of threads that are no more is found by

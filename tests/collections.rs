@@ -1,0 +1,64 @@
+//! Collections that live in a heap, and statistics as JSON: with the features `allocator-api2` and `serde`.
+#![cfg(feature = "allocator-api2")]
+
+use allocator_api2::boxed::Box;
+use allocator_api2::vec::Vec;
+use hashbrown::{DefaultHashBuilder, HashMap};
+use millpond::{Heap, Millpond};
+
+#[global_allocator]
+static GLOBAL: Millpond = Millpond;
+
+#[test]
+fn collections_live_in_a_heap_and_leave_nothing() {
+    let heap = Heap::new().unwrap();
+    let mut map = HashMap::with_hasher_in(DefaultHashBuilder::default(), &heap);
+    for key in 0..10_000usize {
+        let mut list = Vec::new_in(&heap);
+        list.extend(0..key % 50);
+        map.insert(key, Box::new_in(list, &heap));
+    }
+    map.retain(|key, _| key % 3 == 0);
+    assert!(map.iter().all(|(key, list)| list.iter().copied().eq(0..key % 50)));
+    assert!(heap.stats().live > 100_000);
+    drop(map);
+    assert_eq!(heap.check().unwrap().live, 0);
+}
+
+#[test]
+fn a_vector_grows_in_place_or_moves_and_shrinks() {
+    let heap = Heap::new().unwrap();
+    let mut list: Vec<u64, _> = Vec::new_in(&heap);
+    for value in 0..3_000_000 {
+        list.push(value);
+    }
+    list.truncate(1000);
+    list.shrink_to_fit();
+    assert!(list.iter().copied().eq(0..1000));
+    assert_eq!(heap.usable_size(list.as_ptr().cast()), Some(8192));
+    let mut zeroed: Vec<u8, _> = Vec::new_in(&heap);
+    zeroed.resize(100, 0);
+    zeroed.resize(600_000, 0);
+    assert!(zeroed.iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_collection_meets_the_limit() {
+    let heap = Heap::builder().capacity(1 << 20).build().unwrap();
+    let mut list: Vec<u8, _> = Vec::new_in(&heap);
+    list.extend(std::iter::repeat_n(1, 1000));
+    assert!(list.try_reserve(2 << 20).is_err());
+    assert!(list.iter().all(|byte| *byte == 1) && list.len() == 1000);
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn statistics_are_data() {
+    let heap = Heap::new().unwrap();
+    let list: Vec<[u8; 100], _> = Vec::with_capacity_in(1, &heap);
+    let json = serde_json::to_value(heap.stats()).unwrap();
+    assert_eq!(json["live"], 112);
+    assert_eq!(json["pools"][0]["chunk_size"], 112);
+    assert_eq!(json["pools"].as_array().unwrap().len(), 1);
+    drop(list);
+}

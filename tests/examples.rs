@@ -1,0 +1,53 @@
+//! The examples do what they say.
+
+use std::process::Command;
+
+/// Runs an example.
+fn run(name: &str, options: &[&str]) -> String {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["run", "--quiet", "--locked", "--example", name]).args(options);
+    let output = cargo.output().expect("cargo runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {:?}\n{stderr}", output.status);
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn classic_pools() {
+    let text = run("classic_pools", &[]);
+    for part in [
+        "24 bytes: a chunk of Some(32)",
+        "20000 bytes: a chunk of Some(65536)",
+        "the same chunk again: true",
+        "bit 42: true, bit 43: false",
+        "there is no bit 64 among 64",
+        "thread cache hits",
+        "trimmed: ",
+    ] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+    // The pool of 64 B: 60 and 64 bytes, one again, and a thousand, of which half are live.
+    let row: Vec<&str> =
+        text.lines().find(|line| line.starts_with("      64 ")).expect("a row").split_whitespace().collect();
+    assert_eq!((row[1], row[2]), ("1003", "500"), "{text}");
+}
+
+#[test]
+fn fallback() {
+    let text = run("fallback", &[]);
+    for part in [
+        "without a fallback: 1024 of 2000, then the heap is exhausted",
+        "the soft limit is passed: ",
+        "with malloc behind it: 2000 of 2000, 976 of them (48.8 %) from malloc",
+        "live at the end: 0 bytes",
+    ] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn limited_map() {
+    let text = run("limited_map", &["--features", "allocator-api2"]);
+    assert!(text.contains("entries, then: AllocError") && text.contains("all there: true"), "{text}");
+    assert!(text.contains(" KiB live of 4096 KiB") && text.contains("\n0 KiB live once it is dropped"), "{text}");
+}
