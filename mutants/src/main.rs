@@ -78,7 +78,7 @@ fn run(options: &Options) -> Result<bool> {
 
     let wanted: Vec<&Mutant> = build.mutants.iter().filter(|mutant| options.lets_through(mutant)).collect();
     ensure!(!wanted.is_empty(), "no mutant has {:?} in it", options.filter.as_deref().unwrap_or_default());
-    let models = models::measure(&build, options.jobs)?;
+    let models = models::measured(&build, options.jobs, &place.join("models.json"))?;
     try_all(&build, &models, &wanted, &results, options, start);
 
     let explained = explained::read(&root.join("mutants/explained.toml"))?;

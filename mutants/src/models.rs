@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::ProgressBar;
+use serde::{Deserialize, Serialize};
 use wait_timeout::ChildExt;
 
 use crate::sites::Mutant;
@@ -28,7 +29,7 @@ pub struct Build {
 }
 
 /// One model.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Model {
     pub name: String,
     /// The files that it is about.
@@ -103,8 +104,20 @@ pub fn list(executable: &Path) -> Result<Vec<Model>> {
     text.lines().map(|line| model(line).with_context(|| format!("not a model: {line}"))).collect()
 }
 
-/// Runs all models unweakened: they must pass, and are returned with how long they take, the quickest first.
-pub fn measure(build: &Build, jobs: usize) -> Result<Vec<Model>> {
+/// All models with how long they take unweakened, the quickest first. What an earlier run measured is kept in `file`.
+pub fn measured(build: &Build, jobs: usize, file: &Path) -> Result<Vec<Model>> {
+    let known = std::fs::read_to_string(file).ok();
+    let known = known.and_then(|text| serde_json::from_str::<(String, Vec<Model>)>(&text).ok());
+    if let Some((_, models)) = known.filter(|(fingerprint, _)| *fingerprint == build.fingerprint) {
+        return Ok(models);
+    }
+    let models = measure(build, jobs)?;
+    std::fs::write(file, serde_json::to_string(&(&build.fingerprint, &models))?)?;
+    Ok(models)
+}
+
+/// Runs all models unweakened: they must pass.
+fn measure(build: &Build, jobs: usize) -> Result<Vec<Model>> {
     let bar = ProgressBar::new(build.models.len() as u64).with_message("models without a mutant");
     let next = AtomicUsize::new(0);
     let measured = Mutex::new(Vec::new());

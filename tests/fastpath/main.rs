@@ -1,5 +1,6 @@
 //! The fast path's budget: how many instructions an allocation and a deallocation execute in a release binary, and
-//! that none of them is a call or an atomic read-modify-write.
+//! that none of them is a call or an atomic read-modify-write. And a golden table (`golden`) of what each way costs, the
+//! slow path's refill and drain among them, so that a change says exactly what it changes.
 //!
 //! Counted by callgrind, which notes each executed instruction of the probe (`tests/fastpath_probe`) and its address;
 //! the disassembly says what stands there. Without valgrind the disassembly alone is read, along the way that is
@@ -9,6 +10,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use code::{ELSEWHERE, costs_of, is_atomic, is_call};
+use golden::{Costs, Table};
+
+mod code;
+mod golden;
 
 /// NB: in step with the probe.
 const CALLS: u64 = 1000;
@@ -22,9 +29,10 @@ struct Budget {
     limit: u64,
 }
 
-const CONSTANT_SIZE: [Budget; 2] = [
+const CONSTANT_SIZE: [Budget; 3] = [
     Budget { what: "alloc of a constant size", function: "probe_alloc", limit: 20 },
     Budget { what: "dealloc of a constant size", function: "probe_dealloc", limit: 18 },
+    Budget { what: "realloc within a class", function: "probe_realloc", limit: 24 },
 ];
 
 /// `Box` and `Vec` come here for every size. The stars stand for the mangling that newer compilers add.
@@ -33,8 +41,27 @@ const RUN_TIME_SIZE: [Budget; 2] = [
     Budget { what: "dealloc of a run-time size", function: "*__rust_dealloc", limit: 24 },
 ];
 
-/// Stands for the instruction where it is none of the probe's.
-const ELSEWHERE: &str = "in ";
+/// One call of the slow path in each phase of the probe that follows the others: what it does there, and which of these
+/// phases show it, counted from zero. The commonest cost of them counts: now and then a call looks at the clock.
+struct Slow {
+    what: &'static str,
+    function: &'static str,
+    phases: std::ops::Range<usize>,
+}
+
+/// NB: in step with the probe's `slow_phases`: it takes 24 magazines of one class, frees them, and takes them again.
+const SLOW: [Slow; 5] = [
+    Slow { what: "refill by carving", function: "*alloc_slow*", phases: 8..24 },
+    Slow { what: "drain to a spare", function: "*free_slow*", phases: 26..32 },
+    Slow { what: "drain to the pool", function: "*free_slow*", phases: 35..46 },
+    Slow { what: "refill from a spare", function: "*alloc_slow*", phases: 50..56 },
+    Slow { what: "refill from the pool", function: "*alloc_slow*", phases: 59..70 },
+];
+/// NB: in step with the probe.
+const SLOW_PHASES: usize = 3 * 24;
+
+/// The phases in which the fast path is called over and over.
+const FAST_PHASES: usize = 1 + 2 * SIZES.len();
 
 /// Address → instruction, as objdump writes it.
 type Disassembly = BTreeMap<u64, String>;
@@ -58,22 +85,55 @@ fn fast_path_keeps_its_budget() {
     let probe = build();
     let listing = output(Command::new("objdump").args(["-d", "--no-show-raw-insn", "-w"]).arg(&probe));
     let has_valgrind = Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_ok();
-    let count = || if has_valgrind { executed(&probe, &disassembly(&listing)) } else { laid_out(&listing) };
-    let faults = |ways: &[Way]| -> Vec<String> { ways.iter().filter_map(Way::fault).collect() };
+    let disassembly = disassembly(&listing);
+    let ways = if has_valgrind { executed(&probe, &disassembly) } else { laid_out(&listing) };
 
-    // Upkeep is no fast path: where the clock has moved amid a count, it is counted again.
-    let mut ways = count();
-    for _ in 0..2 {
-        if faults(&ways).is_empty() {
-            break;
-        }
-        ways = count();
-    }
-    let faults = faults(&ways);
+    let mut faults: Vec<String> = ways.iter().filter_map(Way::fault).collect();
     for way in &ways {
         println!("{:45} {:7.2} instructions, at most {}", way.name, way.per_call(), way.limit);
     }
+    if has_valgrind {
+        let mut costs: BTreeMap<String, Costs> = ways.iter().map(|way| (way.name.clone(), way.costs())).collect();
+        costs.extend(slow(&probe, &disassembly));
+        faults.extend(changes(&costs));
+    }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+/// What is not as in the golden table; or writes the table, if told to.
+fn changes(costs: &BTreeMap<String, Costs>) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fastpath/golden.txt");
+    let mut table =
+        Table::read(&std::fs::read_to_string(&path).unwrap()).unwrap_or_else(|line| panic!("golden.txt, {line}"));
+    let compiler = compiler();
+    if std::env::var_os("MILLPOND_BLESS").is_some() {
+        table.set(&compiler, costs.clone());
+        std::fs::write(&path, table.text()).unwrap();
+        println!("golden.txt has a new part for {compiler}");
+        return Vec::new();
+    }
+    for (way, costs) in costs {
+        println!("{way:45} {costs:?}");
+    }
+    match table.differences(&compiler, costs) {
+        None => {
+            println!("golden.txt has no part for {compiler}: only the budgets hold");
+            Vec::new()
+        }
+        Some(mut differences) => {
+            if !differences.is_empty() {
+                differences.push("if that is meant: MILLPOND_BLESS=1 cargo test --test fastpath".into());
+            }
+            differences
+        }
+    }
+}
+
+/// Such as `rustc 1.85.0 release`: of the rustc that cargo, which runs this test, uses. The flags count too.
+fn compiler() -> String {
+    let version = output(Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into())).arg("--version"));
+    let version = version.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    version
 }
 
 /// The walk that stands in for callgrind, on a listing with a branch, a jump and a tail call.
@@ -135,11 +195,11 @@ fn instruction(line: &str) -> Option<(u64, &str)> {
 fn executed(probe: &Path, disassembly: &Disassembly) -> Vec<Way> {
     let mut ways = Vec::new();
     for Budget { what, function, limit } in CONSTANT_SIZE {
-        let instructions = profile(probe, function, disassembly).swap_remove(0);
+        let instructions = profile(probe, function, disassembly, FAST_PHASES).swap_remove(0);
         ways.push(Way { name: what.into(), limit, instructions });
     }
     for Budget { what, function, limit } in RUN_TIME_SIZE {
-        let mut phases = profile(probe, function, disassembly).into_iter().skip(1);
+        let mut phases = profile(probe, function, disassembly, FAST_PHASES).into_iter().skip(1);
         for owner in ["Vec", "Box"] {
             for (size, instructions) in SIZES.iter().zip(phases.by_ref()) {
                 ways.push(Way { name: format!("{what}, {owner} of {size}"), limit, instructions });
@@ -149,9 +209,26 @@ fn executed(probe: &Path, disassembly: &Disassembly) -> Vec<Way> {
     ways
 }
 
-/// What was executed inside `function` in each phase of the probe.
-fn profile(probe: &Path, function: &str, disassembly: &Disassembly) -> Vec<Vec<Executed>> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(function.trim_start_matches('*'));
+/// What one call of each way through the slow path costs.
+fn slow(probe: &Path, disassembly: &Disassembly) -> BTreeMap<String, Costs> {
+    let mut functions: BTreeMap<&str, Vec<Costs>> = BTreeMap::new();
+    let way = |Slow { what, function, phases }: Slow| {
+        let costs = functions.entry(function).or_insert_with(|| {
+            let phases = profile(probe, function, disassembly, FAST_PHASES + SLOW_PHASES).into_iter().skip(FAST_PHASES);
+            phases.map(|instructions| sum(&instructions)).collect()
+        });
+        let costs = &costs[phases];
+        let often = |cost: &Costs| costs.iter().filter(|other| *other == cost).count();
+        // Of equally common ones the cheaper.
+        let common = costs.iter().max_by(|a, b| often(a).cmp(&often(b)).then(b[0].total_cmp(&a[0])));
+        (what.to_owned(), *common.expect("there are phases"))
+    };
+    SLOW.into_iter().map(way).collect()
+}
+
+/// What was executed inside `function` in each of the first phases of the probe.
+fn profile(probe: &Path, function: &str, disassembly: &Disassembly, phases: usize) -> Vec<Vec<Executed>> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(function.trim_matches('*'));
     let _ = std::fs::remove_dir_all(&folder); // An earlier run's.
     std::fs::create_dir_all(&folder).unwrap();
     output(
@@ -164,7 +241,6 @@ fn profile(probe: &Path, function: &str, disassembly: &Disassembly) -> Vec<Vec<E
             .current_dir(&folder),
     );
     // Dumps are numbered from 1. The first of each pair is a warm-up.
-    let phases = 1 + 2 * SIZES.len();
     let dumps = (1..=phases).map(|phase| folder.join(format!("profile.{}", 2 * phase)));
     dumps.map(|dump| counted(&std::fs::read_to_string(dump).unwrap(), probe, disassembly)).collect()
 }
@@ -230,7 +306,22 @@ fn walk(listing: &str, budget: &Budget) -> Vec<Executed> {
     instructions
 }
 
+/// What all of it costs together.
+fn sum(instructions: &[Executed]) -> Costs {
+    let mut sum = Costs::default();
+    for Executed { code, count, .. } in instructions {
+        for (sum, cost) in sum.iter_mut().zip(costs_of(code)) {
+            *sum += cost * *count as f64;
+        }
+    }
+    sum
+}
+
 impl Way {
+    fn costs(&self) -> Costs {
+        sum(&self.instructions).map(|cost| cost / CALLS as f64)
+    }
+
     fn per_call(&self) -> f64 {
         self.instructions.iter().map(|instruction| instruction.count).sum::<u64>() as f64 / CALLS as f64
     }
@@ -254,15 +345,4 @@ impl Way {
         let code: String = self.instructions.iter().map(line).collect();
         (!faults.is_empty()).then(|| format!("{}: {}\n{code}", self.name, faults.join("; ")))
     }
-}
-
-/// `xchg` with memory locks without saying so.
-fn is_atomic(code: &str) -> bool {
-    code.starts_with("lock") || code.starts_with("xchg") && code.contains('(')
-}
-
-/// A call, or a jump that may be one in disguise: through a pointer, or to where the probe has no code.
-fn is_call(code: &str) -> bool {
-    let through_pointer = code.starts_with("jmp") && code.contains('*');
-    code.starts_with("call") || through_pointer || code.starts_with(ELSEWHERE)
 }
