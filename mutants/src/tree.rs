@@ -72,7 +72,12 @@ pub fn copy(root: &Path, copy: &Path, broken: &BTreeSet<u32>) -> Result<Vec<Muta
         }
         write(&copy.join(file), &text)?;
     }
-    write(&copy.join("src/sync/model/switch.rs"), SWITCH.as_bytes())?;
+    let switch = PathBuf::from("src/sync/model/switch.rs");
+    write(&copy.join(&switch), SWITCH.as_bytes())?;
+    // What is no more in the tree.
+    for stale in self::files(copy)?.into_iter().filter(|file| *file != switch && !files.contains(file)) {
+        fs::remove_file(copy.join(stale))?;
+    }
     Ok(mutants)
 }
 
