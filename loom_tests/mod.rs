@@ -133,6 +133,42 @@ const MODELS: &[Model] = &[
         Some(3),
         [("copies", Fault::StealCopies, "Causality violation")]
     ),
+    model!(
+        heap::stats_against_load,
+        "heap/stats.rs thread_cache.rs slab.rs pool/magazine.rs",
+        Some(3),
+        [("relaxed", Fault::LoadRelaxed, "no segment")]
+    ),
+    model!(
+        heap::stats_against_drain,
+        "heap/stats.rs pool/mod.rs slab.rs stack.rs pool/magazine.rs",
+        Some(3),
+        [("push", Fault::StackPush, "no segment")]
+    ),
+    model!(
+        heap::stats_against_second_drain,
+        "heap/stats.rs pool/mod.rs stack.rs",
+        Some(3),
+        [("push", Fault::StackPush, "no segment")]
+    ),
+    model!(
+        heap::settle_against_birth,
+        "heap/adopt.rs thread_cache.rs",
+        Some(3),
+        [("unheard", Fault::JoinUnheard, "is taken from it")]
+    ),
+    model!(
+        span::restore_against_retire_and_purge,
+        "span/restore.rs span/store.rs pool/mod.rs arena/region.rs",
+        Some(3),
+        [("relaxed", Fault::GiveRelaxed, "Causality violation")]
+    ),
+    model!(
+        span::purge_against_open,
+        "span/purge.rs span/carve.rs span/store.rs span/mod.rs",
+        None,
+        [("unheld", Fault::PurgeUnheld, "Causality violation")]
+    ),
     model!(page_map::two_make_a_leaf, "page_map.rs", None, [("uses_the_loser", Fault::MapLeaf, "entries are lost")]),
     model!(
         page_map::look_up_against_open,
@@ -160,6 +196,12 @@ const MODELS: &[Model] = &[
     model!(sync::store_buffers, "", None, [("found", Fault::Outcome, "the outcome is found")]),
     model!(sync::message_passes, "", None, [("found", Fault::Outcome, "the outcome is found")]),
     model!(thread_cache::two_steal, "thread_cache.rs", None, [("copies", Fault::StealCopies, "Causality violation")]),
+    model!(
+        thread_cache::walk_against_put_and_take,
+        "thread_cache.rs",
+        None,
+        [("relaxed", Fault::LinkRelaxed, "no segment")]
+    ),
     model!(
         thread_cache::steal_against_put_and_take,
         "thread_cache.rs",

@@ -35,6 +35,9 @@ impl Heap {
             self.caches.give(index);
             return None;
         }
+        if planted(Fault::JoinUnheard) {
+            cache.join(os::thread_id());
+        }
         self.heard(index).store(1, Ordering::Relaxed);
         cache.join(os::thread_id());
         drop(guest);
@@ -72,8 +75,8 @@ impl Heap {
 
     /// Makes the words that tell a child from its parent. Built privately, published by one exchange.
     fn hear(&self, wipe: extern "C" fn()) -> Option<()> {
-        // ORDERING: Acquire pairs with the exchange below.
-        if !self.heard.load(Ordering::Acquire).is_null() {
+        // Relaxed: only whether they are there; `heard` acquires them.
+        if !self.heard.load(Ordering::Relaxed).is_null() {
             return Some(());
         }
         let bytes = THREADS * size_of::<AtomicU32>();
@@ -104,8 +107,8 @@ impl Heap {
 
     /// Wipes the words where the kernel does not: in a child, before anything else runs there.
     pub(crate) fn wipe(&self) {
-        // ORDERING: Acquire pairs with the exchange in `hear`.
-        if !self.heard.load(Ordering::Acquire).is_null() {
+        // Relaxed, as in `hear`.
+        if !self.heard.load(Ordering::Relaxed).is_null() {
             (0..=self.caches.made().min(THREADS as u32 - 1))
                 .for_each(|index| self.heard(index).store(0, Ordering::Relaxed));
         }

@@ -56,12 +56,12 @@ impl Heap {
                     *cached += cache.loaded_count(class, magazine);
                 }
                 // A spare is full, or was when its thread put it there.
-                cache.walk_spares(class, &self.magazines, |spare| *cached += spare.count());
+                cache.walk_spares(class, &self.magazines, |spare| *cached += spare.peek_count());
             }
         }
         for (class, info) in INFO.iter().enumerate() {
             let mut pooled = 0;
-            self.pools[class].walk_full(&self.magazines, |magazine| pooled += magazine.count());
+            self.pools[class].walk_full(&self.magazines, |magazine| pooled += magazine.peek_count());
             stats.thread_cached += cached[class] * info.size;
             stats.pooled += pooled * info.size;
         }

@@ -70,6 +70,10 @@ pub(crate) enum Fault {
     MapLeaf,
     /// A thief leaves the spare in place when it takes it.
     StealCopies,
+    /// A bin's loaded magazine is named by a relaxed store.
+    LoadRelaxed,
+    /// A spare is linked by a relaxed store.
+    LinkRelaxed,
     /// The owner's spare is published by a relaxed store.
     SparePut,
     /// A run is put on the shelf by a relaxed exchange.
@@ -78,6 +82,8 @@ pub(crate) enum Fault {
     ShelfTake,
     /// A thread that leaves hands over its block before its bins are empty.
     LeaveEarly,
+    /// A thread that joins is alive before it has been heard of.
+    JoinUnheard,
     /// Whoever looked at a vanished thread's cache adopts it, without an exchange.
     AdoptBoth,
     /// The words by which a child tells itself from its parent are published by a relaxed exchange.
