@@ -110,7 +110,7 @@ fn build(root: &Path, place: &Path) -> Result<Build> {
     let mut broken = BTreeSet::new();
     loop {
         let mutants = tree::copy(root, &copy, &broken)?;
-        match models::build(&copy, &root.join("target"))? {
+        match models::build(&copy, &place.join("build"))? {
             Ok(executable) => {
                 spinner.finish_and_clear();
                 let fingerprint = tree::fingerprint(root)?;

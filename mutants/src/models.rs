@@ -65,6 +65,7 @@ pub fn build(tree: &Path, target: &Path) -> Result<Result<PathBuf, Errors>> {
     let output = Command::new(env!("CARGO"))
         .args(["test", "--release", "--package", "millpond-loom", "--lib", "--no-run"])
         .arg("--message-format=json")
+        // A folder of its own: to cargo, the copy's packages are those of the tree.
         .env("CARGO_TARGET_DIR", target)
         .current_dir(tree)
         .stderr(Stdio::piped())
