@@ -38,7 +38,8 @@ impl Stack {
             // ORDERING: whoever pops the node gets its link by the exchange below. Release is for a walk that stands at the
             // node, found by an older head: it pairs with `walk`, and the node that the link names is made.
             link.store(head.index(), Ordering::Release);
-            let changed = if planted(Fault::StackTag) { head.keep_tag(index) } else { head.change(index) };
+            // Pops count the tag up, and that is enough: no node is on top again without having been popped.
+            let changed = head.keep_tag(index);
             // ORDERING: Release pairs with the Acquire in `pop`: the link and what the node carries are visible to
             // whoever pops it. Later exchanges of the head are read-modify-writes and so carry the release on.
             let publish = if planted(Fault::StackPush) { Ordering::Relaxed } else { Ordering::Release };
