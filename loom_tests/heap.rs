@@ -123,6 +123,8 @@ pub fn two_adopt() {
     fake::end_threads();
     let other = spawn(&heap, |heap| join(heap).index());
     let caches = [join(&heap).index(), other.join()];
+    let owned = |cache: &u32| heap.caches.get(*cache).owner().is_some();
+    assert!(caches.iter().all(owned), "a living thread's cache is taken from it");
     caches.iter().for_each(|cache| heap.leave(heap.caches.get(*cache)));
     check(&heap, &[live]);
 }
@@ -152,6 +154,8 @@ pub fn two_are_born() {
     let other = spawn(&heap, |heap| join(heap).index());
     let caches = [join(&heap).index(), other.join()];
     assert_ne!(caches[0], caches[1], "a cache has two owners");
+    let heard = |cache: &u32| heap.heard(*cache).load(Ordering::Relaxed) == 1;
+    assert!(caches.iter().all(heard), "a thread is not heard of");
     caches.iter().for_each(|cache| heap.leave(heap.caches.get(*cache)));
     check(&heap, &[]);
 }
@@ -192,6 +196,28 @@ pub fn shelf_is_cleared_against_taken() {
     let theirs = other.join();
     assert_eq!(heap.check().expect("the heap is sound").live, PAGE, "each run is in one place");
     heap.free_large(NONE, theirs);
+    check(&heap, &[]);
+}
+
+/// Two threads put runs on the shelf, where there is room for one, and purge what did not stay there.
+pub fn two_shelve() {
+    let heap = Rc::new(Heap::new());
+    let large = |heap: &Heap| {
+        let at = heap.alloc_large(NONE, PAGE, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
+        fake::touch(at, PAGE);
+        at
+    };
+    let free = |heap: &Heap, at: usize| {
+        fake::touch(at, PAGE);
+        heap.free_large(NONE, at);
+        heap.spans.arenas.purge();
+    };
+    let (first, second) = (large(&heap), large(&heap));
+    let other = spawn(&heap, move |heap| free(heap, first));
+    free(&heap, second);
+    other.join();
+    assert_eq!(heap.check().expect("the heap is sound").live, 0, "each run is in one place");
+    heap.clear_shelf(|_| true);
     check(&heap, &[]);
 }
 

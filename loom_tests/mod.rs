@@ -134,6 +134,13 @@ const MODELS: &[Model] = &[
         [("copies", Fault::StealCopies, "Causality violation")]
     ),
     model!(
+        heap::two_shelve,
+        "heap/shelf.rs heap/large.rs",
+        Some(3),
+        [("relaxed", Fault::ShelfPut, "Causality violation")]
+    ),
+    model!(page_map::two_take_an_entry, "page_map.rs", None, [("stores", Fault::MapTake, "one has taken it")]),
+    model!(
         heap::stats_against_load,
         "heap/stats.rs thread_cache.rs slab.rs pool/magazine.rs",
         Some(3),
@@ -357,7 +364,8 @@ pub fn main() {
 fn run_all(filter: Option<&str>) -> bool {
     let tasks: Vec<Task> = Task::all().filter(|task| task.name().contains(filter.unwrap_or(""))).collect();
     let workers = thread::available_parallelism().map_or(1, |processors| processors.get());
-    println!("{} models and twins, {workers} at a time", tasks.len());
+    let models = tasks.iter().filter(|task| task.twin.is_none()).count();
+    println!("{models} models and {} twins, {workers} at a time", tasks.len() - models);
 
     let start = Instant::now();
     let next = AtomicUsize::new(0);

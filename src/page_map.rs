@@ -116,6 +116,11 @@ impl<T> PageMap<T> {
         let leaf = self.root[page >> LEAF_BITS].load(Ordering::Relaxed);
         // SAFETY: the caller found `node` through this leaf.
         let entry = unsafe { &*leaf.add(page % LEAF) };
+        if planted(Fault::MapTake) {
+            let there = entry.load(Ordering::Relaxed) == node;
+            entry.store(ptr::null_mut(), Ordering::Relaxed);
+            return there;
+        }
         // Relaxed: the address came to the caller by the program's own hand-over, with all that was done to the run; and
         // whoever finds nothing follows nothing.
         entry.compare_exchange(node, ptr::null_mut(), Ordering::Relaxed, Ordering::Relaxed).is_ok()

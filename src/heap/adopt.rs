@@ -98,7 +98,8 @@ impl Heap {
         Some(())
     }
 
-    fn heard(&self, index: Index) -> &AtomicU32 {
+    /// The word by which the thread with this cache is known in this process.
+    pub(crate) fn heard(&self, index: Index) -> &AtomicU32 {
         // ORDERING: Acquire pairs with the exchange in `hear`, which every caller's cache came after.
         let words = self.heard.load(Ordering::Acquire);
         // SAFETY: published, with a word for every index below `THREADS`, and there for ever.

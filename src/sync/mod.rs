@@ -68,6 +68,8 @@ pub(crate) enum Fault {
     MapPublish,
     /// A page-map leaf that lost the race is used all the same.
     MapLeaf,
+    /// A page-map entry is taken by load and store.
+    MapTake,
     /// A thief leaves the spare in place when it takes it.
     StealCopies,
     /// A bin's loaded magazine is named by a relaxed store.
