@@ -125,6 +125,8 @@ pub fn two_adopt() {
     fake::end_threads();
     let other = spawn(&heap, |heap| join(heap).index());
     let caches = [join(&heap).index(), other.join()];
+    let owned = |cache: &u32| heap.caches.get(*cache).owner().is_some();
+    assert!(caches.iter().all(owned), "a living thread's cache is taken from it");
     caches.iter().for_each(|cache| heap.leave(heap.caches.get(*cache)));
     check(&heap, &[live]);
 }
@@ -154,15 +156,17 @@ pub fn trim_against_owner() {
     let (heap, cache) = (&shop.heap, shop.cache(0));
     let chunks: Vec<usize> = (0..4).map(|_| alloc(heap, cache)).collect();
     chunks.iter().for_each(|chunk| free(heap, cache, *chunk));
+    // What is loaded is used up: the next comes from a spare, if nobody has taken it.
+    let mut live = Vec::from([alloc(heap, cache), alloc(heap, cache)]);
     let other = spawn(&shop, |shop| {
         shop.heap.trim(None);
     });
-    let live = [alloc(heap, cache), alloc(heap, cache), alloc(heap, cache)];
+    live.push(alloc(heap, cache));
     other.join();
-    free(heap, cache, live[0]);
+    free(heap, cache, live.remove(0));
     heap.leave(cache);
     heap.leave(shop.cache(1));
-    check(heap, &live[1..]);
+    check(heap, &live);
 }
 
 /// The first two threads of a process are born at a time.
@@ -171,6 +175,8 @@ pub fn two_are_born() {
     let other = spawn(&heap, |heap| join(heap).index());
     let caches = [join(&heap).index(), other.join()];
     assert_ne!(caches[0], caches[1], "a cache has two owners");
+    let heard = |cache: &u32| heap.heard(*cache).load(Ordering::Relaxed) == 1;
+    assert!(caches.iter().all(heard), "a thread is not heard of");
     caches.iter().for_each(|cache| heap.leave(heap.caches.get(*cache)));
     check(&heap, &[]);
 }
@@ -219,6 +225,28 @@ pub fn shelf_is_cleared_against_taken() {
     check(&heap, &[]);
 }
 
+/// Two threads put runs on the shelf, where there is room for one, and purge what did not stay there.
+pub fn two_shelve() {
+    let heap = Rc::new(Heap::new());
+    let large = |heap: &Heap| {
+        let at = heap.alloc_large(NONE, PAGE, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
+        fake::touch(at, PAGE);
+        at
+    };
+    let free = |heap: &Heap, at: usize| {
+        fake::touch(at, PAGE);
+        heap.free_large(NONE, at);
+        heap.spans.arenas.purge();
+    };
+    let (first, second) = (large(&heap), large(&heap));
+    let other = spawn(&heap, move |heap| free(heap, first));
+    free(&heap, second);
+    other.join();
+    assert_eq!(heap.check().expect("the heap is sound").live, 0, "each run is in one place");
+    heap.clear_shelf(|_| true);
+    check(&heap, &[]);
+}
+
 /// A thread leaves, and another gets its cache, while a third trims, and so robs whoever has it.
 pub fn trim_against_leave() {
     let shop = Rc::new(Shop::new());
@@ -245,5 +273,74 @@ pub fn rob_against_adopt() {
     let other = spawn(&heap, move |heap| heap.rob(heap.caches.get(robbed), |_| true));
     heap.leave(join(&heap));
     other.join();
+    check(&heap, &[]);
+}
+
+/// Statistics are asked for while another thread loads its first magazine: what they meet is made.
+pub fn stats_against_load() {
+    let heap = Rc::new(Heap::new());
+    let cache = join(&heap).index();
+    let mut live = Vec::new();
+    heap.pools[CLASS].carve(CLASS, &heap.spans, 1, 0, |chunk| live.push(chunk));
+    let other = spawn(&heap, move |heap| alloc(heap, heap.caches.get(cache)));
+    heap.stats();
+    live.push(other.join());
+    heap.leave(heap.caches.get(cache));
+    check(&heap, &live);
+}
+
+/// Statistics are asked for while another thread puts the first magazine into a pool.
+pub fn stats_against_drain() {
+    let heap = Rc::new(Heap::new());
+    let mut chunks = Vec::new();
+    heap.pools[CLASS].carve(CLASS, &heap.spans, 1, 0, |chunk| chunks.push(chunk));
+    let other = spawn(&heap, move |heap| {
+        let magazine = heap.magazines.take().expect("the fake system gives memory");
+        magazine.slots()[0].set(chunks[0]);
+        magazine.set_count(1);
+        assert!(heap.pools[CLASS].drain(CLASS, &heap.magazines, magazine), "the pool has room");
+    });
+    heap.stats();
+    other.join();
+    check(&heap, &[]);
+}
+
+/// Statistics are asked for while another thread takes a pool's only magazine and puts it back on top of a new one: a walk
+/// that found the old one there goes on to the new one.
+pub fn stats_against_second_drain() {
+    let heap = Rc::new(Heap::new());
+    let mut chunks = Vec::new();
+    heap.pools[CLASS].carve(CLASS, &heap.spans, 2, 0, |chunk| chunks.push(chunk));
+    let fill = |heap: &Heap, chunk| {
+        let magazine = heap.magazines.take().expect("the fake system gives memory");
+        magazine.slots()[0].set(chunk);
+        magazine.set_count(1);
+        assert!(heap.pools[CLASS].drain(CLASS, &heap.magazines, magazine), "the pool has room");
+    };
+    fill(&heap, chunks[0]);
+    // The last of the slab's first segment.
+    let idle = heap.magazines.take().expect("the fake system gives memory").index();
+    let other = spawn(&heap, move |heap| {
+        let first = heap.pools[CLASS].refill(&heap.magazines).expect("there is one");
+        fill(heap, chunks[1]);
+        assert!(heap.pools[CLASS].drain(CLASS, &heap.magazines, first), "the pool has room");
+    });
+    heap.stats();
+    other.join();
+    heap.magazines.give(idle);
+    check(&heap, &[]);
+}
+
+/// The forking thread settles itself in the child while a thread is born there, which is not mistaken for one that has
+/// vanished.
+pub fn settle_against_birth() {
+    let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
+    heap.wipe();
+    let other = spawn(&heap, |heap| join(heap).index());
+    heap.leave(cache);
+    let born = heap.caches.get(other.join());
+    assert!(born.owner().is_some(), "a living thread's cache is taken from it");
+    heap.leave(born);
     check(&heap, &[]);
 }

@@ -18,6 +18,7 @@ use crate::size_class::{Class, INFO};
 use crate::sync::{Fault, Thread, begin};
 
 mod arena;
+mod bitset;
 mod heap;
 mod lease;
 mod page_map;
@@ -29,92 +30,201 @@ mod stock;
 mod sync;
 mod thread_cache;
 
-/// Every model there is: its function, the bound on preemptions (`None` explores everything), and its twins: a name,
-/// the planted fault, and words of the panic that must come of it.
+/// Every model there is: its function, the files of `src` that it is about, the bound on preemptions (`None` explores
+/// everything), and its twins: a name, the planted fault, and words of the panic that must come of it.
 const MODELS: &[Model] = &[
     model!(
         arena::claim_across_words,
+        "arena/region.rs arena/mod.rs arena/bits.rs arena/longest.rs arena/search.rs",
         Some(3),
         [
             ("no_rollback", Fault::ClaimRollback, "claims and counts agree"),
-            ("stores", Fault::ClaimStore, "Causality violation"),
+            ("stores", Fault::ClaimStore, "Causality violation")
         ]
     ),
     model!(
         arena::give_against_claim,
+        "arena/region.rs arena/mod.rs arena/longest.rs arena/search.rs",
         Some(3),
         [
             ("relaxed", Fault::GiveRelaxed, "Causality violation"),
             ("raises_not", Fault::RaiseNot, "claims and counts agree"),
-            ("lowers_blindly", Fault::LowerBlindly, "claims and counts agree"),
+            ("lowers_blindly", Fault::LowerBlindly, "claims and counts agree")
         ]
     ),
-    model!(arena::two_give_neighbours, Some(3), [("looks_relaxed", Fault::LookRelaxed, "claims and counts agree")]),
-    model!(arena::purge_against_claim, Some(3), [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]),
-    model!(arena::purge_against_purge, Some(3), [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]),
-    model!(arena::extend_against_claim, None, [("stores", Fault::ClaimStore, "Causality violation")]),
-    model!(arena::abandon_against_claim, Some(3), [("unclaimed", Fault::AbandonUnclaimed, "Causality violation")]),
-    model!(arena::two_charge_a_budget, None, [("stores", Fault::ChargeStore, "no more than the limit")]),
-    model!(arena::two_add_an_arena, Some(3), [("relaxed", Fault::ArenaPublish, "Causality violation")]),
-    model!(heap::chunks_are_freed_by_another, Some(3), [("push", Fault::StackPush, "Causality violation")]),
-    model!(heap::two_are_born, Some(3), [("relaxed", Fault::HearRelaxed, "Causality violation")]),
-    model!(heap::large_is_freed_against_allocated, Some(3), [("relaxed", Fault::GiveRelaxed, "Causality violation")]),
+    model!(
+        arena::two_give_neighbours,
+        "arena/region.rs arena/longest.rs arena/mod.rs",
+        Some(3),
+        [("looks_relaxed", Fault::LookRelaxed, "claims and counts agree")]
+    ),
+    model!(
+        arena::purge_against_claim,
+        "arena/region.rs arena/mod.rs",
+        Some(3),
+        [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]
+    ),
+    model!(
+        arena::purge_against_purge,
+        "arena/region.rs arena/mod.rs",
+        Some(3),
+        [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]
+    ),
+    model!(
+        arena::extend_against_claim,
+        "arena/region.rs arena/mod.rs",
+        None,
+        [("stores", Fault::ClaimStore, "Causality violation")]
+    ),
+    model!(
+        arena::abandon_against_claim,
+        "arena/region.rs arena/mod.rs",
+        Some(3),
+        [("unclaimed", Fault::AbandonUnclaimed, "Causality violation")]
+    ),
+    model!(
+        arena::two_charge_a_budget,
+        "arena/budget.rs",
+        None,
+        [("stores", Fault::ChargeStore, "no more than the limit")]
+    ),
+    model!(
+        arena::two_add_an_arena,
+        "arena/mod.rs arena/region.rs",
+        Some(3),
+        [("relaxed", Fault::ArenaPublish, "Causality violation")]
+    ),
+    model!(bitset::two_set_bits_of_a_word, "bitset.rs", None, [("relaxed", Fault::BitRelaxed, "Causality violation"), ("stores", Fault::BitStore, "both are set")]),
+    model!(
+        heap::chunks_are_freed_by_another,
+        "heap/mod.rs pool/mod.rs thread_cache.rs",
+        Some(3),
+        [("push", Fault::StackPush, "Causality violation")]
+    ),
+    model!(
+        heap::two_are_born,
+        "heap/adopt.rs thread_cache.rs",
+        Some(3),
+        [("relaxed", Fault::HearRelaxed, "Causality violation")]
+    ),
+    model!(
+        heap::large_is_freed_against_allocated,
+        "heap/large.rs page_map.rs arena/mod.rs",
+        Some(3),
+        [("relaxed", Fault::GiveRelaxed, "Causality violation")]
+    ),
     model!(
         heap::shelf_is_cleared_against_taken,
+        "heap/shelf.rs heap/large.rs",
         Some(3),
         [
             ("relaxed", Fault::ShelfPut, "Causality violation"),
-            ("stores", Fault::ShelfTake, "each large node is in use"),
+            ("stores", Fault::ShelfTake, "each large node is in use")
         ]
     ),
-    model!(heap::trim_against_leave, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),
-    model!(heap::rob_against_adopt, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),
-    model!(heap::join_against_leave, None, [("early", Fault::LeaveEarly, "each chunk is in one place")]),
-    model!(heap::two_adopt, Some(3), [("both", Fault::AdoptBoth, "Causality violation")]),
-    model!(heap::settle_against_join, Some(3), [("early", Fault::HeardEarly, "each chunk is in one place")]),
-    model!(heap::trim_against_owner, Some(3), [("copies", Fault::StealCopies, "Causality violation")]),
+    model!(
+        heap::trim_against_leave,
+        "heap/trim.rs heap/upkeep.rs heap/mod.rs thread_cache.rs",
+        Some(3),
+        [("copies", Fault::StealCopies, "Causality violation")]
+    ),
+    model!(
+        heap::rob_against_adopt,
+        "heap/adopt.rs heap/upkeep.rs thread_cache.rs",
+        Some(3),
+        [("copies", Fault::StealCopies, "Causality violation")]
+    ),
+    model!(
+        heap::join_against_leave,
+        "heap/adopt.rs thread_cache.rs slab.rs heap/mod.rs",
+        None,
+        [("early", Fault::LeaveEarly, "each chunk is in one place")]
+    ),
+    model!(
+        heap::two_adopt,
+        "heap/adopt.rs thread_cache.rs",
+        Some(3),
+        [("both", Fault::AdoptBoth, "Causality violation")]
+    ),
+    model!(
+        heap::settle_against_join,
+        "heap/adopt.rs thread_cache.rs",
+        Some(3),
+        [("early", Fault::HeardEarly, "each chunk is in one place")]
+    ),
+    model!(
+        heap::trim_against_owner,
+        "heap/trim.rs heap/upkeep.rs heap/mod.rs thread_cache.rs",
+        Some(3),
+        [("copies", Fault::StealCopies, "Causality violation")]
+    ),
     model!(
         lease::flush_against_end_and_claim,
+        "heap/lease.rs thread_cache.rs slab.rs",
         Some(3),
         [("blindly", Fault::ClaimsBlindly, "each chunk is in one place")]
     ),
-    model!(lease::two_flush, Some(3), [("both", Fault::AdoptBoth, "Causality violation")]),
-    model!(page_map::two_make_a_leaf, None, [("uses_the_loser", Fault::MapLeaf, "entries are lost")]),
-    model!(page_map::look_up_against_open, None, [("relaxed", Fault::MapPublish, "Causality violation")]),
+    model!(
+        lease::two_flush,
+        "heap/lease.rs thread_cache.rs",
+        Some(3),
+        [("both", Fault::AdoptBoth, "Causality violation")]
+    ),
+    model!(page_map::two_make_a_leaf, "page_map.rs", None, [("uses_the_loser", Fault::MapLeaf, "entries are lost")]),
+    model!(
+        page_map::look_up_against_open,
+        "page_map.rs span/mod.rs span/store.rs span/carve.rs",
+        None,
+        [("relaxed", Fault::MapPublish, "Causality violation")]
+    ),
     model!(
         pool::refill_against_refill_and_drain,
+        "pool/mod.rs pool/magazine.rs stack.rs",
         Some(3),
-        [("tag", Fault::StackTag, "Causality violation"), ("push", Fault::StackPush, "Causality violation"),]
+        [("tag", Fault::StackTag, "Causality violation"), ("push", Fault::StackPush, "Causality violation")]
     ),
-    model!(pool::chunks_pass_between_threads, Some(3), [("push", Fault::StackPush, "Causality violation")]),
-    model!(stock::two_take, None, [("stores", Fault::StockTake, "Causality violation")]),
-    model!(stock::take_against_give, None, [("relaxed", Fault::StockGive, "Causality violation")]),
-    model!(stock::take_against_add, None, [("relaxed", Fault::StockAdd, "Causality violation")]),
-    model!(sync::load_against_load_and_store, None, [("found", Fault::Outcome, "the outcome is found")]),
-    model!(sync::exchange_against_exchange, None, [("found", Fault::Outcome, "the outcome is found")]),
-    model!(sync::store_buffers, None, [("found", Fault::Outcome, "the outcome is found")]),
-    model!(sync::message_passes, None, [("found", Fault::Outcome, "the outcome is found")]),
-    model!(thread_cache::two_steal, None, [("copies", Fault::StealCopies, "Causality violation")]),
+    model!(
+        pool::chunks_pass_between_threads,
+        "pool/mod.rs pool/magazine.rs stack.rs",
+        Some(3),
+        [("push", Fault::StackPush, "Causality violation")]
+    ),
+    model!(stock::two_take, "os/stock.rs", None, [("stores", Fault::StockTake, "Causality violation")]),
+    model!(stock::take_against_give, "os/stock.rs", None, [("relaxed", Fault::StockGive, "Causality violation")]),
+    model!(stock::take_against_add, "os/stock.rs", None, [("relaxed", Fault::StockAdd, "Causality violation")]),
+    model!(sync::load_against_load_and_store, "", None, [("found", Fault::Outcome, "the outcome is found")]),
+    model!(sync::exchange_against_exchange, "", None, [("found", Fault::Outcome, "the outcome is found")]),
+    model!(sync::store_buffers, "", None, [("found", Fault::Outcome, "the outcome is found")]),
+    model!(sync::message_passes, "", None, [("found", Fault::Outcome, "the outcome is found")]),
+    model!(thread_cache::two_steal, "thread_cache.rs", None, [("copies", Fault::StealCopies, "Causality violation")]),
     model!(
         thread_cache::steal_against_put_and_take,
+        "thread_cache.rs",
         None,
         [
             ("copies", Fault::StealCopies, "no spare is left"),
-            ("relaxed", Fault::SparePut, "each magazine is in one place"),
+            ("relaxed", Fault::SparePut, "each magazine is in one place")
         ]
     ),
     model!(
         stack::pop_against_pop_pop_push,
+        "stack.rs",
         None,
-        [("tag", Fault::StackTag, "Causality violation"), ("push", Fault::StackPush, "Causality violation"),]
+        [("tag", Fault::StackTag, "Causality violation"), ("push", Fault::StackPush, "Causality violation")]
     ),
-    model!(stack::pushes_and_pops, None, [("push", Fault::StackPush, "Causality violation")]),
-    model!(stack::two_push_one_pops, None, [("push", Fault::StackPush, "Causality violation")]),
-    model!(slab::two_make_a_segment, None, [("store", Fault::SlabStore, "a node is not where it was")]),
-    model!(slab::reach_against_reach_and_walk, None, [("segment", Fault::SlabReach, "no segment")]),
-    model!(slab::take_against_give, None, [("push", Fault::StackPush, "each node is in one place")]),
+    model!(stack::pushes_and_pops, "stack.rs", None, [("push", Fault::StackPush, "Causality violation")]),
+    model!(stack::two_push_one_pops, "stack.rs", None, [("push", Fault::StackPush, "Causality violation")]),
+    model!(slab::two_make_a_segment, "slab.rs", None, [("store", Fault::SlabStore, "a node is not where it was")]),
+    model!(slab::reach_against_reach_and_walk, "slab.rs", None, [("segment", Fault::SlabReach, "no segment")]),
+    model!(
+        slab::take_against_give,
+        "slab.rs stack.rs",
+        None,
+        [("push", Fault::StackPush, "each node is in one place")]
+    ),
     model!(
         span::restore_against_carve,
+        "span/restore.rs span/carve.rs span/mod.rs pool/mod.rs",
         None,
         [
             ("counts_first", Fault::RestoreOrder, "fewer chunks"),
@@ -122,31 +232,118 @@ const MODELS: &[Model] = &[
             ("takes_bits", Fault::CarveBits, "overflow"),
             ("lists_always", Fault::RestoreListsAlways, "sound"),
             ("holds_blindly", Fault::HoldStore, "sound"),
-            ("unholds_blindly", Fault::UnholdStore, "sound"),
+            ("unholds_blindly", Fault::UnholdStore, "sound")
         ]
     ),
-    model!(span::carve_against_carve, None, [("stays_linked", Fault::HoldLinked, "each node is given back once")]),
-    model!(span::restore_against_restore, None, [("lists_always", Fault::RestoreListsAlways, "sound")]),
-    model!(span::retire_against_carve, Some(3), [("closes_blindly", Fault::CloseGives, "sound")]),
-    model!(span::retire_against_pop, None, [("closes_blindly", Fault::CloseGives, "sound")]),
-    model!(span::purge_against_carve, None, [("unheld", Fault::PurgeUnheld, "Causality violation")]),
-    model!(span::purge_against_restore, None, [("relaxed_bit", Fault::PurgeBit, "Causality violation")]),
-    model!(span::purge_against_pop_and_retire, Some(3), [("unheld", Fault::PurgeUnheld, "sound")]),
-    model!(slab::walk_against_take, None, [("segment", Fault::SlabSegment, "no segment")]),
+    model!(
+        span::carve_against_carve,
+        "span/carve.rs pool/mod.rs",
+        None,
+        [("stays_linked", Fault::HoldLinked, "each node is given back once")]
+    ),
+    model!(
+        span::restore_against_restore,
+        "span/restore.rs span/store.rs pool/mod.rs",
+        None,
+        [("lists_always", Fault::RestoreListsAlways, "sound")]
+    ),
+    model!(
+        span::retire_against_carve,
+        "span/carve.rs span/store.rs span/restore.rs pool/mod.rs",
+        Some(3),
+        [("closes_blindly", Fault::CloseGives, "sound")]
+    ),
+    model!(
+        span::retire_against_pop,
+        "span/carve.rs span/store.rs span/restore.rs pool/mod.rs",
+        None,
+        [("closes_blindly", Fault::CloseGives, "sound")]
+    ),
+    model!(
+        span::purge_against_carve,
+        "span/purge.rs span/carve.rs heap/upkeep.rs pool/mod.rs",
+        None,
+        [("unheld", Fault::PurgeUnheld, "Causality violation")]
+    ),
+    model!(
+        span::purge_against_restore,
+        "span/purge.rs span/restore.rs span/store.rs heap/upkeep.rs",
+        None,
+        [("relaxed_bit", Fault::PurgeBit, "Causality violation")]
+    ),
+    model!(
+        span::purge_against_pop_and_retire,
+        "span/purge.rs span/carve.rs span/store.rs pool/mod.rs",
+        Some(3),
+        [("unheld", Fault::PurgeUnheld, "sound")]
+    ),
+    model!(slab::walk_against_take, "slab.rs", None, [("segment", Fault::SlabSegment, "no segment")]),
+    model!(
+        heap::two_shelve,
+        "heap/shelf.rs heap/large.rs",
+        Some(3),
+        [("relaxed", Fault::ShelfPut, "Causality violation")]
+    ),
+    model!(page_map::two_take_an_entry, "page_map.rs", None, [("stores", Fault::MapTake, "one has taken it")]),
+    model!(
+        heap::stats_against_load,
+        "heap/stats.rs thread_cache.rs slab.rs pool/magazine.rs",
+        Some(3),
+        [("relaxed", Fault::LoadRelaxed, "no segment")]
+    ),
+    model!(
+        heap::stats_against_drain,
+        "heap/stats.rs pool/mod.rs slab.rs stack.rs pool/magazine.rs",
+        Some(3),
+        [("push", Fault::StackPush, "no segment")]
+    ),
+    model!(
+        heap::stats_against_second_drain,
+        "heap/stats.rs pool/mod.rs stack.rs",
+        Some(3),
+        [("push", Fault::StackPush, "no segment")]
+    ),
+    model!(
+        heap::settle_against_birth,
+        "heap/adopt.rs thread_cache.rs",
+        Some(3),
+        [("unheard", Fault::JoinUnheard, "is taken from it")]
+    ),
+    model!(
+        span::restore_against_retire_and_purge,
+        "span/restore.rs span/store.rs pool/mod.rs arena/region.rs",
+        Some(3),
+        [("relaxed", Fault::GiveRelaxed, "Causality violation")]
+    ),
+    model!(
+        span::purge_against_open,
+        "span/purge.rs span/carve.rs span/store.rs span/mod.rs",
+        None,
+        [("unheld", Fault::PurgeUnheld, "Causality violation")]
+    ),
+    model!(
+        thread_cache::walk_against_put_and_take,
+        "thread_cache.rs",
+        None,
+        [("relaxed", Fault::LinkRelaxed, "no segment")]
+    ),
 ];
 
 /// A scenario and the faults it must notice.
 struct Model {
     name: &'static str,
+    /// Separated by spaces. Only these models are run for what is changed there by the mutants.
+    files: &'static str,
     scenario: fn(),
     bound: Option<usize>,
     twins: &'static [(&'static str, Fault, &'static str)],
 }
 
 macro_rules! model {
-    ($module:ident :: $name:ident, $bound:expr, $twins:expr) => {
+    ($module:ident :: $name:ident, $files:expr, $bound:expr, $twins:expr) => {
         Model {
             name: concat!(stringify!($module), "::", stringify!($name)),
+            files: $files,
             scenario: $module::$name,
             bound: $bound,
             twins: &$twins,
@@ -186,10 +383,14 @@ pub fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let ok = match arguments[..] {
         ["--one", name] => Task::named(name).run_here(),
+        ["--list"] => {
+            MODELS.iter().for_each(|model| println!("{}: {}", model.name, model.files));
+            true
+        }
         [] => run_all(None),
         [filter] if !filter.starts_with('-') => run_all(Some(filter)),
         _ => {
-            eprintln!("usage: cargo loom [FILTER]");
+            eprintln!("usage: cargo loom [FILTER | --list]");
             false
         }
     };
@@ -201,7 +402,8 @@ pub fn main() {
 fn run_all(filter: Option<&str>) -> bool {
     let tasks: Vec<Task> = Task::all().filter(|task| task.name().contains(filter.unwrap_or(""))).collect();
     let workers = thread::available_parallelism().map_or(1, |processors| processors.get());
-    println!("{} models and twins, {workers} at a time", tasks.len());
+    let models = tasks.iter().filter(|task| task.twin.is_none()).count();
+    println!("{models} models and {} twins, {workers} at a time", tasks.len() - models);
 
     let start = Instant::now();
     let next = AtomicUsize::new(0);

@@ -27,6 +27,18 @@ pub fn two_make_a_leaf() {
     assert_eq!((map.get(PAGE), map.get(2 * PAGE), map.get(3 * PAGE)), (Some(&10), Some(&20), None), "entries are lost");
 }
 
+/// Two threads clear an entry, as those do who free the same address: one of them has done it.
+pub fn two_take_an_entry() {
+    static NODE: u32 = 10;
+    let map = Rc::new(PageMap::new());
+    enter(&map, 1, &NODE);
+    let take = |map: &PageMap<u32>| map.take(1, (&raw const NODE).cast_mut());
+    let other = spawn(&map, take);
+    let mine = take(&map);
+    assert_ne!(mine, other.join(), "one has taken it");
+    assert_eq!(map.get(PAGE), None, "the entry is cleared");
+}
+
 /// Whoever finds a span by an address that nobody has told him finds it made.
 pub fn look_up_against_open() {
     let heap = Rc::new(Heap::new());

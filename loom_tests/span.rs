@@ -76,6 +76,41 @@ pub fn restore_against_restore() {
     check(&heap, Vec::new());
 }
 
+/// Two threads return the last chunks of a span, and both purge: what one has retired, the other has done with.
+pub fn restore_against_retire_and_purge() {
+    let (heap, chunks) = heap_with(4);
+    let (one, two) = ([chunks[0], chunks[1]], [chunks[2], chunks[3]]);
+    let end = |heap: &Heap, chunks: &[usize]| {
+        restore(heap, chunks);
+        heap.spans.arenas.purge();
+    };
+    let other = spawn(&heap, move |heap| end(heap, &one));
+    end(&heap, &two);
+    other.join();
+    check(&heap, Vec::new());
+}
+
+/// Free OS pages of spans are purged while another thread opens one: of a class that a node that is not made yet does
+/// not seem to have.
+pub fn purge_against_open() {
+    const CLASS: Class = 1;
+    let heap = Rc::new(Heap::new());
+    let other = spawn(&heap, |heap| {
+        let mut chunks = Vec::new();
+        heap.pools[CLASS].carve(CLASS, &heap.spans, 1, 0, |chunk| chunks.push(chunk));
+        chunks.iter().for_each(|chunk| touch(*chunk, CLASS));
+        chunks
+    });
+    heap.spans.slabs().iter().for_each(|slab| {
+        heap.purge_spans(slab, 1, slab.made(), |_| true);
+    });
+    let mut chunks = other.join();
+    chunks.iter().for_each(|chunk| touch(*chunk, CLASS));
+    heap.pools[CLASS].restore(CLASS, &heap.spans, &mut chunks, 0);
+    heap.pools[CLASS].reap(CLASS, &heap.spans, 8, 0);
+    assert_eq!(heap.check().expect("the empty heap is sound").spans, 0, "all runs are given back");
+}
+
 /// Pops listed spans until one is met that is not a tombstone.
 fn reap(heap: &Heap) {
     heap.pools[CLASS].reap(CLASS, &heap.spans, 8, 0);

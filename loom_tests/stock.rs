@@ -61,8 +61,9 @@ pub fn take_against_give() {
     let first = store.take().expect("there are three");
     store.stock.give(first, TABLE);
     let mine = store.take();
-    let theirs = other.join();
-    assert_ne!(mine.expect("there are three"), theirs.expect("there are three"), "a table has two owners");
+    let theirs = other.join().expect("there are three");
+    assert_ne!(mine.expect("there are three"), theirs, "a table has two owners");
+    assert_ne!(store.take(), Some(theirs), "a table that is taken is taken again");
 }
 
 /// A thread adds a piece while another takes.

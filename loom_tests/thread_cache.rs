@@ -69,3 +69,25 @@ pub fn two_steal() {
     all.sort_unstable();
     assert_eq!(all, [1, 2], "each magazine is in one place");
 }
+
+/// Another thread looks at the spares while their owner takes them all and puts one back on top of a new one: a look that
+/// found the old one there goes on to the new one.
+pub fn walk_against_put_and_take() {
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    for spare in [world.fill(), world.fill()] {
+        assert!(world.cache.put_spare(CLASS, spare, 0), "there is room for a spare");
+    }
+    let walker = spawn(&world, |world| {
+        let mut count = 0;
+        world.cache.walk_spares(CLASS, &world.magazines, |spare| count += spare.peek_count());
+        count
+    });
+    let World { cache, magazines } = &*world;
+    let take = || cache.take_spare(CLASS, magazines, 0).expect("nobody steals");
+    let (top, _) = (take(), take());
+    // The first of the slab's second segment.
+    assert!(cache.put_spare(CLASS, world.fill(), 0), "there is room for a spare");
+    assert!(cache.put_spare(CLASS, top, 0), "there is room for another spare");
+    assert!(walker.join() <= 2, "no more are walked than there can be");
+    assert_eq!(world.steal().len(), 2, "each magazine is in one place");
+}

@@ -6,7 +6,7 @@
 
 use crate::config::ZERO_IS_NODE;
 use crate::os;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Fault, Ordering, planted};
 use core::fmt;
 use core::ptr;
 
@@ -67,9 +67,15 @@ impl Bitset {
     pub(crate) fn set(&self, index: usize, value: bool) -> Result<bool, BitRangeError> {
         let (word, mask) = self.word(index)?;
         // ORDERING: AcqRel pairs with itself and with the Acquire of `get`: a bit may guard what the program has.
+        let publish = if planted(Fault::BitRelaxed) { Ordering::Relaxed } else { Ordering::AcqRel };
+        if planted(Fault::BitStore) {
+            let old = word.load(Ordering::Acquire);
+            word.store(if value { old | mask } else { old & !mask }, Ordering::Relaxed);
+            return Ok(old & mask != 0);
+        }
         let old = match value {
-            true => word.fetch_or(mask, Ordering::AcqRel),
-            false => word.fetch_and(!mask, Ordering::AcqRel),
+            true => word.fetch_or(mask, publish),
+            false => word.fetch_and(!mask, publish),
         };
         Ok(old & mask != 0)
     }

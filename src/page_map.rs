@@ -99,8 +99,8 @@ impl<T> PageMap<T> {
     /// Makes the leaves for a run, so that [`publish`](Self::publish) cannot fail. `None` if there is no memory.
     pub(crate) fn prepare(&self, page: usize, pages: usize) -> Option<()> {
         for slot in self.root.get(page >> LEAF_BITS..=(page + pages - 1) >> LEAF_BITS)? {
-            // ORDERING: Acquire pairs with the exchange below.
-            if !slot.load(Ordering::Acquire).is_null() {
+            // Relaxed: only whether it is there; whoever looks into a leaf acquires it for himself.
+            if !slot.load(Ordering::Relaxed).is_null() {
                 continue;
             }
             let bytes = LEAF * PAGE_BYTES;
@@ -157,8 +157,8 @@ impl<T> PageMap<T> {
 
     /// Clears the entry of a page that has no owner, if it has one.
     pub(crate) fn clear(&self, page: usize) {
-        // ORDERING: Acquire pairs with the exchange in `prepare`.
-        if !self.root[page >> LEAF_BITS].load(Ordering::Acquire).is_null() {
+        // Relaxed: `note` and `publish` acquire the leaf.
+        if !self.root[page >> LEAF_BITS].load(Ordering::Relaxed).is_null() {
             self.note(page, 1, 0);
             self.publish(page, 1, ptr::null_mut());
         }
@@ -166,11 +166,17 @@ impl<T> PageMap<T> {
 
     /// Clears the entry of a page if it still names `node`, and says whether it did: of two owners-to-be, one wins.
     pub(crate) fn take(&self, page: usize, node: *mut T) -> bool {
-        // ORDERING: Acquire pairs with the exchange in `prepare`.
-        let leaf = self.root[page >> LEAF_BITS].load(Ordering::Acquire);
+        // Relaxed: the caller has acquired the leaf, when it found `node` there.
+        let leaf = self.root[page >> LEAF_BITS].load(Ordering::Relaxed);
         // SAFETY: the caller found `node` through this leaf.
         let entry = unsafe { &*leaf.add(page % LEAF) };
-        // ORDERING: AcqRel: the winner owns the run and everything done to it before; its clearing is published.
-        entry.compare_exchange(node, ptr::null_mut(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        if planted(Fault::MapTake) {
+            let there = entry.load(Ordering::Relaxed) == node;
+            entry.store(ptr::null_mut(), Ordering::Relaxed);
+            return there;
+        }
+        // Relaxed: the address came to the caller by the program's own hand-over, with all that was done to the run; and
+        // whoever finds nothing follows nothing.
+        entry.compare_exchange(node, ptr::null_mut(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }

@@ -204,8 +204,8 @@ impl<T: Node> Slab<T> {
     /// Makes sure that a segment is there. Built privately, published by one exchange; the loser undoes.
     fn segment(&self, segment: usize) -> Option<()> {
         let slot = &self.segments[segment];
-        // ORDERING: Acquire pairs with the exchange below.
-        if !slot.load(Ordering::Acquire).is_null() {
+        // Relaxed: only whether it is there; `get` acquires it.
+        if !slot.load(Ordering::Relaxed).is_null() {
             return Some(());
         }
         let nodes = (SLAB_FIRST as usize) << segment;
@@ -218,7 +218,7 @@ impl<T: Node> Slab<T> {
                 unsafe { T::make(start.add(node * stride).cast(), self.words.load(Ordering::Relaxed)) };
             }
         }
-        // ORDERING: Release publishes the nodes that were made, and pairs with the Acquire loads of `get` and above.
+        // ORDERING: Release publishes the nodes that were made, and pairs with the Acquire load of `get`.
         // Relaxed on failure: the winner's segment is looked at through `get` only.
         if planted(Fault::SlabStore) {
             slot.store(start, Ordering::Release);

@@ -35,9 +35,11 @@ impl Stack {
         // Relaxed: what matters is checked by the exchange.
         let mut head = Tagged::from_bits(self.head.load(Ordering::Relaxed));
         loop {
-            // Relaxed: published by the exchange below.
-            link.store(head.index(), Ordering::Relaxed);
-            let changed = if planted(Fault::StackTag) { head.keep_tag(index) } else { head.change(index) };
+            // ORDERING: whoever pops the node gets its link by the exchange below. Release is for a walk that stands at the
+            // node, found by an older head: it pairs with `walk`, and the node that the link names is made.
+            link.store(head.index(), Ordering::Release);
+            // Pops count the tag up, and that is enough: no node is on top again without having been popped.
+            let changed = head.keep_tag(index);
             // ORDERING: Release pairs with the Acquire in `pop`: the link and what the node carries are visible to
             // whoever pops it. Later exchanges of the head are read-modify-writes and so carry the release on.
             let publish = if planted(Fault::StackPush) { Ordering::Relaxed } else { Ordering::Release };
@@ -73,8 +75,8 @@ impl Stack {
         Tagged::from_bits(self.head.load(Ordering::Relaxed)).index() == NONE
     }
 
-    /// Calls `visit` for each node from the top while no other thread uses the stack; gives up after `limit` nodes and
-    /// says whether the list ended before that.
+    /// Calls `visit` for each node from the top; gives up after `limit` nodes and says whether the list ended before that.
+    /// Exact while no other thread uses the stack; else each node that it visits is made, and may be anywhere by then.
     pub(crate) fn walk(&self, nodes: &impl Nodes, limit: usize, mut visit: impl FnMut(Index)) -> bool {
         // ORDERING: Acquire pairs with the Release in `push`.
         let mut at = Tagged::from_bits(self.head.load(Ordering::Acquire)).index();
@@ -83,7 +85,8 @@ impl Stack {
                 return true;
             }
             visit(at);
-            at = nodes.link(at).load(Ordering::Relaxed);
+            // ORDERING: Acquire pairs with `push`, and with all others who link nodes of this kind.
+            at = nodes.link(at).load(Ordering::Acquire);
         }
         at == NONE
     }

@@ -1,7 +1,7 @@
 //! A tagged index: what a stack's head holds.
 //!
-//! 32 bits name a node, 32 bits count the changes of the head. An exchange that expects an old head fails even if the
-//! same node is on top again, unless exactly a multiple of 2^32 changes happened in between: the remedy for the ABA
+//! 32 bits name a node, 32 bits count what was taken from the head. An exchange that expects an old head fails even if the
+//! same node is on top again, unless exactly a multiple of 2^32 pops happened in between: the remedy for the ABA
 //! problem of IBM's System/370 manual, with index and count in one word, so that no 128-bit atomics are needed. Sixteen
 //! bits, what is left beside a 48-bit address, wrap within milliseconds.
 
@@ -40,7 +40,7 @@ impl Tagged {
         Self((self.tag().wrapping_add(1) as u64) << 32 | index as u64)
     }
 
-    /// Another index under the same tag: what a twin of the models plants.
+    /// Another index under the same tag.
     pub(crate) const fn keep_tag(self, index: Index) -> Self {
         Self((self.tag() as u64) << 32 | index as u64)
     }

@@ -312,7 +312,8 @@ impl ThreadCache {
         magazine.prefetch();
         let count = magazine.count();
         // ORDERING: Release, and this order: see the module's documentation.
-        self.loaded[class].store(magazine.index(), Ordering::Release);
+        let publish = if planted(Fault::LoadRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+        self.loaded[class].store(magazine.index(), publish);
         self.bound(class, magazine, magazine.base().wrapping_add(count));
     }
 
@@ -392,13 +393,15 @@ impl ThreadCache {
     /// Puts a full magazine that the owner has in hand at the head of the spares. False: there are enough.
     pub(crate) fn put_spare(&self, class: Class, magazine: &Magazine, now: u32) -> bool {
         let spares = &self.bins[class].spares;
-        // ORDERING: Acquire: what a thief left is nothing; what the owner left is its own. The exchange makes the chain
-        // ours, as for everybody who takes it.
-        let old = Chain::from_bits(spares.swap(Chain::NONE, Ordering::Acquire));
+        // Relaxed: what a thief left is nothing; what the owner left is its own. The exchange makes the chain ours, as for
+        // everybody who takes it.
+        let old = Chain::from_bits(spares.swap(Chain::NONE, Ordering::Relaxed));
         let enough = old.len >= SPARES;
         let mut new = Chain { stamp: now as u16, ..old };
         if !enough {
-            magazine.link().store(old.first, Ordering::Relaxed);
+            // ORDERING: Release pairs with the walks, which may stand at this magazine: what its link names is made.
+            let link = if planted(Fault::LinkRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+            magazine.link().store(old.first, link);
             new = Chain { first: magazine.index(), len: old.len + 1, stamp: now as u16 };
         }
         // ORDERING: Release pairs with the Acquire of whoever takes the chain.
@@ -414,8 +417,8 @@ impl ThreadCache {
         if Chain::from_bits(spares.load(Ordering::Relaxed)).first == NONE {
             return None;
         }
-        // ORDERING: Acquire pairs with the Release of `put_spare`; a thief may have been faster.
-        let chain = Chain::from_bits(spares.swap(Chain::NONE, Ordering::Acquire));
+        // Relaxed: what is there the owner has put there. A thief may have been faster.
+        let chain = Chain::from_bits(spares.swap(Chain::NONE, Ordering::Relaxed));
         if chain.first == NONE {
             return None;
         }
@@ -472,7 +475,7 @@ impl ThreadCache {
         Chain::from_bits(self.bins[class].spares.load(Ordering::Relaxed)).len as usize
     }
 
-    /// Calls `visit` for each spare magazine, while no other thread uses the cache.
+    /// Calls `visit` for each spare magazine. Exact while no other thread uses the cache, a moment's picture else.
     pub(crate) fn walk_spares(&self, class: Class, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
         // ORDERING: Acquire pairs with the Release of `put_spare`.
         let chain = Chain::from_bits(self.bins[class].spares.load(Ordering::Acquire));
@@ -482,7 +485,8 @@ impl ThreadCache {
                 return;
             }
             let magazine = magazines.get(at);
-            at = magazine.link().load(Ordering::Relaxed);
+            // ORDERING: Acquire pairs with whoever linked it, here or elsewhere meanwhile: what the link names is made.
+            at = magazine.link().load(Ordering::Acquire);
             visit(magazine);
         }
     }
@@ -507,7 +511,8 @@ impl ThreadCache {
         if count >= EMPTIES {
             return magazines.give(magazine.index());
         }
-        magazine.link().store(self.empties.load(Ordering::Relaxed), Ordering::Relaxed);
+        // ORDERING: Release, as in `put_spare`.
+        magazine.link().store(self.empties.load(Ordering::Relaxed), Ordering::Release);
         self.empties.store(magazine.index(), Ordering::Relaxed);
         self.empty_count.store(count + 1, Ordering::Relaxed);
     }

@@ -26,6 +26,9 @@ const LAYERS: &[&[&str]] = &[
 const CFG_HOMES: &[&str] = &["macros", "report", "sync", "os", "config", "slot", "instance", "c_api"];
 const TEST_CFGS: &[&str] = &["cfg(test)", "cfg(all(test,not(millpond_loom)))"];
 
+/// What atomic operations are given.
+const ORDERS: [&str; 4] = ["Relaxed", "Acquire", "Release", "AcqRel"];
+
 const MAX_LINES: usize = 600;
 /// How far above its use a reason may begin.
 const REASON_WITHIN: usize = 8;
@@ -41,6 +44,16 @@ const HOMES: &[(&[&str], &str, &str)] = &[
     (&["loom", "::"], "sync", "loom is known in `sync` alone"),
     (&["core", "::", "sync", "::", "atomic"], "sync", "atomics come from `sync`, or loom does not see them"),
     (&["core", "::", "cell"], "sync", "cells come from `sync`, or loom does not see them"),
+];
+
+/// Files that use atomics without a model, and why.
+const UNMODELLED: &[(&str, &str)] = &[
+    ("sync", "what the models stand on"),
+    ("os/linux.rs", "the models have another system"),
+    ("os/fake", "is that system, or that of the unit tests"),
+    ("slot.rs", "the system's calls; a key is a number, and behind it nothing is published"),
+    ("global.rs", "a flag that publishes nothing"),
+    ("heap/repair.rs", "runs while its thread is the only one"),
 ];
 
 #[test]
@@ -110,12 +123,24 @@ fn rules_catch_what_is_planted() {
     house.check_cycles();
     assert!(house.violations[0].contains("does not open with"), "{:?}", house.violations);
     assert_eq!(house.violations[1..], ["cycle in a layer: slab -> stack -> tagged -> slab"]);
+
+    let mut house = House::default();
+    house.read_source("stack.rs", "//! Opens.");
+    house.read_source("odd.rs", "//! Opens.\nfn f() { a.load(Ordering::Relaxed) }");
+    house.violations.clear();
+    house.check_models(&Path::new(env!("CARGO_MANIFEST_DIR")).join("loom_tests"));
+    let said = house.violations.iter().any(|said| said.starts_with("odd.rs:1: uses atomics"));
+    let named = house.violations.iter().any(|said| said.contains("`slab.rs` is no source"));
+    assert!(said && named && house.violations.iter().all(|said| !said.contains("stack.rs")), "{:?}", house.violations);
 }
 
 /// What has been read so far.
 #[derive(Default)]
 struct House {
     violations: Vec<String>,
+    /// The sources, and those of them that use atomics.
+    read: BTreeSet<String>,
+    atomic: BTreeSet<String>,
     /// Who names whom within a layer.
     siblings: BTreeMap<String, BTreeSet<String>>,
 }
@@ -164,6 +189,12 @@ impl House {
         }
         let mut tokens = Vec::new();
         flatten(stream, &mut tokens);
+        self.read.insert(name.into());
+        let is_test = name.contains("tests");
+        let uses = |at| ORDERS.iter().any(|order| is(&tokens, at, &["Ordering", "::", order]));
+        if !is_test && (0..tokens.len()).any(uses) {
+            self.atomic.insert(name.into());
+        }
         self.check_tokens(&Source { name, module, depth, lines, tokens });
     }
 
@@ -290,9 +321,22 @@ impl House {
         false
     }
 
-    /// A file of models that the runner does not know would never run.
+    /// A file of models that the runner does not know would never run. Each source with atomics has a model that names it,
+    /// and each name is that of a source.
     fn check_models(&mut self, folder: &Path) {
         let Ok(runner) = std::fs::read_to_string(folder.join("mod.rs")) else { return };
+        let named: BTreeSet<&str> = runner.split('"').flat_map(str::split_whitespace).collect();
+        for name in std::mem::take(&mut self.atomic) {
+            let exempt = UNMODELLED.iter().any(|(start, _)| name.starts_with(start));
+            if exempt == named.contains(name.as_str()) {
+                self.report(&name, 1, "uses atomics: a model must name it, or `UNMODELLED` say why none does");
+            }
+        }
+        for name in named.into_iter().filter(|name| name.ends_with(".rs")) {
+            if !self.read.contains(name) {
+                self.report("loom_tests/mod.rs", 1, format!("`{name}` is no source"));
+            }
+        }
         for path in sources(folder) {
             let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
             if stem != "mod" && stem != "build" && !runner.lines().any(|line| line == format!("mod {stem};")) {
@@ -304,8 +348,7 @@ impl House {
 
 impl Source<'_> {
     fn is(&self, at: usize, words: &[&str]) -> bool {
-        let tokens = self.tokens.get(at..at + words.len());
-        tokens.is_some_and(|tokens| tokens.iter().zip(words).all(|(token, word)| token.text == *word))
+        is(&self.tokens, at, words)
     }
 
     /// The name of the module whose body the brace at `at` opens.
@@ -320,6 +363,12 @@ impl Source<'_> {
         let comments = near.iter().filter_map(|line| line.split_once("//"));
         comments.into_iter().any(|(_, comment)| words.iter().any(|word| comment.contains(word)))
     }
+}
+
+/// Whether these words stand there.
+fn is(tokens: &[Token], at: usize, words: &[&str]) -> bool {
+    let tokens = tokens.get(at..at + words.len());
+    tokens.is_some_and(|tokens| tokens.iter().zip(words).all(|(token, word)| token.text == *word))
 }
 
 fn layer(module: &str) -> Option<usize> {

@@ -322,16 +322,16 @@ impl Arena {
         }
         let dirty: u32 = self.dirty().iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum();
         books.committed.fetch_sub(dirty as usize * PAGE, Ordering::Relaxed);
-        // ORDERING: Release pairs with `is_gone`: from here on its addresses may be somebody else's.
-        self.gone.store(1, Ordering::Release);
+        // Relaxed: whoever sees it passes the arena over, and looks at nothing that was done to it. It stays claimed.
+        self.gone.store(1, Ordering::Relaxed);
         os::release(self.start(), self.bytes());
         self.bytes()
     }
 
     /// Whether its address space was given up.
     pub(crate) fn is_gone(&self) -> bool {
-        // ORDERING: Acquire pairs with `abandon`.
-        self.gone.load(Ordering::Acquire) != 0
+        // Relaxed: see `abandon`.
+        self.gone.load(Ordering::Relaxed) != 0
     }
 
     /// Makes the claims what `placed` says of each page, clears what `clear` clears for those that are given up, and

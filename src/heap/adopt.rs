@@ -45,6 +45,9 @@ impl Heap {
             self.caches.give(index);
             return None;
         }
+        if planted(Fault::JoinUnheard) {
+            cache.join(os::thread_id());
+        }
         let process = os::process_id();
         // Relaxed: `join` publishes it.
         self.heard(index).store(process, Ordering::Relaxed);
@@ -112,8 +115,8 @@ impl Heap {
 
     /// Makes the words that tell a child from its parent. Built privately, published by one exchange.
     fn hear(&self, wipe: extern "C" fn()) -> Option<()> {
-        // ORDERING: Acquire pairs with the exchange below.
-        if !self.heard.load(Ordering::Acquire).is_null() {
+        // Relaxed: only whether they are there; `heard` acquires them.
+        if !self.heard.load(Ordering::Relaxed).is_null() {
             return Some(());
         }
         let bytes = THREADS * size_of::<AtomicU32>();
@@ -135,7 +138,8 @@ impl Heap {
         Some(())
     }
 
-    fn heard(&self, index: Index) -> &AtomicU32 {
+    /// The word by which the thread with this cache is known in this process.
+    pub(crate) fn heard(&self, index: Index) -> &AtomicU32 {
         // ORDERING: Acquire pairs with the exchange in `hear`, which every caller's cache came after.
         let words = self.heard.load(Ordering::Acquire);
         // SAFETY: published, with a word for every index below `THREADS`, and there for ever.
@@ -144,8 +148,8 @@ impl Heap {
 
     /// Wipes the words where the kernel does not: in a child, before anything else runs there.
     pub(crate) fn wipe(&self) {
-        // ORDERING: Acquire pairs with the exchange in `hear`.
-        if !self.heard.load(Ordering::Acquire).is_null() {
+        // Relaxed, as in `hear`.
+        if !self.heard.load(Ordering::Relaxed).is_null() {
             (0..=self.caches.made().min(THREADS as u32 - 1))
                 .for_each(|index| self.heard(index).store(0, Ordering::Relaxed));
         }

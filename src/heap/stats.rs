@@ -94,12 +94,12 @@ impl Heap {
                     *cached += cache.loaded_count(class, magazine) as u64;
                 }
                 // A spare is full, or was when its thread put it there.
-                cache.walk_spares(class, &self.magazines, |spare| *cached += spare.count() as u64);
+                cache.walk_spares(class, &self.magazines, |spare| *cached += spare.peek_count() as u64);
             }
         }
         for (class, info) in INFO.iter().enumerate() {
             let pool = &mut stats.pools[class];
-            self.pools[class].walk_full(&self.magazines, |magazine| pool.pooled += magazine.count() as u64);
+            self.pools[class].walk_full(&self.magazines, |magazine| pool.pooled += magazine.peek_count() as u64);
             pool.chunk_size = info.size;
             pool.allocations += self.counts.shared[class].get();
             pool.live = pool.chunks.saturating_sub(pool.span_free + pool.thread_cached + pool.pooled);

@@ -33,10 +33,11 @@ impl Span {
             // Relaxed: published by the span's listing, or by the page map.
             word.store(ones(high) & !ones(low), Ordering::Relaxed);
         }
-        self.purged.store(0, Ordering::Relaxed);
+        self.purged.set(0);
         let state = State(LIVE | HELD).with(info.chunks - taken, now);
-        // ORDERING: Release pairs with the Acquire of a walker that meets the node in its slab.
-        self.state.store(state.0, Ordering::Release);
+        // Relaxed: a walker that meets the node in its slab only looks; whoever holds it does so after `unhold`, which
+        // publishes all of this.
+        self.state.store(state.0, Ordering::Relaxed);
     }
 
     /// Called by whoever popped the span: takes at most `want` chunks from its count.

@@ -39,7 +39,7 @@ pub(crate) use store::{SLABS, Spans};
 use crate::config::PAGE_SHIFT;
 use crate::size_class::{Class, ClassInfo, INFO};
 use crate::slab::Node;
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, Slot};
 use crate::tagged::{Index, NONE};
 use core::ptr;
 
@@ -115,7 +115,7 @@ pub(crate) struct Span {
     pub(crate) head: Head,
     state: AtomicU64,
     /// Which of the purge units of the span hold no memory. The holder's.
-    purged: AtomicU64,
+    purged: Slot,
 }
 
 /// The state word, taken apart.
@@ -169,7 +169,7 @@ unsafe impl Node for Span {
     }
 
     unsafe fn make(at: *mut Self, words: usize) {
-        let span = Self { head: Head::new(), state: AtomicU64::new(0), purged: AtomicU64::new(0) };
+        let span = Self { head: Head::new(), state: AtomicU64::new(0), purged: Slot::new(0) };
         // SAFETY: the caller gives the place of the header and of the words behind it.
         unsafe {
             at.write(span);
@@ -247,7 +247,7 @@ impl Span {
     pub(crate) fn rebuild(&self) -> Restored {
         // A thread that vanished in the middle of a carve had cleared bits whose units it had not yet unpurged.
         for chunk in (0..self.info().chunks).filter(|chunk| !self.is_free(*chunk)) {
-            if self.purged.load(Ordering::Relaxed) == 0 {
+            if self.purged.get() == 0 {
                 break;
             }
             self.unpurge(chunk);
@@ -260,7 +260,7 @@ impl Span {
 
     /// Makes the node idle, whatever it was, while no other thread uses it.
     pub(crate) fn reset(&self) {
-        self.purged.store(0, Ordering::Relaxed);
+        self.purged.set(0);
         self.state.store(0, Ordering::Relaxed);
     }
 

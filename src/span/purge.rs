@@ -81,7 +81,7 @@ impl Span {
                 }
             }
         }
-        let noted = self.purged.load(Ordering::Relaxed);
+        let noted = self.purged.get() as u64;
         let mut gone = 0u64;
         let mut due = free & !noted;
         while due != 0 {
@@ -94,15 +94,14 @@ impl Span {
             }
         }
         if gone != 0 {
-            // Relaxed: the holder's word; letting go publishes it.
-            self.purged.store(noted | gone, Ordering::Relaxed);
+            self.purged.set((noted | gone) as usize);
         }
         (gone.count_ones() as usize * unit, free & !noted == gone)
     }
 
     /// Notes that a chunk is about to be used. Returns the bytes of units that will hold memory again. The holder's.
     pub(crate) fn unpurge(&self, chunk: usize) -> usize {
-        let noted = self.purged.load(Ordering::Relaxed);
+        let noted = self.purged.get() as u64;
         if noted == 0 {
             return 0;
         }
@@ -112,24 +111,24 @@ impl Span {
         if noted & mask == 0 {
             return 0;
         }
-        self.purged.store(noted & !mask, Ordering::Relaxed);
+        self.purged.set((noted & !mask) as usize);
         (noted & mask).count_ones() as usize * unit
     }
 
     /// Forgets all notes, for a span that is being retired. Returns their bytes.
     pub(crate) fn unpurge_all(&self) -> usize {
-        match self.purged.load(Ordering::Relaxed) {
+        match self.purged.get() {
             0 => 0,
             noted => {
-                self.purged.store(0, Ordering::Relaxed);
+                self.purged.set(0);
                 noted.count_ones() as usize * unit(self.info())
             }
         }
     }
 
-    /// Bytes of purged units: those in chunks, and those in the tail.
+    /// Bytes of purged units: those in chunks, and those in the tail. A moment's picture.
     pub(crate) fn purged_bytes(&self) -> (usize, usize) {
-        let noted = self.purged.load(Ordering::Relaxed);
+        let noted = self.purged.peek() as u64;
         if noted == 0 {
             return (0, 0);
         }

@@ -66,6 +66,10 @@ pub(crate) enum Fault {
     LookRelaxed,
     /// A search that lowers a bound does not look again.
     LowerBlindly,
+    /// A bit of a bitset is set by a relaxed operation.
+    BitRelaxed,
+    /// A bit of a bitset is set by load and store.
+    BitStore,
     /// A budget is charged by load and store.
     ChargeStore,
     /// An arena is published by a relaxed exchange.
@@ -78,8 +82,14 @@ pub(crate) enum Fault {
     MapPublish,
     /// A page-map leaf that lost the race is used all the same.
     MapLeaf,
+    /// A page-map entry is taken by load and store.
+    MapTake,
     /// A thief leaves the spare in place when it takes it.
     StealCopies,
+    /// A bin's loaded magazine is named by a relaxed store.
+    LoadRelaxed,
+    /// A spare is linked by a relaxed store.
+    LinkRelaxed,
     /// The owner's spare is published by a relaxed store.
     SparePut,
     /// A run is put on the shelf by a relaxed exchange.
@@ -88,6 +98,8 @@ pub(crate) enum Fault {
     ShelfTake,
     /// A thread that leaves hands over its block before its bins are empty.
     LeaveEarly,
+    /// A thread that joins is alive before it has been heard of.
+    JoinUnheard,
     /// Whoever looked at a vanished thread's cache adopts it, without an exchange.
     AdoptBoth,
     /// A thread claims a cache of a heap without an exchange.

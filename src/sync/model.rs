@@ -6,6 +6,9 @@
 //! its own: a load the one that belongs to its thread, everything else those of all threads. So all orders of a load
 //! and a store, and of two stores, are explored; and the order in which stores run is the order of modification. What
 //! else a load may read, of all that is not older than what its thread knows, is loom's to choose.
+//!
+//! An atomic is made by a plain write, which loom does not see: so each has a cell that is written when it is made and
+//! read at each access, and whoever gets at an atomic without coming after its making fails the model.
 
 use super::Fault;
 use core::cell::{Cell, RefCell};
@@ -82,8 +85,9 @@ impl<R> Thread<R> {
 }
 
 /// Orders the accesses to one atomic, and nothing else.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Turns {
+    made: UnsafeCell<()>,
     /// Where its turns are, once it is contended.
     at: Cell<Option<usize>>,
     /// Stores since it is contended, and how many of them each thread knows of.
@@ -92,6 +96,21 @@ struct Turns {
 }
 
 impl Turns {
+    fn new() -> Self {
+        let made = UnsafeCell::new(());
+        made.with_mut(|_| ());
+        Self { made, at: Cell::new(None), stores: Cell::new(0), known: Default::default() }
+    }
+
+    /// Whether the calling thread is alone. If not, it must have come after the making.
+    fn is_alone(&self) -> bool {
+        let alone = SPAWNED.get() == JOINED.get();
+        if !alone {
+            self.made.with(|_| ());
+        }
+        alone
+    }
+
     fn take(&self, thread: usize) {
         let at = self.at.get().unwrap_or_else(|| {
             let next = CONTENDED_SO_FAR.get();
@@ -109,7 +128,7 @@ impl Turns {
 
     /// An access that stores, or at least knows the newest store: it can end in one way only.
     fn store<R>(&self, access: impl FnOnce() -> R) -> R {
-        if SPAWNED.get() == JOINED.get() {
+        if self.is_alone() {
             return access();
         }
         self.take(0);
@@ -125,7 +144,7 @@ impl Turns {
 
     /// A load, which may read an older store than the newest.
     fn load<R>(&self, access: impl FnOnce() -> R) -> R {
-        if SPAWNED.get() == JOINED.get() {
+        if self.is_alone() {
             return access();
         }
         let me = ME.with(Cell::get);
@@ -168,7 +187,7 @@ macro_rules! atomic {
 
         impl $(<$generic>)? $name $(<$generic>)? {
             pub(crate) fn new(value: $value) -> Self {
-                Self { turns: Turns::default(), word: loom_atomic::$name::new(value) }
+                Self { turns: Turns::new(), word: loom_atomic::$name::new(value) }
             }
 
             pub(crate) fn load(&self, order: Ordering) -> $value {

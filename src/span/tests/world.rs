@@ -300,7 +300,7 @@ impl World {
     /// A noted unit is wholly free.
     fn check_units(&self, span: &Span, out: &BTreeSet<usize>) {
         let unit = super::super::purge::unit(self.info());
-        let noted = span.purged.load(Ordering::Relaxed);
+        let noted = span.purged.get();
         for chunk in out {
             let units = chunk * self.info().size / unit..=((chunk + 1) * self.info().size - 1) / unit;
             assert!(units.into_iter().all(|at| noted >> at & 1 == 0), "chunk {chunk} is in use in a purged unit");

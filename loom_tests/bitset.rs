@@ -1,0 +1,28 @@
+//! Bitsets: no bit is lost to a neighbour in the same word, and a bit guards what the program has.
+
+use super::spawn;
+use crate::bitset::Bitset;
+use crate::sync::Slot;
+use std::rc::Rc;
+
+struct World {
+    bits: Bitset,
+    guarded: Slot,
+}
+
+/// One thread writes to what a bit guards and sets it; the other sets another bit of the word, and reads if it finds the first.
+pub fn two_set_bits_of_a_word() {
+    let bits = Bitset::new(3).expect("the fake system gives memory");
+    let world = Rc::new(World { bits, guarded: Slot::new(0) });
+    let other = spawn(&world, |world| {
+        world.guarded.set(7);
+        world.bits.set(1, true)
+    });
+    assert_eq!(world.bits.set(2, true), Ok(false), "the bit was clear");
+    if world.bits.get(1) == Ok(true) {
+        assert_eq!(world.guarded.get(), 7, "what the bit guards is there");
+    }
+    assert_eq!(other.join(), Ok(false), "the bit was clear");
+    assert_eq!((0..3).map(|bit| world.bits.get(bit)).filter(|bit| *bit == Ok(true)).count(), 2, "both are set");
+    assert!(world.bits.get(3).is_err(), "there is no such bit");
+}

@@ -1,0 +1,115 @@
+//! The copy of the sources in which the mutants are.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use walkdir::{DirEntry, WalkDir};
+
+use crate::sites::{self, Mutant};
+
+/// What is no part of the models: under loom, `sync` and `os` are other files; a repair runs while no other thread does.
+const NOT_MODELLED: [&str; 11] = [
+    "sync/",
+    "os/mod.rs",
+    "os/linux.rs",
+    "os/fake",
+    "heap/repair.rs",
+    "slot.rs",
+    "global.rs",
+    "forward.rs",
+    "lib.rs",
+    "report.rs",
+    "macros.rs",
+];
+const SWITCH: &str = include_str!("../switch/switch.rs");
+
+/// All files of the tree, as paths within it.
+fn files(root: &Path) -> Result<Vec<PathBuf>> {
+    let hidden = |entry: &DirEntry| {
+        let name = entry.file_name().to_string_lossy();
+        entry.depth() == 1 && (name == "target" || name.starts_with(".git"))
+    };
+    let mut files = Vec::new();
+    for entry in WalkDir::new(root).sort_by_file_name().into_iter().filter_entry(|entry| !hidden(entry)) {
+        let entry = entry?;
+        if entry.file_type().is_file() {
+            files.push(entry.path().strip_prefix(root)?.to_owned());
+        }
+    }
+    Ok(files)
+}
+
+/// The name of a source of the core, as mutants and models say it.
+fn modelled(file: &Path) -> Option<&str> {
+    let name = file.strip_prefix("src").ok()?.to_str()?;
+    let tests = name.contains("tests/") || name.ends_with("tests.rs");
+    (!tests && name.ends_with(".rs") && !NOT_MODELLED.iter().any(|start| name.starts_with(start))).then_some(name)
+}
+
+/// The mutants that there are.
+pub fn find(root: &Path) -> Result<Vec<Mutant>> {
+    let mut mutants = Vec::new();
+    for file in files(root)? {
+        if let Some(name) = modelled(&file) {
+            let text = fs::read_to_string(root.join(&file))?;
+            let found = sites::mutate(name, &text, mutants.len() as u32 + 1, |_| true);
+            mutants.extend(found.with_context(|| name.to_owned())?.mutants);
+        }
+    }
+    Ok(mutants)
+}
+
+/// Makes the copy, with all mutants in it but the `broken` ones. Files that are right already stay untouched.
+pub fn copy(root: &Path, copy: &Path, broken: &BTreeSet<u32>) -> Result<Vec<Mutant>> {
+    let mut mutants = Vec::new();
+    let files = files(root)?;
+    for file in &files {
+        let mut text = fs::read(root.join(file))?;
+        if let Some(name) = modelled(file) {
+            let source = String::from_utf8(text)?;
+            let wanted = |mutant: &Mutant| !broken.contains(&mutant.id);
+            let mutated = sites::mutate(name, &source, mutants.len() as u32 + 1, wanted);
+            let mutated = mutated.with_context(|| name.to_owned())?;
+            mutants.extend(mutated.mutants);
+            text = mutated.text.into_bytes();
+        }
+        if file == Path::new("src/sync/model.rs") {
+            let model = String::from_utf8(text)?;
+            let insert = "mod switch;\npub(crate) use switch::*;\nuse super::Fault;";
+            text = model.replacen("use super::Fault;", insert, 1).into_bytes();
+        }
+        write(&copy.join(file), &text)?;
+    }
+    let switch = PathBuf::from("src/sync/model/switch.rs");
+    write(&copy.join(&switch), SWITCH.as_bytes())?;
+    // What is no more in the tree.
+    for stale in self::files(copy)?.into_iter().filter(|file| *file != switch && !files.contains(file)) {
+        fs::remove_file(copy.join(stale))?;
+    }
+    Ok(mutants)
+}
+
+fn write(file: &Path, text: &[u8]) -> Result<()> {
+    if fs::read(file).is_ok_and(|there| there == text) {
+        return Ok(());
+    }
+    fs::create_dir_all(file.parent().context("a file is in a folder")?)?;
+    fs::write(file, text).with_context(|| file.display().to_string())
+}
+
+/// Changes when the sources or the models do, or what is made of them.
+pub fn fingerprint(root: &Path) -> Result<String> {
+    let mut hasher = DefaultHasher::new();
+    for file in files(root)? {
+        let counts =
+            ["src", "loom_tests", "mutants/src/sites.rs", "mutants/src/tree.rs", "mutants/switch", "Cargo.lock"];
+        if counts.iter().any(|start| file.starts_with(start)) {
+            file.hash(&mut hasher);
+            fs::read(root.join(&file))?.hash(&mut hasher);
+        }
+    }
+    Ok(format!("{:016x}", hasher.finish()))
+}
