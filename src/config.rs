@@ -83,7 +83,7 @@ mod values {
     /// What is purged at once when they are more.
     pub(crate) const RELIEF_BYTES: usize = 16 << 20;
     /// How often a thread's bins are armed again between two moves of its clock.
-    pub(crate) const REARMS: u32 = 768;
+    pub(crate) const REARMS: u32 = 384;
     /// After so many ticks without work, they are not.
     pub(crate) const QUIET_TICKS: u32 = 16;
     /// For so many ticks after magazines went back to spans, or pages to arenas, memory ebbs.
