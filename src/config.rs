@@ -83,11 +83,15 @@ mod values {
     /// What is purged at once when they are more.
     pub(crate) const RELIEF_BYTES: usize = 16 << 20;
     /// How often a thread's bins are armed again between two moves of its clock.
-    pub(crate) const REARMS: u32 = 768;
+    pub(crate) const REARMS: u32 = 384;
     /// After so many ticks without work, they are not.
     pub(crate) const QUIET_TICKS: u32 = 16;
-    /// For so many ticks after magazines went back to spans, or pages to arenas, bins are armed without limit.
+    /// For so many ticks after magazines went back to spans, or pages to arenas, memory ebbs.
     pub(crate) const EBB_TICKS: u32 = 16;
+    /// Microseconds for which a thread may have a bin armed once more while memory ebbs, and for how many of them at once:
+    /// an armed pop costs some 50 ns more.
+    pub(crate) const EARN_US: u64 = 2;
+    pub(crate) const EARNED: u64 = 512;
     /// Bytes of free pages that may hold memory from which a freed run counts for that.
     pub(crate) const EBB_BYTES: usize = 16 << 20;
     /// Chunks that a thread returns from pools to spans each time its clock has moved.
@@ -152,6 +156,8 @@ mod values {
     pub(crate) const REARMS: u32 = 0;
     pub(crate) const QUIET_TICKS: u32 = 1;
     pub(crate) const EBB_TICKS: u32 = 1;
+    pub(crate) const EARN_US: u64 = 1 << 40;
+    pub(crate) const EARNED: u64 = 1;
     pub(crate) const EBB_BYTES: usize = 1 << 30;
     pub(crate) const RETURN_CHUNKS: usize = 8;
     pub(crate) const REFUSED_TICKS: u32 = 1;

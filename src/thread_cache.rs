@@ -16,8 +16,8 @@
 //! # States of a bin
 //!
 //! Empty of a magazine: all null. Loaded: `bottom <= top <= limit` delimit the magazine's slots. *Armed*: loaded, but
-//! `bottom = top = limit`, so that the next call misses, does upkeep, and sets the bounds right: this is how a thread
-//! that would never miss still drives the clock.
+//! `bottom = limit`, so that the next pop misses, does upkeep, and sets the bounds right: this is how a thread that would
+//! never miss still drives the clock. Pushes need not be armed: without a pop in between they miss soon enough.
 //!
 //! Another thread may look at any time (statistics, adoption in the child of a `fork`), and any instruction may be the
 //! last one that a vanished thread executed. So each hand-over removes before it inserts; `loaded` names the magazine
@@ -90,7 +90,7 @@ impl Bin {
     #[inline(always)]
     pub(crate) fn pop(&self) -> Option<NonNull<u8>> {
         let top = self.top.load(Ordering::Relaxed);
-        if top == self.bottom.load(Ordering::Relaxed) {
+        if top <= self.bottom.load(Ordering::Relaxed) {
             return None;
         }
         let slot = top.wrapping_sub(1);
@@ -145,6 +145,8 @@ pub(crate) struct ThreadCache {
     pub(crate) seen_ms: AtomicU64,
     /// How often a bin may be armed again before the clock moves.
     pub(crate) rearm: AtomicU32,
+    /// What a fine clock said when that was last earned by waiting.
+    pub(crate) earned_us: AtomicU64,
     /// Large allocations for all owners so far, and their bytes.
     pub(crate) larges: Counter,
     pub(crate) large_bytes: Counter,
@@ -205,6 +207,7 @@ impl ThreadCache {
                 pulse: AtomicU32::new(0),
                 seen_ms: AtomicU64::new(0),
                 rearm: AtomicU32::new(0),
+                earned_us: AtomicU64::new(0),
                 larges: Counter::new(),
                 large_bytes: Counter::new(),
             }
@@ -365,13 +368,11 @@ impl ThreadCache {
         Some(magazine)
     }
 
-    /// Has loaded bins miss at their next call, so that the calling thread does upkeep even if it would never miss.
+    /// Has loaded bins miss at their next pop, so that the calling thread does upkeep even if it would never miss.
     pub(crate) fn arm(&self, classes: Range<Class>) {
         for (bin, loaded) in self.bins[classes.clone()].iter().zip(&self.loaded[classes]) {
             if loaded.load(Ordering::Relaxed) != NONE {
-                let top = bin.top.load(Ordering::Relaxed);
-                bin.bottom.store(top, Ordering::Relaxed);
-                bin.limit.store(top, Ordering::Relaxed);
+                bin.bottom.store(bin.limit.load(Ordering::Relaxed), Ordering::Relaxed);
             }
         }
     }
@@ -379,13 +380,12 @@ impl ThreadCache {
     /// Sets the bounds of an armed bin right. Says whether it was armed.
     pub(crate) fn disarm(&self, class: Class, magazines: &Slab<Magazine>) -> bool {
         let bin = &self.bins[class];
-        let top = bin.top.load(Ordering::Relaxed);
-        let armed = bin.bottom.load(Ordering::Relaxed) == top && bin.limit.load(Ordering::Relaxed) == top;
-        if !armed || top.is_null() {
+        let bottom = bin.bottom.load(Ordering::Relaxed);
+        if bottom.is_null() || bottom != bin.limit.load(Ordering::Relaxed) {
             return false;
         }
         if let Some(magazine) = self.loaded(class, magazines) {
-            self.bound(class, magazine, top);
+            bin.bottom.store(magazine.base(), Ordering::Relaxed);
         }
         true
     }
@@ -591,8 +591,8 @@ impl ThreadCache {
             let top = bin.top.load(Ordering::Relaxed).addr();
             let (bottom, limit) = (bin.bottom.load(Ordering::Relaxed).addr(), bin.limit.load(Ordering::Relaxed).addr());
             let end = base + INFO[class].slots * size_of::<Slot>();
-            let armed = bottom == top && limit == top;
-            (armed || (bottom == base && limit == end)) && (base..=end).contains(&top)
+            let armed = bottom == end;
+            (armed || bottom == base) && limit == end && (base..=end).contains(&top)
         })
     }
 }

@@ -30,7 +30,7 @@ use crate::thread_cache::ThreadCache;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 use shelf::Shelf;
 use stats::Counts;
-use upkeep::Clock;
+use upkeep::{Clock, Miss};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -88,11 +88,12 @@ impl Heap {
     #[inline(never)]
     pub(crate) fn alloc_slow(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
         let served = if self.attend(cache, class) { cache.bin(class).pop() } else { None };
+        let miss = if served.is_some() { Miss::ArmedPop } else { Miss::Pop };
         let chunk = served.or_else(|| self.refill(cache, class)).or_else(|| {
             self.reclaim(Some(cache));
             self.refill(cache, class)
         });
-        self.rearm(cache, class);
+        self.rearm(cache, class, miss);
         chunk
     }
 
@@ -106,7 +107,7 @@ impl Heap {
                 self.free_shared(class, chunk);
             }
         }
-        self.rearm(cache, class);
+        self.rearm(cache, class, Miss::Push);
     }
 
     /// Should a fork leave the caller behind now, its child knows that somebody had things in hand.

@@ -16,13 +16,15 @@
 //!
 //! Bins are armed a limited number of times between two moves of the clock, or a busy program would miss all the time.
 //! After the limit a miss of its own looks at the clock again; but a loop that never misses would then keep what was freed
-//! before it for ever. So while memory *ebbs* (magazines went back to spans of late, or many pages to arenas) there is no
-//! limit, and an armed miss costs little.
+//! before it for ever. So while memory *ebbs* (magazines went back to spans of late, or many pages to arenas), whoever frees
+//! arms the bin for the next pop, which costs other frees nothing; and a loop that takes its time, some microseconds from
+//! one pop to the next, earns a further arming with each. One that takes none keeps its speed, and what lies there until
+//! any thread misses.
 
 use super::Heap;
 use crate::config::{
-    DIRTY_BYTES, DIRTY_PART, EBB_TICKS, PULSE, PURGE_TICKS, QUIET_TICKS, REARMS, REFUSED_TICKS, RELIEF_BYTES,
-    REST_TICKS, RETURN_CHUNKS, SPARE_TICKS, SWEEP_SPANS, TICK_CACHES, TICK_MS,
+    DIRTY_BYTES, DIRTY_PART, EARN_US, EARNED, EBB_TICKS, PULSE, PURGE_TICKS, QUIET_TICKS, REARMS, REFUSED_TICKS,
+    RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SPARE_TICKS, SWEEP_SPANS, TICK_CACHES, TICK_MS,
 };
 use crate::os;
 use crate::size_class::{CLASSES, Class, INFO};
@@ -31,6 +33,17 @@ use crate::span::Span;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::tagged::{Index, NONE};
 use crate::thread_cache::ThreadCache;
+
+/// How a slow path has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Miss {
+    /// The bin had nothing left.
+    Pop,
+    /// The bin was armed.
+    ArmedPop,
+    /// The bin was full.
+    Push,
+}
 
 /// The heap's sense of time. All relaxed: it steers, and orders nothing.
 #[derive(Debug)]
@@ -110,15 +123,35 @@ impl Heap {
     }
 
     /// What each slow path does last: while there is upkeep to do, the bin is armed again, a limited number of times
-    /// between two moves of the clock, unless memory ebbs.
-    pub(super) fn rearm(&self, cache: &ThreadCache, class: Class) {
+    /// between two moves of the clock; while memory ebbs, also as often as that costs little.
+    pub(super) fn rearm(&self, cache: &ThreadCache, class: Class, miss: Miss) {
         let left = cache.rearm.load(Ordering::Relaxed);
         if left > 0 && self.clock.quiet.load(Ordering::Relaxed) < QUIET_TICKS {
             cache.rearm.store(left - 1, Ordering::Relaxed);
             cache.arm(class..class + 1);
-        } else if left == 0 && self.clock.is_ahead(&self.clock.ebb) && !self.pools[class].in_burst() {
-            cache.arm(class..class + 1);
+        } else if left == 0 && self.clock.is_ahead(&self.clock.ebb) {
+            let arms = match miss {
+                Miss::Push => true,
+                Miss::Pop => false,
+                Miss::ArmedPop => self.has_earned(cache),
+            };
+            if arms {
+                cache.arm(class..class + 1);
+            }
         }
+    }
+
+    /// Whether the thread has taken its time, so that its bins may be armed: once for each few microseconds since it was
+    /// asked for the first time.
+    fn has_earned(&self, cache: &ThreadCache) -> bool {
+        let now = os::fine_us();
+        let since = now.wrapping_sub(cache.earned_us.load(Ordering::Relaxed));
+        if since < EARN_US {
+            return false;
+        }
+        // What was not used at once is kept, up to a bound.
+        cache.earned_us.store(now - (since - EARN_US).min(EARN_US * EARNED), Ordering::Relaxed);
+        true
     }
 
     /// Says that memory ebbs: what has just been freed should go back even if its thread never misses again.

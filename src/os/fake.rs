@@ -109,6 +109,10 @@ pub(crate) fn wiped_metadata(len: usize, _wipe: extern "C" fn()) -> Option<usize
 
 pub(crate) fn advise_thp(_at: usize, _len: usize, _thp: Thp) {}
 
+pub(crate) fn fine_us() -> u64 {
+    0
+}
+
 pub(crate) fn coarse_ms() -> u64 {
     0
 }

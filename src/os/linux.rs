@@ -193,6 +193,14 @@ pub(crate) fn coarse_ms() -> u64 {
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
+/// Microseconds of a monotonic clock; a `vdso` call, no system call, but dearer than the coarse one.
+pub(crate) fn fine_us() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is ours to write.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+}
+
 /// The calling thread's number, unique among the living threads of the system.
 pub(crate) fn thread_id() -> u32 {
     // SAFETY: no preconditions.

@@ -85,7 +85,7 @@ impl World {
         let chunk = self.chunk();
         let taken = self.cache.bin(class).push(NonNull::new(without_provenance_mut(chunk)).unwrap());
         let bin = &mut self.bins[class];
-        let room = bin.loaded.as_mut().filter(|(_, chunks)| !bin.armed && chunks.len() < INFO[class].slots);
+        let room = bin.loaded.as_mut().filter(|(_, chunks)| chunks.len() < INFO[class].slots);
         assert_eq!(taken, room.is_some());
         if let Some((_, chunks)) = room {
             chunks.push(chunk);
