@@ -60,13 +60,13 @@ const MODELS: &[Model] = &[
     ),
     model!(
         arena::purge_against_claim,
-        "arena/region.rs arena/mod.rs",
+        "arena/region.rs arena/mod.rs arena/purge.rs",
         Some(3),
         [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]
     ),
     model!(
         arena::purge_against_purge,
-        "arena/region.rs arena/mod.rs",
+        "arena/region.rs arena/mod.rs arena/purge.rs",
         Some(3),
         [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]
     ),
@@ -94,16 +94,21 @@ const MODELS: &[Model] = &[
         Some(3),
         [("relaxed", Fault::ArenaPublish, "Causality violation")]
     ),
-    model!(bitset::two_set_bits_of_a_word, "bitset.rs", None, [("relaxed", Fault::BitRelaxed, "Causality violation"), ("stores", Fault::BitStore, "both are set")]),
+    model!(
+        bitset::two_set_bits_of_a_word,
+        "bitset.rs",
+        None,
+        [("relaxed", Fault::BitRelaxed, "Causality violation"), ("stores", Fault::BitStore, "both are set")]
+    ),
     model!(
         heap::chunks_are_freed_by_another,
-        "heap/mod.rs pool/mod.rs thread_cache.rs",
+        "heap/mod.rs pool/mod.rs thread_cache.rs thread_cache/bin.rs",
         Some(3),
         [("push", Fault::StackPush, "Causality violation")]
     ),
     model!(
         heap::two_are_born,
-        "heap/adopt.rs thread_cache.rs",
+        "heap/adopt.rs thread_cache.rs thread_cache/bin.rs",
         Some(3),
         [("relaxed", Fault::HearRelaxed, "Causality violation")]
     ),
@@ -124,49 +129,49 @@ const MODELS: &[Model] = &[
     ),
     model!(
         heap::trim_against_leave,
-        "heap/trim.rs heap/upkeep.rs heap/mod.rs thread_cache.rs",
+        "heap/trim.rs heap/upkeep.rs heap/mod.rs thread_cache.rs thread_cache/bin.rs",
         Some(3),
         [("copies", Fault::StealCopies, "Causality violation")]
     ),
     model!(
         heap::rob_against_adopt,
-        "heap/adopt.rs heap/upkeep.rs thread_cache.rs",
+        "heap/adopt.rs heap/upkeep.rs thread_cache.rs thread_cache/bin.rs",
         Some(3),
         [("copies", Fault::StealCopies, "Causality violation")]
     ),
     model!(
         heap::join_against_leave,
-        "heap/adopt.rs thread_cache.rs slab.rs heap/mod.rs",
+        "heap/adopt.rs thread_cache.rs thread_cache/bin.rs slab.rs heap/mod.rs",
         None,
         [("early", Fault::LeaveEarly, "each chunk is in one place")]
     ),
     model!(
         heap::two_adopt,
-        "heap/adopt.rs thread_cache.rs",
+        "heap/adopt.rs thread_cache.rs thread_cache/bin.rs",
         Some(3),
         [("both", Fault::AdoptBoth, "Causality violation")]
     ),
     model!(
         heap::settle_against_join,
-        "heap/adopt.rs thread_cache.rs",
+        "heap/adopt.rs thread_cache.rs thread_cache/bin.rs",
         Some(3),
         [("early", Fault::HeardEarly, "each chunk is in one place")]
     ),
     model!(
         heap::trim_against_owner,
-        "heap/trim.rs heap/upkeep.rs heap/mod.rs thread_cache.rs",
+        "heap/trim.rs heap/upkeep.rs heap/mod.rs thread_cache.rs thread_cache/bin.rs",
         Some(3),
         [("copies", Fault::StealCopies, "Causality violation")]
     ),
     model!(
         lease::flush_against_end_and_claim,
-        "heap/lease.rs thread_cache.rs slab.rs",
+        "heap/lease.rs thread_cache.rs thread_cache/bin.rs slab.rs",
         Some(3),
         [("blindly", Fault::ClaimsBlindly, "each chunk is in one place")]
     ),
     model!(
         lease::two_flush,
-        "heap/lease.rs thread_cache.rs",
+        "heap/lease.rs thread_cache.rs thread_cache/bin.rs",
         Some(3),
         [("both", Fault::AdoptBoth, "Causality violation")]
     ),
@@ -196,10 +201,15 @@ const MODELS: &[Model] = &[
     model!(sync::exchange_against_exchange, "", None, [("found", Fault::Outcome, "the outcome is found")]),
     model!(sync::store_buffers, "", None, [("found", Fault::Outcome, "the outcome is found")]),
     model!(sync::message_passes, "", None, [("found", Fault::Outcome, "the outcome is found")]),
-    model!(thread_cache::two_steal, "thread_cache.rs", None, [("copies", Fault::StealCopies, "Causality violation")]),
+    model!(
+        thread_cache::two_steal,
+        "thread_cache.rs thread_cache/bin.rs",
+        None,
+        [("copies", Fault::StealCopies, "Causality violation")]
+    ),
     model!(
         thread_cache::steal_against_put_and_take,
-        "thread_cache.rs",
+        "thread_cache.rs thread_cache/bin.rs",
         None,
         [
             ("copies", Fault::StealCopies, "no spare is left"),
@@ -287,7 +297,7 @@ const MODELS: &[Model] = &[
     model!(page_map::two_take_an_entry, "page_map.rs", None, [("stores", Fault::MapTake, "one has taken it")]),
     model!(
         heap::stats_against_load,
-        "heap/stats.rs thread_cache.rs slab.rs pool/magazine.rs",
+        "heap/stats.rs thread_cache.rs thread_cache/bin.rs slab.rs pool/magazine.rs",
         Some(3),
         [("relaxed", Fault::LoadRelaxed, "no segment")]
     ),
@@ -305,7 +315,7 @@ const MODELS: &[Model] = &[
     ),
     model!(
         heap::settle_against_birth,
-        "heap/adopt.rs thread_cache.rs",
+        "heap/adopt.rs thread_cache.rs thread_cache/bin.rs",
         Some(3),
         [("unheard", Fault::JoinUnheard, "is taken from it")]
     ),
@@ -323,7 +333,7 @@ const MODELS: &[Model] = &[
     ),
     model!(
         thread_cache::walk_against_put_and_take,
-        "thread_cache.rs",
+        "thread_cache.rs thread_cache/bin.rs",
         None,
         [("relaxed", Fault::LinkRelaxed, "no segment")]
     ),

@@ -53,6 +53,7 @@ const UNMODELLED: &[(&str, &str)] = &[
     ("os/fake", "is that system, or that of the unit tests"),
     ("slot.rs", "the system's calls; a key is a number, and behind it nothing is published"),
     ("global.rs", "a flag that publishes nothing"),
+    ("c_api", "counts and a flag that publish nothing"),
     ("heap/repair.rs", "runs while its thread is the only one"),
 ];
 
