@@ -228,14 +228,15 @@ pub fn shelf_is_cleared_against_taken() {
 /// Two threads put runs on the shelf, where there is room for one, and purge what did not stay there.
 pub fn two_shelve() {
     let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
     let large = |heap: &Heap| {
-        let at = heap.alloc_large(NONE, PAGE, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
+        let at = heap.alloc_large(THREAD, PAGE, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
         fake::touch(at, PAGE);
         at
     };
     let free = |heap: &Heap, at: usize| {
         fake::touch(at, PAGE);
-        heap.free_large(NONE, at);
+        heap.free_large(THREAD, at);
         heap.spans.arenas.purge();
     };
     let (first, second) = (large(&heap), large(&heap));
@@ -244,6 +245,7 @@ pub fn two_shelve() {
     other.join();
     assert_eq!(heap.check().expect("the heap is sound").live, 0, "each run is in one place");
     heap.clear_shelf(|_| true);
+    heap.leave(cache);
     check(&heap, &[]);
 }
 

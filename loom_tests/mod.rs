@@ -285,7 +285,7 @@ const MODELS: &[Model] = &[
         span::purge_against_pop_and_retire,
         "span/purge.rs span/carve.rs span/store.rs pool/mod.rs",
         Some(3),
-        [("unheld", Fault::PurgeUnheld, "sound")]
+        [("unheld", Fault::PurgeUnheld, "Causality violation")]
     ),
     model!(slab::walk_against_take, "slab.rs", None, [("segment", Fault::SlabSegment, "no segment")]),
     model!(

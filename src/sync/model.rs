@@ -30,6 +30,8 @@ std::thread_local! {
     static JOINED: Cell<usize> = const { Cell::new(0) };
     /// The turns of all contended atomics, `THREADS` each.
     static TURNS: RefCell<Vec<loom_atomic::AtomicU32>> = const { RefCell::new(Vec::new()) };
+    /// The cells that were written when the atomics were made: here, since the threads' stacks are small.
+    static MADE: RefCell<Vec<UnsafeCell<()>>> = const { RefCell::new(Vec::new()) };
     static CONTENDED_SO_FAR: Cell<usize> = const { Cell::new(0) };
     /// Whether a load has taken its turn and is about to run.
     static MIDWAY: Cell<bool> = const { Cell::new(false) };
@@ -54,6 +56,7 @@ pub(crate) fn begin() {
     SPAWNED.set(0);
     JOINED.set(0);
     TURNS.take();
+    MADE.take();
     CONTENDED_SO_FAR.set(0);
     MIDWAY.set(false);
 }
@@ -87,9 +90,10 @@ impl<R> Thread<R> {
 /// Orders the accesses to one atomic, and nothing else.
 #[derive(Debug)]
 struct Turns {
-    made: UnsafeCell<()>,
+    /// Which cell is its own.
+    made: u32,
     /// Where its turns are, once it is contended.
-    at: Cell<Option<usize>>,
+    at: Cell<u32>,
     /// Stores since it is contended, and how many of them each thread knows of.
     stores: Cell<u32>,
     known: [Cell<u32>; THREADS],
@@ -97,28 +101,32 @@ struct Turns {
 
 impl Turns {
     fn new() -> Self {
-        let made = UnsafeCell::new(());
-        made.with_mut(|_| ());
-        Self { made, at: Cell::new(None), stores: Cell::new(0), known: Default::default() }
+        let cell = UnsafeCell::new(());
+        cell.with_mut(|_| ());
+        let made = MADE.with_borrow_mut(|made| {
+            made.push(cell);
+            made.len() as u32 - 1
+        });
+        Self { made, at: Cell::new(u32::MAX), stores: Cell::new(0), known: Default::default() }
     }
 
     /// Whether the calling thread is alone. If not, it must have come after the making.
     fn is_alone(&self) -> bool {
         let alone = SPAWNED.get() == JOINED.get();
         if !alone {
-            self.made.with(|_| ());
+            MADE.with_borrow(|made| made[self.made as usize].with(|_| ()));
         }
         alone
     }
 
     fn take(&self, thread: usize) {
-        let at = self.at.get().unwrap_or_else(|| {
+        if self.at.get() == u32::MAX {
             let next = CONTENDED_SO_FAR.get();
             assert!(next < CONTENDED, "more than {CONTENDED} atomics are contended");
             CONTENDED_SO_FAR.set(next + 1);
-            next
-        });
-        self.at.set(Some(at));
+            self.at.set(next as u32);
+        }
+        let at = self.at.get() as usize;
         let turn: *const loom_atomic::AtomicU32 = TURNS.with_borrow(|turns| &raw const turns[at * THREADS + thread]);
         skip_if_midway();
         // SAFETY: the turns stay until the next execution begins. Not borrowed meanwhile: other threads run here.
