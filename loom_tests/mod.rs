@@ -21,6 +21,7 @@ mod arena;
 mod bitset;
 mod heap;
 mod lease;
+mod modes;
 mod page_map;
 mod pool;
 mod slab;
@@ -174,6 +175,26 @@ const MODELS: &[Model] = &[
         "heap/lease.rs thread_cache.rs thread_cache/bin.rs",
         Some(3),
         [("both", Fault::AdoptBoth, "Causality violation")]
+    ),
+    model!(
+        modes::find_against_insert,
+        "modes/index.rs",
+        None,
+        [("relaxed", Fault::IndexRelaxed, "Causality violation")]
+    ),
+    model!(
+        modes::two_make_it_grow,
+        "modes/index.rs",
+        Some(3),
+        [("uses_the_loser", Fault::IndexGrow, "each entry is found")]
+    ),
+    model!(modes::two_remove, "modes/index.rs", None, [("stores", Fault::IndexStore, "one has removed it")]),
+    model!(modes::two_end, "modes/record.rs", None, [("stores", Fault::EndStore, "one has freed it")]),
+    model!(
+        modes::find_against_reuse,
+        "modes/mod.rs modes/record.rs modes/index.rs",
+        Some(3),
+        [("relaxed", Fault::RecordRelaxed, "a record of two allocations")]
     ),
     model!(page_map::two_make_a_leaf, "page_map.rs", None, [("uses_the_loser", Fault::MapLeaf, "entries are lost")]),
     model!(

@@ -66,6 +66,18 @@ mod values {
     /// Threads that can have a cache at one time; more use the shared path.
     pub(crate) const THREADS: usize = 1 << 16;
 
+    /// Buckets in the first level of an index; each further level doubles.
+    pub(crate) const INDEX_BUCKETS: usize = 128;
+    pub(crate) const INDEX_LEVELS: usize = 24;
+    /// Slots of a bucket: a cache line.
+    pub(crate) const INDEX_SLOTS: usize = 8;
+    /// How many of the last frees a tracker remembers, and how many chunks it keeps back where it is hardened.
+    pub(crate) const RECENT: usize = 4096;
+    /// Bytes behind an allocation that are checked where it is hardened.
+    pub(crate) const CANARY: usize = 16;
+    /// The largest allocation that is kept back.
+    pub(crate) const KEPT_MAX: usize = 64 << 10;
+
     /// Slow paths between two looks at the clock.
     pub(crate) const PULSE: u32 = 8;
     /// Milliseconds between two ticks.
@@ -144,6 +156,13 @@ mod values {
     pub(crate) const SLAB_SEGMENTS: usize = 3;
     pub(crate) const ZERO_IS_NODE: bool = false;
     pub(crate) const THREADS: usize = 4;
+
+    pub(crate) const INDEX_BUCKETS: usize = 1;
+    pub(crate) const INDEX_LEVELS: usize = 3;
+    pub(crate) const INDEX_SLOTS: usize = 2;
+    pub(crate) const RECENT: usize = 2;
+    pub(crate) const CANARY: usize = 8;
+    pub(crate) const KEPT_MAX: usize = 64;
 
     pub(crate) const PULSE: u32 = u32::MAX;
     pub(crate) const TICK_MS: u64 = 1 << 40;

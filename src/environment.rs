@@ -2,6 +2,7 @@
 //!
 //! | variable | values | meaning |
 //! |---|---|---|
+//! | `MILLPOND_MODE` | `fast`, `tracked`, `hardened` | what is known of each allocation, and noticed of bad use |
 //! | `MILLPOND_THP` | `default`, `always`, `never` | transparent huge pages |
 //! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | what is in force, when it has been read; where the bytes are, at the program's end; both on stderr |
 //!
@@ -9,11 +10,13 @@
 //! one line on stderr. A program that runs with more rights than its user ignores all of them, without a word.
 
 use crate::os;
-use crate::report::Thp;
+use crate::report::{Mode, Thp};
 
 /// What the variables say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
+    /// `None`: not said.
+    pub(crate) mode: Option<Mode>,
     pub(crate) thp: Thp,
     /// Print what is in force.
     pub(crate) show_config: bool,
@@ -32,7 +35,8 @@ struct Variable {
 
 const PREFIX: &str = "MILLPOND_";
 
-const TABLE: [Variable; 2] = [
+const TABLE: [Variable; 3] = [
+    Variable { name: "MODE", values: "one of fast, tracked, hardened", set: set_mode },
     Variable { name: "THP", values: "one of default, always, never", set: set_thp },
     Variable { name: "SHOW", values: "a list of config, stats", set: set_show },
 ];
@@ -66,6 +70,16 @@ fn take(settings: &mut Settings, text: &[u8]) {
             os::say(format_args!("{PREFIX}{name}={}{more} is not {values}: ignored", shown.escape_ascii()));
         }
     }
+}
+
+fn set_mode(settings: &mut Settings, value: &[u8]) -> Option<()> {
+    settings.mode = Some(match value {
+        b"fast" => Mode::Fast,
+        b"tracked" => Mode::Tracked,
+        b"hardened" => Mode::Hardened,
+        _ => return None,
+    });
+    Some(())
 }
 
 fn set_thp(settings: &mut Settings, value: &[u8]) -> Option<()> {
@@ -130,7 +144,13 @@ impl core::fmt::Display for Settings {
             (false, true) => "stats",
             (false, false) => "",
         };
-        write!(f, "{}: {PREFIX}THP={thp} {PREFIX}SHOW={show}", env!("CARGO_PKG_VERSION"))
+        let mode = match self.mode.unwrap_or_default() {
+            Mode::Fast => "fast",
+            Mode::Tracked => "tracked",
+            Mode::Hardened => "hardened",
+        };
+        let version = env!("CARGO_PKG_VERSION");
+        write!(f, "{version}: {PREFIX}MODE={mode} {PREFIX}THP={thp} {PREFIX}SHOW={show}")
     }
 }
 
@@ -148,8 +168,16 @@ mod tests {
     #[test]
     fn what_is_known_is_taken_and_all_else_changes_nothing() {
         let all = taken(&["HOME=/", "MILLPOND_THP=never", "MILLPOND_SHOW=stats,config"]);
-        assert_eq!(all, Settings { thp: Thp::Never, show_config: true, show_stats: true });
-        for text in ["MILLPOND_THP=", "MILLPOND_THP=Never", "MILLPOND_THPS=never", "MILLPOND_THP", "THP=never"] {
+        assert_eq!(all, Settings { thp: Thp::Never, show_config: true, show_stats: true, mode: None });
+        assert_eq!(taken(&["MILLPOND_MODE=hardened"]).mode, Some(Mode::Hardened));
+        for text in [
+            "MILLPOND_MODE=slow",
+            "MILLPOND_THP=",
+            "MILLPOND_THP=Never",
+            "MILLPOND_THPS=never",
+            "MILLPOND_THP",
+            "THP=never",
+        ] {
             assert_eq!(taken(&[text]), Settings::default(), "{text}");
         }
         let both = Settings { show_config: true, show_stats: true, ..Settings::default() };

@@ -6,10 +6,12 @@
 
 use crate::arena::Fill;
 use crate::environment;
-use crate::heap::Heap;
+use crate::heap::{Heap, Tracked};
+use crate::modes::Tracker;
 use crate::os;
-use crate::report::{CheckError, Stats, Thp, Trimmed};
+use crate::report::{CheckError, Mode, Stats, Thp, Trimmed};
 use crate::size_class;
+use crate::slab::Slab;
 use crate::slot::{self, DEAD, UNBORN};
 use crate::sync::{AtomicU32, Ordering};
 use crate::tagged::{Index, NONE};
@@ -19,6 +21,17 @@ use core::ffi::c_void;
 use core::ptr::{self, NonNull};
 
 pub(crate) static HEAP: Heap = Heap::new();
+
+/// The records, in the modes that keep them.
+pub(crate) static TRACKER: Tracker = Tracker::new();
+/// What the slots of threads point to in those modes: caches that are always empty, so that each call misses and comes here.
+/// Each has the index of the thread's own cache.
+static FRONTS: Slab<ThreadCache> = Slab::new();
+/// The mode, and whether anything was allocated before it was chosen.
+static MODE: AtomicU32 = AtomicU32::new(0);
+const LATE: u32 = 1 << 8;
+/// One more than the mode that the program's allocator was made with; zero if it was made with none.
+static WANTED: AtomicU32 = AtomicU32::new(0);
 
 /// The allocator, to be installed as the program's global one.
 ///
@@ -58,21 +71,25 @@ unsafe impl GlobalAlloc for Millpond {
         let bin = unsafe { (*slot::get()).bin_at(place) };
         match bin.pop() {
             Some(chunk) => chunk.as_ptr(),
-            None => alloc_missed(place),
+            None => alloc_missed(layout.size(), layout.align(), place),
         }
     }
 
     #[inline]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        let Some(place) = size_class::place_of(layout.size(), layout.align()) else {
-            return free_large(ptr);
+        // From here on the rounded size is enough: to keep the other would cost a move.
+        let Some(rounded) = size_class::rounded(layout.size(), layout.align()) else {
+            return free_large(ptr, layout.size(), layout.align());
+        };
+        let Some(place) = size_class::place_of_rounded(rounded) else {
+            return free_large(ptr, rounded, layout.align());
         };
         // SAFETY: as in `alloc`.
         let bin = unsafe { (*slot::get()).bin_at(place) };
         // SAFETY: the caller's pointer comes from `alloc`, hence is not null.
         let chunk = unsafe { NonNull::new_unchecked(ptr) };
         if !bin.push(chunk) {
-            free_missed(chunk, place);
+            free_missed(chunk, rounded, layout.align(), place);
         }
     }
 
@@ -95,10 +112,10 @@ unsafe impl GlobalAlloc for Millpond {
         let (size, align) = (layout.size(), layout.align());
         let old = size_class::place_of(size, align);
         let new = size_class::place_of(new_size, align);
-        if old.is_some() && old == new {
+        if old.is_some() && old == new && mode() == Mode::Fast {
             return ptr;
         }
-        if old.is_none() && new.is_none() {
+        if old.is_none() && new.is_none() && mode() == Mode::Fast {
             if let Some(resized) = HEAP.resize_large(thread(), ptr.expose_provenance(), new_size, align) {
                 return resized.as_ptr();
             }
@@ -116,6 +133,70 @@ unsafe impl GlobalAlloc for Millpond {
     }
 }
 
+/// Millpond in a mode, unless `MILLPOND_MODE` names another: see [`Millpond::with_mode`].
+#[derive(Clone, Copy, Debug)]
+pub struct WithMode {
+    mode: Mode,
+}
+
+impl Millpond {
+    /// The allocator in a mode, for a program that is always to run in it.
+    ///
+    /// ```
+    /// use millpond::{Millpond, Mode, WithMode};
+    ///
+    /// #[global_allocator]
+    /// static GLOBAL: WithMode = Millpond::with_mode(Mode::Tracked);
+    ///
+    /// let first = Box::new(1);
+    /// let second = Box::new(2);
+    /// let ids = [&first, &second].map(|value| millpond::id_of((&raw const **value).cast()));
+    /// assert!(ids[0] < ids[1]);
+    /// ```
+    pub const fn with_mode(mode: Mode) -> WithMode {
+        WithMode { mode }
+    }
+}
+
+impl WithMode {
+    #[inline]
+    fn settle(&self) {
+        // Relaxed: nothing is published by it.
+        if WANTED.load(Ordering::Relaxed) == 0 {
+            WANTED.store(1 + self.mode as u32, Ordering::Relaxed);
+        }
+    }
+}
+
+// SAFETY: as `Millpond`.
+unsafe impl GlobalAlloc for WithMode {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.settle();
+        // SAFETY: the caller's.
+        unsafe { Millpond.alloc(layout) }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's.
+        unsafe { Millpond.dealloc(ptr, layout) }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        self.settle();
+        // SAFETY: the caller's.
+        unsafe { Millpond.alloc_zeroed(layout) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller's.
+        unsafe { Millpond.realloc(ptr, layout, new_size) }
+    }
+}
+
 fn address(chunk: Option<NonNull<u8>>) -> *mut u8 {
     chunk.map_or(ptr::null_mut(), NonNull::as_ptr)
 }
@@ -123,38 +204,63 @@ fn address(chunk: Option<NonNull<u8>>) -> *mut u8 {
 #[cold]
 #[inline(never)]
 pub(crate) fn alloc_large(size: usize, align: usize) -> *mut u8 {
-    address(HEAP.alloc_large(thread(), size, align, Fill::Any))
+    large(size, align, Fill::Any)
 }
 
 #[cold]
 #[inline(never)]
 pub(crate) fn alloc_large_zeroed(size: usize, align: usize) -> *mut u8 {
-    address(HEAP.alloc_large(thread(), size, align, Fill::Zero))
+    large(size, align, Fill::Zero)
 }
 
+fn large(size: usize, align: usize, fill: Fill) -> *mut u8 {
+    match tracked() {
+        None => address(HEAP.alloc_large(thread(), size, align, fill)),
+        Some(tracked) => address(tracked.alloc(size, align, None, fill)),
+    }
+}
+
+/// The size may be rounded up to the alignment; `usize::MAX`: the caller does not say.
 #[cold]
 #[inline(never)]
-pub(crate) fn free_large(ptr: *mut u8) {
-    HEAP.free_large(thread(), ptr.expose_provenance());
+pub(crate) fn free_large(ptr: *mut u8, size: usize, align: usize) {
+    match tracked() {
+        None => HEAP.free_large(thread(), ptr.expose_provenance()),
+        Some(tracked) => {
+            let layout = (size != usize::MAX).then_some((size, align));
+            tracked.free(ptr.expose_provenance(), layout, is_late());
+        }
+    }
 }
 
 /// The bin has missed: has the thread born first, if need be.
 #[cold]
 #[inline(never)]
-pub(crate) fn alloc_missed(place: usize) -> *mut u8 {
+pub(crate) fn alloc_missed(size: usize, align: usize, place: usize) -> *mut u8 {
+    let cache = own_cache();
+    if let Some(tracked) = tracked() {
+        let class = size_class::place_of(tracked.padded(size), align).map(size_class::at_place);
+        return address(tracked.alloc(size, align, class, Fill::Any));
+    }
     let class = size_class::at_place(place);
-    address(match own_cache() {
+    address(match cache {
         Some(cache) => HEAP.alloc_slow(cache, class),
         None => HEAP.alloc_shared(class),
     })
 }
 
-/// The bin has missed: has the thread born first, if need be.
+/// The bin has missed: has the thread born first, if need be. The size may be rounded up to the alignment; `usize::MAX`: the
+/// caller does not say.
 #[cold]
 #[inline(never)]
-pub(crate) fn free_missed(chunk: NonNull<u8>, place: usize) {
+pub(crate) fn free_missed(chunk: NonNull<u8>, size: usize, align: usize, place: usize) {
+    let cache = own_cache();
+    if let Some(tracked) = tracked() {
+        let layout = (size != usize::MAX).then_some((size, align));
+        return tracked.free(chunk.as_ptr().expose_provenance(), layout, is_late());
+    }
     let class = size_class::at_place(place);
-    match own_cache() {
+    match cache {
         Some(cache) => HEAP.free_slow(cache, class, chunk),
         None => HEAP.free_shared(class, chunk),
     }
@@ -168,13 +274,14 @@ fn own_cache() -> Option<&'static ThreadCache> {
         return None;
     }
     if !ptr::eq(cache, &raw const UNBORN) {
-        // SAFETY: neither static: this thread's.
-        return Some(unsafe { &*cache });
+        return living_cache();
     }
     configure();
     let cache = HEAP.join(wipe)?;
     // The slot first: the registration may allocate.
-    if slot::set(cache) && slot::at_thread_exit(thread_ends, (&raw const *cache).cast()) {
+    if front_of(cache).is_some_and(|front| slot::set(front))
+        && slot::at_thread_exit(thread_ends, (&raw const *cache).cast())
+    {
         return Some(cache);
     }
     slot::set(&raw const UNBORN);
@@ -205,6 +312,12 @@ pub(crate) fn configure() {
     if DONE.swap(1, Ordering::Relaxed) != 0 {
         return;
     }
+    let wanted = match WANTED.load(Ordering::Relaxed) {
+        2 => Some(Mode::Tracked),
+        3 => Some(Mode::Hardened),
+        _ => None,
+    };
+    choose(settings.mode.or(wanted));
     if settings.thp != Thp::Default {
         set_thp(settings.thp);
     }
@@ -214,6 +327,54 @@ pub(crate) fn configure() {
     if settings.show_stats {
         os::at_exit(show_stats);
     }
+}
+
+/// The mode in force: what `MILLPOND_MODE` says, else what the program's allocator was made with, else
+/// [`Mode::Fast`].
+#[inline]
+pub fn mode() -> Mode {
+    // Relaxed: chosen once, before there is a second thread.
+    match MODE.load(Ordering::Relaxed) & 0xff {
+        0 => Mode::Fast,
+        1 => Mode::Tracked,
+        _ => Mode::Hardened,
+    }
+}
+
+/// Whether there may be allocations without a record.
+fn is_late() -> bool {
+    MODE.load(Ordering::Relaxed) & LATE != 0
+}
+
+/// Takes a mode over. Where the thread has a cache by now, it gets a front for it.
+fn choose(mode: Option<Mode>) {
+    let number = match mode {
+        None | Some(Mode::Fast) => return,
+        Some(Mode::Tracked) => 1,
+        Some(Mode::Hardened) => 2,
+    };
+    let own = living_cache();
+    let late = if HEAP.caches.made() > 0 { LATE } else { 0 };
+    MODE.store(number | late, Ordering::Relaxed);
+    if let Some(front) = own.and_then(front_of) {
+        slot::set(front);
+    }
+}
+
+/// What a thread's slot points to: its cache, or in modes with records the front of it. `None`: no memory for one.
+fn front_of(cache: &'static ThreadCache) -> Option<&'static ThreadCache> {
+    if mode() == Mode::Fast { Some(cache) } else { FRONTS.reach(cache.index()) }
+}
+
+/// The heap with its records, if there are any.
+pub(crate) fn tracked() -> Option<Tracked<'static>> {
+    let mode = mode();
+    if mode == Mode::Fast {
+        return None;
+    }
+    let cache = living_cache();
+    let tag = cache.map_or("", ThreadCache::tag);
+    Some(Tracked { heap: &HEAP, tracker: &TRACKER, mode, cache, tag })
 }
 
 extern "C" fn show_stats() {
@@ -229,16 +390,19 @@ pub(crate) fn thread() -> Index {
 /// The calling thread's cache, made if it is unborn; `None` if there can be none.
 #[inline]
 pub(crate) fn cache() -> Option<&'static ThreadCache> {
-    // SAFETY: the slot always points to a cache, a static one or this thread's.
-    let cache = unsafe { &*slot::get() };
-    if cache.index() == NONE { own_cache() } else { Some(cache) }
+    living_cache().or_else(own_cache)
 }
 
-/// The calling thread's cache, if it has one.
-fn living_cache() -> Option<&'static ThreadCache> {
-    let cache = slot::get();
-    // SAFETY: neither static: this thread's.
-    (!ptr::eq(cache, &raw const DEAD) && !ptr::eq(cache, &raw const UNBORN)).then(|| unsafe { &*cache })
+/// The calling thread's cache, if it has one: that behind its front.
+#[inline]
+pub(crate) fn living_cache() -> Option<&'static ThreadCache> {
+    // SAFETY: the slot always points to a cache, a static one or this thread's.
+    let there = unsafe { &*slot::get() };
+    match there.index() {
+        NONE => None,
+        index if mode() != Mode::Fast => Some(HEAP.caches.get(index)),
+        _ => Some(there),
+    }
 }
 
 /// Gives all that is free back to the system, from any thread: the caller's cache, the spare magazines of all other
@@ -277,6 +441,10 @@ pub fn flush_thread() {
 /// assert_eq!(millpond::usable_size(&raw const bytes as *const u8), None);
 /// ```
 pub fn usable_size(ptr: *const u8) -> Option<usize> {
+    if mode() == Mode::Hardened {
+        // What lies behind it is looked at.
+        return TRACKER.find(ptr.addr()).filter(|seen| seen.is_live).map(|seen| seen.size);
+    }
     HEAP.usable_size(ptr.addr())
 }
 
@@ -295,7 +463,18 @@ pub fn owns(ptr: *const u8) -> bool {
 /// println!("{stats}");
 /// ```
 pub fn stats() -> Stats {
-    HEAP.stats()
+    with_records(HEAP.stats())
+}
+
+/// Adds the tables of the modes, which the heap does not know.
+fn with_records(stats: Stats) -> Stats {
+    let bytes = TRACKER.bytes() + FRONTS.bytes();
+    Stats {
+        metadata: stats.metadata + bytes,
+        committed: stats.committed + bytes,
+        reserved: stats.reserved + bytes,
+        ..stats
+    }
 }
 
 /// Verifies every structure of the allocator and that its statistics add up.
@@ -305,7 +484,7 @@ pub fn stats() -> Stats {
 /// # Errors
 /// Names the first equation that does not hold: a defect, or memory that the program has overwritten.
 pub fn check() -> Result<Stats, CheckError> {
-    HEAP.check()
+    HEAP.check().map(with_records)
 }
 
 /// Sets whether transparent huge pages back the heap, for what there is and for what comes. The environment variable

@@ -83,11 +83,12 @@ core_modules! {
     span
     pool
     thread_cache
+    modes
     heap
     environment
 }
 
-program_modules! { slot global instance }
+program_modules! { slot global records instance }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
@@ -110,12 +111,14 @@ mod global;
 
 #[cfg(any(not(any(test, millpond_loom)), miri, millpond_forward))]
 pub use global::{Millpond, check, flush_thread, owns, set_thp, stats, trim, usable_size};
-pub use report::{CheckError, POOLS, PoolStats, Pools, Stats, Thp, Trimmed};
+pub use report::{CheckError, Mode, POOLS, PoolStats, Pools, Record, Stats, Thp, Trimmed};
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(not(any(test, millpond_loom)))]
 pub use {
     bitset::BitRangeError,
+    global::{WithMode, mode},
     instance::{AllocError, BuildError, Fallback, Heap, HeapBuilder, PoolTable, SoftLimit},
+    records::{LiveGroup, LiveSince, Snapshot, Tag, id_of, live_since, ptr_of, record, snapshot, tag, walk},
 };
 
 /// The README's examples are tests.

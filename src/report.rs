@@ -14,6 +14,39 @@ pub enum Thp {
     Never,
 }
 
+/// What a heap knows of its allocations, and what it notices of bad use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mode {
+    /// Nothing but what costs nothing.
+    #[default]
+    Fast,
+    /// Each allocation has a record with an ID; each free must find it.
+    Tracked,
+    /// Also, writes past the end of an allocation are noticed when it is freed, and writes after that some 4096 frees later.
+    Hardened,
+}
+
+/// What is known of one allocation, in the modes that keep records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Record {
+    /// Its number: 1 for the first allocation of its heap, and never used again.
+    pub id: u64,
+    /// Where it begins.
+    pub address: usize,
+    /// The bytes asked for.
+    pub size: usize,
+    /// The alignment asked for.
+    pub align: usize,
+    /// The system's number of the thread that allocated it.
+    pub thread: u32,
+    /// Milliseconds from the heap's first allocation to this one.
+    pub time_ms: u64,
+    /// What it is for, as its thread has said by a tag; empty if it has not.
+    pub tag: &'static str,
+}
+
 /// Where the bytes are: a moment's picture, exact while no other thread is inside the allocator.
 ///
 /// The sum `live + thread_cached + pooled + span_free + tails + dirty + stranded + metadata` is then `committed`.
@@ -65,7 +98,11 @@ pub struct Stats {
 }
 
 /// How many pools a heap has.
+#[cfg(not(millpond_loom))]
 pub const POOLS: usize = 56;
+/// As many as the models have classes: their stacks are small.
+#[cfg(millpond_loom)]
+pub const POOLS: usize = 2;
 
 /// What each pool of a heap has done and holds, by rising chunk size; a slice of [`PoolStats`].
 #[derive(Clone, Copy, PartialEq, Eq)]

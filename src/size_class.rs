@@ -137,18 +137,23 @@ pub(crate) static INFO: [ClassInfo; CLASSES] = {
     info
 };
 
-/// The place of the bin, in bytes from the first, of the class that serves `size` bytes aligned to `align` (a power of
-/// two); `None` above [`CLASS_MAX`] or a page of alignment. `size + align` must not overflow, which `Layout` guarantees.
+/// What is looked for to serve `size` bytes aligned to `align` (a power of two): `size` rounded up to that, beyond the grain;
+/// `None` above a page of alignment. `size + align` must not overflow, which `Layout` guarantees.
 #[inline(always)]
-pub(crate) fn place_of(size: usize, align: usize) -> Option<usize> {
+pub(crate) fn rounded(size: usize, align: usize) -> Option<usize> {
     // The common case needs no rounding: each class is a multiple of the grain.
-    let rounded = if align <= GRAIN {
-        size
+    if align <= GRAIN {
+        Some(size)
     } else if align <= PAGE {
-        (size + (align - 1)) & !(align - 1)
+        Some((size + (align - 1)) & !(align - 1))
     } else {
-        return None;
-    };
+        None
+    }
+}
+
+/// The place of the bin, in bytes from the first, of the class that serves a rounded size; `None` above [`CLASS_MAX`].
+#[inline(always)]
+pub(crate) fn place_of_rounded(rounded: usize) -> Option<usize> {
     // Sums and shifts: from `div_ceil` older compilers make more instructions, and a bound to check.
     if rounded <= FINE_MAX {
         Some(FINE[(rounded + (GRAIN - 1)) >> GRAIN.ilog2()] as usize)
@@ -157,6 +162,13 @@ pub(crate) fn place_of(size: usize, align: usize) -> Option<usize> {
     } else {
         None
     }
+}
+
+/// The place of the bin, in bytes from the first, of the class that serves `size` bytes aligned to `align` (a power of
+/// two); `None` above [`CLASS_MAX`] or a page of alignment. `size + align` must not overflow, which `Layout` guarantees.
+#[inline(always)]
+pub(crate) fn place_of(size: usize, align: usize) -> Option<usize> {
+    place_of_rounded(rounded(size, align)?)
 }
 
 /// Where a class's bin lies, in bytes from the first.

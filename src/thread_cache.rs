@@ -35,7 +35,7 @@ use crate::config::{CACHE_BYTES, EMPTIES, FIRST_CARVE, SPARES};
 use crate::pool::Magazine;
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::{Node, Slab};
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Counter, Fault, Ordering, Slot, planted};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Counter, Fault, Ordering, Slot, planted};
 use crate::tagged::{Index, NONE};
 use bin::Chain;
 use core::ops::Range;
@@ -72,6 +72,9 @@ pub(crate) struct ThreadCache {
     /// Large allocations for all owners so far, and their bytes.
     pub(crate) larges: Counter,
     pub(crate) large_bytes: Counter,
+    /// What the thread's allocations are for, as it says: a string that stays.
+    pub(crate) tag: AtomicPtr<u8>,
+    pub(crate) tag_len: AtomicUsize,
 }
 
 const FREE: u64 = 0;
@@ -132,6 +135,8 @@ impl ThreadCache {
                 earned_us: AtomicU64::new(0),
                 larges: Counter::new(),
                 large_bytes: Counter::new(),
+                tag: AtomicPtr::new(null_mut()),
+                tag_len: AtomicUsize::new(0),
             }
         }
     }
@@ -159,10 +164,35 @@ impl ThreadCache {
         self.index.load(Ordering::Relaxed)
     }
 
+    /// The system's number of the owner.
+    pub(crate) fn thread(&self) -> u32 {
+        Owner(self.state.load(Ordering::Relaxed)).thread()
+    }
+
+    /// What the owner's allocations are for. Only the owner may ask, and say.
+    pub(crate) fn tag(&self) -> &'static str {
+        let at = self.tag.load(Ordering::Relaxed);
+        if at.is_null() {
+            return "";
+        }
+        // SAFETY: both words are of one string, which `set_tag` was given and which stays.
+        unsafe {
+            let bytes = core::slice::from_raw_parts(at, self.tag_len.load(Ordering::Relaxed));
+            core::str::from_utf8_unchecked(bytes)
+        }
+    }
+
+    /// Says what the owner's allocations are for from now on.
+    pub(crate) fn set_tag(&self, tag: &'static str) {
+        self.tag.store(tag.as_ptr().cast_mut(), Ordering::Relaxed);
+        self.tag_len.store(tag.len(), Ordering::Relaxed);
+    }
+
     /// Makes the caller's cache that of the thread with this number. Also after a fork, in which threads are renumbered.
     pub(crate) fn join(&self, thread: u32) {
         let owners = (self.state.load(Ordering::Relaxed) as u32 as u64 & !STATE).wrapping_add(OWNER) as u32 as u64;
         self.portions.iter().for_each(|portion| portion.store(0, Ordering::Relaxed));
+        self.set_tag("");
         // ORDERING: Release pairs with `owner`: whoever sees it alive sees what was set before.
         self.state.store((thread as u64) << 32 | owners | LIVE, Ordering::Release);
     }

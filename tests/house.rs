@@ -15,9 +15,11 @@ const LAYERS: &[&[&str]] = &[
     &["span"],
     &["pool"],
     &["thread_cache"],
+    &["modes"],
     &["heap"],
     &["slot", "environment"],
     &["global", "forward"],
+    &["records"],
     &["instance"],
     &["c_api"],
 ];

@@ -14,8 +14,10 @@
 //! page map, for `free`. What sets `errno` stands behind the slow paths' calls.
 
 use crate::c_class::{self, C_ALIGN};
+use crate::config::GRAIN;
 use crate::global::{self, HEAP};
 use crate::os;
+use crate::report::Mode;
 use crate::size_class;
 use crate::slot;
 use crate::thread_cache::Bin;
@@ -36,17 +38,17 @@ fn bin(place: usize) -> &'static Bin {
 }
 
 #[inline(always)]
-fn take(place: usize) -> *mut u8 {
+fn take(place: usize, size: usize) -> *mut u8 {
     match bin(place).pop() {
         Some(chunk) => chunk.as_ptr(),
-        None => missed(place),
+        None => missed(size, place),
     }
 }
 
 #[cold]
 #[inline(never)]
-fn missed(place: usize) -> *mut u8 {
-    or_no_memory(global::alloc_missed(place))
+fn missed(size: usize, place: usize) -> *mut u8 {
+    or_no_memory(global::alloc_missed(size, if size <= GRAIN { GRAIN } else { C_ALIGN }, place))
 }
 
 fn or_no_memory(at: *mut u8) -> *mut u8 {
@@ -59,7 +61,7 @@ fn or_no_memory(at: *mut u8) -> *mut u8 {
 #[inline(always)]
 pub(super) fn malloc(size: usize) -> *mut u8 {
     match c_class::place_in_c(size) {
-        Some(place) => take(place),
+        Some(place) => take(place, size),
         None => large(size, 1),
     }
 }
@@ -75,7 +77,7 @@ pub(super) fn calloc(count: usize, size: usize) -> *mut u8 {
     let Some(place) = c_class::place_in_c(bytes) else {
         return or_no_memory(global::alloc_large_zeroed(bytes, 1));
     };
-    let at = take(place);
+    let at = take(place, bytes);
     if !at.is_null() {
         // SAFETY: a chunk of at least that size, just now taken.
         unsafe { at.write_bytes(0, bytes) };
@@ -104,7 +106,7 @@ pub(super) unsafe fn free(ptr: *mut u8) {
 #[inline(always)]
 fn give(chunk: NonNull<u8>, place: usize) {
     if !bin(place).push(chunk) {
-        global::free_missed(chunk, place);
+        global::free_missed(chunk, usize::MAX, 1, place);
     }
 }
 
@@ -112,7 +114,7 @@ fn give(chunk: NonNull<u8>, place: usize) {
 #[inline(never)]
 fn free_other(ptr: *mut u8) {
     if !ptr.is_null() {
-        global::free_large(ptr);
+        global::free_large(ptr, usize::MAX, 1);
     }
 }
 
@@ -153,7 +155,7 @@ fn aligned(align: usize, size: usize) -> *mut u8 {
     match place_aligned(align, size) {
         Some(place) => match bin(place).pop() {
             Some(chunk) => chunk.as_ptr(),
-            None => global::alloc_missed(place),
+            None => global::alloc_missed(size, align, place),
         },
         None => global::alloc_large(size, align),
     }
@@ -205,10 +207,10 @@ pub(super) unsafe fn realloc(ptr: *mut u8, size: usize) -> *mut u8 {
         return null_mut();
     }
     let (old, new) = (place_at(ptr), c_class::place_in_c(size));
-    if old.is_some() && old == new {
+    if old.is_some() && old == new && global::mode() == Mode::Fast {
         return ptr;
     }
-    if old.is_none() && new.is_none() {
+    if old.is_none() && new.is_none() && global::mode() == Mode::Fast {
         if let Some(resized) = HEAP.resize_large(global::thread(), ptr.expose_provenance(), size, 1) {
             return resized.as_ptr();
         }

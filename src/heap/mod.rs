@@ -17,8 +17,11 @@ mod shelf;
 mod stats;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
+mod tracked;
 mod trim;
 mod upkeep;
+
+pub(crate) use tracked::Tracked;
 
 use crate::config::MAGAZINE_SLOTS;
 use crate::pool::{Magazine, Pool};

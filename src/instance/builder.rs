@@ -3,6 +3,7 @@
 use super::{Fallback, Heap, SoftLimit, UNSERVED, map};
 use crate::bitset::Bitset;
 use crate::config::{ADDRESS_BITS, CLASS_MAX, PAGE};
+use crate::report::Mode;
 use crate::size_class::{self, CLASSES};
 use crate::sync::Counter;
 use core::fmt;
@@ -71,6 +72,7 @@ pub struct HeapBuilder<'a> {
     pools: PoolTable<'a>,
     fallback: Option<Fallback>,
     bits: usize,
+    mode: Mode,
 }
 
 impl fmt::Debug for HeapBuilder<'_> {
@@ -81,13 +83,14 @@ impl fmt::Debug for HeapBuilder<'_> {
             .field("pools", &self.pools)
             .field("fallback", &self.fallback.is_some())
             .field("bits", &self.bits)
+            .field("mode", &self.mode)
             .finish()
     }
 }
 
 impl<'a> HeapBuilder<'a> {
     pub(super) fn new() -> Self {
-        Self { capacity: None, soft: None, pools: PoolTable::Default, fallback: None, bits: 0 }
+        Self { capacity: None, soft: None, pools: PoolTable::Default, fallback: None, bits: 0, mode: Mode::Fast }
     }
 
     /// The most bytes that the heap may use: a hard limit, exact to a page of 64 KiB, and rounded down to that. It counts
@@ -124,6 +127,18 @@ impl<'a> HeapBuilder<'a> {
         self
     }
 
+    /// Whether each allocation gets a record with an ID: see [`Heap::id_of`] and [`Heap::record`]. The same as
+    /// [`Mode::Tracked`].
+    pub fn ids(self, ids: bool) -> Self {
+        self.mode(if ids { Mode::Tracked } else { Mode::Fast })
+    }
+
+    /// What the heap knows of its allocations, and what it notices of bad use.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
     /// Makes the heap.
     ///
     /// # Errors
@@ -147,6 +162,7 @@ impl<'a> HeapBuilder<'a> {
                 (&raw mut (*inner).fallback).write(self.fallback);
                 (&raw mut (*inner).fallbacks).write(Counter::new());
                 (&raw mut (*inner).soft).write(self.soft.map(|(_, tell)| tell));
+                (&raw mut (*inner).mode).write(self.mode);
                 (&raw mut (*inner).capacity).write(capacity.unwrap_or(0) * PAGE);
                 if let Some(bits) = bits.take() {
                     (&raw mut (*inner).bits).write(bits);

@@ -18,9 +18,11 @@ pub use report::AllocError;
 use crate::arena::Fill;
 use crate::bitset::{BitRangeError, Bitset};
 use crate::global::{self, HEAP};
-use crate::heap::Heap as Core;
+use crate::heap::{Heap as Core, Tracked};
+use crate::modes::Tracker;
 use crate::os;
-use crate::report::{CheckError, Stats, Trimmed};
+use crate::records::{LiveSince, Snapshot};
+use crate::report::{CheckError, Mode, Record, Stats, Trimmed};
 use crate::size_class::{self, CLASSES, Class, INFO};
 use crate::sync::Counter;
 use crate::tagged::{Index, NONE};
@@ -59,6 +61,8 @@ const UNSERVED: u16 = u16::MAX;
 /// * **Threads**: lock-free; any thread may allocate, and free what another has allocated, each through a cache of its own.
 /// * **Sizes and alignments**: as [`Millpond`](crate::Millpond) serves them, or by the pools of one's own table; what is
 ///   larger than the largest pool gets whole pages of 64 KiB.
+/// * **Records**: with [`ids`](HeapBuilder::ids) or [`mode`](HeapBuilder::mode) each allocation has an ID, and bad use is
+///   named and ends the process.
 /// * **Collections**: with the feature `allocator-api2`, `&Heap` is an `Allocator`.
 /// * **End**: dropping the heap gives all of its memory back to the system at once, whatever is live.
 /// * **Cost**: as the global allocator's, and some ten instructions; a heap that is hardly used takes some 100 KiB.
@@ -73,7 +77,7 @@ unsafe impl Send for Heap {}
 // SAFETY: as above.
 unsafe impl Sync for Heap {}
 
-/// What is mapped for a heap. The first field is valid as zeros.
+/// What is mapped for a heap. The core is valid as zeros.
 struct Inner {
     core: Core,
     /// For each class of sizes, the class of the table that serves it.
@@ -83,6 +87,9 @@ struct Inner {
     soft: Option<SoftLimit>,
     bits: Bitset,
     capacity: usize,
+    mode: Mode,
+    /// Valid as zeros too.
+    tracker: Tracker,
 }
 
 impl Heap {
@@ -119,6 +126,9 @@ impl Heap {
     /// back, and there is no fallback, or it has none either. Nothing that is live is touched.
     #[inline]
     pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        if self.inner().mode != Mode::Fast {
+            return self.alloc_tracked(layout, Fill::Any);
+        }
         if let Some(class) = self.inner().class_of(layout) {
             let cache = self.cache();
             return match cache.and_then(|cache| cache.bin(class).pop()) {
@@ -134,6 +144,9 @@ impl Heap {
     /// # Errors
     /// As [`alloc`](Self::alloc).
     pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        if self.inner().mode != Mode::Fast {
+            return self.alloc_tracked(layout, Fill::Zero);
+        }
         if self.inner().class_of(layout).is_none() {
             return self.alloc_large(layout, Fill::Zero);
         }
@@ -176,6 +189,30 @@ impl Heap {
         let large = once().or_else(|| if core.flush_all_ended(&HEAP.caches) { once() } else { None });
         self.mind_soft_limit();
         large.map_or_else(|| self.fall_back(layout, fill), Ok)
+    }
+
+    /// The heap with its records.
+    fn tracked(&self) -> Tracked<'_> {
+        let inner = self.inner();
+        let tag = global::cache().map_or("", ThreadCache::tag);
+        Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: self.cache(), tag }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_tracked(&self, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
+        let tracked = self.tracked();
+        let class = Layout::from_size_align(tracked.padded(layout.size()), layout.align())
+            .ok()
+            .and_then(|padded| self.inner().class_of(padded));
+        let once = |class| tracked.alloc(layout.size(), layout.align(), class, fill);
+        let at = once(class).or_else(|| {
+            tracked.release_kept();
+            self.inner().core.flush_all_ended(&HEAP.caches);
+            once(class).or_else(|| once(None))
+        });
+        self.mind_soft_limit();
+        at.map_or_else(|| self.fall_back(layout, fill), Ok)
     }
 
     /// The index of the calling thread's cache, which is there; or `NONE`.
@@ -221,6 +258,10 @@ impl Heap {
     #[inline]
     pub unsafe fn free(&self, ptr: NonNull<u8>, layout: Layout) {
         let core = &self.inner().core;
+        if self.inner().mode != Mode::Fast {
+            // SAFETY: the caller's word.
+            return unsafe { self.free_tracked(ptr, layout) };
+        }
         match core.spans.page_map.noted(ptr.addr().get()) {
             // SAFETY: the caller's word.
             0 => unsafe { self.free_other(ptr, layout) },
@@ -255,6 +296,21 @@ impl Heap {
         }
     }
 
+    /// # Safety
+    /// As [`free`](Self::free).
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_tracked(&self, ptr: NonNull<u8>, layout: Layout) {
+        match self.inner().fallback {
+            // SAFETY: as in `free_other`.
+            Some(fallback) if self.is_foreign(ptr) => unsafe { fallback.dealloc(ptr.as_ptr(), unempty(layout)) },
+            _ => {
+                let address = ptr.as_ptr().expose_provenance();
+                self.tracked().free(address, Some((layout.size(), layout.align())), false);
+            }
+        }
+    }
+
     fn is_foreign(&self, ptr: NonNull<u8>) -> bool {
         self.inner().core.spans.page_map.get(ptr.addr().get()).is_none()
     }
@@ -273,7 +329,9 @@ impl Heap {
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         let address = ptr.as_ptr().expose_provenance();
         let class = inner.core.spans.page_map.noted(address);
-        if class != 0 {
+        if inner.mode != Mode::Fast && !self.is_foreign(ptr) {
+            // Moved, so that it has a record of its own.
+        } else if class != 0 {
             if inner.class_of(new) == Some(size_class::at_place(class as usize - 1)) {
                 return Ok(ptr);
             }
@@ -304,6 +362,9 @@ impl Heap {
     /// heap, and also what lies in the caches of threads that have ended.
     pub fn trim(&self) -> Trimmed {
         let core = &self.inner().core;
+        if self.inner().mode == Mode::Hardened {
+            self.tracked().release_kept();
+        }
         core.flush_all_ended(&HEAP.caches);
         core.trim(self.cache())
     }
@@ -317,8 +378,20 @@ impl Heap {
 
     /// Where the heap's bytes are, and what its pools have done. Linear in the number of spans and threads.
     pub fn stats(&self) -> Stats {
+        self.with_records(self.inner().core.stats())
+    }
+
+    /// Adds what the core does not know.
+    fn with_records(&self, stats: Stats) -> Stats {
         let inner = self.inner();
-        Stats { fallbacks: inner.fallbacks.get(), ..inner.core.stats() }
+        let bytes = inner.tracker.bytes();
+        Stats {
+            fallbacks: inner.fallbacks.get(),
+            metadata: stats.metadata + bytes,
+            committed: stats.committed + bytes,
+            reserved: stats.reserved + bytes,
+            ..stats
+        }
     }
 
     /// Verifies every structure of the heap, while no other thread uses it.
@@ -326,7 +399,7 @@ impl Heap {
     /// # Errors
     /// Names the first equation that does not hold: a defect, or memory that the program has overwritten.
     pub fn check(&self) -> Result<Stats, CheckError> {
-        self.inner().core.check()
+        self.inner().core.check().map(|stats| self.with_records(stats))
     }
 
     /// The bytes that may be used at `ptr`: `None` if no allocation of this heap begins there. O(1).
@@ -342,6 +415,39 @@ impl Heap {
     /// The most bytes of pages that the heap may use: its capacity, rounded down to whole pages of 64 KiB. `None`: no limit.
     pub fn capacity(&self) -> Option<usize> {
         Some(self.inner().capacity).filter(|capacity| *capacity > 0)
+    }
+
+    /// The ID of the live allocation that begins at `ptr`: `None` if none does, or the heap gives no IDs. O(1), any thread.
+    pub fn id_of(&self, ptr: *const u8) -> Option<u64> {
+        self.inner().tracker.id_of(ptr.addr())
+    }
+
+    /// The address of the live allocation with this ID: `None` if it has been freed, or was never made. O(1), any thread.
+    pub fn ptr_of(&self, id: u64) -> Option<NonNull<u8>> {
+        NonNull::new(ptr::with_exposed_provenance_mut(self.inner().tracker.find_id(id)?.address))
+    }
+
+    /// What is known of the live allocation with this ID. O(1), any thread.
+    pub fn record(&self, id: u64) -> Option<Record> {
+        self.inner().tracker.record(id)
+    }
+
+    /// Calls `visit` with the record of each live allocation, while other threads go on: exact for those that live
+    /// throughout. Of a heap without IDs there are none.
+    pub fn walk(&self, mut visit: impl FnMut(Record)) {
+        let tracker = &self.inner().tracker;
+        tracker.walk(|seen| visit(tracker.public(seen)));
+    }
+
+    /// A mark in the row of the heap's allocations, for [`live_since`](Self::live_since). O(1).
+    pub fn snapshot(&self) -> Snapshot {
+        self.inner().tracker.snapshot()
+    }
+
+    /// What is live now and was not at the mark: leaks, if nothing should be. Linear in the most records that there ever
+    /// were.
+    pub fn live_since(&self, snapshot: Snapshot) -> LiveSince {
+        self.inner().tracker.live_since(snapshot)
     }
 
     /// Sets or clears a bit of the heap's bitset and returns what it was. O(1), atomic: it acquires and releases.
@@ -366,6 +472,7 @@ impl Drop for Heap {
         // SAFETY: nobody has the heap any more, and its users had to be done with what it gave out.
         unsafe {
             self.inner().core.dispose();
+            self.inner().tracker.dispose();
             self.inner().bits.dispose();
             os::release_metadata(self.inner.as_ptr().expose_provenance(), size_of::<Inner>());
         }

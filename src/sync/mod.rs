@@ -66,6 +66,16 @@ pub(crate) enum Fault {
     LookRelaxed,
     /// A search that lowers a bound does not look again.
     LowerBlindly,
+    /// An index's level that lost the race is used all the same.
+    IndexGrow,
+    /// An index publishes an entry by a relaxed exchange.
+    IndexRelaxed,
+    /// An entry of an index is removed by load and store.
+    IndexStore,
+    /// A record is written by relaxed stores.
+    RecordRelaxed,
+    /// A record is ended by load and store.
+    EndStore,
     /// A bit of a bitset is set by a relaxed operation.
     BitRelaxed,
     /// A bit of a bitset is set by load and store.

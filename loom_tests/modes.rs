@@ -1,0 +1,94 @@
+//! Records and their indices: found once they are made, removed and ended by one only, read whole or not at all.
+
+use super::spawn;
+use crate::modes::{Index, Misuse, Record, Tracker};
+use crate::slab::Slab;
+use crate::sync::Slot;
+use std::prelude::v1::*;
+use std::rc::Rc;
+
+struct World {
+    index: Index,
+    payload: Slot,
+}
+
+impl World {
+    fn new() -> Rc<Self> {
+        Rc::new(Self { index: Index::new(), payload: Slot::new(0) })
+    }
+}
+
+/// One inserts an entry, and with it what its number stands for; another, that has the key, looks for it.
+pub fn find_against_insert() {
+    let world = World::new();
+    let other = spawn(&world, |world| {
+        world.payload.set(7);
+        assert!(world.index.insert(5, 1), "there is memory");
+    });
+    assert!(world.index.insert(6, 2), "there is memory");
+    if world.index.find(5, |number| number == 1).is_some() {
+        assert_eq!(world.payload.get(), 7, "what the number stands for is there");
+    }
+    other.join();
+    assert_eq!(world.index.find(5, |number| number == 1), Some(1), "each entry is found");
+    assert_eq!(world.index.find(6, |number| number == 2), Some(2), "each entry is found");
+}
+
+/// Two insert more than there is room for, and so add levels.
+pub fn two_make_it_grow() {
+    let world = World::new();
+    let other = spawn(&world, |world| assert!(world.index.insert(1, 1) && world.index.insert(2, 2), "there is memory"));
+    assert!(world.index.insert(3, 3) && world.index.insert(4, 4), "there is memory");
+    other.join();
+    for key in 1..5 {
+        assert_eq!(world.index.find(key, |number| number == key as u32), Some(key as u32), "each entry is found");
+        assert!(world.index.remove(key, key as u32), "each entry is in one place");
+        assert_eq!(world.index.find(key, |number| number == key as u32), None, "and is gone");
+    }
+}
+
+/// Two remove the same entry.
+pub fn two_remove() {
+    let world = World::new();
+    assert!(world.index.insert(5, 1), "there is memory");
+    let other = spawn(&world, |world| world.index.remove(5, 1));
+    let mine = world.index.remove(5, 1);
+    assert!(mine != other.join(), "one has removed it");
+}
+
+/// Two free the same allocation.
+pub fn two_end() {
+    let records = Rc::new(Slab::<Record>::new());
+    let record = records.take().expect("the fake system gives memory");
+    record.begin(1, 64, 10, 8, 1, 0, "");
+    let index = record.index();
+    let other = spawn(&records, move |records| records.get(index).end(1, 2, 3));
+    let mine = record.end(1, 3, 4);
+    assert!(mine != other.join(), "one has freed it");
+}
+
+/// An allocation is freed, and another begins at its address, while a third thread asks what is there.
+pub fn find_against_reuse() {
+    let tracker = Rc::new(Tracker::new());
+    assert_eq!(tracker.begin(64, 10, 8, 1, 0, ""), Some(1), "the first ID");
+    let other = spawn(&tracker, |tracker| {
+        let seen = tracker.end(64, Some((10, 8)), 1, 5).expect("live");
+        // Forgotten at once, so that its record is the next one's.
+        tracker.retire(&seen);
+        tracker.begin(64, 20, 8, 1, 6, "")
+    });
+    if let Some(seen) = tracker.find(64) {
+        assert!(matches!((seen.id, seen.size), (1, 10) | (2, 20)), "a record of two allocations: {seen:?}");
+    }
+    if let Some(seen) = tracker.find_id(2) {
+        assert_eq!((seen.address, seen.size), (64, 20), "a record of two allocations: {seen:?}");
+    }
+    assert_eq!(other.join(), Some(2), "the second ID");
+    assert_eq!(tracker.find(64).map(|seen| (seen.id, seen.is_live)), Some((2, true)), "the second is there");
+    assert_eq!(tracker.find_id(1), None, "the first is not");
+    assert_eq!(
+        tracker.end(64, Some((10, 8)), 1, 7),
+        Err(Misuse::Layout(tracker.find(64).expect("live"))),
+        "its own size"
+    );
+}

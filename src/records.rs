@@ -1,0 +1,238 @@
+//! What a program can ask of the records, of the global heap and of its own: IDs, tags, what is live since when.
+
+use crate::global::{self, TRACKER};
+use crate::modes::{Seen, Tracker};
+use crate::report::Record;
+use crate::thread_cache::ThreadCache;
+use core::fmt;
+use core::marker::PhantomData;
+
+impl Tracker {
+    /// A record as the program gets it.
+    pub(crate) fn public(&self, seen: Seen) -> Record {
+        let time_ms = seen.born_ms.saturating_sub(self.origin_ms());
+        let Seen { id, address, size, align, thread, tag, .. } = seen;
+        Record { id, address, size, align, thread, time_ms, tag }
+    }
+
+    pub(crate) fn id_of(&self, address: usize) -> Option<u64> {
+        self.find(address).filter(|seen| seen.is_live).map(|seen| seen.id)
+    }
+
+    pub(crate) fn record(&self, id: u64) -> Option<Record> {
+        self.find_id(id).map(|seen| self.public(seen))
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot { last: self.last() }
+    }
+
+    pub(crate) fn live_since(&self, snapshot: Snapshot) -> LiveSince {
+        let mut live = LiveSince::default();
+        self.walk(|seen| {
+            if seen.id > snapshot.last {
+                live.add(&seen);
+            }
+        });
+        live.groups[..live.len].sort_unstable_by_key(|group| (core::cmp::Reverse(group.bytes), group.first));
+        live
+    }
+}
+
+/// The ID of the live allocation that begins at `ptr`: `None` if none does, or no records are kept
+/// ([`Mode::Fast`](crate::Mode::Fast)). O(1), any thread.
+pub fn id_of(ptr: *const u8) -> Option<u64> {
+    TRACKER.id_of(ptr.addr())
+}
+
+/// The address of the live allocation with this ID: `None` if it has been freed, or was never made. O(1), any thread.
+pub fn ptr_of(id: u64) -> Option<*mut u8> {
+    TRACKER.find_id(id).map(|seen| core::ptr::with_exposed_provenance_mut(seen.address))
+}
+
+/// What is known of the live allocation with this ID. O(1), any thread.
+pub fn record(id: u64) -> Option<Record> {
+    TRACKER.record(id)
+}
+
+/// Calls `visit` with the record of each live allocation, while other threads go on: exact for those that live throughout.
+///
+/// `visit` may allocate and free; what it allocates may be visited too.
+pub fn walk(mut visit: impl FnMut(Record)) {
+    TRACKER.walk(|seen| visit(TRACKER.public(seen)));
+}
+
+/// A mark in the row of allocations, for [`live_since`]. O(1).
+pub fn snapshot() -> Snapshot {
+    TRACKER.snapshot()
+}
+
+/// What is live now and was not at the mark. Linear in the most records that there ever were.
+pub fn live_since(snapshot: Snapshot) -> LiveSince {
+    TRACKER.live_since(snapshot)
+}
+
+/// A mark in the row of a heap's allocations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    last: u64,
+}
+
+/// Allocations of the same size for the same purpose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LiveGroup {
+    /// The bytes that each asked for.
+    pub size: usize,
+    /// What they are for.
+    pub tag: &'static str,
+    /// How many there are.
+    pub count: u64,
+    /// Their bytes together.
+    pub bytes: u64,
+    /// The ID of the first.
+    pub first: u64,
+}
+
+const GROUPS: usize = 64;
+
+/// What is live since a mark, by size and tag, most bytes first; plain data. As text by `Display`, as JSON by
+/// [`json`](Self::json).
+#[derive(Clone, Copy, Debug)]
+pub struct LiveSince {
+    groups: [LiveGroup; GROUPS],
+    len: usize,
+    count: u64,
+    bytes: u64,
+}
+
+impl Default for LiveSince {
+    fn default() -> Self {
+        Self { groups: [LiveGroup::default(); GROUPS], len: 0, count: 0, bytes: 0 }
+    }
+}
+
+impl LiveSince {
+    fn add(&mut self, seen: &Seen) {
+        self.count += 1;
+        self.bytes += seen.size as u64;
+        let known = self.groups[..self.len].iter().position(|group| group.size == seen.size && group.tag == seen.tag);
+        let at = match known {
+            Some(at) => at,
+            None if self.len < GROUPS => {
+                self.groups[self.len] =
+                    LiveGroup { size: seen.size, tag: seen.tag, first: seen.id, ..LiveGroup::default() };
+                self.len += 1;
+                self.len - 1
+            }
+            // In the sums only.
+            None => return,
+        };
+        let group = &mut self.groups[at];
+        group.count += 1;
+        group.bytes += seen.size as u64;
+        group.first = group.first.min(seen.id);
+    }
+
+    /// How many allocations.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Their bytes, as they were asked for.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The groups, most bytes first: the first 64 that were met.
+    pub fn groups(&self) -> &[LiveGroup] {
+        &self.groups[..self.len]
+    }
+
+    /// The same as JSON: an object with `count`, `bytes` and `groups`.
+    pub fn json(&self) -> impl fmt::Display + '_ {
+        Json(self)
+    }
+}
+
+impl fmt::Display for LiveSince {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} allocations, {} bytes", self.count, self.bytes)?;
+        for group in self.groups() {
+            write!(
+                f,
+                "\n{:>10} bytes in {:>6} of {:>8}, from id {}",
+                group.bytes, group.count, group.size, group.first
+            )?;
+            if !group.tag.is_empty() {
+                write!(f, ", for {}", group.tag)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Json<'a>(&'a LiveSince);
+
+impl fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{\"count\":{},\"bytes\":{},\"groups\":[", self.0.count, self.0.bytes)?;
+        for (at, group) in self.0.groups().iter().enumerate() {
+            let comma = if at > 0 { "," } else { "" };
+            let LiveGroup { size, count, bytes, first, .. } = group;
+            write!(f, "{comma}{{\"size\":{size},\"count\":{count},\"bytes\":{bytes},\"first\":{first},\"tag\":\"")?;
+            for letter in group.tag.chars() {
+                match letter {
+                    '"' | '\\' => write!(f, "\\{letter}")?,
+                    letter if (letter as u32) < 32 => write!(f, "\\u{:04x}", letter as u32)?,
+                    letter => write!(f, "{letter}")?,
+                }
+            }
+            write!(f, "\"}}")?;
+        }
+        write!(f, "]}}")
+    }
+}
+
+/// Says what the calling thread's allocations are for, of every heap that keeps records, until it is dropped: then they are
+/// for what they were for before. See [`tag`].
+#[derive(Debug)]
+#[must_use = "the tag ends when this is dropped"]
+pub struct Tag {
+    before: &'static str,
+    /// Of one thread.
+    thread: PhantomData<*const ()>,
+}
+
+/// Says what the calling thread's allocations are for. Tags nest. O(1).
+///
+/// ```
+/// let heap = millpond::Heap::builder().ids(true).build()?;
+/// let layout = core::alloc::Layout::new::<u64>();
+/// let block = {
+///     let _parsing = millpond::tag("parser");
+///     heap.alloc(layout)?
+/// };
+/// let id = heap.id_of(block.as_ptr()).expect("live");
+/// assert_eq!(heap.record(id).map(|record| record.tag), Some("parser"));
+/// // SAFETY: allocated above.
+/// unsafe { heap.free(block, layout) };
+/// assert_eq!(heap.record(id), None);
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
+pub fn tag(tag: &'static str) -> Tag {
+    let cache = global::cache();
+    let before = cache.map_or("", ThreadCache::tag);
+    if let Some(cache) = cache {
+        cache.set_tag(tag);
+    }
+    Tag { before, thread: PhantomData }
+}
+
+impl Drop for Tag {
+    fn drop(&mut self) {
+        if let Some(cache) = global::cache() {
+            cache.set_tag(self.before);
+        }
+    }
+}

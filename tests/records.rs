@@ -1,0 +1,361 @@
+//! Records: IDs that rise and are found, tags, what is live since a mark; and bad use, named and ended.
+
+mod common;
+
+use common::child::{Scenario, say};
+use common::random::Random;
+use common::thread::together;
+use common::{KIB, MIB, scaled};
+use core::alloc::Layout;
+use core::ptr::NonNull;
+use millpond::{Heap, Mode};
+use std::os::unix::process::ExitStatusExt as _;
+use std::sync::Mutex;
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 8).expect("valid")
+}
+
+fn heap(mode: Mode) -> Heap {
+    Heap::builder().mode(mode).build().expect("memory")
+}
+
+#[test]
+fn ids_rise_and_are_found_until_the_end() {
+    for mode in [Mode::Tracked, Mode::Hardened] {
+        let heap = heap(mode);
+        let mut random = Random::new(1);
+        let mut live: Vec<(u64, NonNull<u8>, usize)> = Vec::new();
+        let mut last = 0;
+        for _ in 0..scaled(20_000, 5_000) {
+            if random.below(3) == 0 && !live.is_empty() {
+                let (id, ptr, size) = live.swap_remove(random.below(live.len()));
+                // SAFETY: allocated below, freed once.
+                unsafe { heap.free(ptr, layout(size)) };
+                assert_eq!((heap.record(id), heap.ptr_of(id)), (None, None), "a stale ID");
+            } else {
+                let size = random.size(1, 400 * KIB) - 1;
+                let ptr = heap.alloc(layout(size)).expect("memory");
+                // SAFETY: ours.
+                unsafe { ptr.write_bytes(1, size) };
+                let id = heap.id_of(ptr.as_ptr()).expect("live");
+                assert!(id > last, "{id} after {last}");
+                last = id;
+                live.push((id, ptr, size));
+            }
+            if live.len() > 200 {
+                for (_, ptr, size) in live.drain(..100) {
+                    // SAFETY: as above.
+                    unsafe { heap.free(ptr, layout(size)) };
+                }
+            }
+        }
+        for (id, ptr, size) in &live {
+            let record = heap.record(*id).expect("live");
+            assert_eq!((record.id, record.address, record.size, record.align), (*id, ptr.as_ptr() as usize, *size, 8));
+            assert_eq!((heap.ptr_of(*id), heap.id_of(ptr.as_ptr())), (Some(*ptr), Some(*id)));
+        }
+        let mut walked = Vec::new();
+        heap.walk(|record| walked.push(record.id));
+        walked.sort_unstable();
+        let mut expected: Vec<u64> = live.iter().map(|(id, ..)| *id).collect();
+        expected.sort_unstable();
+        assert_eq!(walked, expected);
+        assert_eq!(heap.id_of(&raw const last as *const u8), None);
+        assert!([0, last + 1, u64::MAX].iter().all(|id| heap.record(*id).is_none()));
+        for (_, ptr, size) in live {
+            // SAFETY: as above.
+            unsafe { heap.free(ptr, layout(size)) };
+        }
+        heap.trim();
+        let stats = heap.check().expect("sound");
+        assert_eq!((stats.live, stats.accounted()), (0, stats.committed), "{mode:?}");
+    }
+}
+
+#[test]
+fn threads_share_records() {
+    let heap = heap(Mode::Hardened);
+    let shared: Mutex<Vec<(NonNull<u8>, u64)>> = Mutex::new(Vec::new());
+    struct Share<'a>(&'a Mutex<Vec<(NonNull<u8>, u64)>>);
+    // SAFETY: whoever takes an entry out has the block.
+    unsafe impl Send for Share<'_> {}
+    together((0..8).map(|id| {
+        let (heap, share) = (&heap, Share(&shared));
+        move || {
+            let Share(shared) = { share };
+            let mut random = Random::new(id);
+            for _ in 0..scaled(20_000, 3_000) {
+                let taken = shared.lock().unwrap().pop();
+                match taken {
+                    Some((ptr, id)) if random.below(2) == 0 => {
+                        assert_eq!(heap.ptr_of(id), Some(ptr));
+                        // SAFETY: allocated below by some thread, freed once.
+                        unsafe { heap.free(ptr, layout(100)) };
+                        assert_eq!(heap.ptr_of(id), None);
+                    }
+                    Some(back) => shared.lock().unwrap().push(back),
+                    None => {}
+                }
+                let ptr = heap.alloc(layout(100)).unwrap();
+                let id = heap.id_of(ptr.as_ptr()).unwrap();
+                shared.lock().unwrap().push((ptr, id));
+            }
+        }
+    }));
+    let left = shared.into_inner().unwrap();
+    assert_eq!(heap.live_since(Heap::builder().build().unwrap().snapshot()).count(), left.len() as u64);
+    for (ptr, _) in left {
+        // SAFETY: as above.
+        unsafe { heap.free(ptr, layout(100)) };
+    }
+    heap.trim();
+    assert_eq!(heap.check().unwrap().live, 0);
+}
+
+#[test]
+fn tags_nest_and_say_what_is_live() {
+    let heap = heap(Mode::Tracked);
+    let take = |size: usize| heap.alloc(layout(size)).unwrap();
+    take(10);
+    let mark = heap.snapshot();
+    assert_eq!(heap.live_since(mark).count(), 0);
+    let outer = millpond::tag("outer");
+    take(100);
+    {
+        let _inner = millpond::tag("in \"quotes\"");
+        take(200);
+        let gone = take(200);
+        // SAFETY: allocated just now.
+        unsafe { heap.free(gone, layout(200)) };
+    }
+    take(100);
+    drop(outer);
+    take(300);
+    let live = heap.live_since(mark);
+    assert_eq!((live.count(), live.bytes()), (4, 700));
+    let groups: Vec<(usize, u64, &str)> =
+        live.groups().iter().map(|group| (group.size, group.count, group.tag)).collect();
+    assert_eq!(groups, [(300, 1, ""), (100, 2, "outer"), (200, 1, "in \"quotes\"")]);
+    assert!(live.to_string().contains("200 bytes in      2 of      100, from id 2, for outer"), "{live}");
+    let json: serde_json::Value = serde_json::from_str(&live.json().to_string()).expect("JSON");
+    assert_eq!(json["bytes"], 700);
+    assert_eq!(json["groups"][2]["tag"], "in \"quotes\"");
+}
+
+#[test]
+fn a_limited_heap_gives_what_it_keeps_back_when_it_must() {
+    let heap = Heap::builder().mode(Mode::Hardened).capacity(MIB).build().unwrap();
+    for _ in 0..10_000 {
+        let ptr = heap.alloc(layout(3000)).expect("what is kept back comes out");
+        // SAFETY: allocated just now.
+        unsafe { heap.free(ptr, layout(3000)) };
+    }
+    let all: Vec<_> = std::iter::from_fn(|| heap.alloc(layout(4000)).ok()).collect();
+    assert!(all.len() >= 200, "{}", all.len());
+}
+
+/// Runs a misuse in a process of its own, which must end with one line that has all of this in it.
+fn ends(test: &'static str, parts: &[&str], misuse: impl FnOnce(&Heap)) {
+    let mode = if test.starts_with("hardened") { Mode::Hardened } else { Mode::Tracked };
+    let Some(ended) = Scenario::new(test).run(|| {
+        misuse(&heap(mode));
+        say(format_args!("survived\n"));
+    }) else {
+        return;
+    };
+    assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{} {}\n{}", ended.how(), ended.stdout, ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    for part in ["millpond: "].iter().chain(parts) {
+        assert!(ended.stderr.contains(part), "`{part}` is not in: {}", ended.stderr);
+    }
+}
+
+fn take(heap: &Heap, size: usize) -> NonNull<u8> {
+    let _tag = millpond::tag("testing");
+    heap.alloc(layout(size)).expect("memory")
+}
+
+#[test]
+fn tracked_names_a_double_free() {
+    ends(
+        "tracked_names_a_double_free",
+        &["double free of 0x", "100 bytes, id 1, allocated by thread ", " for testing", ", freed by thread "],
+        |heap| {
+            let ptr = take(heap, 100);
+            // SAFETY: none: the second is the misuse under test.
+            unsafe { (heap.free(ptr, layout(100)), heap.free(ptr, layout(100))) };
+        },
+    );
+}
+
+#[test]
+fn tracked_names_a_double_free_long_after() {
+    ends("tracked_names_a_double_free_long_after", &["double free of 0x", "id 1,"], |heap| {
+        let ptr = take(heap, 100);
+        // SAFETY: none: the second is the misuse under test.
+        unsafe { heap.free(ptr, layout(100)) };
+        for _ in 0..1000 {
+            let other = take(heap, 5000);
+            // SAFETY: allocated just now.
+            unsafe { heap.free(other, layout(5000)) };
+        }
+        // SAFETY: none: see above.
+        unsafe { heap.free(ptr, layout(100)) };
+    });
+}
+
+#[test]
+fn tracked_names_a_double_free_of_a_large_one() {
+    ends("tracked_names_a_double_free_of_a_large_one", &["double free of 0x", "41943040 bytes, id 1"], |heap| {
+        let ptr = take(heap, 40 * MIB);
+        // SAFETY: none: the second is the misuse under test.
+        unsafe { (heap.free(ptr, layout(40 * MIB)), heap.free(ptr, layout(40 * MIB))) };
+    });
+}
+
+#[test]
+fn tracked_names_a_wrong_layout() {
+    ends("tracked_names_a_wrong_layout", &["with a size that is not its own, 101 bytes", "100 bytes, id 1"], |heap| {
+        let ptr = take(heap, 100);
+        // SAFETY: none: the misuse under test.
+        unsafe { heap.free(ptr, layout(101)) };
+    });
+}
+
+#[test]
+fn tracked_names_an_interior_pointer() {
+    ends("tracked_names_an_interior_pointer", &[", 16 bytes into the allocation 0x", "100 bytes, id 1"], |heap| {
+        let ptr = take(heap, 100);
+        // SAFETY: none: the misuse under test.
+        unsafe { heap.free(ptr.add(16), layout(100)) };
+    });
+}
+
+#[test]
+fn tracked_names_a_small_number() {
+    ends("tracked_names_a_small_number", &["a small number, no address"], |heap| {
+        let ptr = NonNull::new(core::ptr::without_provenance_mut(8usize)).unwrap();
+        // SAFETY: none: the misuse under test.
+        unsafe { heap.free(ptr, layout(8)) };
+    });
+}
+
+#[test]
+fn tracked_names_an_impossible_address() {
+    ends("tracked_names_an_impossible_address", &["no address that a program can have"], |heap| {
+        let ptr = NonNull::new(core::ptr::without_provenance_mut(1usize << 60)).unwrap();
+        // SAFETY: none: the misuse under test.
+        unsafe { heap.free(ptr, layout(8)) };
+    });
+}
+
+#[test]
+fn tracked_names_a_foreign_pointer() {
+    ends("tracked_names_a_foreign_pointer", &["which is not an allocation of Millpond's"], |heap| {
+        let ptr = NonNull::new(core::ptr::without_provenance_mut(1usize << 40)).unwrap();
+        // SAFETY: none: the misuse under test.
+        unsafe { heap.free(ptr, layout(8)) };
+    });
+}
+
+#[test]
+fn tracked_names_the_stack() {
+    ends("tracked_names_the_stack", &["an address on this thread's stack"], |heap| {
+        let mut word = 0u64;
+        // SAFETY: none: the misuse under test.
+        unsafe { heap.free(NonNull::from(&mut word).cast(), layout(8)) };
+    });
+}
+
+#[test]
+fn hardened_names_a_write_past_the_end() {
+    ends("hardened_names_a_write_past_the_end", &["write 0 bytes past the end of 0x", "100 bytes, id 1"], |heap| {
+        let ptr = take(heap, 100);
+        // SAFETY: none: the misuse under test.
+        unsafe {
+            ptr.add(100).write(0);
+            heap.free(ptr, layout(100));
+        }
+    });
+}
+
+#[test]
+fn hardened_names_a_write_after_free() {
+    ends(
+        "hardened_names_a_write_after_free",
+        &["write to 0x", "after it was freed, 5 bytes into it", "id 1,"],
+        |heap| {
+            let ptr = take(heap, 100);
+            // SAFETY: none: the misuse under test.
+            unsafe {
+                heap.free(ptr, layout(100));
+                ptr.add(5).write(0);
+            }
+            heap.trim();
+        },
+    );
+}
+
+/// The program's own allocator, in a mode that the environment names.
+#[test]
+fn the_environment_names_a_mode() {
+    let test = Scenario::new("the_environment_names_a_mode").variable("MILLPOND_MODE", "hardened");
+    test.passes(|| {
+        assert_eq!(millpond::mode(), Mode::Hardened);
+        let mark = millpond::snapshot();
+        let tag = millpond::tag("kept");
+        let kept: Vec<Vec<u8>> = (1..100).map(|size| vec![1; size * 100]).collect();
+        drop(tag);
+        let id = millpond::id_of(kept[7].as_ptr()).expect("live");
+        assert_eq!(millpond::ptr_of(id), Some(kept[7].as_ptr().cast_mut()));
+        assert_eq!(millpond::record(id).map(|record| (record.size, record.tag)), Some((800, "kept")));
+        let live = millpond::live_since(mark);
+        assert!(live.groups().iter().filter(|group| group.tag == "kept").count() >= 60, "{live}");
+        together((0..8).map(|id| {
+            move || {
+                let mut random = Random::new(id);
+                let mut held: Vec<Vec<u8>> = Vec::new();
+                for _ in 0..scaled(10_000, 2_000) {
+                    let mut block = vec![id as u8; random.size(1, 2000)];
+                    block.extend_from_slice(&[id as u8; 100]);
+                    held.push(block);
+                    if held.len() > 50 {
+                        let block = held.swap_remove(random.below(held.len()));
+                        assert!(block.iter().all(|byte| *byte == id as u8));
+                    }
+                }
+            }
+        }));
+        drop(kept);
+        assert_eq!(millpond::record(id), None);
+        common::law::holds();
+    });
+}
+
+#[test]
+fn the_environment_has_a_double_free_named() {
+    let test = Scenario::new("the_environment_has_a_double_free_named").variable("MILLPOND_MODE", "tracked");
+    let Some(ended) = test.run(|| {
+        let ptr = common::block::take(100, 8);
+        // SAFETY: none: the second is the misuse under test.
+        unsafe { (common::block::give(ptr, 100, 8), common::block::give(ptr, 100, 8)) };
+    }) else {
+        return;
+    };
+    assert_eq!(ended.status.signal(), Some(libc::SIGABRT));
+    assert!(
+        ended.stderr.starts_with("millpond: double free of 0x") && ended.stderr.contains("100 bytes, id "),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn without_a_mode_there_are_no_records() {
+    let heap = Heap::new().unwrap();
+    let ptr = heap.alloc(layout(8)).unwrap();
+    assert_eq!((heap.id_of(ptr.as_ptr()), heap.ptr_of(1), heap.record(1)), (None, None, None));
+    heap.walk(|record| panic!("{record:?}"));
+    assert_eq!((millpond::mode(), millpond::ptr_of(1)), (Mode::Fast, None));
+}
