@@ -191,6 +191,12 @@ const MODELS: &[Model] = &[
     model!(modes::two_remove, "modes/index.rs", None, [("stores", Fault::IndexStore, "one has removed it")]),
     model!(modes::two_end, "modes/record.rs", None, [("stores", Fault::EndStore, "one has freed it")]),
     model!(
+        modes::begin_against_retire,
+        "modes/mod.rs modes/record.rs",
+        Some(3),
+        [("blindly", Fault::ForgetBlindly, "each allocation has its record")]
+    ),
+    model!(
         modes::find_against_reuse,
         "modes/mod.rs modes/record.rs modes/index.rs",
         Some(3),

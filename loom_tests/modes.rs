@@ -92,3 +92,18 @@ pub fn find_against_reuse() {
         "its own size"
     );
 }
+
+/// An allocation begins where another was freed, whose record is retired meanwhile and then that of a third.
+pub fn begin_against_retire() {
+    let tracker = Rc::new(Tracker::new());
+    assert_eq!(tracker.begin(64, 10, 8, 1, 0, ""), Some(1), "the first ID");
+    let freed = tracker.end(64, None, 1, 5).expect("live");
+    let other = spawn(&tracker, move |tracker| {
+        tracker.retire(&freed);
+        tracker.begin(128, 20, 8, 1, 6, "")
+    });
+    let mine = tracker.begin(64, 30, 8, 2, 6, "");
+    let theirs = other.join();
+    let found = [64, 128].map(|address| tracker.find(address).map(|seen| (Some(seen.id), seen.size)));
+    assert_eq!(found, [Some((mine, 30)), Some((theirs, 20))], "each allocation has its record");
+}

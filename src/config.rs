@@ -76,7 +76,7 @@ mod values {
     /// Bytes behind an allocation that are checked where it is hardened.
     pub(crate) const CANARY: usize = 16;
     /// The largest allocation that is kept back.
-    pub(crate) const KEPT_MAX: usize = 64 << 10;
+    pub(crate) const KEPT_MAX: usize = 16 << 10;
 
     /// Slow paths between two looks at the clock.
     pub(crate) const PULSE: u32 = 8;

@@ -417,6 +417,9 @@ pub(crate) fn living_cache() -> Option<&'static ThreadCache> {
 /// println!("{} bytes went back", trimmed.returned);
 /// ```
 pub fn trim() -> Trimmed {
+    if let Some(tracked) = tracked() {
+        tracked.release_kept();
+    }
     HEAP.trim(living_cache())
 }
 
@@ -466,15 +469,9 @@ pub fn stats() -> Stats {
     with_records(HEAP.stats())
 }
 
-/// Adds the tables of the modes, which the heap does not know.
+/// Adds what the heap does not know.
 fn with_records(stats: Stats) -> Stats {
-    let bytes = TRACKER.bytes() + FRONTS.bytes();
-    Stats {
-        metadata: stats.metadata + bytes,
-        committed: stats.committed + bytes,
-        reserved: stats.reserved + bytes,
-        ..stats
-    }
+    tracked().map_or(stats, |tracked| tracked.add_to(stats, FRONTS.bytes()))
 }
 
 /// Verifies every structure of the allocator and that its statistics add up.

@@ -49,13 +49,16 @@ pub struct Record {
 
 /// Where the bytes are: a moment's picture, exact while no other thread is inside the allocator.
 ///
-/// The sum `live + thread_cached + pooled + span_free + tails + dirty + stranded + metadata` is then `committed`.
+/// The sum `live + quarantine + thread_cached + pooled + span_free + tails + dirty + stranded + metadata` is then
+/// `committed`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stats {
     /// Bytes in the program's hands: chunks by their class, larger allocations by whole pages.
     pub live: usize,
+    /// Bytes of freed chunks that are kept back ([`Mode::Hardened`]).
+    pub quarantine: usize,
     /// Bytes of free chunks in threads' magazines.
     pub thread_cached: usize,
     /// Bytes of free chunks in the pools' magazines.
@@ -204,6 +207,7 @@ impl Stats {
     /// The sum that must equal `committed`.
     pub fn accounted(&self) -> usize {
         self.live
+            .wrapping_add(self.quarantine)
             .wrapping_add(self.thread_cached)
             .wrapping_add(self.pooled)
             .wrapping_add(self.span_free)
@@ -230,6 +234,7 @@ impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = [
             ("live", self.live),
+            ("quarantine", self.quarantine),
             ("in thread caches", self.thread_cached),
             ("in pools", self.pooled),
             ("free in spans", self.span_free),

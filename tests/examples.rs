@@ -51,3 +51,32 @@ fn limited_map() {
     assert!(text.contains("entries, then: AllocError") && text.contains("all there: true"), "{text}");
     assert!(text.contains(" KiB live of 4096 KiB") && text.contains("\n0 KiB live once it is dropped"), "{text}");
 }
+
+#[test]
+fn ids_and_leaks() {
+    let text = run("ids_and_leaks", &[]);
+    for part in [
+        "the block has ID 1, and ID 1 is the block: true",
+        "size: 100, align: 8",
+        "freed: None, None",
+        "3 allocations, 72 bytes",
+        "72 bytes in      3 of       24, from id 3, for parser",
+        r#"{"count":3,"bytes":72,"groups":[{"size":24,"count":3,"bytes":72,"first":3,"tag":"parser"}]}"#,
+    ] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn double_free() {
+    let text = run("double_free", &[]);
+    for part in ["double free of 0x", "with a size that is not its own, 50 bytes", ", 8 bytes into the allocation 0x"] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+    assert_eq!(text.matches("signal: 6").count(), 5, "{text}");
+    assert_eq!(text.matches("100 bytes, id 1, allocated by thread ").count(), 5, "{text}");
+    assert!(
+        text.contains("write 0 bytes past the end") && text.contains("after it was freed, 0 bytes into it"),
+        "{text}"
+    );
+}

@@ -9,7 +9,7 @@ use crate::arena::Fill;
 use crate::config::{CANARY, KEPT_MAX};
 use crate::modes::{Misuse, Seen, Tracker};
 use crate::os;
-use crate::report::Mode;
+use crate::report::{Mode, Stats};
 use crate::size_class::{Class, INFO, at_place};
 use crate::span::LARGE;
 use crate::tagged::NONE;
@@ -127,6 +127,34 @@ impl Tracked<'_> {
                 self.give(old.address);
             }
         });
+    }
+
+    /// How many freed allocations are kept back, and their bytes as the heap has served them: a moment's picture.
+    pub(crate) fn kept(&self) -> (u64, usize) {
+        let mut kept = (0, 0);
+        if self.mode == Mode::Hardened {
+            self.tracker.walk_recent(|old| {
+                if old.size <= KEPT_MAX {
+                    kept = (kept.0 + 1, kept.1 + self.heap.usable_size(old.address).unwrap_or(0));
+                }
+            });
+        }
+        kept
+    }
+
+    /// Adds what the records know to the heap's statistics.
+    pub(crate) fn add_to(&self, stats: Stats, tables: usize) -> Stats {
+        let (count, bytes) = self.kept();
+        let tables = tables + self.tracker.bytes();
+        Stats {
+            live: stats.live.saturating_sub(bytes),
+            quarantine: bytes,
+            deallocations: stats.deallocations + count,
+            metadata: stats.metadata + tables,
+            committed: stats.committed + tables,
+            reserved: stats.reserved + tables,
+            ..stats
+        }
     }
 
     fn check_canary(&self, seen: &Seen) {

@@ -383,15 +383,7 @@ impl Heap {
 
     /// Adds what the core does not know.
     fn with_records(&self, stats: Stats) -> Stats {
-        let inner = self.inner();
-        let bytes = inner.tracker.bytes();
-        Stats {
-            fallbacks: inner.fallbacks.get(),
-            metadata: stats.metadata + bytes,
-            committed: stats.committed + bytes,
-            reserved: stats.reserved + bytes,
-            ..stats
-        }
+        Stats { fallbacks: self.inner().fallbacks.get(), ..self.tracked().add_to(stats, 0) }
     }
 
     /// Verifies every structure of the heap, while no other thread uses it.

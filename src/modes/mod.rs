@@ -77,7 +77,7 @@ impl Tracker {
         // What was freed there is not to be taken for this.
         while let Some(old) = self.at(address) {
             self.by_address.remove(address as u64, old.index());
-            old.forget();
+            old.forget(address);
         }
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         if id == 1 {
@@ -158,6 +158,13 @@ impl Tracker {
                 self.retire(&seen);
             }
         }
+    }
+
+    /// Calls `visit` with each recent free: a moment's picture.
+    pub(crate) fn walk_recent(&self, visit: impl FnMut(Seen)) {
+        // ORDERING: Acquire pairs with the exchange in `remember`.
+        let recent = self.recent.iter().map(|slot| slot.load(Ordering::Acquire)).filter(|index| *index != NONE);
+        recent.filter_map(|index| self.records.get(index).read()).for_each(visit);
     }
 
     /// What the clock said at the first allocation.

@@ -139,10 +139,13 @@ impl Record {
         true
     }
 
-    /// Forgets the address of a freed allocation: another one begins there.
-    pub(crate) fn forget(&self) {
+    /// Forgets the address of a freed allocation, since another one begins there; if the record is not another's by now.
+    pub(crate) fn forget(&self, address: usize) {
         // ORDERING: Release, as in `begin`.
-        self.address.store(0, Ordering::Release);
+        if planted(Fault::ForgetBlindly) {
+            return self.address.store(0, Ordering::Release);
+        }
+        let _ = self.address.compare_exchange(address, 0, Ordering::Release, Ordering::Relaxed);
     }
 
     /// Makes the record nobody's. The caller has it alone.

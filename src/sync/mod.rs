@@ -74,6 +74,8 @@ pub(crate) enum Fault {
     IndexStore,
     /// A record is written by relaxed stores.
     RecordRelaxed,
+    /// An address is forgotten without looking at whose the record is.
+    ForgetBlindly,
     /// A record is ended by load and store.
     EndStore,
     /// A bit of a bitset is set by a relaxed operation.

@@ -6,6 +6,7 @@ use millpond::Stats;
 pub fn holds() -> Stats {
     let stats = millpond::stats();
     let places = stats.live
+        + stats.quarantine
         + stats.thread_cached
         + stats.pooled
         + stats.span_free
