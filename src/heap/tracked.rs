@@ -225,10 +225,10 @@ impl Tracked<'_> {
     }
 }
 
-/// What is written behind an allocation.
+/// What is written behind an allocation: no two addresses have the same, and no byte is a letter, a small number or all ones.
 fn canary(address: usize) -> [u8; CANARY] {
-    let word = (address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_ne_bytes();
-    core::array::from_fn(|byte| word[byte % word.len()] | 1)
+    let word = (address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+    core::array::from_fn(|byte| word[byte % word.len()] & 0x3f | 0x80)
 }
 
 /// What is known of an allocation, in words.
