@@ -1,11 +1,15 @@
 //! Records and their indices: found once they are made, removed and ended by one only, read whole or not at all.
 
 use super::spawn;
-use crate::modes::{Index, Misuse, Record, Tracker};
+use crate::modes::{Birth, Index, Misuse, Record, Tracker};
 use crate::slab::Slab;
 use crate::sync::Slot;
 use std::prelude::v1::*;
 use std::rc::Rc;
+
+fn birth(size: usize) -> Birth {
+    Birth { size, align: 8, thread: 1, now: 0, tag: "" }
+}
 
 struct World {
     index: Index,
@@ -60,7 +64,7 @@ pub fn two_remove() {
 pub fn two_end() {
     let records = Rc::new(Slab::<Record>::new());
     let record = records.take().expect("the fake system gives memory");
-    record.begin(1, 64, 10, 8, 1, 0, "");
+    record.begin(1, 64, birth(10));
     let index = record.index();
     let other = spawn(&records, move |records| records.get(index).end(1, 2, 3));
     let mine = record.end(1, 3, 4);
@@ -70,12 +74,12 @@ pub fn two_end() {
 /// An allocation is freed, and another begins at its address, while a third thread asks what is there.
 pub fn find_against_reuse() {
     let tracker = Rc::new(Tracker::new());
-    assert_eq!(tracker.begin(64, 10, 8, 1, 0, ""), Some(1), "the first ID");
+    assert_eq!(tracker.begin(64, birth(10)), Some(1), "the first ID");
     let other = spawn(&tracker, |tracker| {
         let seen = tracker.end(64, Some((10, 8)), 1, 5).expect("live");
         // Forgotten at once, so that its record is the next one's.
         tracker.retire(&seen);
-        tracker.begin(64, 20, 8, 1, 6, "")
+        tracker.begin(64, birth(20))
     });
     if let Some(seen) = tracker.find(64) {
         assert!(matches!((seen.id, seen.size), (1, 10) | (2, 20)), "a record of two allocations: {seen:?}");
@@ -96,13 +100,13 @@ pub fn find_against_reuse() {
 /// An allocation begins where another was freed, whose record is retired meanwhile and then that of a third.
 pub fn begin_against_retire() {
     let tracker = Rc::new(Tracker::new());
-    assert_eq!(tracker.begin(64, 10, 8, 1, 0, ""), Some(1), "the first ID");
+    assert_eq!(tracker.begin(64, birth(10)), Some(1), "the first ID");
     let freed = tracker.end(64, None, 1, 5).expect("live");
     let other = spawn(&tracker, move |tracker| {
         tracker.retire(&freed);
-        tracker.begin(128, 20, 8, 1, 6, "")
+        tracker.begin(128, birth(20))
     });
-    let mine = tracker.begin(64, 30, 8, 2, 6, "");
+    let mine = tracker.begin(64, birth(30));
     let theirs = other.join();
     let found = [64, 128].map(|address| tracker.find(address).map(|seen| (Some(seen.id), seen.size)));
     assert_eq!(found, [Some((mine, 30)), Some((theirs, 20))], "each allocation has its record");

@@ -7,7 +7,7 @@
 use super::Heap;
 use crate::arena::Fill;
 use crate::config::{CANARY, KEPT_MAX};
-use crate::modes::{Misuse, Seen, Tracker};
+use crate::modes::{Birth, Misuse, Seen, Tracker};
 use crate::os;
 use crate::report::{Mode, Stats};
 use crate::size_class::{Class, INFO, at_place};
@@ -47,7 +47,8 @@ impl Tracked<'_> {
         };
         let address = at.as_ptr().expose_provenance();
         let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
-        if self.tracker.begin(address, size, align, thread, os::coarse_ms(), self.tag).is_none() {
+        let birth = Birth { size, align, thread, now: os::coarse_ms(), tag: self.tag };
+        if self.tracker.begin(address, birth).is_none() {
             self.give(address);
             return None;
         }

@@ -14,7 +14,7 @@ mod record;
 mod tests;
 
 pub(crate) use index::Index;
-pub(crate) use record::{Record, Seen};
+pub(crate) use record::{Birth, Record, Seen};
 
 use crate::config::{GRAIN, RECENT};
 use crate::slab::Slab;
@@ -64,15 +64,7 @@ impl Tracker {
 
     /// Makes the record of an allocation that the caller has just taken and nobody knows yet. Returns its ID; `None` if there
     /// is no memory for it: then nothing has changed.
-    pub(crate) fn begin(
-        &self,
-        address: usize,
-        size: usize,
-        align: usize,
-        thread: u32,
-        now: u64,
-        tag: &'static str,
-    ) -> Option<u64> {
+    pub(crate) fn begin(&self, address: usize, birth: Birth) -> Option<u64> {
         let record = self.records.take()?;
         // What was freed there is not to be taken for this.
         while let Some(old) = self.at(address) {
@@ -81,9 +73,9 @@ impl Tracker {
         }
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         if id == 1 {
-            self.origin_ms.store(now, Ordering::Relaxed);
+            self.origin_ms.store(birth.now, Ordering::Relaxed);
         }
-        record.begin(id, address, size, align, thread, now, tag);
+        record.begin(id, address, birth);
         if !self.by_id.insert(id, record.index()) {
             record.clear();
             self.records.give(record.index());

@@ -37,6 +37,17 @@ pub(crate) struct Record {
     tag: AtomicPtr<u8>,
 }
 
+/// What is known of an allocation when it begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Birth {
+    pub(crate) size: usize,
+    pub(crate) align: usize,
+    pub(crate) thread: u32,
+    /// What the clock says, in milliseconds.
+    pub(crate) now: u64,
+    pub(crate) tag: &'static str,
+}
+
 /// What was read of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
@@ -99,16 +110,8 @@ impl Record {
     }
 
     /// Writes what is known at an allocation. The caller has the record alone.
-    pub(crate) fn begin(
-        &self,
-        id: u64,
-        address: usize,
-        size: usize,
-        align: usize,
-        thread: u32,
-        now: u64,
-        tag: &'static str,
-    ) {
+    pub(crate) fn begin(&self, id: u64, address: usize, birth: Birth) {
+        let Birth { size, align, thread, now, tag } = birth;
         // ORDERING: Release on each: who reads one of them sees that the word is no longer what it was.
         let each = if planted(Fault::RecordRelaxed) { Ordering::Relaxed } else { Ordering::Release };
         self.address.store(address, each);
@@ -177,10 +180,10 @@ impl Record {
         if word & STATE == 0 || self.word.load(Ordering::Relaxed) != word {
             return None;
         }
-        // SAFETY: both are of one allocation, as the word has shown: a tag that was given as a whole.
         let tag = if tag.is_null() {
             ""
         } else {
+            // SAFETY: both are of one allocation, as the word has shown: a tag that was given as a whole, and stays.
             unsafe { core::str::from_utf8_unchecked(core::slice::from_raw_parts(tag, len as usize)) }
         };
         Some(Seen { tag, ..seen })

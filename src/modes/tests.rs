@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 fn begin(tracker: &Tracker, address: usize, size: usize) -> u64 {
-    tracker.begin(address, size, 8, 1, 5, "tag").expect("memory")
+    tracker.begin(address, Birth { size, align: 8, thread: 1, now: 5, tag: "tag" }).expect("memory")
 }
 
 #[test]
