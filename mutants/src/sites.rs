@@ -243,7 +243,7 @@ impl Finder<'_> {
             if !found.here.is_empty() {
                 for publication in found.here {
                     self.after(write, publication.span(), publication.method.to_string(), |before, after| {
-                        (format!("({{ let published = "), format!("; {before}{after} published }})"))
+                        ("({ let published = ".to_owned(), format!("; {before}{after} published }})"))
                     });
                 }
             } else if found.within && !found.leaves && at + 1 < block.stmts.len() {
