@@ -88,7 +88,7 @@ core_modules! {
     environment
 }
 
-program_modules! { slot global records instance }
+program_modules! { slot global records measure instance }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
@@ -118,6 +118,7 @@ pub use {
     bitset::BitRangeError,
     global::{WithMode, mode},
     instance::{AllocError, BuildError, Fallback, Heap, HeapBuilder, PoolTable, SoftLimit},
+    measure::{Measured, assert_no_alloc, measure},
     records::{LiveGroup, LiveSince, Snapshot, Tag, id_of, live_since, ptr_of, record, snapshot, tag, walk},
 };
 

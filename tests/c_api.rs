@@ -38,7 +38,7 @@ fn all_names_are_there_and_no_others() {
         symbols.lines().filter_map(|line| line.split_whitespace().nth(2)).map(str::to_owned).collect();
     let mut expected: BTreeSet<String> =
         FAMILY.split_whitespace().chain(OF_GLIBC.split_whitespace()).map(str::to_owned).collect();
-    for header in ["millpond.h", "fast_allocator.h"] {
+    for header in ["millpond.h", "fast_allocator.h", "allocator.h"] {
         let names = declared(header);
         assert!(names.len() >= 5, "{header}: {names:?}");
         expected.extend(names);
@@ -80,7 +80,7 @@ fn the_family_to_the_letter() {
 
 #[test]
 fn headers_compile_alone() {
-    for header in ["millpond.h", "fast_allocator.h"] {
+    for header in ["millpond.h", "fast_allocator.h", "allocator.h"] {
         for compiler in [&["cc", "-xc", "-std=c11"][..], &["cc", "-xc", "-std=c2x"], &["c++", "-xc++", "-std=c++11"]] {
             succeeds(
                 Command::new(compiler[0])
@@ -171,6 +171,23 @@ fn a_first_program_reports_what_it_did() {
             ended.stdout.lines().filter(|line| line.ends_with(" us") && line.contains(" B ")).collect();
         assert!(pools.len() == 2 && pools[0].contains("256 B") && pools[1].contains("4096 B"), "{}", ended.stdout);
     }
+}
+
+/// A heap for C: its capacity, IDs, bits and report; and a double free in it, which is named.
+#[test]
+fn a_heap_for_c_keeps_its_word() {
+    let link = link_shared();
+    let program = compile("allocator.c", "allocator", &arguments(&link));
+    let ended = succeeds(&mut Command::new(&program));
+    for row in ["thread cache hits", "all is well"] {
+        assert!(ended.stdout.contains(row), "{}", ended.stdout);
+    }
+    let misused = Command::new(&program).arg("twice").output().expect("it runs");
+    let stderr = String::from_utf8_lossy(&misused.stderr);
+    assert!(
+        !misused.status.success() && stderr.contains("double free of 0x") && stderr.contains("64 bytes, id "),
+        "{stderr}"
+    );
 }
 
 /// The first C program of a text that uses the small interface, with our header.

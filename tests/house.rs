@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["heap"],
     &["slot", "environment"],
     &["global", "forward"],
-    &["records"],
+    &["records", "measure"],
     &["instance"],
     &["c_api"],
 ];

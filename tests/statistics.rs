@@ -317,3 +317,36 @@ fn large_allocations_are_counted_once() {
         assert!(live.allocated_bytes - before.allocated_bytes >= ((300 << 9) - 300) * KIB as u64);
     });
 }
+
+#[test]
+fn a_threads_own_allocations_are_measured_whatever_others_do() {
+    Scenario::new("a_threads_own_allocations_are_measured_whatever_others_do").passes(|| {
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        drop(std::hint::black_box(vec![1u8; 1000]));
+                    }
+                });
+            }
+            for count in 0..200 {
+                let mut held = Chain::new(1000);
+                let (_, measured) = millpond::measure(|| (0..count).for_each(|_| assert!(held.push())));
+                assert_eq!((measured.allocations, measured.bytes), (count, count * 1024));
+                held.free_all();
+                let (large, measured) = millpond::measure(|| take(MIB, 8));
+                assert_eq!((measured.allocations, measured.bytes), (1, MIB as u64));
+                // SAFETY: allocated above.
+                millpond::assert_no_alloc(|| unsafe { give(large, MIB, 8) });
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    });
+}
+
+#[test]
+#[should_panic = "1 allocations of 16 bytes where there should be none"]
+fn an_allocation_where_there_should_be_none_is_told() {
+    millpond::assert_no_alloc(|| drop(std::hint::black_box(vec![1u8; 10])));
+}

@@ -21,6 +21,7 @@ use crate::report::Mode;
 use crate::size_class;
 use crate::slot;
 use crate::thread_cache::Bin;
+use core::alloc::Layout;
 use core::ptr::{self, NonNull, null_mut};
 
 /// The largest object that C knows.
@@ -116,6 +117,11 @@ fn free_other(ptr: *mut u8) {
     if !ptr.is_null() {
         global::free_large(ptr, usize::MAX, 1);
     }
+}
+
+/// What C promises of `size` bytes; `None` for more than there can be.
+pub(super) fn layout(size: usize) -> Option<Layout> {
+    Layout::from_size_align(size, if size <= GRAIN { GRAIN } else { C_ALIGN }).ok()
 }
 
 /// Frees what `malloc(size)`, `calloc` or `realloc` to this size gave, without asking the page map.

@@ -275,6 +275,19 @@ impl Heap {
         }
     }
 
+    /// Takes back what this heap, which has no fallback, has given out.
+    ///
+    /// # Safety
+    /// `ptr` came from this heap, and nobody uses it any more.
+    #[allow(dead_code, reason = "for the C library")]
+    pub(crate) unsafe fn free_at(&self, ptr: NonNull<u8>) {
+        if self.inner().mode != Mode::Fast {
+            return self.tracked().free(ptr.as_ptr().expose_provenance(), None, false);
+        }
+        // SAFETY: the caller's word. Without records and a fallback, nobody looks at the layout.
+        unsafe { self.free(ptr, Layout::new::<u8>()) };
+    }
+
     #[cold]
     #[inline(never)]
     fn free_missed(&self, cache: Option<&ThreadCache>, class: Class, ptr: NonNull<u8>) {
