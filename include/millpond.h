@@ -84,9 +84,10 @@ size_t mp_malloc_usable_size(void *ptr) MP_NOEXCEPT;
 /* ---- Where the bytes are ------------------------------------------------------------------------------------------- */
 
 /* All in bytes but the last two. While no other thread is inside the allocator, exact:
- * committed = live + thread_cached + pooled + span_free + tails + dirty + stranded + metadata. */
+ * committed = live + quarantine + thread_cached + pooled + span_free + tails + dirty + stranded + metadata. */
 struct mp_stats {
     size_t live;          /* in the program's hands, rounded up to size classes and pages */
+    size_t quarantine;    /* freed, and kept back: with MILLPOND_MODE=hardened */
     size_t thread_cached; /* free, in threads' magazines */
     size_t pooled;        /* free, in the pools' magazines */
     size_t span_free;     /* free, in spans, not purged */

@@ -239,7 +239,7 @@ pub(crate) fn free_large(ptr: *mut u8, size: usize, align: usize) {
 pub(crate) fn alloc_missed(size: usize, align: usize, place: usize) -> *mut u8 {
     let cache = own_cache();
     if let Some(tracked) = tracked() {
-        let class = size_class::place_of(tracked.padded(size), align).map(size_class::at_place);
+        let class = size_class::place_of(tracked.padded(size).max(1), align).map(size_class::at_place);
         return address(tracked.alloc(size, align, class, Fill::Any));
     }
     let class = size_class::at_place(place);

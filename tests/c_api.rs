@@ -72,8 +72,10 @@ fn the_family_to_the_letter() {
             &[prefix, &[archive, "-rdynamic"]].concat(),
         );
         for mut command in [Command::new(&linked), preloaded(&linked), Command::new(&whole)] {
-            let ended = run(&mut command, WATCHDOG, &[]).well("semantics");
-            assert_eq!(ended.stdout, "done\n", "{command:?}");
+            for mode in ["fast", "tracked", "hardened"] {
+                let ended = run(command.env("MILLPOND_MODE", mode), WATCHDOG, &[]).well("semantics");
+                assert_eq!(ended.stdout, "done\n", "{command:?}");
+            }
         }
     }
 }

@@ -161,7 +161,7 @@ fn the_environment_is_heard() {
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(
         stderr(&[("MILLPOND_SHOW", "config"), ("MILLPOND_THP", "never")]),
-        format!("millpond: {version}: MILLPOND_THP=never MILLPOND_SHOW=config\n")
+        format!("millpond: {version}: MILLPOND_MODE=fast MILLPOND_THP=never MILLPOND_SHOW=config\n")
     );
     assert_eq!(
         stderr(&[("MILLPOND_SHWO", "config")]),

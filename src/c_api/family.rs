@@ -49,7 +49,7 @@ fn take(place: usize, size: usize) -> *mut u8 {
 #[cold]
 #[inline(never)]
 fn missed(size: usize, place: usize) -> *mut u8 {
-    or_no_memory(global::alloc_missed(size, if size <= GRAIN { GRAIN } else { C_ALIGN }, place))
+    or_no_memory(global::alloc_missed(size, align_in_c(size), place))
 }
 
 fn or_no_memory(at: *mut u8) -> *mut u8 {
@@ -111,17 +111,34 @@ fn give(chunk: NonNull<u8>, place: usize) {
     }
 }
 
+/// For a caller that says the size and alignment, which the modes with records look at.
+#[inline(always)]
+fn give_sized(chunk: NonNull<u8>, size: usize, align: usize, place: usize) {
+    if !bin(place).push(chunk) {
+        global::free_missed(chunk, size, align, place);
+    }
+}
+
+fn free_other(ptr: *mut u8) {
+    free_other_sized(ptr, usize::MAX, 1);
+}
+
 #[cold]
 #[inline(never)]
-fn free_other(ptr: *mut u8) {
+fn free_other_sized(ptr: *mut u8, size: usize, align: usize) {
     if !ptr.is_null() {
-        global::free_large(ptr, usize::MAX, 1);
+        global::free_large(ptr, size, align);
     }
+}
+
+/// What `malloc(size)` is aligned to.
+fn align_in_c(size: usize) -> usize {
+    if size <= GRAIN { GRAIN } else { C_ALIGN }
 }
 
 /// What C promises of `size` bytes; `None` for more than there can be.
 pub(super) fn layout(size: usize) -> Option<Layout> {
-    Layout::from_size_align(size, if size <= GRAIN { GRAIN } else { C_ALIGN }).ok()
+    Layout::from_size_align(size, align_in_c(size)).ok()
 }
 
 /// Frees what `malloc(size)`, `calloc` or `realloc` to this size gave, without asking the page map.
@@ -131,8 +148,8 @@ pub(super) fn layout(size: usize) -> Option<Layout> {
 #[inline(always)]
 pub(super) unsafe fn free_sized(ptr: *mut u8, size: usize) {
     match (NonNull::new(ptr), c_class::place_in_c(size)) {
-        (Some(chunk), Some(place)) => give(chunk, place),
-        _ => free_other(ptr),
+        (Some(chunk), Some(place)) => give_sized(chunk, size, align_in_c(size), place),
+        _ => free_other_sized(ptr, size, 1),
     }
 }
 
@@ -142,8 +159,8 @@ pub(super) unsafe fn free_sized(ptr: *mut u8, size: usize) {
 /// As C says.
 pub(super) unsafe fn free_aligned_sized(ptr: *mut u8, align: usize, size: usize) {
     match (NonNull::new(ptr), place_aligned(align, size)) {
-        (Some(chunk), Some(place)) => give(chunk, place),
-        _ => free_other(ptr),
+        (Some(chunk), Some(place)) => give_sized(chunk, size, align.max(align_in_c(size)), place),
+        _ => free_other_sized(ptr, size, align),
     }
 }
 
@@ -161,7 +178,7 @@ fn aligned(align: usize, size: usize) -> *mut u8 {
     match place_aligned(align, size) {
         Some(place) => match bin(place).pop() {
             Some(chunk) => chunk.as_ptr(),
-            None => global::alloc_missed(size, align, place),
+            None => global::alloc_missed(size, align.max(align_in_c(size)), place),
         },
         None => global::alloc_large(size, align),
     }

@@ -49,6 +49,7 @@ const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_V
 #[repr(C)]
 struct CStats {
     live: usize,
+    quarantine: usize,
     thread_cached: usize,
     pooled: usize,
     span_free: usize,
@@ -67,6 +68,7 @@ impl From<Stats> for CStats {
     fn from(stats: Stats) -> Self {
         Self {
             live: stats.live,
+            quarantine: stats.quarantine,
             thread_cached: stats.thread_cached,
             pooled: stats.pooled,
             span_free: stats.span_free,

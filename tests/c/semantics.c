@@ -223,7 +223,7 @@ static void information(void)
 #ifdef PREFIXED
     struct mp_stats stats;
     mp_stats(&stats);
-    CHECK(stats.committed == stats.live + stats.thread_cached + stats.pooled + stats.span_free + stats.tails + stats.dirty
+    CHECK(stats.committed == stats.live + stats.quarantine + stats.thread_cached + stats.pooled + stats.span_free + stats.tails + stats.dirty
                                  + stats.stranded + stats.metadata);
     CHECK(stats.threads == 1 && stats.committed > 0 && stats.reserved >= stats.committed);
     CHECK(mp_set_thp(MP_THP_NEVER) == 0 && mp_set_thp(MP_THP_DEFAULT) == 0);
