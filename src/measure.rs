@@ -41,8 +41,7 @@ pub fn measure<R>(run: impl FnOnce() -> R) -> (R, Measured) {
     let before = so_far();
     let result = run();
     let after = so_far();
-    let measured =
-        Measured { allocations: after.allocations - before.allocations, bytes: after.bytes - before.bytes };
+    let measured = Measured { allocations: after.allocations - before.allocations, bytes: after.bytes - before.bytes };
     (result, measured)
 }
 
