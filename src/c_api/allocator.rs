@@ -3,6 +3,7 @@
 use super::family;
 use crate::instance::Heap;
 use crate::os;
+use core::alloc::Layout;
 use core::fmt::Write;
 use core::ptr::{self, NonNull, null_mut};
 
@@ -57,6 +58,11 @@ unsafe fn destroy(allocator: Allocator) {
     }
 }
 
+/// What C promises of `size` bytes; `None` for more than there can be.
+fn layout(size: usize) -> Option<Layout> {
+    Layout::from_size_align(size, family::align_in_c(size)).ok()
+}
+
 fn served(at: Option<NonNull<u8>>) -> Memory {
     at.map_or_else(
         || {
@@ -68,11 +74,11 @@ fn served(at: Option<NonNull<u8>>) -> Memory {
 }
 
 fn malloc(heap: &Heap, size: usize) -> Memory {
-    served(family::layout(size).and_then(|layout| heap.alloc(layout).ok()))
+    served(layout(size).and_then(|layout| heap.alloc(layout).ok()))
 }
 
 fn calloc(heap: &Heap, count: usize, size: usize) -> Memory {
-    let layout = count.checked_mul(size).and_then(family::layout);
+    let layout = count.checked_mul(size).and_then(layout);
     served(layout.and_then(|layout| heap.alloc_zeroed(layout).ok()))
 }
 

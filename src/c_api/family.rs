@@ -21,7 +21,6 @@ use crate::report::Mode;
 use crate::size_class;
 use crate::slot;
 use crate::thread_cache::Bin;
-use core::alloc::Layout;
 use core::ptr::{self, NonNull, null_mut};
 
 /// The largest object that C knows.
@@ -132,13 +131,8 @@ fn free_other_sized(ptr: *mut u8, size: usize, align: usize) {
 }
 
 /// What `malloc(size)` is aligned to.
-fn align_in_c(size: usize) -> usize {
+pub(super) fn align_in_c(size: usize) -> usize {
     if size <= GRAIN { GRAIN } else { C_ALIGN }
-}
-
-/// What C promises of `size` bytes; `None` for more than there can be.
-pub(super) fn layout(size: usize) -> Option<Layout> {
-    Layout::from_size_align(size, align_in_c(size)).ok()
 }
 
 /// Frees what `malloc(size)`, `calloc` or `realloc` to this size gave, without asking the page map.
