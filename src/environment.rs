@@ -3,12 +3,14 @@
 //! | variable | values | meaning |
 //! |---|---|---|
 //! | `MILLPOND_MODE` | `fast`, `tracked`, `hardened` | what is known of each allocation, and noticed of bad use |
+//! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool`, `cache` | what slow paths do, a line a step on stderr; each level tells what those before it do, too |
 //! | `MILLPOND_THP` | `default`, `always`, `never` | transparent huge pages |
 //! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | what is in force, when it has been read; where the bytes are, at the program's end; both on stderr |
 //!
 //! A variable whose name begins so and is not in the table, and a value that is none of a variable's, are ignored with
 //! one line on stderr. A program that runs with more rights than its user ignores all of them, without a word.
 
+use crate::log::Log;
 use crate::os;
 use crate::report::{Mode, Thp};
 
@@ -18,6 +20,7 @@ pub(crate) struct Settings {
     /// `None`: not said.
     pub(crate) mode: Option<Mode>,
     pub(crate) thp: Thp,
+    pub(crate) log: Log,
     /// Print what is in force.
     pub(crate) show_config: bool,
     /// Print the statistics at the program's end.
@@ -35,7 +38,8 @@ struct Variable {
 
 const PREFIX: &str = "MILLPOND_";
 
-const TABLE: [Variable; 3] = [
+const TABLE: [Variable; 4] = [
+    Variable { name: "LOG", values: "one of os, arena, span, pool, cache", set: set_log },
     Variable { name: "MODE", values: "one of fast, tracked, hardened", set: set_mode },
     Variable { name: "THP", values: "one of default, always, never", set: set_thp },
     Variable { name: "SHOW", values: "a list of config, stats", set: set_show },
@@ -79,6 +83,18 @@ fn set_mode(settings: &mut Settings, value: &[u8]) -> Option<()> {
         b"hardened" => Mode::Hardened,
         _ => return None,
     });
+    Some(())
+}
+
+fn set_log(settings: &mut Settings, value: &[u8]) -> Option<()> {
+    settings.log = match value {
+        b"os" => Log::Os,
+        b"arena" => Log::Arena,
+        b"span" => Log::Span,
+        b"pool" => Log::Pool,
+        b"cache" => Log::Cache,
+        _ => return None,
+    };
     Some(())
 }
 
@@ -168,7 +184,7 @@ mod tests {
     #[test]
     fn what_is_known_is_taken_and_all_else_changes_nothing() {
         let all = taken(&["HOME=/", "MILLPOND_THP=never", "MILLPOND_SHOW=stats,config"]);
-        assert_eq!(all, Settings { thp: Thp::Never, show_config: true, show_stats: true, mode: None });
+        assert_eq!(all, Settings { thp: Thp::Never, show_config: true, show_stats: true, ..Settings::default() });
         assert_eq!(taken(&["MILLPOND_MODE=hardened"]).mode, Some(Mode::Hardened));
         for text in [
             "MILLPOND_MODE=slow",

@@ -7,6 +7,7 @@
 use crate::arena::Fill;
 use crate::environment;
 use crate::heap::{Heap, Tracked};
+use crate::log::{self, Log};
 use crate::modes::Tracker;
 use crate::os;
 use crate::report::{CheckError, Mode, Stats, Thp, Trimmed};
@@ -317,6 +318,9 @@ pub(crate) fn configure() {
         3 => Some(Mode::Hardened),
         _ => None,
     };
+    if settings.log != Log::Off {
+        log::set(settings.log);
+    }
     choose(settings.mode.or(wanted));
     if settings.thp != Thp::Default {
         set_thp(settings.thp);
@@ -491,4 +495,12 @@ pub fn check() -> Result<Stats, CheckError> {
 /// still returns 64 KiB and OS pages. [`Thp::Default`] changes nothing for what there is: the system does not take advice back.
 pub fn set_thp(thp: Thp) {
     HEAP.set_thp(thp);
+}
+
+/// Sets how much slow paths tell of what they do, on stderr, a line a step, for all heaps. The environment variable
+/// `MILLPOND_LOG` (`os`, `arena`, `span`, `pool`, `cache`) sets it at the first allocation.
+///
+/// The fast path tells nothing, unless records are kept ([`Mode::Tracked`]): then each allocation and free is told as well.
+pub fn set_log(level: Log) {
+    log::set(level);
 }

@@ -34,6 +34,27 @@
 //! Memory goes back without a helper thread: slow paths carry the upkeep. Each module's documentation has its states, who
 //! owns what in each, and its invariant; `cargo doc --document-private-items` shows them.
 //!
+//! # What the teaching allocators had
+//!
+//! Millpond descends from two small allocators in C that were made to learn from. What they have is here:
+//!
+//! | theirs | here | shown by |
+//! |---|---|---|
+//! | eight pools from 32 B to 256 KiB | `PoolTable::Classic`, beside finer ones | `tests/heap.rs`: `the_classic_pools_are_the_seeds` |
+//! | pooled sizes in O(1) | bins of each thread | `tests/fastpath.rs`: `fast_path_keeps_its_budget` |
+//! | free lists: a freed chunk is the next | magazines | `examples/classic_pools.rs` |
+//! | large allocations by `mmap` | runs of pages, mappings of their own | `tests/large.rs` |
+//! | a capacity | `HeapBuilder::capacity` | `tests/heap.rs`: `a_capacity_is_met_and_never_passed` |
+//! | fallback to malloc, in number and per cent | `HeapBuilder::fallback`, [`Stats::fallback_share`] | `tests/heap.rs`: `an_exhausted_heap_falls_back_and_counts_it` |
+//! | totals, utilisation, hit rate, a report | [`Stats`], [`PoolStats`] | `tests/statistics.rs`: `each_allocation_is_counted_once` |
+//! | average times | `include/fast_allocator.h` | `tests/c_api.rs`: `a_first_program_reports_what_it_did` |
+//! | IDs, both ways; time stamps | `Heap::id_of`, `Heap::ptr_of`, `Record` | `tests/records.rs`: `ids_rise_and_are_found_until_the_end` |
+//! | a bitset | `Heap::set_bit`, `Heap::get_bit` | `tests/heap.rs`: `bits_are_set_by_many_threads_and_end_where_they_end` |
+//! | double frees detected | [`Mode::Tracked`], [`Mode::Hardened`] | `tests/records.rs`: `tracked_names_a_double_free` and others |
+//! | verbose logging | `set_log`, `MILLPOND_LOG` | `tests/examples.rs`: `way_of_a_chunk` |
+//! | bad requests are refused | typed errors of the builder and the look-ups | `tests/heap.rs`: `what_was_wished_is_checked` |
+//! | usable from C | `include/allocator.h`, `include/fast_allocator.h` | `tests/c_api.rs`: `a_heap_for_c_keeps_its_word` |
+//!
 //! # Where it runs
 //!
 //! On Linux on x86-64. On other systems and processors, under Miri, and with `--cfg millpond_forward`, the crate compiles
@@ -77,7 +98,7 @@ macro_rules! program_modules {
 }
 
 core_modules! {
-    sync os
+    sync os log
     config size_class tagged stack slab bitset
     arena page_map
     span
@@ -116,8 +137,10 @@ pub use report::{CheckError, Mode, POOLS, PoolStats, Pools, Record, Stats, Thp, 
 #[cfg(not(any(test, millpond_loom)))]
 pub use {
     bitset::BitRangeError,
+    global::set_log,
     global::{WithMode, mode},
     instance::{AllocError, BuildError, Fallback, Heap, HeapBuilder, PoolTable, SoftLimit},
+    log::Log,
     measure::{Measured, assert_no_alloc, measure},
     records::{LiveGroup, LiveSince, Snapshot, Tag, id_of, live_since, ptr_of, record, snapshot, tag, walk},
 };

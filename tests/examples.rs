@@ -4,12 +4,17 @@ use std::process::Command;
 
 /// Runs an example.
 fn run(name: &str, options: &[&str]) -> String {
+    both(name, options).0
+}
+
+/// What an example writes to stdout, and to stderr.
+fn both(name: &str, options: &[&str]) -> (String, String) {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["run", "--quiet", "--locked", "--example", name]).args(options);
     let output = cargo.output().expect("cargo runs");
-    let stderr = String::from_utf8_lossy(&output.stderr);
+    let (stdout, stderr) = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("text")).into();
     assert!(output.status.success(), "{name}: {:?}\n{stderr}", output.status);
-    String::from_utf8(output.stdout).expect("text")
+    (stdout, stderr)
 }
 
 #[test]
@@ -79,4 +84,34 @@ fn double_free() {
         text.contains("write 0 bytes past the end") && text.contains("after it was freed, 0 bytes into it"),
         "{text}"
     );
+}
+
+/// Each floor tells its step, in the order of the floors.
+#[test]
+fn way_of_a_chunk() {
+    let (stdout, stderr) = both("way_of_a_chunk", &[]);
+    assert_eq!(stdout, "0 bytes are live\n");
+    let mut rest = stderr.as_str();
+    for part in [
+        "-- the first chunk",
+        "cache  1024 B: the thread's magazine is empty",
+        " bytes reserved at 0x",
+        "arena  1 pages taken at 0x",
+        "span   64 chunks of 1024 B opened at 0x",
+        "pool   1024 B: 1 chunks carved from spans",
+        "cache  1024 bytes allocated at 0x",
+        "-- the next ones",
+        "pool   1024 B: 16 chunks carved from spans",
+        "-- what is freed",
+        "cache  1024 bytes freed at 0x",
+        "cache  1024 B: no room in the thread's magazine",
+        "pool   1024 B: kept as a spare",
+        "-- a trim",
+        "span   all chunks of 1024 B free at 0x",
+        "arena  1 pages given back at 0x",
+        "os     65536 bytes purged at 0x",
+    ] {
+        let Some((_, after)) = rest.split_once(part) else { panic!("{part} is missing in\n{stderr}") };
+        rest = after;
+    }
 }

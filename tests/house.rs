@@ -10,6 +10,7 @@ use walkdir::WalkDir;
 /// The layers, lowest first. A module names modules of lower layers; within a layer, without a cycle.
 const LAYERS: &[&[&str]] = &[
     &["macros", "report", "sync", "os"],
+    &["log"],
     &["config", "size_class", "tagged", "stack", "slab", "bitset", "counters", "c_class"],
     &["arena", "page_map"],
     &["span"],

@@ -50,6 +50,10 @@ fn ids_rise_and_are_found_until_the_end() {
                 }
             }
         }
+        let mut times: Vec<(u64, u64)> =
+            live.iter().map(|(id, ..)| (*id, heap.record(*id).expect("live").time_ms)).collect();
+        times.sort_unstable();
+        assert!(times.is_sorted_by_key(|(_, time)| *time), "time goes back: {times:?}");
         for (id, ptr, size) in &live {
             let record = heap.record(*id).expect("live");
             assert_eq!((record.id, record.address, record.size, record.align), (*id, ptr.as_ptr() as usize, *size, 8));

@@ -23,6 +23,7 @@ pub(crate) use budget::Budget;
 pub(crate) use region::{Arena, Fill, Run};
 
 use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
+use crate::log::tell;
 use crate::os;
 use crate::page_map::PAGE_BYTES;
 use crate::report::Thp;
@@ -117,8 +118,9 @@ impl Arenas {
             return None;
         }
         let run = self.find(pages, align, fill, may_grow);
-        if run.is_none() {
-            self.budget.discharge(pages);
+        match run {
+            Some(run) => tell!(Arena, "{pages} pages taken at {:#x}", run.page << PAGE_SHIFT),
+            None => self.budget.discharge(pages),
         }
         run
     }
@@ -171,6 +173,7 @@ impl Arenas {
         let Some(arena) = self.of(page) else {
             os::die(format_args!("a run outside all arenas: {:#x}", page << PAGE_SHIFT))
         };
+        tell!(Arena, "{pages} pages given back at {:#x}", page << PAGE_SHIFT);
         arena.give(page, pages, zero);
         self.budget.discharge(pages);
         // ORDERING: Release pairs with the loads in `take_run`.
@@ -274,6 +277,7 @@ impl Arenas {
             }
             bytes = (bytes / 2).next_multiple_of(PAGE).max(least);
         };
+        tell!(Os, "{bytes} bytes reserved at {start:#x}, for an arena");
         os::advise_thp(start, bytes, self.thp());
         let pages = bytes / PAGE;
         let table_bytes = Arena::table_bytes(pages);

@@ -9,6 +9,7 @@
 use super::bits::{ones, runs_of};
 use super::region::{Arena, Books};
 use crate::config::{PAGE, PAGE_SHIFT, PURGE_FAILURES, PURGE_WORDS};
+use crate::log::tell;
 use crate::os::{self, Purged};
 use crate::sync::{Fault, Ordering, planted};
 
@@ -103,6 +104,7 @@ impl Arena {
             }
             let at = (self.first_page + word * 64 + bit) << PAGE_SHIFT;
             let outcome = os::purge(at, len * PAGE);
+            tell!(Os, "{} bytes purged at {at:#x}: {outcome:?}", len * PAGE);
             purge.tried += len * PAGE;
             purge.left = if outcome == Purged::Failed { purge.left - 1 } else { purge.patience };
             if outcome != Purged::Failed {

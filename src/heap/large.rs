@@ -11,6 +11,7 @@ use super::shelf::Shelved;
 use super::{Guest, Heap};
 use crate::arena::{Fill, Run};
 use crate::config::{ADDRESS_BITS, EBB_BYTES, HUGE_MIN, PAGE, PAGE_SHIFT};
+use crate::log::tell;
 use crate::os;
 use crate::report::Thp;
 use crate::span::{HUGE, Head, LARGE, Large};
@@ -138,6 +139,7 @@ impl Heap {
             os::release(start, bytes);
             return None;
         };
+        tell!(Os, "{bytes} bytes mapped at {start:#x}, for one allocation");
         self.advise(start, bytes);
         self.huge.fetch_add(bytes, Ordering::Relaxed);
         node.head.describe(page, HUGE);
@@ -191,6 +193,7 @@ impl Heap {
         if kind == HUGE {
             self.larges.give(node.head.index());
             self.huge.fetch_sub(bytes, Ordering::Relaxed);
+            tell!(Os, "{bytes} bytes unmapped at {address:#x}");
             os::release(address, bytes);
             self.spans.arenas.budget().discharge(bytes / PAGE);
         } else if let Some(run) = self.shelf.put(thread, node.head.index(), bytes / PAGE, self.clock.now()) {

@@ -24,6 +24,7 @@ mod upkeep;
 pub(crate) use tracked::Tracked;
 
 use crate::config::MAGAZINE_SLOTS;
+use crate::log::tell;
 use crate::pool::{Magazine, Pool};
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::Slab;
@@ -151,12 +152,17 @@ impl Heap {
     fn refill(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
         let now = self.clock.now();
         cache.bin(class).refills.add(1);
+        let size = INFO[class].size;
+        tell!(Cache, "{size} B: the thread's magazine is empty");
         let full = match cache.take_spare(class, &self.magazines, now) {
             Some(spare) => {
                 cache.discharge(INFO[class].magazine_bytes());
+                tell!(Pool, "{size} B: a spare magazine of the thread's");
                 Some(spare)
             }
-            None => self.pools[class].refill(&self.magazines),
+            None => self.pools[class].refill(&self.magazines).inspect(|full| {
+                tell!(Pool, "{size} B: a magazine of {} chunks from the pool, by one exchange", full.count());
+            }),
         };
         let loaded = cache.unload(class, &self.magazines);
         if loaded.is_none() && !self.admit(cache, class) {
@@ -201,6 +207,7 @@ impl Heap {
             slot.set(*chunk);
         }
         magazine.set_count(count);
+        tell!(Pool, "{} B: {count} chunks carved from spans", INFO[class].size);
         count
     }
 
@@ -208,6 +215,8 @@ impl Heap {
     fn drain(&self, cache: &ThreadCache, class: Class) {
         let now = self.clock.now();
         cache.bin(class).drains.add(1);
+        let size = INFO[class].size;
+        tell!(Cache, "{size} B: no room in the thread's magazine");
         let bytes = INFO[class].magazine_bytes();
         let pool = &self.pools[class];
         // Charged while the bin still shows its magazine: the charge may be counted anew.
@@ -215,14 +224,19 @@ impl Heap {
         let empty = match cache.unload(class, &self.magazines) {
             None if self.admit(cache, class) => None,
             None => return,
-            Some(full) if room && cache.put_spare(class, full, now) => None,
+            Some(full) if room && cache.put_spare(class, full, now) => {
+                tell!(Pool, "{size} B: kept as a spare");
+                None
+            }
             Some(full) => {
                 if room {
                     cache.discharge(bytes);
                 }
                 if pool.drain(class, &self.magazines, full) {
+                    tell!(Pool, "{size} B: a full magazine to the pool, by one exchange");
                     None
                 } else {
+                    tell!(Pool, "{size} B: {} chunks restored to their spans", full.count());
                     pool.restore_all(class, &self.spans, full, now);
                     self.ebb();
                     self.relieve();

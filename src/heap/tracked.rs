@@ -7,6 +7,7 @@
 use super::Heap;
 use crate::arena::Fill;
 use crate::config::{CANARY, KEPT_MAX};
+use crate::log::tell;
 use crate::modes::{Birth, Misuse, Seen, Tracker};
 use crate::os;
 use crate::report::{Mode, Stats};
@@ -61,6 +62,7 @@ impl Tracked<'_> {
                 canary(address).iter().enumerate().for_each(|(byte, value)| at.add(size + byte).write(*value));
             }
         }
+        tell!(Cache, "{size} bytes allocated at {address:#x}");
         Some(at)
     }
 
@@ -100,6 +102,7 @@ impl Tracked<'_> {
             Err(Misuse::Unknown) if late && self.heap.usable_size(address).is_some() => return self.give(address),
             Err(misuse) => self.die(address, layout, misuse),
         };
+        tell!(Cache, "{} bytes freed at {address:#x}, id {}", seen.size, seen.id);
         if self.mode != Mode::Hardened {
             self.give(address);
         } else {

@@ -26,6 +26,7 @@ use crate::config::{
     DIRTY_BYTES, DIRTY_PART, EARN_US, EARNED, EBB_TICKS, PULSE, PURGE_TICKS, QUIET_TICKS, REARMS, REFUSED_TICKS,
     RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SPARE_TICKS, SWEEP_SPANS, TICK_CACHES, TICK_MS,
 };
+use crate::log::tell;
 use crate::os;
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::Slab;
@@ -218,6 +219,7 @@ impl Heap {
 
     fn tick(&self) {
         let now = self.clock.tick.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        tell!(Pool, "tick {now}: what was not needed goes back");
         let mut pooled = 0;
         for class in 0..CLASSES {
             self.pools[class].tick();

@@ -2,7 +2,7 @@
 //!
 //! Not modelled, since no decision and no memory hangs on what is read; so the models are no larger for it.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A count that only its owner changes.
 #[derive(Debug)]
@@ -27,5 +27,24 @@ impl Counter {
     /// The count. From another thread, a moment's picture.
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A word that steers nothing but what is told: not modelled either.
+#[derive(Debug)]
+pub(crate) struct Quiet(AtomicU32);
+
+impl Quiet {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, value: u32) {
+        self.0.store(value, Ordering::Relaxed);
     }
 }

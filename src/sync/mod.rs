@@ -17,7 +17,7 @@ mod native;
 #[cfg(all(test, not(millpond_loom)))]
 pub(crate) mod stepped;
 
-pub(crate) use counter::Counter;
+pub(crate) use counter::{Counter, Quiet};
 #[cfg(millpond_loom)]
 pub(crate) use model::*;
 #[cfg(not(millpond_loom))]
