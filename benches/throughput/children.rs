@@ -1,11 +1,12 @@
 //! The executables that run the workloads, one for each allocator.
 
+use crate::cargo::{self, parse_lines};
 use crate::record::{Listed, Record};
 use serde::de::DeserializeOwned;
 use std::error::Error;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// An allocator's name, the manifest of its child (from our own manifest's folder) and the child's bench target. The
 /// first is the one that the others are compared with.
@@ -31,29 +32,21 @@ pub fn all(also: &[String]) -> Result<Vec<Child>, Box<dyn Error>> {
     Ok(children)
 }
 
-/// Has cargo build a bench target, and say where the executable is: its name contains a hash, and old ones lie beside
-/// it. When this very bench was started by `cargo bench` there is nothing left to build.
+/// Has cargo build a bench target. When this very bench was started by `cargo bench` there is nothing left to build.
 fn build(manifest: &str, target: &str) -> Result<PathBuf, Box<dyn Error>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from(env!("CARGO")));
-    let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-    let output = Command::new(cargo)
-        .args(["bench", "--no-run", "--quiet", "--message-format", "json-render-diagnostics"])
-        .args(["--bench", target])
-        .arg("--manifest-path")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest))
-        .arg("--target-dir")
-        .arg(target_dir.ok_or("no target directory")?)
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !output.status.success() {
-        return Err(format!("{target} could not be built").into());
-    }
-    let messages = parse_lines::<serde_json::Value>(&output.stdout)?;
-    let executable = messages
-        .iter()
-        .filter(|message| message["target"]["name"] == target)
-        .find_map(|message| message["executable"].as_str());
-    Ok(executable.ok_or("cargo named no executable")?.into())
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest);
+    let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target directory")?;
+    let arguments: [&OsStr; 8] = [
+        "bench".as_ref(),
+        "--no-run".as_ref(),
+        "--bench".as_ref(),
+        target.as_ref(),
+        "--manifest-path".as_ref(),
+        manifest.as_ref(),
+        "--target-dir".as_ref(),
+        target_dir.as_ref(),
+    ];
+    Ok(cargo::build(&arguments, target)?.executable)
 }
 
 impl Child {
@@ -75,11 +68,6 @@ impl Child {
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(format!("{}: {}", output.status, said.trim()).into());
         }
-        parse_lines(&output.stdout)
+        Ok(parse_lines(&output.stdout)?)
     }
-}
-
-fn parse_lines<T: DeserializeOwned>(text: &[u8]) -> Result<Vec<T>, Box<dyn Error>> {
-    let lines = serde_json::Deserializer::from_slice(text).into_iter();
-    Ok(lines.collect::<Result<_, _>>()?)
 }

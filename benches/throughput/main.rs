@@ -22,6 +22,8 @@
 //! A new rival is a file like `child_system.rs`, its `[[bench]]` in the manifest, and a line in
 //! [`children::ALLOCATORS`].
 
+#[path = "../driver/cargo.rs"]
+mod cargo;
 mod children;
 #[path = "../figures/mod.rs"]
 mod figures;

@@ -5,7 +5,7 @@
 //! their own. (Only the queues of `producer_consumer` are as many as the pairs of threads.) Each asserts its result,
 //! which does not depend on the schedule, so a broken allocator is noticed.
 
-mod block;
+pub mod block;
 mod crew;
 mod large;
 mod larson;

@@ -1,0 +1,158 @@
+//! One run of one executable, with a limit on its time.
+
+use crate::cargo::parse_lines;
+use millpond_field_child::{Record, Settled};
+use serde::de::DeserializeOwned;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use wait_timeout::ChildExt;
+
+/// An executable that runs a workload.
+#[derive(Clone, Debug)]
+pub struct Child(pub PathBuf);
+
+/// A run that has done its work and is settling down: what is resident after a second is still to come.
+pub struct Settling {
+    process: std::process::Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+/// How much of what is to be done.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'a> {
+    pub workload: &'a str,
+    pub threads: usize,
+    /// Share of the full work.
+    pub scale: f64,
+    /// A run that takes longer is killed.
+    pub limit: Duration,
+}
+
+impl Child {
+    /// Runs a workload in a process of its own.
+    pub fn run(&self, task: Task<'_>) -> Result<Record, String> {
+        let mut process = self.start(task, false)?;
+        let waited = process.wait_timeout(task.limit).map_err(|why| why.to_string())?;
+        let Some(status) = waited else {
+            end(&mut process);
+            return Err(format!("took more than {} s", task.limit.as_secs()));
+        };
+        // A record and a message are shorter than a pipe.
+        let (mut record, mut said) = (Vec::new(), Vec::new());
+        read(process.stdout.take(), &mut record);
+        read(process.stderr.take(), &mut said);
+        if !status.success() {
+            let said = String::from_utf8_lossy(&said);
+            // The first line has the reason, after the one that names a panic's place.
+            let said = said.trim().lines().find(|line| !line.starts_with("thread '")).unwrap_or_default();
+            return Err(format!("{status} {said}").trim().to_owned());
+        }
+        first(&record)
+    }
+
+    /// Runs a workload and returns when it is done, while its process settles.
+    pub fn run_and_settle(&self, task: Task<'_>) -> Result<Settling, String> {
+        let mut process = self.start(task, true)?;
+        let output = process.stdout.take().expect("it is piped");
+        let mut output = BufReader::new(output);
+        // Ended by the child's own alarm at the latest.
+        let mut line = String::new();
+        let read = output.read_line(&mut line);
+        if read.is_err() || line.is_empty() {
+            end(&mut process);
+            return Err("ended without a record".into());
+        }
+        Ok(Settling { process, output })
+    }
+
+    fn start(&self, task: Task<'_>, settle: bool) -> Result<std::process::Child, String> {
+        let mut command = Command::new(&self.0);
+        command.args(["run", "--workload", task.workload, "--threads", &task.threads.to_string()]);
+        // The kernel's limit, for when nobody waits: a second later than ours, or two when it settles.
+        let limit = task.limit.as_secs() + if settle { 2 } else { 1 };
+        command.args(["--scale", &task.scale.to_string(), "--limit", &limit.to_string()]);
+        command.args(settle.then_some("--settle"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        // Nobody reads what a settling run says.
+        command.stderr(if settle { Stdio::null() } else { Stdio::piped() });
+        command.spawn().map_err(|why| format!("{}: {why}", self.0.display()))
+    }
+}
+
+impl Settling {
+    /// Waits for the end, and says how many bytes were resident then.
+    pub fn finish(mut self) -> Result<u64, String> {
+        let mut rest = Vec::new();
+        read(Some(&mut self.output), &mut rest);
+        let status = self.process.wait().map_err(|why| why.to_string())?;
+        if !status.success() {
+            return Err(format!("{status} after its work"));
+        }
+        first::<Settled>(&rest).map(|settled| settled.settled_rss)
+    }
+}
+
+/// A child that is not to live on; nothing to do where it has ended by itself.
+fn end(process: &mut std::process::Child) {
+    let _ = process.kill();
+    let _ = process.wait();
+}
+
+fn read(from: Option<impl Read>, into: &mut Vec<u8>) {
+    if let Some(mut from) = from {
+        // What cannot be read is missed where it is looked for.
+        let _ = from.read_to_end(into);
+    }
+}
+
+fn first<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    let records = parse_lines(text).map_err(|why| format!("no record: {why}"))?;
+    records.into_iter().next().ok_or_else(|| "no record".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const TASK: Task<'static> = Task { workload: "w", threads: 2, scale: 0.5, limit: Duration::from_secs(20) };
+
+    /// An executable that does what a shell script says.
+    fn script(name: &str, text: &str) -> Child {
+        let path = std::env::temp_dir().join(format!("millpond-field-{}-{name}", std::process::id()));
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Child(path)
+    }
+
+    #[test]
+    fn crashes_hangs_and_nonsense_are_told_apart_and_settling_waited_for() {
+        let cases = [
+            ("crash", "echo 'lost a block' >&2; kill -ABRT $$", "signal: 6"),
+            ("message", "echo 'lost a block' >&2; exit 3", "lost a block"),
+            ("nonsense", "echo hello", "no record"),
+            ("silence", "exit 0", "no record"),
+        ];
+        for (name, text, expected) in cases {
+            let child = script(name, text);
+            let why = child.run(TASK).unwrap_err();
+            std::fs::remove_file(child.0).unwrap();
+            assert!(why.contains(expected), "{name}: {why}");
+        }
+        let child = script("hang", "exec sleep 1000");
+        let why = child.run(Task { limit: Duration::from_secs(1), ..TASK }).unwrap_err();
+        std::fs::remove_file(child.0).unwrap();
+        assert_eq!(why, "took more than 1 s");
+        assert!(Child("/nonexistent".into()).run(TASK).unwrap_err().contains("/nonexistent"));
+
+        // In the same test: a process that another thread starts meanwhile would inherit the script, open for writing.
+        let child = script("settles", "echo '{}'; echo '{\"settled_rss\": 4096}'");
+        assert_eq!(child.run_and_settle(TASK).unwrap().finish(), Ok(4096));
+        std::fs::remove_file(child.0).unwrap();
+        let child = script("dies", "echo '{}'; exit 7");
+        assert!(child.run_and_settle(TASK).unwrap().finish().unwrap_err().contains("exit status: 7"));
+        std::fs::remove_file(child.0).unwrap();
+    }
+}
