@@ -52,6 +52,7 @@ pub struct Latency {
 
 /// What is left after a while of light activity.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[allow(dead_code, reason = "for benches that let memory settle")]
 pub struct Settled {
     /// Resident bytes.
     pub settled_rss: u64,
