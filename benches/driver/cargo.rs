@@ -4,8 +4,14 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::io::{self, Read};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often it is seen whether a build has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What cargo has built.
 pub struct Built {
@@ -31,15 +37,17 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// Runs cargo and has it say where the executable of `target` is: its name may contain a hash, and old ones lie beside it.
-pub fn build(arguments: &[&OsStr], target: &str) -> Result<Built, Failed> {
+/// Runs cargo, for so long at most, and has it say where the executable of `target` is: its name may contain a hash, and
+/// old ones lie beside it.
+pub fn build(arguments: &[&OsStr], target: &str, limit: Duration) -> Result<Built, Failed> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from(env!("CARGO")));
     let failed = |why: String| Failed { why, said: String::new() };
-    let output = Command::new(cargo)
-        .args(arguments)
-        .args(["--quiet", "--message-format", "json-render-diagnostics"])
-        .output()
-        .map_err(|why| failed(format!("cargo cannot be run: {why}")))?;
+    let mut command = Command::new(cargo);
+    command.args(arguments).args(["--quiet", "--message-format", "json-render-diagnostics"]);
+    let output = output_within(&mut command, limit).map_err(|why| failed(format!("cargo cannot be run: {why}")))?;
+    let Some(output) = output else {
+        return Err(failed(format!("{target} took more than {} min to build", limit.as_secs() / 60)));
+    };
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(Failed { why: format!("{target} could not be built"), said });
@@ -53,7 +61,51 @@ pub fn build(arguments: &[&OsStr], target: &str) -> Result<Built, Failed> {
     Ok(Built { executable, messages })
 }
 
+/// What a command prints until it ends; nothing when it has not ended in time and was killed.
+fn output_within(command: &mut Command, limit: Duration) -> io::Result<Option<Output>> {
+    let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let read = |mut from: Box<dyn Read + Send>| {
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            from.read_to_end(&mut text).map(|_| text)
+        })
+    };
+    let stdout = read(Box::new(process.stdout.take().expect("it is piped")));
+    let stderr = read(Box::new(process.stderr.take().expect("it is piped")));
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = process.try_wait()? {
+            break status;
+        }
+        if start.elapsed() > limit {
+            process.kill()?;
+            process.wait()?;
+            // Whom it has started may still hold the pipes: nobody waits for these.
+            return Ok(None);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    };
+    let text = |reader: JoinHandle<io::Result<Vec<u8>>>| reader.join().expect("reading does not panic");
+    Ok(Some(Output { status, stdout: text(stdout)?, stderr: text(stderr)? }))
+}
+
 /// Reads values of JSON, one after the other.
 pub fn parse_lines<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<Vec<T>> {
     serde_json::Deserializer::from_slice(text).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hangs_is_killed_and_what_ends_is_read() {
+        let run = |script: &str, limit| {
+            let output = output_within(Command::new("sh").args(["-c", script]), limit).unwrap();
+            output.map(|output| (output.status.code(), output.stdout, output.stderr))
+        };
+        assert_eq!(run("exec sleep 1000", Duration::from_millis(100)), None);
+        let done = run("echo out; echo err >&2; exit 3", Duration::from_secs(100));
+        assert_eq!(done, Some((Some(3), b"out\n".to_vec(), b"err\n".to_vec())));
+    }
 }

@@ -7,11 +7,15 @@ use std::error::Error;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// An allocator's name, the manifest of its child (from our own manifest's folder) and the child's bench target. The
 /// first is the one that the others are compared with.
 pub const ALLOCATORS: [(&str, &str, &str); 2] =
     [("millpond", "Cargo.toml", "child_millpond"), ("system", "Cargo.toml", "child_system")];
+
+/// Far more than a build takes.
+const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// A child that is ready to run.
 pub struct Child {
@@ -46,7 +50,7 @@ fn build(manifest: &str, target: &str) -> Result<PathBuf, Box<dyn Error>> {
         "--target-dir".as_ref(),
         target_dir.as_ref(),
     ];
-    Ok(cargo::build(&arguments, target)?.executable)
+    Ok(cargo::build(&arguments, target, BUILD_LIMIT)?.executable)
 }
 
 impl Child {

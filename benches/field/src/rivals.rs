@@ -35,6 +35,9 @@ pub const KNOWN: [Known; 9] = [
     Known { name: "malloc", package: None, needs: "nothing but Rust" },
 ];
 
+/// The largest takes some ten minutes on a busy machine.
+const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
+
 /// An allocator of this run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rival {
@@ -57,6 +60,9 @@ pub fn build(known: &Known, folder: &Path) -> (Rival, Option<Executables>) {
     let spinner = ProgressBar::new_spinner();
     spinner.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}").expect("a valid template"));
     spinner.set_message(format!("building {}", known.name));
+    if spinner.is_hidden() {
+        eprintln!("building {}", known.name);
+    }
     spinner.enable_steady_tick(Duration::from_millis(200));
     let built = try_build(known, folder);
     spinner.finish_and_clear();
@@ -98,7 +104,7 @@ fn build_one(known: &Known, folder: &Path, timed: bool) -> Result<(PathBuf, Stri
         "--features".as_ref(),
         features.trim().as_ref(),
     ];
-    let Built { executable, messages } = cargo::build(&arguments, "millpond-rivals")?;
+    let Built { executable, messages } = cargo::build(&arguments, "millpond-rivals", BUILD_LIMIT)?;
     let kept = folder.join(name);
     let copied = std::fs::create_dir_all(folder).and_then(|()| std::fs::copy(&executable, &kept));
     copied.map_err(|why| Failed {
@@ -148,6 +154,13 @@ mod tests {
         assert_eq!(version_of("rpmalloc-sys", &messages).as_deref(), Some("0.2.3+b0"));
         assert_eq!(version_of("millpond", &messages).as_deref(), Some("0.1.0"));
         assert_eq!(version_of("rpmalloc", &messages), None);
+    }
+
+    #[test]
+    fn a_build_that_fails_has_the_compilers_words() {
+        let arguments = ["build", "--manifest-path", "/nonexistent/Cargo.toml"].map(OsStr::new);
+        let failed = cargo::build(&arguments, "x", BUILD_LIMIT).err().unwrap().to_string();
+        assert!(failed.contains("x could not be built") && failed.contains("nonexistent"), "{failed}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::results::{Cell, Metric, Results};
 use crate::stats::Estimate;
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use std::fmt::Write;
 
 /// By how much the subject may be behind the best rival.
@@ -84,6 +84,7 @@ pub fn troubles(results: &Results) -> Vec<String> {
 fn new_table(results: &Results, first: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.remove_style(TableComponent::HorizontalLines);
     let names = results.rivals.iter().map(|rival| rival.name.as_str());
     table.set_header(first.iter().copied().chain(names));
     table

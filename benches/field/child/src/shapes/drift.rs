@@ -11,7 +11,7 @@ use fastrand::Rng;
 /// Bytes live at a time, over all threads.
 const LIVE: u64 = 64 << 20;
 /// Bytes allocated in all.
-const FLOW: u64 = 3 << 30;
+const FLOW: u64 = 1 << 30;
 const PHASES: u32 = 24;
 const MIN: f64 = 24.0;
 const MAX: f64 = 16_384.0;

@@ -7,7 +7,7 @@ use crate::child::workloads::block::Block;
 use crate::child::workloads::{Crew, Outcome};
 use fastrand::Rng;
 
-const SIMPLE: u64 = 16_000_000;
+const SIMPLE: u64 = 6_000_000;
 const COUNTS: [u64; 4] = [25, 100, 400, 1600];
 const SIZES: [usize; 6] = [8, 32, 100, 512, 1024, 4096];
 

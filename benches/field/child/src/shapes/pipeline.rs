@@ -11,7 +11,7 @@ use flate2::write::DeflateEncoder;
 use rayon::prelude::*;
 use std::io::{Read, Write};
 
-const FILES: u64 = 200;
+const FILES: u64 = 800;
 /// Different ones.
 const TEMPLATES: u64 = 8;
 const LINES: usize = 1500;

@@ -8,7 +8,7 @@ use regex::Regex;
 use std::collections::HashMap;
 use std::fmt::Write;
 
-const PARTS: u64 = 160;
+const PARTS: u64 = 480;
 /// Different ones.
 const TEMPLATES: u64 = 8;
 const LINES: u64 = 400;

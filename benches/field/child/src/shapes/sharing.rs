@@ -9,7 +9,7 @@ use crate::child::workloads::{Crew, Outcome};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-const WORDS: u64 = 1_000_000;
+const WORDS: u64 = 8_000_000;
 /// Additions to each word before it is freed.
 const WRITES: u64 = 100;
 

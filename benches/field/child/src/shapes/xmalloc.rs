@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::mpsc::sync_channel;
 
-const BLOCKS: u64 = 4_000_000;
+const BLOCKS: u64 = 24_000_000;
 const BATCH: usize = 120;
 /// Batches in the queue, at most.
 const QUEUE: usize = 256;
