@@ -19,8 +19,9 @@ const WIDTH: i32 = 1240;
 const MARGIN: i32 = 32;
 /// Of the title and the legend.
 const HEAD: i32 = 150;
-/// Of the pictures of means.
-const MEANS: i32 = 290;
+/// Of the pictures of means: what is around the bars, and each bar.
+const MEANS: i32 = 84;
+const BAR: i32 = 24;
 /// Of a workload's two pictures, and how many workloads stand side by side.
 const PANEL: i32 = 250;
 const COLUMNS: i32 = 2;
@@ -51,7 +52,8 @@ const RIVALS: [(&str, Colour); 8] = [
 pub fn draw(results: &Results) -> anyhow::Result<String> {
     let workloads = results.workloads();
     let rows = (workloads.len() as i32 + COLUMNS - 1) / COLUMNS;
-    let height = HEAD + MEANS + rows * PANEL + FOOT;
+    let panels = HEAD + MEANS + BAR * results.rivals.len() as i32;
+    let height = panels + rows * PANEL + FOOT;
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, (WIDTH as u32, height as u32)).into_drawing_area();
@@ -64,7 +66,7 @@ pub fn draw(results: &Results) -> anyhow::Result<String> {
         let wide = (WIDTH - 2 * MARGIN) / COLUMNS;
         for (nth, (name, cells)) in workloads.iter().enumerate() {
             let (row, column) = (nth as i32 / COLUMNS, nth as i32 % COLUMNS);
-            let corner = (MARGIN + column * wide, HEAD + MEANS + row * PANEL);
+            let corner = (MARGIN + column * wide, panels + row * PANEL);
             panel(&area, results, name, cells, corner, wide - 28)?;
         }
         let foot = "Each dot is the median of the rounds' pairs with its 95 % interval; made by `cargo field`.";
@@ -111,7 +113,7 @@ fn means(area: &Area<'_>, results: &Results, metric: Metric, corner: Point, wide
     let (names, figures) = (82, 44);
     let scale = |value: f64| (value.min(most) / most * f64::from(wide - names - figures)) as i32;
     for (row, (nth, mean)) in means.into_iter().enumerate() {
-        let y = top + 54 + row as i32 * 24;
+        let y = top + 54 + row as i32 * BAR;
         let (colour, ink) = (colour(results, nth), if nth == 0 { SUBJECT } else { INK });
         let (x, end) = (left + names, left + names + scale(mean.value));
         write(area, &results.rivals[nth].name, (x - 8, y), 13, ink, HPos::Right)?;
