@@ -8,10 +8,8 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-
-/// How often it is seen whether a build has ended.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+use std::time::Duration;
+use wait_timeout::ChildExt;
 
 /// What cargo has built.
 pub struct Built {
@@ -62,8 +60,9 @@ pub fn build(arguments: &[&OsStr], target: &str, limit: Duration) -> Result<Buil
 }
 
 /// What a command prints until it ends; nothing when it has not ended in time and was killed.
-fn output_within(command: &mut Command, limit: Duration) -> io::Result<Option<Output>> {
+pub fn output_within(command: &mut Command, limit: Duration) -> io::Result<Option<Output>> {
     let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // Read meanwhile: it would wait for somebody to, once a pipe is full.
     let read = |mut from: Box<dyn Read + Send>| {
         std::thread::spawn(move || {
             let mut text = Vec::new();
@@ -72,18 +71,11 @@ fn output_within(command: &mut Command, limit: Duration) -> io::Result<Option<Ou
     };
     let stdout = read(Box::new(process.stdout.take().expect("it is piped")));
     let stderr = read(Box::new(process.stderr.take().expect("it is piped")));
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = process.try_wait()? {
-            break status;
-        }
-        if start.elapsed() > limit {
-            process.kill()?;
-            process.wait()?;
-            // Whom it has started may still hold the pipes: nobody waits for these.
-            return Ok(None);
-        }
-        std::thread::sleep(LOOK_EVERY);
+    let Some(status) = process.wait_timeout(limit)? else {
+        process.kill()?;
+        process.wait()?;
+        // Whom it has started may still hold the pipes: nobody waits for these.
+        return Ok(None);
     };
     let text = |reader: JoinHandle<io::Result<Vec<u8>>>| reader.join().expect("reading does not panic");
     Ok(Some(Output { status, stdout: text(stdout)?, stderr: text(stderr)? }))
@@ -92,20 +84,4 @@ fn output_within(command: &mut Command, limit: Duration) -> io::Result<Option<Ou
 /// Reads values of JSON, one after the other.
 pub fn parse_lines<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<Vec<T>> {
     serde_json::Deserializer::from_slice(text).into_iter().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_hangs_is_killed_and_what_ends_is_read() {
-        let run = |script: &str, limit| {
-            let output = output_within(Command::new("sh").args(["-c", script]), limit).unwrap();
-            output.map(|output| (output.status.code(), output.stdout, output.stderr))
-        };
-        assert_eq!(run("exec sleep 1000", Duration::from_millis(100)), None);
-        let done = run("echo out; echo err >&2; exit 3", Duration::from_secs(100));
-        assert_eq!(done, Some((Some(3), b"out\n".to_vec(), b"err\n".to_vec())));
-    }
 }

@@ -1,13 +1,12 @@
 //! One run of one executable, with a limit on its time.
 
-use crate::cargo::parse_lines;
+use crate::cargo::{output_within, parse_lines};
 use millpond_field_child::{Record, Settled};
 use serde::de::DeserializeOwned;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use wait_timeout::ChildExt;
 
 /// An executable that runs a workload.
 #[derive(Clone, Debug)]
@@ -33,28 +32,25 @@ pub struct Task<'a> {
 impl Child {
     /// Runs a workload in a process of its own.
     pub fn run(&self, task: Task<'_>) -> Result<Record, String> {
-        let mut process = self.start(task, false)?;
-        let waited = process.wait_timeout(task.limit).map_err(|why| why.to_string())?;
-        let Some(status) = waited else {
-            end(&mut process);
+        let output = output_within(&mut self.command(task, false), task.limit);
+        let Some(output) = output.map_err(|why| self.cannot(why))? else {
             return Err(format!("took more than {} s", task.limit.as_secs()));
         };
-        // A record and a message are shorter than a pipe.
-        let (mut record, mut said) = (Vec::new(), Vec::new());
-        read(process.stdout.take(), &mut record);
-        read(process.stderr.take(), &mut said);
-        if !status.success() {
-            let said = String::from_utf8_lossy(&said);
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
             // The first line has the reason, after the one that names a panic's place.
             let said = said.trim().lines().find(|line| !line.starts_with("thread '")).unwrap_or_default();
-            return Err(format!("{status} {said}").trim().to_owned());
+            return Err(format!("{} {said}", output.status).trim().to_owned());
         }
-        first(&record)
+        first(&output.stdout)
     }
 
     /// Runs a workload and returns when it is done, while its process settles.
     pub fn run_and_settle(&self, task: Task<'_>) -> Result<Settling, String> {
-        let mut process = self.start(task, true)?;
+        let mut command = self.command(task, true);
+        // Nobody reads what a settling run says.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().map_err(|why| self.cannot(why))?;
         let output = process.stdout.take().expect("it is piped");
         let mut output = BufReader::new(output);
         // Ended by the child's own alarm at the latest.
@@ -67,17 +63,18 @@ impl Child {
         Ok(Settling { process, output })
     }
 
-    fn start(&self, task: Task<'_>, settle: bool) -> Result<std::process::Child, String> {
+    fn cannot(&self, why: io::Error) -> String {
+        format!("{}: {why}", self.0.display())
+    }
+
+    fn command(&self, task: Task<'_>, settle: bool) -> Command {
         let mut command = Command::new(&self.0);
         command.args(["run", "--workload", task.workload, "--threads", &task.threads.to_string()]);
         // The kernel's limit, for when nobody waits: a second later than ours, or two when it settles.
         let limit = task.limit.as_secs() + if settle { 2 } else { 1 };
         command.args(["--scale", &task.scale.to_string(), "--limit", &limit.to_string()]);
         command.args(settle.then_some("--settle"));
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        // Nobody reads what a settling run says.
-        command.stderr(if settle { Stdio::null() } else { Stdio::piped() });
-        command.spawn().map_err(|why| format!("{}: {why}", self.0.display()))
+        command
     }
 }
 
@@ -134,6 +131,7 @@ mod tests {
             ("message", "echo 'lost a block' >&2; exit 3", "lost a block"),
             ("nonsense", "echo hello", "no record"),
             ("silence", "exit 0", "no record"),
+            ("chatter", "head -c 1000000 /dev/zero >&2; exit 3", "exit status: 3"),
         ];
         for (name, text, expected) in cases {
             let child = script(name, text);
