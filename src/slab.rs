@@ -109,7 +109,10 @@ impl<T: Node> Slab<T> {
 
     /// A node for the caller alone: one that was returned, else a fresh one. `None` if there is no memory for more.
     pub(crate) fn take(&self) -> Option<&T> {
-        if let Some(node) = self.take_free() {
+        if let Some(index) = self.supply.free.pop(self) {
+            let node = self.get(index);
+            // Again: whoever took it first may have vanished before it was named.
+            node.name(index);
             return Some(node);
         }
         // Relaxed: the exchange below decides.
@@ -169,15 +172,6 @@ impl<T: Node> Slab<T> {
             (0..=last).try_for_each(|segment| self.segment(segment))?;
         }
         let node = self.get(index);
-        node.name(index);
-        Some(node)
-    }
-
-    /// A node that has been given back, if there is one.
-    pub(crate) fn take_free(&self) -> Option<&T> {
-        let index = self.supply.free.pop(self)?;
-        let node = self.get(index);
-        // Again: whoever took it first may have vanished before it was named.
         node.name(index);
         Some(node)
     }

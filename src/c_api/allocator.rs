@@ -1,6 +1,7 @@
 //! Heaps for C, `include/allocator.h`: an allocator with a capacity, IDs and a bitset, as a value to learn with.
 
 use super::family;
+use crate::config::PAGE;
 use crate::instance::Heap;
 use crate::os;
 use core::alloc::Layout;
@@ -25,14 +26,11 @@ exported! {
     mp_allocator_print_stats(allocator: Allocator) = print(&*allocator);
 }
 
-/// The least capacity: a page.
-const LEAST: usize = 64 << 10;
-
 fn create(capacity: usize, bits: usize) -> Allocator {
     let builder = Heap::builder().ids(true).bits(bits);
     let built = match capacity {
         0 => builder.build(),
-        _ => builder.capacity(capacity.max(LEAST)).build(),
+        _ => builder.capacity(capacity.max(PAGE)).build(),
     };
     let Ok(heap) = built else {
         os::fail(os::Errno::NoMemory);
