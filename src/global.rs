@@ -215,6 +215,8 @@ pub(crate) fn alloc_large_zeroed(size: usize, align: usize) -> *mut u8 {
 }
 
 fn large(size: usize, align: usize, fill: Fill) -> *mut u8 {
+    // It may be the first call of all, which chooses the mode.
+    configure();
     match tracked() {
         None => address(HEAP.alloc_large(thread(), size, align, fill)),
         Some(tracked) => address(tracked.alloc(size, align, None, fill)),
@@ -309,7 +311,10 @@ pub(crate) fn configure() {
     if DONE.load(Ordering::Relaxed) != 0 {
         return;
     }
-    let Some(settings) = environment::read() else { return };
+    let Some(settings) = environment::read() else {
+        MODE.fetch_or(LATE, Ordering::Relaxed);
+        return;
+    };
     if DONE.swap(1, Ordering::Relaxed) != 0 {
         return;
     }
@@ -358,8 +363,7 @@ fn choose(mode: Option<Mode>) {
         Some(Mode::Hardened) => 2,
     };
     let own = living_cache();
-    let late = if HEAP.caches.made() > 0 { LATE } else { 0 };
-    MODE.store(number | late, Ordering::Relaxed);
+    MODE.fetch_or(number, Ordering::Relaxed);
     if let Some(front) = own.and_then(front_of) {
         slot::set(front);
     }
@@ -450,7 +454,7 @@ pub fn flush_thread() {
 pub fn usable_size(ptr: *const u8) -> Option<usize> {
     if mode() == Mode::Hardened {
         // What lies behind it is looked at.
-        return TRACKER.find(ptr.addr()).filter(|seen| seen.is_live).map(|seen| seen.size);
+        return TRACKER.usable_size(ptr.addr());
     }
     HEAP.usable_size(ptr.addr())
 }

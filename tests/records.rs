@@ -7,10 +7,11 @@ use common::random::Random;
 use common::thread::together;
 use common::{KIB, MIB, scaled};
 use core::alloc::Layout;
-use core::ptr::NonNull;
+use core::ptr::{NonNull, null_mut};
 use millpond::{Heap, Mode};
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 fn layout(size: usize) -> Layout {
     Layout::from_size_align(size, 8).expect("valid")
@@ -80,6 +81,7 @@ fn ids_rise_and_are_found_until_the_end() {
 #[test]
 fn threads_share_records() {
     let heap = heap(Mode::Hardened);
+    let mark = heap.snapshot();
     let shared: Mutex<Vec<(NonNull<u8>, u64)>> = Mutex::new(Vec::new());
     struct Share<'a>(&'a Mutex<Vec<(NonNull<u8>, u64)>>);
     // SAFETY: whoever takes an entry out has the block.
@@ -108,7 +110,7 @@ fn threads_share_records() {
         }
     }));
     let left = shared.into_inner().unwrap();
-    assert_eq!(heap.live_since(Heap::builder().build().unwrap().snapshot()).count(), left.len() as u64);
+    assert_eq!(heap.live_since(mark).count(), left.len() as u64);
     for (ptr, _) in left {
         // SAFETY: as above.
         unsafe { heap.free(ptr, layout(100)) };
@@ -299,6 +301,30 @@ fn hardened_names_a_write_after_free() {
             heap.trim();
         },
     );
+}
+
+/// The first allocation of the process, a large one: it chooses the mode.
+static FIRST: AtomicPtr<u8> = AtomicPtr::new(null_mut());
+
+extern "C" fn allocate_first() {
+    FIRST.store(common::block::take(MIB, 8), Ordering::Relaxed);
+}
+
+// SAFETY: the loader runs it once, before `main`.
+#[unsafe(link_section = ".init_array")]
+#[used]
+static AT_START: extern "C" fn() = allocate_first;
+
+#[test]
+fn a_large_allocation_may_be_the_first() {
+    let test = Scenario::new("a_large_allocation_may_be_the_first").variable("MILLPOND_MODE", "tracked");
+    test.passes(|| {
+        let first = FIRST.load(Ordering::Relaxed);
+        assert_eq!(millpond::id_of(first), Some(1));
+        // SAFETY: allocated before `main`, freed once.
+        unsafe { common::block::give(first, MIB, 8) };
+        assert_eq!(millpond::ptr_of(1), None);
+    });
 }
 
 /// The program's own allocator, in a mode that the environment names.

@@ -42,10 +42,15 @@ impl Tracked<'_> {
     /// An allocation of `size` bytes aligned to `align`, from the class that serves `padded(size)` bytes, or whole pages.
     pub(crate) fn alloc(&self, size: usize, align: usize, class: Option<Class>, fill: Fill) -> Option<NonNull<u8>> {
         let padded = self.padded(size);
-        let at = match class {
-            Some(class) => self.take(class)?,
-            None => self.heap.alloc_large(self.index(), padded, align, fill)?,
+        let once = || match class {
+            Some(class) => self.take(class),
+            None => self.heap.alloc_large(self.index(), padded, align, fill),
         };
+        let at = once().or_else(|| {
+            // What is kept back goes before a request fails.
+            self.release_kept();
+            once()
+        })?;
         let address = at.as_ptr().expose_provenance();
         let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
         let birth = Birth { size, align, thread, now: os::coarse_ms(), tag: self.tag };
@@ -115,22 +120,24 @@ impl Tracked<'_> {
             }
         }
         if let Some(old) = self.tracker.remember(seen.index) {
-            if self.mode == Mode::Hardened && old.size <= KEPT_MAX {
-                self.check_junk(&old);
-                self.give(old.address);
-            }
+            self.release(&old);
             self.tracker.retire(&old);
+        }
+    }
+
+    /// Gives a freed allocation back that was kept until now, if it was.
+    fn release(&self, old: &Seen) {
+        if self.mode == Mode::Hardened && old.size <= KEPT_MAX {
+            self.check_junk(old);
+            self.give(old.address);
         }
     }
 
     /// Gives back all that is kept back.
     pub(crate) fn release_kept(&self) {
-        self.tracker.forget_all(|old| {
-            if self.mode == Mode::Hardened && old.size <= KEPT_MAX {
-                self.check_junk(&old);
-                self.give(old.address);
-            }
-        });
+        if self.mode == Mode::Hardened {
+            self.tracker.forget_all(|old| self.release(&old));
+        }
     }
 
     /// How many freed allocations are kept back, and their bytes as the heap has served them: a moment's picture.

@@ -207,7 +207,6 @@ impl Heap {
             .and_then(|padded| self.inner().class_of(padded));
         let once = |class| tracked.alloc(layout.size(), layout.align(), class, fill);
         let at = once(class).or_else(|| {
-            tracked.release_kept();
             self.inner().core.flush_all_ended(&HEAP.caches);
             once(class).or_else(|| once(None))
         });
@@ -279,7 +278,7 @@ impl Heap {
     ///
     /// # Safety
     /// `ptr` came from this heap, and nobody uses it any more.
-    #[allow(dead_code, reason = "for the C library")]
+    #[cfg(feature = "prefixed")]
     pub(crate) unsafe fn free_at(&self, ptr: NonNull<u8>) {
         if self.inner().mode != Mode::Fast {
             return self.tracked().free(ptr.as_ptr().expose_provenance(), None, false);
@@ -315,8 +314,10 @@ impl Heap {
     #[inline(never)]
     unsafe fn free_tracked(&self, ptr: NonNull<u8>, layout: Layout) {
         match self.inner().fallback {
-            // SAFETY: as in `free_other`.
-            Some(fallback) if self.is_foreign(ptr) => unsafe { fallback.dealloc(ptr.as_ptr(), unempty(layout)) },
+            // SAFETY: as in `free_other`; and it is none that the heap has unmapped not long ago.
+            Some(fallback) if self.is_foreign(ptr) && self.inner().tracker.find(ptr.addr().get()).is_none() => unsafe {
+                fallback.dealloc(ptr.as_ptr(), unempty(layout));
+            },
             _ => {
                 let address = ptr.as_ptr().expose_provenance();
                 self.tracked().free(address, Some((layout.size(), layout.align())), false);
@@ -375,9 +376,7 @@ impl Heap {
     /// heap, and also what lies in the caches of threads that have ended.
     pub fn trim(&self) -> Trimmed {
         let core = &self.inner().core;
-        if self.inner().mode == Mode::Hardened {
-            self.tracked().release_kept();
-        }
+        self.tracked().release_kept();
         core.flush_all_ended(&HEAP.caches);
         core.trim(self.cache())
     }
@@ -396,7 +395,10 @@ impl Heap {
 
     /// Adds what the core does not know.
     fn with_records(&self, stats: Stats) -> Stats {
-        Stats { fallbacks: self.inner().fallbacks.get(), ..self.tracked().add_to(stats, 0) }
+        let inner = self.inner();
+        // Without the thread's cache, which might be made for it: to ask changes nothing.
+        let tracked = Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: None, tag: "" };
+        Stats { fallbacks: inner.fallbacks.get(), ..tracked.add_to(stats, 0) }
     }
 
     /// Verifies every structure of the heap, while no other thread uses it.
@@ -407,9 +409,14 @@ impl Heap {
         self.inner().core.check().map(|stats| self.with_records(stats))
     }
 
-    /// The bytes that may be used at `ptr`: `None` if no allocation of this heap begins there. O(1).
+    /// The bytes that may be used at `ptr`: `None` if no allocation of this heap begins there. O(1). In the mode
+    /// [`Mode::Hardened`] those that were asked for.
     pub fn usable_size(&self, ptr: *const u8) -> Option<usize> {
-        self.inner().core.usable_size(ptr.addr())
+        let inner = self.inner();
+        match inner.mode {
+            Mode::Hardened => inner.tracker.usable_size(ptr.addr()),
+            _ => inner.core.usable_size(ptr.addr()),
+        }
     }
 
     /// Whether `ptr` points into memory of this heap, in use or not.

@@ -174,6 +174,11 @@ impl Tracker {
         self.at(address)?.read().filter(|seen| seen.address == address)
     }
 
+    /// The bytes that were asked for at an address where a live allocation begins. O(1).
+    pub(crate) fn usable_size(&self, address: usize) -> Option<usize> {
+        self.find(address).filter(|seen| seen.is_live).map(|seen| seen.size)
+    }
+
     /// The live allocation with this ID. O(1).
     pub(crate) fn find_id(&self, id: u64) -> Option<Seen> {
         let has = |index| self.records.get(index).read().is_some_and(|seen| seen.id == id);
