@@ -102,17 +102,14 @@ impl Tracker {
     ) -> Result<Seen, Misuse> {
         let Some(record) = self.at(address) else { return Err(Misuse::Unknown) };
         let Some(seen) = record.read().filter(|seen| seen.address == address) else { return Err(Misuse::Unknown) };
-        if !seen.is_live {
-            return Err(Misuse::Double(seen));
-        }
         let is = |size: usize| {
             size == seen.size || (seen.align > GRAIN && Some(size) == seen.size.checked_next_multiple_of(seen.align))
         };
-        if layout.is_some_and(|(size, align)| !is(size) || align != seen.align) {
+        if seen.is_live && layout.is_some_and(|(size, align)| !is(size) || align != seen.align) {
             return Err(Misuse::Layout(seen));
         }
         if !record.end(seen.id, thread, now) {
-            // Somebody else has, just now.
+            // Somebody else has, be it just now.
             return Err(record.read().filter(|seen| !seen.is_live).map_or(Misuse::Unknown, Misuse::Double));
         }
         self.by_id.remove(seen.id, seen.index);

@@ -57,6 +57,27 @@ fn records_are_found_until_they_end() {
     unsafe { tracker.dispose() };
 }
 
+/// What has ended leaves nothing: the tables are as large as what lives, and what is remembered, needs.
+#[test]
+fn tables_do_not_grow_with_what_has_ended() {
+    let tracker = Tracker::new();
+    let turn = |at: usize| {
+        // Addresses that come again, and such that do not.
+        let address = if at % 2 == 0 { 64 } else { at * 64 };
+        begin(&tracker, address, 10);
+        let seen = tracker.end(address, None, 1, 1).expect("live");
+        if let Some(old) = tracker.remember(seen.index) {
+            tracker.retire(&old);
+        }
+    };
+    (0..2 * RECENT).for_each(turn);
+    let bytes = tracker.bytes();
+    (0..20 * RECENT).for_each(turn);
+    assert_eq!(tracker.bytes(), bytes);
+    // SAFETY: used no more.
+    unsafe { tracker.dispose() };
+}
+
 #[test]
 fn of_two_that_free_one_does() {
     for _ in 0..200 {
