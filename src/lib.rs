@@ -29,7 +29,8 @@
 //! Each thread has, for each size class, a *magazine* of free chunks; pools pass whole magazines between threads; a
 //! *span* is a run of pages cut into chunks of one class, its free chunks a bitmap outside of it; *arenas* are large
 //! reservations of address space. Whichever thread frees a chunk keeps it: chunks have no owner. No floor has a lock, so
-//! a thread that is descheduled, killed or lost in a `fork` holds up nobody. Nothing is written into free chunks.
+//! a thread that is descheduled, killed or lost in a `fork` holds up nobody. Nothing is written into free chunks, but
+//! in the mode [`Mode::Hardened`].
 //!
 //! Memory goes back without a helper thread: slow paths carry the upkeep. Each module's documentation has its states, who
 //! owns what in each, and its invariant; `cargo doc --document-private-items` shows them.

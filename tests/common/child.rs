@@ -63,7 +63,7 @@ impl Scenario {
         self
     }
 
-    /// Runs `body` in a child, which must reach its end.
+    /// Runs `body` in a child, which must reach its end. What it prints after `# ` is for whoever runs the test.
     pub fn passes(self, body: impl FnOnce()) {
         let test = self.test;
         if let Some(ended) = self.run(body) {
@@ -74,6 +74,10 @@ impl Scenario {
                 ended.stdout,
                 ended.stderr
             );
+            // The harness begins the first line.
+            for (_, text) in ended.stdout.lines().filter_map(|line| line.split_once("# ")) {
+                println!("{test}: {text}");
+            }
         }
     }
 
