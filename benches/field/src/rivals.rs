@@ -94,9 +94,12 @@ fn build_one(known: &Known, folder: &Path, timed: bool) -> Result<(PathBuf, Stri
     }
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("rivals/Cargo.toml");
     let target_dir = target_dir();
-    let arguments: [&OsStr; 8] = [
+    // Without debug information: where there is some, snmalloc's build takes it that checks and no optimisation are wanted.
+    let arguments: [&OsStr; 10] = [
         "build".as_ref(),
         "--release".as_ref(),
+        "--config".as_ref(),
+        "profile.release.debug=false".as_ref(),
         "--manifest-path".as_ref(),
         manifest.as_ref(),
         "--target-dir".as_ref(),

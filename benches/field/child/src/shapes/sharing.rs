@@ -39,7 +39,9 @@ fn run(crew: &Crew, firsts: Vec<Option<Box<AtomicU64>>>) -> Outcome {
     Outcome { ops, checksum, cost }
 }
 
-/// Writes memory each time, without an exclusive access of the line.
+/// Writes memory each time, without an exclusive access of the line. Never inlined: among the code of one allocator the
+/// loop was unrolled, among another's not, and took twice the time.
+#[inline(never)]
 fn write(word: &AtomicU64) -> u64 {
     for _ in 0..WRITES {
         word.store(word.load(Relaxed) + 1, Relaxed);
