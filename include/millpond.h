@@ -139,8 +139,8 @@ int mp_owns(const void *ptr) MP_NOEXCEPT;
 /* Verifies every structure: 0, or -1 with a line on stderr. Exact while no other thread is inside the allocator. */
 int mp_check(void) MP_NOEXCEPT;
 
-/* Whether transparent huge pages back the heap. 0, or -1 and EINVAL. */
-enum mp_thp { MP_THP_DEFAULT = 0, MP_THP_ALWAYS = 1, MP_THP_NEVER = 2 };
+/* Whether transparent huge pages back the heap: where it grows, everywhere, nowhere, or as the system is set. 0, or -1 and EINVAL. */
+enum mp_thp { MP_THP_DEFAULT = 0, MP_THP_ALWAYS = 1, MP_THP_NEVER = 2, MP_THP_SYSTEM = 3 };
 int mp_set_thp(int thp) MP_NOEXCEPT;
 
 /* As "0.1.0". */

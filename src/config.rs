@@ -46,6 +46,8 @@ mod values {
     pub(crate) const ARENA_MAX: usize = 16 << 30;
     /// Alignment of an arena's start: a transparent huge page.
     pub(crate) const ARENA_ALIGN: usize = 2 << 20;
+    /// Of a heap's first arena, what is used before huge pages are asked for.
+    pub(crate) const GROWN: usize = 16 << 20;
     /// In runs from this length on, dirty pages that must be zero are purged rather than written.
     pub(crate) const ZERO_BY_PURGE: usize = 4 << 20;
     /// How many arenas there can be.
@@ -145,6 +147,7 @@ mod values {
     pub(crate) const ARENA_MIN: usize = 4 * PAGE_SIZE;
     pub(crate) const ARENA_MAX: usize = 4 * PAGE_SIZE;
     pub(crate) const ARENA_ALIGN: usize = PAGE_SIZE;
+    pub(crate) const GROWN: usize = usize::MAX;
     pub(crate) const ZERO_BY_PURGE: usize = PAGE_SIZE;
     pub(crate) const ARENAS: usize = 3;
     pub(crate) const HUGE_MIN: usize = 4 * PAGE_SIZE;

@@ -41,7 +41,7 @@ const PREFIX: &str = "MILLPOND_";
 const TABLE: [Variable; 4] = [
     Variable { name: "LOG", values: "one of os, arena, span, pool, cache", set: set_log },
     Variable { name: "MODE", values: "one of fast, tracked, hardened", set: set_mode },
-    Variable { name: "THP", values: "one of default, always, never", set: set_thp },
+    Variable { name: "THP", values: "one of default, always, never, system", set: set_thp },
     Variable { name: "SHOW", values: "a list of config, stats", set: set_show },
 ];
 
@@ -103,6 +103,7 @@ fn set_thp(settings: &mut Settings, value: &[u8]) -> Option<()> {
         b"default" => Thp::Default,
         b"always" => Thp::Always,
         b"never" => Thp::Never,
+        b"system" => Thp::System,
         _ => return None,
     };
     Some(())
@@ -153,6 +154,7 @@ impl core::fmt::Display for Settings {
             Thp::Default => "default",
             Thp::Always => "always",
             Thp::Never => "never",
+            Thp::System => "system",
         };
         let show = match (self.show_config, self.show_stats) {
             (true, true) => "config,stats",

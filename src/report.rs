@@ -5,13 +5,16 @@ use core::fmt;
 /// Transparent huge pages: whether the kernel may, should or must not back memory by pages of 2 MiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Thp {
-    /// As the system is set (`/sys/kernel/mm/transparent_hugepage/enabled`).
+    /// Ask for them where a heap grows beyond some 16 MiB, and refuse them where memory has gone back: some ten per cent more
+    /// resident memory than without, and a fraction of the page faults.
     #[default]
     Default,
     /// Ask for them: fewer page faults and TLB misses, more resident memory.
     Always,
     /// Refuse them.
     Never,
+    /// Neither: as the system is set (`/sys/kernel/mm/transparent_hugepage/enabled`).
+    System,
 }
 
 /// What a heap knows of its allocations, and what it notices of bad use.

@@ -1,4 +1,4 @@
-//! Transparent huge pages are a setting: asked for, refused, or left to the system.
+//! Transparent huge pages are a setting: asked for where a heap grows, everywhere, or nowhere, or left to the system.
 
 mod common;
 
@@ -10,6 +10,12 @@ use millpond::Thp;
 /// Whether the system gives huge pages to whoever asks.
 fn offered() -> bool {
     std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").is_ok_and(|modes| !modes.contains("[never]"))
+}
+
+/// Whether the system gives them to nobody else.
+fn only_if_asked() -> bool {
+    std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
+        .is_ok_and(|modes| !modes.contains("[always]"))
 }
 
 /// Fills 64 MiB in small chunks and 64 MiB in large blocks, and says how much of it lies in huge pages.
@@ -49,6 +55,34 @@ fn set_by_the_program() {
         assert_eq!(in_huge_pages(), 0);
         millpond::set_thp(Thp::Default);
         in_huge_pages();
+    });
+}
+
+#[test]
+fn a_heap_that_grows_has_them_and_one_that_has_ebbed_does_not() {
+    Scenario::new("a_heap_that_grows_has_them_and_one_that_has_ebbed_does_not").passes(|| {
+        let fill = |bytes: usize| -> Vec<Block> {
+            (0..bytes / KIB).map(|seed| Block::new(KIB, 8, seed as u64).expect("memory")).collect()
+        };
+        let little = fill(8 * MIB);
+        assert!(kernel::huge_pages() == 0 || !only_if_asked(), "a small heap has huge pages");
+        let much = fill(64 * MIB);
+        let huge = kernel::huge_pages();
+        assert!(huge >= 32 * MIB || !offered(), "{} MiB in huge pages", huge / MIB);
+        little.into_iter().chain(much).for_each(Block::free);
+        millpond::trim();
+        assert_eq!(kernel::huge_pages(), 0, "after a trim");
+        let again = fill(32 * MIB);
+        assert_eq!(kernel::huge_pages(), 0, "where memory had gone back");
+        again.into_iter().for_each(Block::free);
+        law::holds();
+    });
+}
+
+#[test]
+fn left_to_the_system() {
+    Scenario::new("left_to_the_system").variable("MILLPOND_THP", "system").passes(|| {
+        assert!(in_huge_pages() == 0 || !only_if_asked());
     });
 }
 

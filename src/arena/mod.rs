@@ -11,6 +11,7 @@
 
 mod bits;
 mod budget;
+mod growth;
 mod longest;
 mod purge;
 mod region;
@@ -27,7 +28,7 @@ use crate::log::tell;
 use crate::os;
 use crate::page_map::PAGE_BYTES;
 use crate::report::Thp;
-use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Fault, Ordering, planted};
+use crate::sync::{AtomicPtr, AtomicUsize, Fault, Ordering, planted};
 use core::ptr;
 use region::{Books, Took};
 
@@ -39,7 +40,6 @@ pub(crate) struct Arenas {
     budget: Budget,
     reserved: AtomicUsize,
     metadata: AtomicUsize,
-    thp: AtomicU32,
 }
 
 impl Arenas {
@@ -47,11 +47,10 @@ impl Arenas {
         pub(crate) const fn new() -> Self {
             Self {
                 table: array_of![AtomicPtr::new(ptr::null_mut()); ARENAS],
-                books: Books { committed: AtomicUsize::new(0), changes: AtomicUsize::new(0) },
+                books: Books::new(),
                 budget: Budget::new(),
                 reserved: AtomicUsize::new(0),
                 metadata: AtomicUsize::new(0),
-                thp: AtomicU32::new(0),
             }
         }
     }
@@ -214,11 +213,26 @@ impl Arenas {
         });
     }
 
-    fn purge_each(&self, purge: impl FnMut(&Arena) -> usize) -> usize {
-        let purged = self.iter().map(purge).sum();
+    fn purge_each(&self, mut purge: impl FnMut(&Arena) -> usize) -> usize {
+        let thp = self.thp();
+        let purge_one = |arena: &Arena| {
+            let gone = purge(arena);
+            if gone > 0 && thp == Thp::Default {
+                arena.ebb();
+            }
+            gone
+        };
+        let purged = self.iter().map(purge_one).sum();
         // ORDERING: Release pairs with the loads in `take_run`: a search may have missed what was being purged.
         self.books.changes.fetch_add(1, Ordering::Release);
         purged
+    }
+
+    /// Told when OS pages of a span in use have gone back.
+    pub(crate) fn ebb(&self, page: usize) {
+        if self.thp() == Thp::Default {
+            self.of(page).iter().for_each(|arena| arena.ebb());
+        }
     }
 
     /// Gives up the address space of arenas of which all is free, for a request that the system has refused.
@@ -232,19 +246,16 @@ impl Arenas {
 
     /// Sets the use of transparent huge pages, in arenas to come and in those there are.
     pub(crate) fn set_thp(&self, thp: Thp) {
-        self.thp.store(thp as u32, Ordering::Relaxed);
+        self.books.thp.store(thp as u32, Ordering::Relaxed);
         for arena in self.iter() {
+            arena.forget_growth();
             os::advise_thp(arena.start(), arena.bytes(), thp);
         }
     }
 
     /// The use of transparent huge pages that was set last.
     pub(crate) fn thp(&self) -> Thp {
-        match self.thp.load(Ordering::Relaxed) {
-            1 => Thp::Always,
-            2 => Thp::Never,
-            _ => Thp::Default,
-        }
+        self.books.thp()
     }
 
     /// Adds an arena with room for such a run in a slot where a search has seen none, or an abandoned one, `there`;
@@ -287,6 +298,10 @@ impl Arenas {
         };
         // SAFETY: fresh memory of that size, aligned to an OS page, and pages fresh from the system.
         let arena = unsafe { Arena::make(ptr::with_exposed_provenance_mut(table), start >> PAGE_SHIFT, pages) };
+        if self.reserved() > 0 && self.thp() == Thp::Default {
+            // SAFETY: made above, and not published yet.
+            unsafe { &*arena }.grow_from_start();
+        }
         // ORDERING: Release publishes the arena; pairs with the Acquire in `iter`. The loser looks through `iter`.
         let publish = if planted(Fault::ArenaPublish) { Ordering::Relaxed } else { Ordering::Release };
         if slot.compare_exchange(there, arena, publish, Ordering::Relaxed).is_ok() {

@@ -15,14 +15,16 @@
 //! An arena of which all is free can be abandoned when address space is short: its pages are claimed once and for all,
 //! and it is passed over from then on.
 //!
-//! Where long runs may be is said by `longest`; the search for them is in `search`, purges in `purge`.
+//! Where long runs may be is said by `longest`; the search for them is in `search`, purges in `purge`, and huge pages in `growth`.
 //!
 //! Invariants, at rest: `pages - |used| = free`, `|dirty & !used| = dirty_free`, and that of `longest`.
 
 use super::bits::{ones, runs_of, words_of};
+use super::growth::Growth;
 use super::longest::Longest;
 use crate::config::{PAGE, PAGE_SHIFT, ZERO_BY_PURGE};
 use crate::os::{self, Purged};
+use crate::report::Thp;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
 use core::ptr;
 
@@ -59,6 +61,7 @@ pub(crate) struct Arena {
     /// Where a purge goes on.
     pub(super) visit: AtomicUsize,
     gone: AtomicU32,
+    pub(super) growth: Growth,
 }
 
 /// What all arenas count together.
@@ -68,6 +71,26 @@ pub(crate) struct Books {
     pub(crate) committed: AtomicUsize,
     /// Counts returns of pages: a search that failed looks again if there was one.
     pub(crate) changes: AtomicUsize,
+    /// The use of transparent huge pages.
+    pub(super) thp: AtomicU32,
+}
+
+impl Books {
+    const_fn! {
+        pub(super) const fn new() -> Self {
+            Self { committed: AtomicUsize::new(0), changes: AtomicUsize::new(0), thp: AtomicU32::new(0) }
+        }
+    }
+
+    /// The use of transparent huge pages that was set last.
+    pub(super) fn thp(&self) -> Thp {
+        match self.thp.load(Ordering::Relaxed) {
+            1 => Thp::Always,
+            2 => Thp::Never,
+            3 => Thp::System,
+            _ => Thp::Default,
+        }
+    }
 }
 
 /// How a search for pages may end.
@@ -113,6 +136,7 @@ impl Arena {
             dirty_hint: AtomicUsize::new(0),
             visit: AtomicUsize::new(0),
             gone: AtomicU32::new(0),
+            growth: Growth::new(pages),
         };
         arena.longest().reset(words);
         // SAFETY: as above.
@@ -274,6 +298,7 @@ impl Arena {
             }
             self.aged()[word].fetch_and(!mask, Ordering::Relaxed);
         }
+        self.reached(start + pages, || books.thp());
         self.dirty_free.fetch_sub(pages as u32 - clean, Ordering::Relaxed);
         books.committed.fetch_add(clean as usize * PAGE, Ordering::Relaxed);
         Took::Run(Run { page, pages })

@@ -54,7 +54,7 @@ impl World {
         let table = fake::metadata(Arena::table_bytes(PAGES)).unwrap();
         // SAFETY: fresh memory for the table, and fresh pages.
         let arena = unsafe { &*Arena::make(ptr::with_exposed_provenance_mut(table), first_page, PAGES) };
-        let books = Books { committed: AtomicUsize::new(0), changes: AtomicUsize::new(0) };
+        let books = Books::new();
         let model = std::vec![Page::default(); PAGES];
         Self { system, arena, books, first_page, model, runs: Vec::new(), stamp: 0 }
     }

@@ -102,6 +102,7 @@ fn set_thp(thp: c_int) -> c_int {
         0 => Thp::Default,
         1 => Thp::Always,
         2 => Thp::Never,
+        3 => Thp::System,
         _ => {
             os::fail(os::Errno::Invalid);
             return -1;

@@ -159,9 +159,7 @@ impl Heap {
 
     fn advise(&self, start: usize, bytes: usize) {
         let thp = self.spans.arenas.thp();
-        if thp != Thp::Default {
-            os::advise_thp(start, bytes, thp);
-        }
+        os::advise_thp(start, bytes, thp);
     }
 
     /// The node of a large or huge allocation that starts at `address`. Ends the process if there is none.

@@ -23,8 +23,8 @@
 
 use super::Heap;
 use crate::config::{
-    DIRTY_BYTES, DIRTY_PART, EARN_US, EARNED, EBB_TICKS, PULSE, PURGE_TICKS, QUIET_TICKS, REARMS, REFUSED_TICKS,
-    RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SPARE_TICKS, SWEEP_SPANS, TICK_CACHES, TICK_MS,
+    DIRTY_BYTES, DIRTY_PART, EARN_US, EARNED, EBB_TICKS, PAGE_SHIFT, PULSE, PURGE_TICKS, QUIET_TICKS, REARMS,
+    REFUSED_TICKS, RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SPARE_TICKS, SWEEP_SPANS, TICK_CACHES, TICK_MS,
 };
 use crate::log::tell;
 use crate::os;
@@ -319,6 +319,9 @@ impl Heap {
             if let Some(token) = span.hold_in_place(rested) {
                 let (bytes, done) = span.purge_units();
                 purged += bytes;
+                if bytes > 0 {
+                    self.spans.arenas.ebb(span.head.start() >> PAGE_SHIFT);
+                }
                 let class = span.head.kind() as Class;
                 self.pools[class].settle(class, &self.spans, span, span.unhold_in_place(token, done));
             }

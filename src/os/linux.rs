@@ -177,7 +177,7 @@ pub(crate) fn wiped_metadata(len: usize, wipe: extern "C" fn()) -> Option<usize>
 /// Asks for, or refuses, transparent huge pages in a range. Only advice: errors change nothing.
 pub(crate) fn advise_thp(at: usize, len: usize, thp: Thp) {
     let advice = match thp {
-        Thp::Default => return,
+        Thp::Default | Thp::System => return,
         Thp::Always => libc::MADV_HUGEPAGE,
         Thp::Never => libc::MADV_NOHUGEPAGE,
     };

@@ -226,9 +226,9 @@ static void information(void)
     CHECK(stats.committed == stats.live + stats.quarantine + stats.thread_cached + stats.pooled + stats.span_free + stats.tails + stats.dirty
                                  + stats.stranded + stats.metadata);
     CHECK(stats.threads == 1 && stats.committed > 0 && stats.reserved >= stats.committed);
-    CHECK(mp_set_thp(MP_THP_NEVER) == 0 && mp_set_thp(MP_THP_DEFAULT) == 0);
+    CHECK(mp_set_thp(MP_THP_NEVER) == 0 && mp_set_thp(MP_THP_SYSTEM) == 0 && mp_set_thp(MP_THP_DEFAULT) == 0);
     errno = 0;
-    CHECK(mp_set_thp(3) == -1 && errno == EINVAL);
+    CHECK(mp_set_thp(4) == -1 && errno == EINVAL);
     chunk = mp_malloc(10);
     CHECK(mp_owns(chunk) && !mp_owns(&stats) && !mp_owns(NULL));
     mp_free(chunk);

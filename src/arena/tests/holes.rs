@@ -26,7 +26,7 @@ impl Plain {
         let table = fake::metadata(Arena::table_bytes(pages)).unwrap();
         // SAFETY: fresh memory for the table, and fresh pages.
         let arena = unsafe { &*Arena::make(ptr::with_exposed_provenance_mut(table), first_page, pages) };
-        let books = Books { committed: AtomicUsize::new(0), changes: AtomicUsize::new(0) };
+        let books = Books::new();
         Self { system, arena, books, first_page, used: std::vec![false; pages], runs: Vec::new() }
     }
 

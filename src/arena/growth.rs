@@ -1,0 +1,87 @@
+//! Huge pages while a heap grows, small ones once it ebbs.
+//!
+//! The first touch of a small page costs a fault; a huge page (2 MiB) is had for one fault, and one look-up of its
+//! address. But it is resident whole, and the kernel may make one again out of small pages of which most were purged. So
+//! they are asked for only where memory is about to be filled, and never where some of it has gone back.
+//!
+//! Runs are taken from the bottom of an arena. Above its *reach*, the end of the highest run so far, nothing was ever
+//! touched. When the reach of a heap's first arena passes `GROWN`, what is above it is advised: pages from the *edge* up.
+//! Later arenas, which a heap has only once the first is full, are advised whole. When memory goes back from an arena, what
+//! the reach has passed meanwhile is refused huge pages: the edge moves up to the reach. Two ranges an arena, so never more
+//! than two mappings.
+//!
+//! Only where the setting is [`Thp::Default`]. All of it is advice, and so are the two numbers: where advice of two threads
+//! overtakes each other, some memory has the other kind of pages for a while, and is right all the same.
+//!
+//! Invariant: neither number ever falls, but the edge once, from the arena's end, where nothing is advised.
+
+use super::region::Arena;
+use crate::config::{ARENA_ALIGN, GROWN, PAGE};
+use crate::os;
+use crate::report::Thp;
+use crate::sync::{AtomicUsize, Ordering};
+
+/// How far an arena was used, and from where on huge pages are asked for; in pages from its start.
+#[derive(Debug)]
+pub(super) struct Growth {
+    reach: AtomicUsize,
+    edge: AtomicUsize,
+}
+
+impl Growth {
+    /// Of an arena of so many pages, for which nothing is advised.
+    pub(super) fn new(pages: usize) -> Self {
+        Self { reach: AtomicUsize::new(0), edge: AtomicUsize::new(pages) }
+    }
+}
+
+impl Arena {
+    /// Asks for huge pages in the whole arena, which is fresh.
+    pub(super) fn grow_from_start(&self) {
+        self.growth.edge.store(0, Ordering::Relaxed);
+        os::advise_thp(self.start(), self.bytes(), Thp::Always);
+    }
+
+    /// Told of each run that is taken, by its end. O(1).
+    #[inline]
+    pub(super) fn reached(&self, end: usize, thp: impl FnOnce() -> Thp) {
+        // Relaxed, as all here: see the module's documentation. Nothing for a model to search.
+        if GROWN < usize::MAX && end > self.growth.reach.load(Ordering::Relaxed) {
+            self.pass(end, thp());
+        }
+    }
+
+    #[cold]
+    fn pass(&self, end: usize, thp: Thp) {
+        let Growth { reach, edge } = &self.growth;
+        reach.fetch_max(end, Ordering::Relaxed);
+        if end * PAGE < GROWN || thp != Thp::Default || edge.load(Ordering::Relaxed) != self.pages {
+            return;
+        }
+        let from = self.block_from(end);
+        if from < self.pages && edge.compare_exchange(self.pages, from, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            os::advise_thp(self.start() + from * PAGE, (self.pages - from) * PAGE, Thp::Always);
+        }
+    }
+
+    /// Told when memory of this arena has gone back.
+    pub(super) fn ebb(&self) {
+        let Growth { reach, edge } = &self.growth;
+        let old = edge.load(Ordering::Relaxed);
+        let new = self.block_from(reach.load(Ordering::Relaxed));
+        if old < new && edge.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            os::advise_thp(self.start() + old * PAGE, (new - old) * PAGE, Thp::Never);
+        }
+    }
+
+    /// Forgets what was advised: somebody has advised otherwise.
+    pub(super) fn forget_growth(&self) {
+        self.growth.edge.store(self.pages, Ordering::Relaxed);
+    }
+
+    /// The first page from this one on at which a huge page may begin, or the arena's end.
+    fn block_from(&self, page: usize) -> usize {
+        let block = (self.start() + page * PAGE).next_multiple_of(ARENA_ALIGN);
+        ((block - self.start()) / PAGE).min(self.pages)
+    }
+}
