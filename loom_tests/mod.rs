@@ -191,16 +191,31 @@ const MODELS: &[Model] = &[
     model!(modes::two_remove, "modes/index.rs", None, [("stores", Fault::IndexStore, "one has removed it")]),
     model!(modes::two_end, "modes/record.rs", None, [("stores", Fault::EndStore, "one has freed it")]),
     model!(
-        modes::begin_against_retire,
-        "modes/mod.rs modes/record.rs",
+        modes::two_begin,
+        "modes/mod.rs modes/record.rs modes/places.rs",
         Some(3),
-        [("blindly", Fault::ForgetBlindly, "each allocation has its record")]
+        [
+            ("relaxed", Fault::PlaceRelaxed, "no segment"),
+            ("uses_the_loser", Fault::PlotStore, "each allocation has its record")
+        ]
     ),
     model!(
         modes::find_against_reuse,
-        "modes/mod.rs modes/record.rs modes/index.rs",
+        "modes/mod.rs modes/record.rs modes/places.rs modes/ids.rs thread_cache/lot.rs",
         Some(3),
         [("relaxed", Fault::RecordRelaxed, "a record of two allocations")]
+    ),
+    model!(
+        modes::ids_against_each_other,
+        "modes/ids.rs thread_cache/lot.rs modes/index.rs",
+        Some(3),
+        [("store", Fault::BlockStore, "an ID is found while it lives")]
+    ),
+    model!(
+        modes::ids_against_the_last,
+        "modes/ids.rs thread_cache/lot.rs",
+        Some(3),
+        [("early", Fault::BlockEarly, "an ID is found while it lives")]
     ),
     model!(page_map::two_make_a_leaf, "page_map.rs", None, [("uses_the_loser", Fault::MapLeaf, "entries are lost")]),
     model!(

@@ -1,14 +1,21 @@
 //! Records and their indices: found once they are made, removed and ended by one only, read whole or not at all.
 
 use super::spawn;
-use crate::modes::{Birth, Index, Misuse, Record, Tracker};
+use crate::config::PAGE;
+use crate::modes::{Birth, Ids, Index, Misuse, Place, Record, Tracker};
 use crate::slab::Slab;
 use crate::sync::Slot;
+use crate::thread_cache::Lot;
 use std::prelude::v1::*;
 use std::rc::Rc;
 
-fn birth(size: usize) -> Birth {
-    Birth { size, align: 8, thread: 1, now: 0, tag: "" }
+fn birth(size: usize) -> Birth<'static> {
+    Birth { size, align: 8, thread: 1, now: 0, tag: "", callers: &[] }
+}
+
+/// The first place of a page.
+const fn place(page: usize) -> Place {
+    Place { address: page * PAGE, word: 0 }
 }
 
 struct World {
@@ -64,7 +71,7 @@ pub fn two_remove() {
 pub fn two_end() {
     let records = Rc::new(Slab::<Record>::new());
     let record = records.take().expect("the fake system gives memory");
-    record.begin(1, 64, birth(10));
+    record.begin(1, 1, 64, birth(10));
     let index = record.index();
     let other = spawn(&records, move |records| records.get(index).end(1, 2, 3));
     let mine = record.end(1, 3, 4);
@@ -74,40 +81,77 @@ pub fn two_end() {
 /// An allocation is freed, and another begins at its address, while a third thread asks what is there.
 pub fn find_against_reuse() {
     let tracker = Rc::new(Tracker::new());
-    assert_eq!(tracker.begin(64, birth(10)), Some(1), "the first ID");
-    let other = spawn(&tracker, |tracker| {
-        let seen = tracker.end(64, Some((10, 8)), 1, 5).expect("live");
-        // Forgotten at once, so that its record is the next one's.
-        tracker.retire(&seen);
-        tracker.begin(64, birth(20))
+    let lot = Lot::new();
+    assert_eq!(tracker.begin(&lot, place(1), birth(10)), Some(1), "the first ID");
+    let other = spawn(&tracker, move |tracker| {
+        tracker.end(place(1), Some((10, 8)), 1, 5).expect("live");
+        tracker.begin(&lot, place(1), birth(20))
     });
-    if let Some(seen) = tracker.find(64) {
+    if let Some(seen) = tracker.find(place(1)) {
         assert!(matches!((seen.id, seen.size), (1, 10) | (2, 20)), "a record of two allocations: {seen:?}");
     }
     if let Some(seen) = tracker.find_id(2) {
-        assert_eq!((seen.address, seen.size), (64, 20), "a record of two allocations: {seen:?}");
+        assert_eq!((seen.address, seen.size), (PAGE, 20), "a record of two allocations: {seen:?}");
     }
     assert_eq!(other.join(), Some(2), "the second ID");
-    assert_eq!(tracker.find(64).map(|seen| (seen.id, seen.is_live)), Some((2, true)), "the second is there");
+    assert_eq!(tracker.find(place(1)).map(|seen| (seen.id, seen.is_live)), Some((2, true)), "the second is there");
     assert_eq!(tracker.find_id(1), None, "the first is not");
     assert_eq!(
-        tracker.end(64, Some((10, 8)), 1, 7),
-        Err(Misuse::Layout(tracker.find(64).expect("live"))),
+        tracker.end(place(1), Some((10, 8)), 1, 7),
+        Err(Misuse::Layout(tracker.find(place(1)).expect("live"))),
         "its own size"
     );
 }
 
-/// An allocation begins where another was freed, whose record is retired meanwhile and then that of a third.
-pub fn begin_against_retire() {
+/// Two allocate at the first addresses of a table of places, and each looks for what the other has.
+pub fn two_begin() {
     let tracker = Rc::new(Tracker::new());
-    assert_eq!(tracker.begin(64, birth(10)), Some(1), "the first ID");
-    let freed = tracker.end(64, None, 1, 5).expect("live");
-    let other = spawn(&tracker, move |tracker| {
-        tracker.retire(&freed);
-        tracker.begin(128, birth(20))
+    let other = spawn(&tracker, |tracker| {
+        let id = tracker.begin(&Lot::new(), place(0), birth(10));
+        if let Some(seen) = tracker.find(place(1)) {
+            assert_eq!((seen.address, seen.size), (PAGE, 20), "a record that is made");
+        }
+        id
     });
-    let mine = tracker.begin(64, birth(30));
+    let mine = tracker.begin(&Lot::new(), place(1), birth(20));
+    if let Some(seen) = tracker.find(place(0)) {
+        assert_eq!((seen.address, seen.size), (0, 10), "a record that is made");
+    }
     let theirs = other.join();
-    let found = [64, 128].map(|address| tracker.find(address).map(|seen| (Some(seen.id), seen.size)));
-    assert_eq!(found, [Some((mine, 30)), Some((theirs, 20))], "each allocation has its record");
+    let found = [0, 1].map(|page| tracker.find(place(page)).map(|seen| (Some(seen.id), seen.size)));
+    assert!(mine != theirs, "an ID of its own");
+    assert_eq!(found, [Some((theirs, 10)), Some((mine, 20))], "each allocation has its record");
+}
+
+/// Two use blocks of IDs up, take them over and give further IDs out, while all are looked for.
+pub fn ids_against_each_other() {
+    let ids = Rc::new(Ids::new());
+    let turn = |ids: &Ids, lot: &Lot, record| {
+        let (id, block) = ids.issue(lot, record).expect("there is memory");
+        assert_eq!(ids.find(id), Some(record), "an ID is found while it lives");
+        (id, block)
+    };
+    let lot = Lot::new();
+    // A block that is used up, for whoever is first.
+    for _ in 0..2 {
+        let (id, block) = turn(&ids, &lot, 9);
+        ids.end(id, block);
+    }
+    let other = spawn(&ids, move |ids| turn(ids, &Lot::new(), 1));
+    let mine = turn(&ids, &lot, 2);
+    let theirs = other.join();
+    assert!(mine.0 != theirs.0, "an ID of its own");
+    assert_eq!([theirs, mine].map(|(id, _)| ids.find(id)), [Some(1), Some(2)], "an ID is found while it lives");
+}
+
+/// A block's last ID is given out, while another thread looks for a block that is used up.
+pub fn ids_against_the_last() {
+    let ids = Rc::new(Ids::new());
+    let lot = Lot::new();
+    let (first, block) = ids.issue(&lot, 1).expect("there is memory");
+    ids.end(first, block);
+    let other = spawn(&ids, move |ids| ids.issue(&Lot::new(), 5));
+    let (id, _) = ids.issue(&lot, 2).expect("there is memory");
+    let theirs = other.join().expect("there is memory");
+    assert_eq!([id, theirs.0].map(|id| ids.find(id)), [Some(2), Some(5)], "an ID is found while it lives");
 }

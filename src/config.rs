@@ -73,6 +73,10 @@ mod values {
     pub(crate) const INDEX_LEVELS: usize = 24;
     /// Slots of a bucket: a cache line.
     pub(crate) const INDEX_SLOTS: usize = 8;
+    /// IDs that a thread takes at once.
+    pub(crate) const ID_BLOCK: usize = 64;
+    /// log2 of the addresses for whose records there is one table: 2 MiB.
+    pub(crate) const PLOT_SHIFT: u32 = 21;
     /// How many of the last frees a tracker remembers, and how many chunks it keeps back where it is hardened.
     pub(crate) const RECENT: usize = 4096;
     /// Bytes behind an allocation that are checked where it is hardened.
@@ -163,6 +167,8 @@ mod values {
     pub(crate) const INDEX_BUCKETS: usize = 1;
     pub(crate) const INDEX_LEVELS: usize = 3;
     pub(crate) const INDEX_SLOTS: usize = 2;
+    pub(crate) const ID_BLOCK: usize = 2;
+    pub(crate) const PLOT_SHIFT: u32 = 7;
     pub(crate) const RECENT: usize = 2;
     pub(crate) const CANARY: usize = 8;
     pub(crate) const KEPT_MAX: usize = 64;

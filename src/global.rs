@@ -241,7 +241,7 @@ pub(crate) fn free_large(ptr: *mut u8, size: usize, align: usize) {
 #[inline(never)]
 pub(crate) fn alloc_missed(size: usize, align: usize, place: usize) -> *mut u8 {
     let cache = own_cache();
-    if let Some(tracked) = tracked() {
+    if let Some(tracked) = tracked_by(cache) {
         let class = size_class::place_of(tracked.padded(size).max(1), align).map(size_class::at_place);
         return address(tracked.alloc(size, align, class, Fill::Any));
     }
@@ -258,7 +258,7 @@ pub(crate) fn alloc_missed(size: usize, align: usize, place: usize) -> *mut u8 {
 #[inline(never)]
 pub(crate) fn free_missed(chunk: NonNull<u8>, size: usize, align: usize, place: usize) {
     let cache = own_cache();
-    if let Some(tracked) = tracked() {
+    if let Some(tracked) = tracked_by(cache) {
         let layout = (size != usize::MAX).then_some((size, align));
         return tracked.free(chunk.as_ptr().expose_provenance(), layout, is_late());
     }
@@ -270,14 +270,17 @@ pub(crate) fn free_missed(chunk: NonNull<u8>, size: usize, align: usize, place: 
 }
 
 /// The calling thread's cache, made if it is unborn; `None` if it is dead, or there is no memory for a cache.
+#[inline]
 fn own_cache() -> Option<&'static ThreadCache> {
-    let cache = slot::get();
-    if ptr::eq(cache, &raw const DEAD) {
+    living_cache().or_else(new_cache)
+}
+
+#[cold]
+#[inline(never)]
+fn new_cache() -> Option<&'static ThreadCache> {
+    if ptr::eq(slot::get(), &raw const DEAD) {
         HEAP.settle_without_cache();
         return None;
-    }
-    if !ptr::eq(cache, &raw const UNBORN) {
-        return living_cache();
     }
     configure();
     let cache = HEAP.join(wipe)?;
@@ -376,11 +379,16 @@ fn front_of(cache: &'static ThreadCache) -> Option<&'static ThreadCache> {
 
 /// The heap with its records, if there are any.
 pub(crate) fn tracked() -> Option<Tracked<'static>> {
+    tracked_by(living_cache())
+}
+
+/// The same, for the thread with this cache, if it has one.
+#[inline]
+fn tracked_by(cache: Option<&'static ThreadCache>) -> Option<Tracked<'static>> {
     let mode = mode();
     if mode == Mode::Fast {
         return None;
     }
-    let cache = living_cache();
     let tag = cache.map_or("", ThreadCache::tag);
     Some(Tracked { heap: &HEAP, tracker: &TRACKER, mode, cache, tag })
 }
@@ -398,7 +406,7 @@ pub(crate) fn thread() -> Index {
 /// The calling thread's cache, made if it is unborn; `None` if there can be none.
 #[inline]
 pub(crate) fn cache() -> Option<&'static ThreadCache> {
-    living_cache().or_else(own_cache)
+    own_cache()
 }
 
 /// The calling thread's cache, if it has one: that behind its front.
@@ -454,7 +462,7 @@ pub fn flush_thread() {
 pub fn usable_size(ptr: *const u8) -> Option<usize> {
     if mode() == Mode::Hardened {
         // What lies behind it is looked at.
-        return TRACKER.usable_size(ptr.addr());
+        return TRACKER.usable_size(HEAP.place(ptr.addr()));
     }
     HEAP.usable_size(ptr.addr())
 }

@@ -1,7 +1,7 @@
 //! What a program can ask of the records, of the global heap and of its own: IDs, tags, what is live since when.
 
-use crate::global::{self, TRACKER};
-use crate::modes::{Seen, Tracker};
+use crate::global::{self, HEAP, TRACKER};
+use crate::modes::{Place, Seen, Tracker};
 use crate::report::Record;
 use crate::thread_cache::ThreadCache;
 use core::fmt;
@@ -15,8 +15,8 @@ impl Tracker {
         Record { id, address, size, align, thread, time_ms, tag }
     }
 
-    pub(crate) fn id_of(&self, address: usize) -> Option<u64> {
-        self.find(address).filter(|seen| seen.is_live).map(|seen| seen.id)
+    pub(crate) fn id_of(&self, place: Place) -> Option<u64> {
+        self.find(place).filter(|seen| seen.is_live).map(|seen| seen.id)
     }
 
     pub(crate) fn record(&self, id: u64) -> Option<Record> {
@@ -24,7 +24,7 @@ impl Tracker {
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        Snapshot { last: self.last() }
+        Snapshot { last: self.mark() }
     }
 
     pub(crate) fn live_since(&self, snapshot: Snapshot) -> LiveSince {
@@ -42,7 +42,7 @@ impl Tracker {
 /// The ID of the live allocation that begins at `ptr`: `None` if none does, or no records are kept
 /// ([`Mode::Fast`](crate::Mode::Fast)). O(1), any thread.
 pub fn id_of(ptr: *const u8) -> Option<u64> {
-    TRACKER.id_of(ptr.addr())
+    TRACKER.id_of(HEAP.place(ptr.addr()))
 }
 
 /// The address of the live allocation with this ID: `None` if it has been freed, or was never made. O(1), any thread.

@@ -28,8 +28,10 @@
 //! Invariant: `charge` is at least the bytes that loaded and spare magazines can hold, and at most `CACHE_BYTES`.
 
 mod bin;
+mod lot;
 
 pub(crate) use bin::Bin;
+pub(crate) use lot::Lot;
 
 use crate::config::{CACHE_BYTES, EMPTIES, FIRST_CARVE, SPARES};
 use crate::pool::Magazine;
@@ -75,6 +77,8 @@ pub(crate) struct ThreadCache {
     /// What the thread's allocations are for, as it says: a string that stays.
     pub(crate) tag: AtomicPtr<u8>,
     pub(crate) tag_len: AtomicUsize,
+    /// The IDs that the owner's allocations will have, where they have any.
+    pub(crate) lot: Lot,
 }
 
 const FREE: u64 = 0;
@@ -137,6 +141,7 @@ impl ThreadCache {
                 large_bytes: Counter::new(),
                 tag: AtomicPtr::new(null_mut()),
                 tag_len: AtomicUsize::new(0),
+                lot: Lot::new(),
             }
         }
     }

@@ -6,15 +6,15 @@
 
 use super::Heap;
 use crate::arena::Fill;
-use crate::config::{CANARY, KEPT_MAX};
+use crate::config::{CANARY, KEPT_MAX, PAGE};
 use crate::log::tell;
-use crate::modes::{Birth, Misuse, Seen, Tracker};
+use crate::modes::{Birth, Ended, Misuse, Place, Seen, Tracker};
 use crate::os;
 use crate::report::{Mode, Stats};
 use crate::size_class::{Class, INFO, at_place};
 use crate::span::LARGE;
 use crate::tagged::NONE;
-use crate::thread_cache::ThreadCache;
+use crate::thread_cache::{Lot, ThreadCache};
 use core::fmt;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 
@@ -31,6 +31,23 @@ pub(crate) struct Tracked<'a> {
     pub(crate) cache: Option<&'a ThreadCache>,
     /// What the thread's allocations are for.
     pub(crate) tag: &'static str,
+}
+
+impl Heap {
+    /// The place of an allocation that begins at an address: by its page's note, where it has one.
+    #[inline]
+    pub(crate) fn place(&self, address: usize) -> Place {
+        match self.spans.page_map.noted(address) {
+            0 => Place { address, word: 0 },
+            note => place_in(at_place(note as usize - 1), address),
+        }
+    }
+}
+
+/// The place of a chunk of this class.
+#[inline]
+fn place_in(class: Class, address: usize) -> Place {
+    Place { address, word: INFO[class].index(address % PAGE) }
 }
 
 impl Tracked<'_> {
@@ -52,9 +69,19 @@ impl Tracked<'_> {
             once()
         })?;
         let address = at.as_ptr().expose_provenance();
+        let place = class.map_or(Place { address, word: 0 }, |class| place_in(class, address));
         let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
-        let birth = Birth { size, align, thread, now: os::coarse_ms(), tag: self.tag };
-        if self.tracker.begin(address, birth).is_none() {
+        let birth = Birth { size, align, thread, now: os::coarse_ms(), tag: self.tag, callers: &[] };
+        let known = match self.cache {
+            Some(cache) => self.tracker.begin(&cache.lot, place, birth),
+            None => {
+                let lot = Lot::new();
+                let known = self.tracker.begin(&lot, place, birth);
+                self.tracker.leave(&lot);
+                known
+            }
+        };
+        if known.is_none() {
             self.give(address);
             return None;
         }
@@ -64,7 +91,7 @@ impl Tracked<'_> {
                 at.write_bytes(0, size);
             }
             if padded > size {
-                canary(address).iter().enumerate().for_each(|(byte, value)| at.add(size + byte).write(*value));
+                at.add(size).cast::<[u8; CANARY]>().write_unaligned(canary(address));
             }
         }
         tell!(Cache, "{size} bytes allocated at {address:#x}");
@@ -102,35 +129,31 @@ impl Tracked<'_> {
     /// allocation without a record may be one from before there were any.
     pub(crate) fn free(&self, address: usize, layout: Option<(usize, usize)>, late: bool) {
         let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
-        let seen = match self.tracker.end(address, layout, thread, os::coarse_ms()) {
-            Ok(seen) => seen,
+        let place = self.heap.place(address);
+        let ended = match self.tracker.end(place, layout, thread, os::coarse_ms()) {
+            Ok(ended) => ended,
             Err(Misuse::Unknown) if late && self.heap.usable_size(address).is_some() => return self.give(address),
             Err(misuse) => self.die(address, layout, misuse),
         };
-        tell!(Cache, "{} bytes freed at {address:#x}, id {}", seen.size, seen.id);
+        tell!(Cache, "{} bytes freed at {address:#x}, id {}", ended.size, ended.id);
         if self.mode != Mode::Hardened {
-            self.give(address);
-        } else {
-            self.check_canary(&seen);
-            if seen.size <= KEPT_MAX {
-                // SAFETY: the caller's allocation, which nobody uses any more.
-                unsafe { with_exposed_provenance_mut::<u8>(address).write_bytes(JUNK, seen.size) };
-            } else {
-                self.give(address);
-            }
+            return self.give(address);
         }
-        if let Some(old) = self.tracker.remember(seen.index) {
+        self.check_canary(&ended);
+        if ended.size > KEPT_MAX {
+            return self.give(address);
+        }
+        // SAFETY: the caller's allocation, which nobody uses any more.
+        unsafe { with_exposed_provenance_mut::<u8>(address).write_bytes(JUNK, ended.size) };
+        if let Some(old) = self.tracker.remember(ended.index) {
             self.release(&old);
-            self.tracker.retire(&old);
         }
     }
 
-    /// Gives a freed allocation back that was kept until now, if it was.
-    fn release(&self, old: &Seen) {
-        if self.mode == Mode::Hardened && old.size <= KEPT_MAX {
-            self.check_junk(old);
-            self.give(old.address);
-        }
+    /// Gives a freed allocation back that was kept until now.
+    fn release(&self, old: &Ended) {
+        self.check_junk(old);
+        self.give(old.address);
     }
 
     /// Gives back all that is kept back.
@@ -145,9 +168,7 @@ impl Tracked<'_> {
         let mut kept = (0, 0);
         if self.mode == Mode::Hardened {
             self.tracker.walk_recent(|old| {
-                if old.size <= KEPT_MAX {
-                    kept = (kept.0 + 1, kept.1 + self.heap.usable_size(old.address).unwrap_or(0));
-                }
+                kept = (kept.0 + 1, kept.1 + self.heap.usable_size(old.address).unwrap_or(0));
             });
         }
         kept
@@ -168,24 +189,42 @@ impl Tracked<'_> {
         }
     }
 
-    fn check_canary(&self, seen: &Seen) {
-        let at = with_exposed_provenance_mut::<u8>(seen.address + seen.size);
-        let expected = canary(seen.address);
+    fn check_canary(&self, ended: &Ended) {
+        let at = with_exposed_provenance_mut::<[u8; CANARY]>(ended.address + ended.size);
         // SAFETY: bytes of the allocation, behind those that the program asked for.
-        let bad = (0..CANARY).find(|byte| unsafe { at.add(*byte).read() } != expected[*byte]);
-        if let Some(byte) = bad {
-            let (address, known) = (seen.address, Known(seen, self.tracker));
-            os::die(format_args!("write {byte} bytes past the end of {address:#x}: {known}"));
+        if unsafe { at.read_unaligned() } != canary(ended.address) {
+            self.die_of_canary(ended);
         }
     }
 
-    fn check_junk(&self, seen: &Seen) {
-        let at = with_exposed_provenance_mut::<u8>(seen.address);
+    #[cold]
+    fn die_of_canary(&self, ended: &Ended) -> ! {
+        let Ended { address, size, .. } = *ended;
+        let at = with_exposed_provenance_mut::<u8>(address + size);
+        let expected = canary(address);
+        // SAFETY: as in `check_canary`.
+        let byte = (0..CANARY).find(|byte| unsafe { at.add(*byte).read() } != expected[*byte]).unwrap_or(0);
+        self.die_of(ended, format_args!("write {byte} bytes past the end of {address:#x}"))
+    }
+
+    fn check_junk(&self, ended: &Ended) {
+        let Ended { address, size, .. } = *ended;
         // SAFETY: kept back since it was freed: ours.
-        let bad = (0..seen.size).find(|byte| unsafe { at.add(*byte).read() } != JUNK);
-        if let Some(byte) = bad {
-            let (address, known) = (seen.address, Known(seen, self.tracker));
-            os::die(format_args!("write to {address:#x} after it was freed, {byte} bytes into it: {known}"));
+        let kept = unsafe { core::slice::from_raw_parts(with_exposed_provenance_mut::<u8>(address), size) };
+        // A piece at a time, without a branch for each byte.
+        let is_junk = |piece: &[u8]| piece.iter().fold(0, |bad, byte| bad | (byte ^ JUNK)) == 0;
+        if !kept.chunks(256).all(is_junk) {
+            let byte = kept.iter().position(|byte| *byte != JUNK).unwrap_or(0);
+            self.die_of(ended, format_args!("write to {address:#x} after it was freed, {byte} bytes into it"));
+        }
+    }
+
+    /// Ends the process for what was done to an allocation that the caller has in hand.
+    #[cold]
+    fn die_of(&self, ended: &Ended, what: fmt::Arguments<'_>) -> ! {
+        match self.tracker.known(ended) {
+            Some(seen) => os::die(format_args!("{what}: {}", Known(&seen, self.tracker))),
+            None => os::die(what),
         }
     }
 
@@ -232,14 +271,16 @@ impl Tracked<'_> {
             let info = INFO.get(head.kind() as Class)?;
             head.start() + info.index(address.checked_sub(head.start())?) * info.size
         };
-        self.tracker.find(start)
+        self.tracker.find(self.heap.place(start))
     }
 }
 
 /// What is written behind an allocation: no two addresses have the same, and no byte is a letter, a small number or all ones.
 fn canary(address: usize) -> [u8; CANARY] {
-    let word = (address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
-    core::array::from_fn(|byte| word[byte % word.len()] & 0x3f | 0x80)
+    let word = (address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) & 0x3f3f_3f3f_3f3f_3f3f | 0x8080_8080_8080_8080;
+    let mut bytes = [0; CANARY];
+    bytes.chunks_mut(size_of::<u64>()).for_each(|part| part.copy_from_slice(&word.to_be_bytes()));
+    bytes
 }
 
 /// What is known of an allocation, in words.

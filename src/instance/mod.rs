@@ -315,7 +315,7 @@ impl Heap {
     unsafe fn free_tracked(&self, ptr: NonNull<u8>, layout: Layout) {
         match self.inner().fallback {
             // SAFETY: as in `free_other`; and it is none that the heap has unmapped not long ago.
-            Some(fallback) if self.is_foreign(ptr) && self.inner().tracker.find(ptr.addr().get()).is_none() => unsafe {
+            Some(fallback) if self.is_foreign(ptr) && self.inner().tracker.find(self.inner().core.place(ptr.addr().get())).is_none() => unsafe {
                 fallback.dealloc(ptr.as_ptr(), unempty(layout));
             },
             _ => {
@@ -414,7 +414,7 @@ impl Heap {
     pub fn usable_size(&self, ptr: *const u8) -> Option<usize> {
         let inner = self.inner();
         match inner.mode {
-            Mode::Hardened => inner.tracker.usable_size(ptr.addr()),
+            Mode::Hardened => inner.tracker.usable_size(inner.core.place(ptr.addr())),
             _ => inner.core.usable_size(ptr.addr()),
         }
     }
@@ -431,7 +431,7 @@ impl Heap {
 
     /// The ID of the live allocation that begins at `ptr`: `None` if none does, or the heap gives no IDs. O(1), any thread.
     pub fn id_of(&self, ptr: *const u8) -> Option<u64> {
-        self.inner().tracker.id_of(ptr.addr())
+        self.inner().tracker.id_of(self.inner().core.place(ptr.addr()))
     }
 
     /// The address of the live allocation with this ID: `None` if it has been freed, or was never made. O(1), any thread.

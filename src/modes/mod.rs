@@ -1,35 +1,44 @@
 //! Modes: what is known of each allocation, and what is noticed of bad use, where that was asked for.
 //!
-//! A *tracker* stands beside a heap. Each allocation gets a record with an ID that was never used before, found by ID and by
-//! address; each free must find it, and exactly one does. Records of the last frees are remembered, so that a second free of
-//! the same address can say who was first. Nothing of it lies in the program's memory, but for what `hardened` writes behind
-//! an allocation.
+//! A *tracker* stands beside a heap. Each allocation has a record with an ID that was never used before, found by ID and by
+//! address; each free must find it, and exactly one does. The record stays with the place at which the allocation began and
+//! says that it is freed until another begins there: so a second free can say who was first. Nothing of it lies in the
+//! program's memory, but for what `hardened` writes behind an allocation.
 //!
-//! Invariant, at rest: each live record has one entry in each index; a freed one is in the queue, and has an entry by address
-//! unless another allocation has begun there.
+//! | step | atomic read-modify-writes |
+//! |---|---|
+//! | begin: where the place has its record, the thread its lot of IDs | none: the chunk is the caller's, and so is its record |
+//! | end | one exchange, by which exactly one frees |
+//! | what is freed is kept back (hardened) | two: a place in the queue, an exchange with what is there |
+//!
+//! Invariant, at rest: each live record is named by the word of its address, and by the slot of its ID.
 
+mod ids;
 mod index;
+mod places;
 mod record;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
 
+pub(crate) use ids::Ids;
 pub(crate) use index::Index;
-pub(crate) use record::{Birth, Record, Seen};
+pub(crate) use places::Place;
+pub(crate) use record::{Birth, Ended, Record, Seen};
 
 use crate::config::{GRAIN, RECENT};
 use crate::slab::Slab;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, planted};
 use crate::tagged::{self, NONE};
+use crate::thread_cache::Lot;
+use places::Places;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Tracker {
     records: Slab<Record>,
-    by_address: Index,
-    by_id: Index,
-    /// The last ID.
-    last: AtomicU64,
-    /// Records of the last frees, oldest next.
+    places: Places,
+    ids: Ids,
+    /// Records of the last frees that are kept back, oldest next.
     recent: [AtomicU32; RECENT],
     next: AtomicU64,
     /// What the clock said at the first allocation.
@@ -52,9 +61,8 @@ impl Tracker {
         pub(crate) const fn new() -> Self {
             Self {
                 records: Slab::new(),
-                by_address: Index::new(),
-                by_id: Index::new(),
-                last: AtomicU64::new(0),
+                places: Places::new(),
+                ids: Ids::new(),
                 recent: array_of![AtomicU32::new(NONE); RECENT],
                 next: AtomicU64::new(0),
                 origin_ms: AtomicU64::new(0),
@@ -62,89 +70,109 @@ impl Tracker {
         }
     }
 
-    /// Makes the record of an allocation that the caller has just taken and nobody knows yet. Returns its ID; `None` if there
-    /// is no memory for it: then nothing has changed.
-    pub(crate) fn begin(&self, address: usize, birth: Birth) -> Option<u64> {
-        let record = self.records.take()?;
-        // What was freed there is not to be taken for this.
-        while let Some(old) = self.at(address) {
-            self.by_address.remove(address as u64, old.index());
-            old.forget(address);
+    /// Has each record made from now on keep up to so many callers; before the first is.
+    pub(crate) fn keep_callers(&self, most: usize) {
+        self.records.shape(most);
+    }
+
+    /// Makes the record of an allocation that the caller has just taken and nobody knows yet, with the next ID of its lot,
+    /// which it returns; `None` if there is no memory for it: then nothing has changed.
+    pub(crate) fn begin(&self, lot: &Lot, place: Place, birth: Birth<'_>) -> Option<u64> {
+        let word = self.places.make(place)?;
+        // Relaxed: whoever has the chunk has the word, by the same hand-over.
+        let known = word.load(Ordering::Relaxed);
+        let record = if known == NONE { self.records.take()? } else { self.records.get(known) };
+        if let Some((id, block)) = record.left_over() {
+            self.ids.end(id, block);
         }
-        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let Some((id, block)) = self.ids.issue(lot, record.index()) else {
+            if known == NONE {
+                self.records.give(record.index());
+            }
+            return None;
+        };
+        record.begin(id, block, place.address, birth);
+        if known == NONE {
+            // ORDERING: Release pairs with the Acquire in `at`: the record is made.
+            word.store(
+                record.index(),
+                if planted(Fault::PlaceRelaxed) { Ordering::Relaxed } else { Ordering::Release },
+            );
+            self.places.count(place);
+        }
         if id == 1 {
             self.origin_ms.store(birth.now, Ordering::Relaxed);
-        }
-        record.begin(id, address, birth);
-        if !self.by_id.insert(id, record.index()) {
-            record.clear();
-            self.records.give(record.index());
-            return None;
-        }
-        if !self.by_address.insert(address as u64, record.index()) {
-            self.by_id.remove(id, record.index());
-            record.clear();
-            self.records.give(record.index());
-            return None;
         }
         Some(id)
     }
 
+    /// Leaves a lot whose owner will use it no more.
+    pub(crate) fn leave(&self, lot: &Lot) {
+        self.ids.leave(lot);
+    }
+
     /// Ends the record of an allocation that is being freed, with the size and alignment that the caller says it has, if it
     /// says so; the size may be rounded up to the alignment, beyond the grain. Afterwards the caller, and nobody else, may
-    /// free it; the record is the caller's to [`remember`](Self::remember).
+    /// free it; the record is the caller's to [`remember`](Self::remember), as long as the chunk is.
     pub(crate) fn end(
         &self,
-        address: usize,
+        place: Place,
         layout: Option<(usize, usize)>,
         thread: u32,
         now: u64,
-    ) -> Result<Seen, Misuse> {
-        let Some(record) = self.at(address) else { return Err(Misuse::Unknown) };
-        let Some(seen) = record.read().filter(|seen| seen.address == address) else { return Err(Misuse::Unknown) };
-        let is = |size: usize| {
-            size == seen.size || (seen.align > GRAIN && Some(size) == seen.size.checked_next_multiple_of(seen.align))
-        };
-        if seen.is_live && layout.is_some_and(|(size, align)| !is(size) || align != seen.align) {
-            return Err(Misuse::Layout(seen));
+    ) -> Result<Ended, Misuse> {
+        let Some(record) = self.at(place) else { return Err(self.why_not(place)) };
+        let Some((ended, align, block)) = record.live_at(place.address) else { return Err(self.why_not(place)) };
+        if let Some((size, said)) = layout {
+            let is_rounded = || align > GRAIN && Some(size) == ended.size.checked_next_multiple_of(align);
+            if (size != ended.size && !is_rounded()) || said != align {
+                return Err(self.find(place).map_or(Misuse::Unknown, Misuse::Layout));
+            }
         }
-        if !record.end(seen.id, thread, now) {
+        if !record.end(ended.id, thread, now) {
             // Somebody else has, be it just now.
-            return Err(record.read().filter(|seen| !seen.is_live).map_or(Misuse::Unknown, Misuse::Double));
+            return Err(self.why_not(place));
         }
-        self.by_id.remove(seen.id, seen.index);
-        Ok(seen)
+        self.ids.end(ended.id, block);
+        Ok(ended)
     }
 
-    /// Puts a freed record among the recent ones and returns the one that is forgotten for it, if it has one in hand.
-    pub(crate) fn remember(&self, index: tagged::Index) -> Option<Seen> {
+    /// Why nothing can be freed at a place.
+    #[cold]
+    fn why_not(&self, place: Place) -> Misuse {
+        let freed = self.find(place).filter(|seen| !seen.is_live).or_else(|| self.last_at(place.address));
+        freed.map_or(Misuse::Unknown, Misuse::Double)
+    }
+
+    /// What is known of an allocation that the caller has ended, as long as its chunk is in hand.
+    #[cold]
+    pub(crate) fn known(&self, ended: &Ended) -> Option<Seen> {
+        self.records.get(ended.index).read()
+    }
+
+    /// The last free at an address whose page has other chunks, or none, since. Linear in the records: for a last word.
+    fn last_at(&self, address: usize) -> Option<Seen> {
+        let seen = (1..=self.records.made()).filter_map(|index| self.records.get(index).read());
+        seen.filter(|seen| seen.address == address && !seen.is_live).max_by_key(|seen| seen.freed_ms)
+    }
+
+    /// Puts the record of what is kept back among the recent ones and returns the one that comes out for it, if one does.
+    pub(crate) fn remember(&self, index: tagged::Index) -> Option<Ended> {
         let at = self.next.fetch_add(1, Ordering::Relaxed) as usize % RECENT;
         // ORDERING: AcqRel: what was there is the caller's from here on, and what the caller did to its own is published.
         match self.recent[at].swap(index, Ordering::AcqRel) {
             NONE => None,
-            old => self.records.get(old).read(),
+            old => Some(self.records.get(old).ended()),
         }
     }
 
-    /// Gives a record back that nobody needs any more.
-    pub(crate) fn retire(&self, seen: &Seen) {
-        let record = self.records.get(seen.index);
-        let address = record.address();
-        if address != 0 {
-            self.by_address.remove(address as u64, seen.index);
-        }
-        record.clear();
-        self.records.give(seen.index);
-    }
-
-    /// Forgets all recent frees, after `last` was called with each.
-    pub(crate) fn forget_all(&self, mut last: impl FnMut(Seen)) {
+    /// Takes all recent frees out and calls `last` with each.
+    pub(crate) fn forget_all(&self, mut last: impl FnMut(Ended)) {
         for slot in &self.recent {
             // ORDERING: as in `remember`.
-            let old = slot.swap(NONE, Ordering::AcqRel);
-            if let Some(seen) = (old != NONE).then(|| self.records.get(old).read()).flatten() {
-                last(seen);
-                self.retire(&seen);
+            match slot.swap(NONE, Ordering::AcqRel) {
+                NONE => {}
+                old => last(self.records.get(old).ended()),
             }
         }
     }
@@ -161,30 +189,44 @@ impl Tracker {
         self.origin_ms.load(Ordering::Relaxed)
     }
 
-    fn at(&self, address: usize) -> Option<&Record> {
-        let index = self.by_address.find(address as u64, |index| self.records.get(index).address() == address)?;
-        Some(self.records.get(index))
+    /// The record of a place.
+    #[inline]
+    fn at(&self, place: Place) -> Option<&Record> {
+        // ORDERING: Acquire pairs with the Release in `begin`.
+        match self.places.get(place)?.load(Ordering::Acquire) {
+            NONE => None,
+            index => Some(self.records.get(index)),
+        }
     }
 
     /// What is known of an address at which an allocation begins, or began not long ago. O(1).
-    pub(crate) fn find(&self, address: usize) -> Option<Seen> {
-        self.at(address)?.read().filter(|seen| seen.address == address)
+    pub(crate) fn find(&self, place: Place) -> Option<Seen> {
+        self.at(place)?.read().filter(|seen| seen.address == place.address)
     }
 
     /// The bytes that were asked for at an address where a live allocation begins. O(1).
-    pub(crate) fn usable_size(&self, address: usize) -> Option<usize> {
-        self.find(address).filter(|seen| seen.is_live).map(|seen| seen.size)
+    pub(crate) fn usable_size(&self, place: Place) -> Option<usize> {
+        self.find(place).filter(|seen| seen.is_live).map(|seen| seen.size)
     }
 
     /// The live allocation with this ID. O(1).
     pub(crate) fn find_id(&self, id: u64) -> Option<Seen> {
-        let has = |index| self.records.get(index).read().is_some_and(|seen| seen.id == id);
-        self.records.get(self.by_id.find(id, has)?).read().filter(|seen| seen.id == id && seen.is_live)
+        self.records.get(self.ids.find(id)?).read().filter(|seen| seen.id == id && seen.is_live)
     }
 
-    /// The last ID that was given out.
+    /// Those who called for an allocation, innermost first: how many were stored.
+    pub(crate) fn callers(&self, seen: &Seen, out: &mut [usize]) -> usize {
+        self.records.get(seen.index).callers(seen.id, out)
+    }
+
+    /// The highest ID that there can be.
     pub(crate) fn last(&self) -> u64 {
-        self.last.load(Ordering::Relaxed)
+        self.ids.last()
+    }
+
+    /// An ID such that what is allocated from now on has a higher one, and all else has not.
+    pub(crate) fn mark(&self) -> u64 {
+        self.ids.mark()
     }
 
     /// Calls `visit` for each live allocation: exact for those that live throughout.
@@ -195,7 +237,7 @@ impl Tracker {
 
     /// Bytes of records and indices.
     pub(crate) fn bytes(&self) -> usize {
-        self.records.bytes() + self.by_address.bytes() + self.by_id.bytes()
+        self.records.bytes() + self.places.bytes() + self.ids.bytes()
     }
 
     /// Gives all tables back, at the heap's end.
@@ -206,8 +248,8 @@ impl Tracker {
         // SAFETY: the caller's word.
         unsafe {
             self.records.dispose();
-            self.by_address.dispose();
-            self.by_id.dispose();
+            self.places.dispose();
+            self.ids.dispose();
         }
     }
 }

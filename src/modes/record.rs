@@ -4,10 +4,11 @@
 //! |---|---|
 //! | none | the slab, or the thread that is writing it |
 //! | live | the program: who frees it moves it on, by one exchange |
-//! | freed | the tracker's queue of recent frees, until it is reused |
+//! | freed | whoever has the chunk: the queue of recent frees, the allocator, and then the next allocation there |
 //!
 //! State and ID are one word, written last and read first and last again: a reader that finds the same word twice has read
-//! one allocation's record (a sequence lock, without a writer that anybody waits for).
+//! one allocation's record (a sequence lock, without a writer that anybody waits for). A record stays with the place at
+//! which its allocations begin; behind it are the addresses of those who called for it, where that is asked for.
 
 use crate::slab::Node;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
@@ -35,17 +36,23 @@ pub(crate) struct Record {
     link: AtomicU32,
     tag_len: AtomicU32,
     tag: AtomicPtr<u8>,
+    /// The block of the ID.
+    block: AtomicU32,
+    /// How many callers there are behind the record.
+    depth: AtomicU32,
 }
 
 /// What is known of an allocation when it begins.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Birth {
+pub(crate) struct Birth<'a> {
     pub(crate) size: usize,
     pub(crate) align: usize,
     pub(crate) thread: u32,
     /// What the clock says, in milliseconds.
     pub(crate) now: u64,
     pub(crate) tag: &'static str,
+    /// The addresses to which those return who called for it, innermost first.
+    pub(crate) callers: &'a [usize],
 }
 
 /// What was read of a record.
@@ -64,17 +71,26 @@ pub(crate) struct Seen {
     pub(crate) tag: &'static str,
 }
 
+/// What is needed of a record by whoever has freed its allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) index: Index,
+    pub(crate) id: u64,
+    pub(crate) address: usize,
+    pub(crate) size: usize,
+}
+
 // SAFETY: zeros are a record in state none; the link is one word.
 unsafe impl Node for Record {
-    fn stride(_: usize) -> usize {
-        size_of::<Self>()
+    fn stride(words: usize) -> usize {
+        size_of::<Self>() + words * size_of::<AtomicUsize>()
     }
 
     fn link(&self) -> &AtomicU32 {
         &self.link
     }
 
-    unsafe fn make(at: *mut Self, _: usize) {
+    unsafe fn make(at: *mut Self, words: usize) {
         let record = Self {
             word: AtomicU64::new(0),
             address: AtomicUsize::new(0),
@@ -88,9 +104,14 @@ unsafe impl Node for Record {
             link: AtomicU32::new(NONE),
             tag_len: AtomicU32::new(0),
             tag: AtomicPtr::new(null_mut()),
+            block: AtomicU32::new(NONE),
+            depth: AtomicU32::new(0),
         };
-        // SAFETY: the caller gives the place.
-        unsafe { at.write(record) };
+        // SAFETY: the caller gives the place, with this many words behind the record.
+        unsafe {
+            at.write(record);
+            (0..words).for_each(|word| at.add(1).cast::<AtomicUsize>().add(word).write(AtomicUsize::new(0)));
+        }
     }
 
     fn name(&self, index: Index) {
@@ -103,15 +124,48 @@ impl Record {
         self.index.load(Ordering::Relaxed)
     }
 
-    /// Where the allocation is, or was; zero if that is forgotten.
+    /// Where the allocation is, or was.
     pub(crate) fn address(&self) -> usize {
         // ORDERING: Acquire, as in `read`.
         self.address.load(Ordering::Acquire)
     }
 
-    /// Writes what is known at an allocation. The caller has the record alone.
-    pub(crate) fn begin(&self, id: u64, address: usize, birth: Birth) {
-        let Birth { size, align, thread, now, tag } = birth;
+    /// The ID that the record has, and its block, if it is live: that of an allocation that has vanished, if its place is in
+    /// the caller's hand.
+    pub(crate) fn left_over(&self) -> Option<(u64, Index)> {
+        let word = self.word.load(Ordering::Relaxed);
+        (word & STATE == LIVE).then(|| (word >> 2, self.block.load(Ordering::Relaxed)))
+    }
+
+    /// What is needed for a free of a live allocation at this address: its ID, size, alignment and block, if it is one.
+    #[inline]
+    pub(crate) fn live_at(&self, address: usize) -> Option<(Ended, usize, Index)> {
+        // ORDERING: Acquire, as in `read`; should they be of two allocations, the exchange in `end` fails.
+        let each = Ordering::Acquire;
+        let word = self.word.load(each);
+        if word & STATE != LIVE || self.address.load(each) != address {
+            return None;
+        }
+        let ended = Ended { index: self.index(), id: word >> 2, address, size: self.size.load(each) };
+        Some((ended, 1 << (self.align.load(each) & (usize::BITS - 1)), self.block.load(each)))
+    }
+
+    /// What the record of a freed allocation says to whoever has its chunk in hand.
+    pub(crate) fn ended(&self) -> Ended {
+        // Relaxed: the record came with the chunk.
+        Ended {
+            index: self.index(),
+            id: self.word.load(Ordering::Relaxed) >> 2,
+            address: self.address.load(Ordering::Relaxed),
+            size: self.size.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Writes what is known at an allocation. The caller has the record alone: its place is that of a chunk in its hand.
+    pub(crate) fn begin(&self, id: u64, block: Index, address: usize, birth: Birth<'_>) {
+        let Birth { size, align, thread, now, tag, callers } = birth;
+        // Relaxed: the fields' own stores order it.
+        self.word.store(0, Ordering::Relaxed);
         // ORDERING: Release on each: who reads one of them sees that the word is no longer what it was.
         let each = if planted(Fault::RecordRelaxed) { Ordering::Relaxed } else { Ordering::Release };
         self.address.store(address, each);
@@ -121,8 +175,32 @@ impl Record {
         self.born_ms.store(now, each);
         self.tag.store(tag.as_ptr().cast_mut(), each);
         self.tag_len.store(tag.len() as u32, each);
+        self.block.store(block, each);
+        self.depth.store(callers.len() as u32, each);
+        for (word, caller) in callers.iter().enumerate() {
+            self.caller(word).store(*caller, each);
+        }
         // ORDERING: Release publishes all of it.
         self.word.store(id << 2 | LIVE, Ordering::Release);
+    }
+
+    /// A word behind the record, of those that the slab was told of.
+    fn caller(&self, word: usize) -> &AtomicUsize {
+        // SAFETY: `depth` is at most the number of words behind each record of the slab.
+        unsafe { &*(&raw const *self).add(1).cast::<AtomicUsize>().add(word) }
+    }
+
+    /// Those who called for the allocation with this ID, innermost first: how many were stored.
+    pub(crate) fn callers(&self, id: u64, out: &mut [usize]) -> usize {
+        // ORDERING: Acquire, as in `read`.
+        let each = Ordering::Acquire;
+        let word = self.word.load(each);
+        let depth = (self.depth.load(each) as usize).min(out.len());
+        for (at, out) in out[..depth].iter_mut().enumerate() {
+            *out = self.caller(at).load(each);
+        }
+        let is_one = word >> 2 == id && self.word.load(Ordering::Relaxed) >> 2 == id;
+        if is_one { depth } else { 0 }
     }
 
     /// Moves a live record with this ID on to freed. True for one caller only.
@@ -140,21 +218,6 @@ impl Record {
         self.freed_by.store(thread, Ordering::Release);
         self.freed_ms.store(now, Ordering::Release);
         true
-    }
-
-    /// Forgets the address of a freed allocation, since another one begins there; if the record is not another's by now.
-    pub(crate) fn forget(&self, address: usize) {
-        // ORDERING: Release, as in `begin`.
-        if planted(Fault::ForgetBlindly) {
-            return self.address.store(0, Ordering::Release);
-        }
-        let _ = self.address.compare_exchange(address, 0, Ordering::Release, Ordering::Relaxed);
-    }
-
-    /// Makes the record nobody's. The caller has it alone.
-    pub(crate) fn clear(&self) {
-        // Relaxed: the fields' own stores order it.
-        self.word.store(0, Ordering::Relaxed);
     }
 
     /// What the record says; `None` if it is none, or changes meanwhile.

@@ -1,16 +1,23 @@
 //! A tracker against a map: IDs rise and are found until the end, stale ones never, and each end is had once.
 
 use super::*;
+use crate::config::PAGE;
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-fn begin(tracker: &Tracker, address: usize, size: usize) -> u64 {
-    tracker.begin(address, Birth { size, align: 8, thread: 1, now: 5, tag: "tag" }).expect("memory")
+fn place(address: usize) -> Place {
+    Place { address, word: address % PAGE / GRAIN }
+}
+
+fn begin(tracker: &Tracker, lot: &Lot, address: usize, size: usize) -> u64 {
+    let birth = Birth { size, align: 8, thread: 1, now: 5, tag: "tag", callers: &[size, address] };
+    tracker.begin(lot, place(address), birth).expect("memory")
 }
 
 #[test]
 fn records_are_found_until_they_end() {
-    let tracker = Tracker::new();
+    let (tracker, lot) = (Tracker::new(), Lot::new());
+    tracker.keep_callers(2);
     let mut live: BTreeMap<usize, (u64, usize)> = BTreeMap::new();
     let mut random = fastrand::Rng::with_seed(9);
     let mut last = 0;
@@ -18,31 +25,32 @@ fn records_are_found_until_they_end() {
     for _ in 0..60_000 {
         let address = random.usize(1..3000) * 16;
         if let Some((id, size)) = live.remove(&address) {
-            assert_eq!(
-                tracker.end(address, Some((size + 1, 8)), 2, 7),
-                Err(Misuse::Layout(tracker.find(address).unwrap()))
-            );
-            let seen = tracker.end(address, Some((size, 8)), 2, 7).expect("live");
+            let seen = tracker.find(place(address)).expect("live");
             assert_eq!((seen.id, seen.address, seen.size, seen.tag), (id, address, size, "tag"));
-            match tracker.end(address, None, 3, 8) {
+            assert_eq!(tracker.end(place(address), Some((size + 1, 8)), 2, 7), Err(Misuse::Layout(seen)));
+            let freed = tracker.end(place(address), Some((size, 8)), 2, 7).expect("live");
+            assert_eq!((freed.id, freed.address, freed.size), (id, address, size));
+            match tracker.end(place(address), None, 3, 8) {
                 Err(Misuse::Double(first)) => assert_eq!((first.id, first.freed_by, first.freed_ms), (id, 2, 7)),
                 other => panic!("{other:?}"),
             }
-            if let Some(old) = tracker.remember(seen.index) {
-                tracker.retire(&old);
+            if address % 32 == 0 {
+                tracker.remember(freed.index);
             }
             ended.push(id);
         } else {
             let size = random.usize(1..1000);
-            let id = begin(&tracker, address, size);
+            let id = begin(&tracker, &lot, address, size);
             assert!(id > last);
             last = id;
             live.insert(address, (id, size));
         }
     }
     for (address, (id, size)) in &live {
-        let seen = tracker.find(*address).expect("live");
+        let seen = tracker.find(place(*address)).expect("live");
         assert_eq!((seen.id, seen.size, seen.is_live), (*id, *size, true));
+        let mut callers = [0; 3];
+        assert_eq!((tracker.callers(&seen, &mut callers), callers), (2, [*size, *address, 0]));
         assert_eq!(tracker.find_id(*id), Some(seen));
     }
     assert!(ended.iter().chain(&[0, last + 1, u64::MAX]).all(|id| tracker.find_id(*id).is_none()));
@@ -52,28 +60,40 @@ fn records_are_found_until_they_end() {
     let mut expected: Vec<u64> = live.values().map(|(id, _)| *id).collect();
     expected.sort_unstable();
     assert_eq!(walked, expected);
-    assert_eq!(tracker.end(7, None, 1, 1), Err(Misuse::Unknown));
+    assert_eq!(tracker.end(place(8), None, 1, 1), Err(Misuse::Unknown));
     // SAFETY: used no more.
     unsafe { tracker.dispose() };
 }
 
-/// What has ended leaves nothing: the tables are as large as what lives, and what is remembered, needs.
+/// What has ended leaves its record to what comes: the tables are as large as what lived at one time needs.
 #[test]
 fn tables_do_not_grow_with_what_has_ended() {
-    let tracker = Tracker::new();
+    let (tracker, lot) = (Tracker::new(), Lot::new());
+    // One that stays, and a page whose chunks are of one size, then of another.
+    begin(&tracker, &lot, PAGE * 9, 10);
     let turn = |at: usize| {
-        // Addresses that come again, and such that do not.
-        let address = if at % 2 == 0 { 64 } else { at * 64 };
-        begin(&tracker, address, 10);
-        let seen = tracker.end(address, None, 1, 1).expect("live");
-        if let Some(old) = tracker.remember(seen.index) {
-            tracker.retire(&old);
-        }
+        let address = PAGE * 5 + if at / 4096 % 2 == 0 { at % 4096 * 16 } else { at % 1024 * 64 };
+        let place = Place { address, word: if at / 4096 % 2 == 0 { at % 4096 } else { at % 1024 } };
+        let birth = Birth { size: 10, align: 8, thread: 1, now: 5, tag: "", callers: &[] };
+        tracker.begin(&lot, place, birth).expect("memory");
+        tracker.end(place, None, 1, 1).expect("live");
     };
-    (0..2 * RECENT).for_each(turn);
+    (0..8192).for_each(turn);
     let bytes = tracker.bytes();
-    (0..20 * RECENT).for_each(turn);
+    (0..100_000).for_each(turn);
     assert_eq!(tracker.bytes(), bytes);
+    // SAFETY: used no more.
+    unsafe { tracker.dispose() };
+}
+
+/// A free is remembered when its page has chunks of another size, or none.
+#[test]
+fn a_double_free_is_known_whatever_became_of_the_page() {
+    let (tracker, lot) = (Tracker::new(), Lot::new());
+    let id = begin(&tracker, &lot, PAGE + 160, 10);
+    tracker.end(place(PAGE + 160), None, 1, 1).expect("live");
+    let elsewhere = Place { address: PAGE + 160, word: 0 };
+    assert!(matches!(tracker.end(elsewhere, None, 1, 1), Err(Misuse::Double(seen)) if seen.id == id));
     // SAFETY: used no more.
     unsafe { tracker.dispose() };
 }
@@ -82,10 +102,10 @@ fn tables_do_not_grow_with_what_has_ended() {
 fn of_two_that_free_one_does() {
     for _ in 0..200 {
         let tracker = Tracker::new();
-        begin(&tracker, 64, 10);
+        begin(&tracker, &Lot::new(), 64, 10);
         let ends = std::thread::scope(|scope| {
-            let other = scope.spawn(|| tracker.end(64, None, 1, 1).is_ok());
-            [tracker.end(64, None, 2, 1).is_ok(), other.join().unwrap()]
+            let other = scope.spawn(|| tracker.end(place(64), None, 1, 1).is_ok());
+            [tracker.end(place(64), None, 2, 1).is_ok(), other.join().unwrap()]
         });
         assert!(ends[0] != ends[1], "{ends:?}");
         // SAFETY: used no more.

@@ -74,8 +74,14 @@ pub(crate) enum Fault {
     IndexStore,
     /// A record is written by relaxed stores.
     RecordRelaxed,
-    /// An address is forgotten without looking at whose the record is.
-    ForgetBlindly,
+    /// Where a record lies is said before the record is made.
+    PlaceRelaxed,
+    /// A table of places that lost the race is used all the same.
+    PlotStore,
+    /// A block of IDs is taken over by load and store.
+    BlockStore,
+    /// A block of IDs is said to be through before it is.
+    BlockEarly,
     /// A record is ended by load and store.
     EndStore,
     /// A bit of a bitset is set by a relaxed operation.
