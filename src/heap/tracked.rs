@@ -128,6 +128,10 @@ impl Tracked<'_> {
     /// Frees an allocation, of that size and alignment if the caller says so. Ends the process if it is none. `late`: an
     /// allocation without a record may be one from before there were any.
     pub(crate) fn free(&self, address: usize, layout: Option<(usize, usize)>, late: bool) {
+        if self.mode == Mode::Hardened {
+            // It will be overwritten, once its record has been found.
+            os::prefetch_write(address);
+        }
         let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
         let place = self.heap.place(address);
         let ended = match self.tracker.end(place, layout, thread, os::coarse_ms()) {

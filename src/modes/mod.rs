@@ -26,11 +26,15 @@ pub(crate) use places::Place;
 pub(crate) use record::{Birth, Ended, Record, Seen};
 
 use crate::config::{GRAIN, RECENT};
+use crate::os;
 use crate::slab::Slab;
 use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, planted};
 use crate::tagged::{self, NONE};
 use crate::thread_cache::Lot;
 use places::Places;
+
+/// How many frees before it is looked at something is prefetched.
+const AHEAD: usize = 4;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -158,7 +162,17 @@ impl Tracker {
 
     /// Puts the record of what is kept back among the recent ones and returns the one that comes out for it, if one does.
     pub(crate) fn remember(&self, index: tagged::Index) -> Option<Ended> {
-        let at = self.next.fetch_add(1, Ordering::Relaxed) as usize % RECENT;
+        let next = self.next.fetch_add(1, Ordering::Relaxed) as usize;
+        let (at, soon, later) = (next % RECENT, (next + AHEAD) % RECENT, (next + 2 * AHEAD) % RECENT);
+        // Relaxed: only addresses to prefetch, which need not be right: what comes out next, and what after that.
+        match self.recent[later].load(Ordering::Relaxed) {
+            NONE => {}
+            index => os::prefetch_read((&raw const *self.records.get(index)).addr()),
+        }
+        match self.recent[soon].load(Ordering::Relaxed) {
+            NONE => {}
+            index => os::prefetch_read(self.records.get(index).ended().address),
+        }
         // ORDERING: AcqRel: what was there is the caller's from here on, and what the caller did to its own is published.
         match self.recent[at].swap(index, Ordering::AcqRel) {
             NONE => None,

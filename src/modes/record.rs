@@ -19,8 +19,9 @@ const LIVE: u64 = 1;
 const FREED: u64 = 2;
 const STATE: u64 = 3;
 
-/// See the module's documentation.
+/// See the module's documentation. What a free looks at comes first, in as few cache lines as may be.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Record {
     /// ID and state.
     word: AtomicU64,
@@ -28,16 +29,16 @@ pub(crate) struct Record {
     size: AtomicUsize,
     /// log2 of the alignment asked for.
     align: AtomicU32,
-    thread: AtomicU32,
-    born_ms: AtomicU64,
-    freed_ms: AtomicU64,
-    freed_by: AtomicU32,
     index: AtomicU32,
-    link: AtomicU32,
-    tag_len: AtomicU32,
-    tag: AtomicPtr<u8>,
     /// The block of the ID.
     block: AtomicU32,
+    freed_by: AtomicU32,
+    freed_ms: AtomicU64,
+    born_ms: AtomicU64,
+    tag: AtomicPtr<u8>,
+    tag_len: AtomicU32,
+    thread: AtomicU32,
+    link: AtomicU32,
     /// How many callers there are behind the record.
     depth: AtomicU32,
 }
