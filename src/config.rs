@@ -81,8 +81,17 @@ mod values {
     pub(crate) const RECENT: usize = 4096;
     /// Bytes behind an allocation that are checked where it is hardened.
     pub(crate) const CANARY: usize = 16;
-    /// The largest allocation that is kept back.
+    /// The largest allocation that is kept back with its memory.
     pub(crate) const KEPT_MAX: usize = 16 << 10;
+    /// How many freed large or guarded allocations keep their addresses, without access.
+    pub(crate) const KEPT_RUNS: usize = 64;
+    /// From this size on such a one does not keep its memory.
+    pub(crate) const KEPT_MEMORY: usize = 256 << 10;
+    /// The largest allocation that is guarded, and how many are at one time: each takes two of the system's mappings.
+    pub(crate) const GUARDED_MAX: usize = 16 << 10;
+    pub(crate) const GUARDED: u32 = 4096;
+    /// The most callers that a record keeps.
+    pub(crate) const CALLERS: usize = 32;
 
     /// Slow paths between two looks at the clock.
     pub(crate) const PULSE: u32 = 8;
@@ -172,6 +181,11 @@ mod values {
     pub(crate) const RECENT: usize = 2;
     pub(crate) const CANARY: usize = 8;
     pub(crate) const KEPT_MAX: usize = 64;
+    pub(crate) const KEPT_RUNS: usize = 2;
+    pub(crate) const KEPT_MEMORY: usize = 64;
+    pub(crate) const GUARDED_MAX: usize = 16;
+    pub(crate) const GUARDED: u32 = 2;
+    pub(crate) const CALLERS: usize = 2;
 
     pub(crate) const PULSE: u32 = u32::MAX;
     pub(crate) const TICK_MS: u64 = 1 << 40;

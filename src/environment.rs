@@ -3,6 +3,8 @@
 //! | variable | values | meaning |
 //! |---|---|---|
 //! | `MILLPOND_MODE` | `fast`, `tracked`, `hardened` | what is known of each allocation, and noticed of bad use |
+//! | `MILLPOND_BACKTRACE` | a number up to 32 | how many callers each record keeps, where there are records |
+//! | `MILLPOND_GUARD` | a number | one allocation in so many gets pages of its own without access around it, where the mode is `hardened`; 0: none |
 //! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool`, `cache` | what slow paths do, a line a step on stderr; each level tells what those before it do, too |
 //! | `MILLPOND_THP` | `default`, `always`, `never` | transparent huge pages |
 //! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | what is in force, when it has been read; where the bytes are, at the program's end; both on stderr |
@@ -10,6 +12,7 @@
 //! A variable whose name begins so and is not in the table, and a value that is none of a variable's, are ignored with
 //! one line on stderr. A program that runs with more rights than its user ignores all of them, without a word.
 
+use crate::config::CALLERS;
 use crate::log::Log;
 use crate::os;
 use crate::report::{Mode, Thp};
@@ -19,6 +22,8 @@ use crate::report::{Mode, Thp};
 pub(crate) struct Settings {
     /// `None`: not said.
     pub(crate) mode: Option<Mode>,
+    pub(crate) backtrace: Option<u32>,
+    pub(crate) guard: Option<u32>,
     pub(crate) thp: Thp,
     pub(crate) log: Log,
     /// Print what is in force.
@@ -38,7 +43,9 @@ struct Variable {
 
 const PREFIX: &str = "MILLPOND_";
 
-const TABLE: [Variable; 4] = [
+const TABLE: [Variable; 6] = [
+    Variable { name: "BACKTRACE", values: "a number up to 32", set: set_backtrace },
+    Variable { name: "GUARD", values: "a number", set: set_guard },
     Variable { name: "LOG", values: "one of os, arena, span, pool, cache", set: set_log },
     Variable { name: "MODE", values: "one of fast, tracked, hardened", set: set_mode },
     Variable { name: "THP", values: "one of default, always, never, system", set: set_thp },
@@ -83,6 +90,20 @@ fn set_mode(settings: &mut Settings, value: &[u8]) -> Option<()> {
         b"hardened" => Mode::Hardened,
         _ => return None,
     });
+    Some(())
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    core::str::from_utf8(value).ok()?.parse().ok()
+}
+
+fn set_backtrace(settings: &mut Settings, value: &[u8]) -> Option<()> {
+    settings.backtrace = Some(number(value).filter(|most| *most as usize <= CALLERS)?);
+    Some(())
+}
+
+fn set_guard(settings: &mut Settings, value: &[u8]) -> Option<()> {
+    settings.guard = Some(number(value)?);
     Some(())
 }
 
@@ -188,7 +209,12 @@ mod tests {
         let all = taken(&["HOME=/", "MILLPOND_THP=never", "MILLPOND_SHOW=stats,config"]);
         assert_eq!(all, Settings { thp: Thp::Never, show_config: true, show_stats: true, ..Settings::default() });
         assert_eq!(taken(&["MILLPOND_MODE=hardened"]).mode, Some(Mode::Hardened));
+        let counts = taken(&["MILLPOND_BACKTRACE=8", "MILLPOND_GUARD=1000"]);
+        assert_eq!((counts.backtrace, counts.guard), (Some(8), Some(1000)));
         for text in [
+            "MILLPOND_BACKTRACE=33",
+            "MILLPOND_BACKTRACE=x",
+            "MILLPOND_GUARD=-1",
             "MILLPOND_MODE=slow",
             "MILLPOND_THP=",
             "MILLPOND_THP=Never",

@@ -33,6 +33,9 @@ static MODE: AtomicU32 = AtomicU32::new(0);
 const LATE: u32 = 1 << 8;
 /// One more than the mode that the program's allocator was made with; zero if it was made with none.
 static WANTED: AtomicU32 = AtomicU32::new(0);
+/// And the callers that it was to keep, and how often it was to guard.
+static WANTED_CALLERS: AtomicU32 = AtomicU32::new(0);
+static WANTED_GUARD: AtomicU32 = AtomicU32::new(0);
 
 /// The allocator, to be installed as the program's global one.
 ///
@@ -138,6 +141,8 @@ unsafe impl GlobalAlloc for Millpond {
 #[derive(Clone, Copy, Debug)]
 pub struct WithMode {
     mode: Mode,
+    callers: u32,
+    guard: u32,
 }
 
 impl Millpond {
@@ -155,15 +160,29 @@ impl Millpond {
     /// assert!(ids[0] < ids[1]);
     /// ```
     pub const fn with_mode(mode: Mode) -> WithMode {
-        WithMode { mode }
+        WithMode { mode, callers: 0, guard: 0 }
     }
 }
 
 impl WithMode {
+    /// Has each record keep the addresses of up to `most` callers, 32 at most, unless `MILLPOND_BACKTRACE` says otherwise: see
+    /// [`callers`](crate::callers). Costs two loads a caller at each allocation.
+    pub const fn backtrace(self, most: u32) -> Self {
+        Self { callers: most, ..self }
+    }
+
+    /// Has one allocation in `one_in` guarded in the mode [`Mode::Hardened`], unless `MILLPOND_GUARD` says otherwise; none if
+    /// zero: see [`HeapBuilder::guard`](crate::HeapBuilder::guard).
+    pub const fn guard(self, one_in: u32) -> Self {
+        Self { guard: one_in, ..self }
+    }
+
     #[inline]
     fn settle(&self) {
         // Relaxed: nothing is published by it.
         if WANTED.load(Ordering::Relaxed) == 0 {
+            WANTED_CALLERS.store(self.callers, Ordering::Relaxed);
+            WANTED_GUARD.store(self.guard, Ordering::Relaxed);
             WANTED.store(1 + self.mode as u32, Ordering::Relaxed);
         }
     }
@@ -205,21 +224,22 @@ fn address(chunk: Option<NonNull<u8>>) -> *mut u8 {
 #[cold]
 #[inline(never)]
 pub(crate) fn alloc_large(size: usize, align: usize) -> *mut u8 {
-    large(size, align, Fill::Any)
+    large(size, align, Fill::Any, os::frame())
 }
 
 #[cold]
 #[inline(never)]
 pub(crate) fn alloc_large_zeroed(size: usize, align: usize) -> *mut u8 {
-    large(size, align, Fill::Zero)
+    large(size, align, Fill::Zero, os::frame())
 }
 
-fn large(size: usize, align: usize, fill: Fill) -> *mut u8 {
+/// `frame`: of the function that the program called.
+pub(crate) fn large(size: usize, align: usize, fill: Fill, frame: usize) -> *mut u8 {
     // It may be the first call of all, which chooses the mode.
     configure();
     match tracked() {
         None => address(HEAP.alloc_large(thread(), size, align, fill)),
-        Some(tracked) => address(tracked.alloc(size, align, None, fill)),
+        Some(tracked) => address(Tracked { frame, ..tracked }.alloc(size, align, None, fill)),
     }
 }
 
@@ -240,10 +260,16 @@ pub(crate) fn free_large(ptr: *mut u8, size: usize, align: usize) {
 #[cold]
 #[inline(never)]
 pub(crate) fn alloc_missed(size: usize, align: usize, place: usize) -> *mut u8 {
+    missed(size, align, place, os::frame())
+}
+
+/// `frame`: of the function that the program called.
+#[inline]
+pub(crate) fn missed(size: usize, align: usize, place: usize, frame: usize) -> *mut u8 {
     let cache = own_cache();
     if let Some(tracked) = tracked_by(cache) {
         let class = size_class::place_of(tracked.padded(size).max(1), align).map(size_class::at_place);
-        return address(tracked.alloc(size, align, class, Fill::Any));
+        return address(Tracked { frame, ..tracked }.alloc(size, align, class, Fill::Any));
     }
     let class = size_class::at_place(place);
     address(match cache {
@@ -329,6 +355,9 @@ pub(crate) fn configure() {
     if settings.log != Log::Off {
         log::set(settings.log);
     }
+    // Before the first record.
+    TRACKER.keep_callers(settings.backtrace.unwrap_or(WANTED_CALLERS.load(Ordering::Relaxed)) as usize);
+    TRACKER.guard(settings.guard.unwrap_or(WANTED_GUARD.load(Ordering::Relaxed)));
     choose(settings.mode.or(wanted));
     if settings.thp != Thp::Default {
         set_thp(settings.thp);
@@ -390,7 +419,7 @@ fn tracked_by(cache: Option<&'static ThreadCache>) -> Option<Tracked<'static>> {
         return None;
     }
     let tag = cache.map_or("", ThreadCache::tag);
-    Some(Tracked { heap: &HEAP, tracker: &TRACKER, mode, cache, tag })
+    Some(Tracked { heap: &HEAP, tracker: &TRACKER, mode, cache, tag, frame: 0 })
 }
 
 extern "C" fn show_stats() {

@@ -143,7 +143,8 @@ pub use {
     instance::{AllocError, BuildError, Fallback, Heap, HeapBuilder, PoolTable, SoftLimit},
     log::Log,
     measure::{Measured, assert_no_alloc, measure},
-    records::{LiveGroup, LiveSince, Snapshot, Tag, id_of, live_since, ptr_of, record, snapshot, tag, walk},
+    os::Location,
+    records::{LiveGroup, LiveSince, Snapshot, Tag, callers, id_of, live_since, ptr_of, record, snapshot, tag, walk},
 };
 
 /// The README's examples are tests.

@@ -55,6 +55,31 @@ pub fn record(id: u64) -> Option<Record> {
     TRACKER.record(id)
 }
 
+/// The addresses to which the functions return that called for the live allocation with this ID, innermost first; how many
+/// were stored in `out`. Zero if it is not live, or no callers are kept: `MILLPOND_BACKTRACE`,
+/// [`WithMode::backtrace`](crate::WithMode::backtrace). O(`out`), any thread. [`Location`](crate::Location) writes one so that
+/// `addr2line` understands it.
+///
+/// They are found along the chain of frame pointers, which is as long as the program's code keeps it: compiled with
+/// `-C force-frame-pointers`, or `-fno-omit-frame-pointer` in C. The first is found in any case.
+///
+/// ```
+/// let heap = millpond::Heap::builder().ids(true).backtrace(8).build()?;
+/// let layout = core::alloc::Layout::new::<u64>();
+/// let block = heap.alloc(layout)?;
+/// let mut callers = [0; 8];
+/// let count = heap.callers(heap.id_of(block.as_ptr()).expect("live"), &mut callers);
+/// for caller in &callers[..count] {
+///     println!("{}", millpond::Location(*caller));
+/// }
+/// assert!(count > 0);
+/// # unsafe { heap.free(block, layout) };
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
+pub fn callers(id: u64, out: &mut [usize]) -> usize {
+    TRACKER.find_id(id).map_or(0, |seen| TRACKER.callers(&seen, out))
+}
+
 /// Calls `visit` with the record of each live allocation, while other threads go on: exact for those that live throughout.
 ///
 /// `visit` may allocate and free; what it allocates may be visited too.

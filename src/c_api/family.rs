@@ -13,6 +13,7 @@
 //! The fast paths of `malloc` and `free` are those of the global allocator; only the class comes from elsewhere: from the
 //! page map, for `free`. What sets `errno` stands behind the slow paths' calls.
 
+use crate::arena::Fill;
 use crate::c_class::{self, C_ALIGN};
 use crate::config::GRAIN;
 use crate::global::{self, HEAP};
@@ -48,7 +49,7 @@ fn take(place: usize, size: usize) -> *mut u8 {
 #[cold]
 #[inline(never)]
 fn missed(size: usize, place: usize) -> *mut u8 {
-    or_no_memory(global::alloc_missed(size, align_in_c(size), place))
+    or_no_memory(global::missed(size, align_in_c(size), place, os::frame()))
 }
 
 fn or_no_memory(at: *mut u8) -> *mut u8 {
@@ -69,7 +70,7 @@ pub(super) fn malloc(size: usize) -> *mut u8 {
 #[cold]
 #[inline(never)]
 fn large(size: usize, align: usize) -> *mut u8 {
-    or_no_memory(global::alloc_large(size, align))
+    or_no_memory(global::large(size, align, Fill::Any, os::frame()))
 }
 
 pub(super) fn calloc(count: usize, size: usize) -> *mut u8 {

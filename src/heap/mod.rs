@@ -9,6 +9,7 @@
 
 mod adopt;
 mod check;
+mod guard;
 mod large;
 mod lease;
 mod lookup;

@@ -6,7 +6,7 @@
 
 use super::Heap;
 use crate::arena::Fill;
-use crate::config::{CANARY, KEPT_MAX, PAGE};
+use crate::config::{CALLERS, CANARY, KEPT_MAX, PAGE};
 use crate::log::tell;
 use crate::modes::{Birth, Ended, Misuse, Place, Seen, Tracker};
 use crate::os;
@@ -31,6 +31,8 @@ pub(crate) struct Tracked<'a> {
     pub(crate) cache: Option<&'a ThreadCache>,
     /// What the thread's allocations are for.
     pub(crate) tag: &'static str,
+    /// The frame of the function that the program called; zero if that is not known.
+    pub(crate) frame: usize,
 }
 
 impl Heap {
@@ -63,6 +65,11 @@ impl Tracked<'_> {
             Some(class) => self.take(class),
             None => self.heap.alloc_large(self.index(), padded, align, fill),
         };
+        if self.mode == Mode::Hardened && self.cache.is_some_and(|cache| self.tracker.is_sampled(&cache.lot)) {
+            if let Some(at) = self.alloc_guarded(size, align, fill) {
+                return Some(at);
+            }
+        }
         let at = once().or_else(|| {
             // What is kept back goes before a request fails.
             self.release_kept();
@@ -70,18 +77,7 @@ impl Tracked<'_> {
         })?;
         let address = at.as_ptr().expose_provenance();
         let place = class.map_or(Place { address, word: 0 }, |class| place_in(class, address));
-        let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
-        let birth = Birth { size, align, thread, now: os::coarse_ms(), tag: self.tag, callers: &[] };
-        let known = match self.cache {
-            Some(cache) => self.tracker.begin(&cache.lot, place, birth),
-            None => {
-                let lot = Lot::new();
-                let known = self.tracker.begin(&lot, place, birth);
-                self.tracker.leave(&lot);
-                known
-            }
-        };
-        if known.is_none() {
+        if !self.begin(place, size, align) {
             self.give(address);
             return None;
         }
@@ -98,6 +94,33 @@ impl Tracked<'_> {
         Some(at)
     }
 
+    /// Makes the record of an allocation. False: there is no memory for it.
+    pub(super) fn begin(&self, place: Place, size: usize, align: usize) -> bool {
+        let depth = self.tracker.depth();
+        if depth == 0 { self.begin_with(place, size, align, &[]) } else { self.begin_traced(place, size, align, depth) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn begin_traced(&self, place: Place, size: usize, align: usize, depth: usize) -> bool {
+        let mut callers = [0; CALLERS];
+        let count = os::frames_from(self.frame, &mut callers[..depth]);
+        self.begin_with(place, size, align, &callers[..count])
+    }
+
+    #[inline]
+    fn begin_with(&self, place: Place, size: usize, align: usize, callers: &[usize]) -> bool {
+        let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
+        let birth = Birth { size, align, thread, now: os::coarse_ms(), tag: self.tag, callers };
+        if let Some(cache) = self.cache {
+            return self.tracker.begin(&cache.lot, place, birth).is_some();
+        }
+        let lot = Lot::new();
+        let known = self.tracker.begin(&lot, place, birth);
+        self.tracker.leave(&lot);
+        known.is_some()
+    }
+
     fn take(&self, class: Class) -> Option<NonNull<u8>> {
         match self.cache {
             Some(cache) => cache.bin(class).pop().or_else(|| self.heap.alloc_slow(cache, class)),
@@ -105,12 +128,12 @@ impl Tracked<'_> {
         }
     }
 
-    fn index(&self) -> u32 {
+    pub(super) fn index(&self) -> u32 {
         self.cache.map_or(NONE, ThreadCache::index)
     }
 
     /// Gives the heap back what it has given out.
-    fn give(&self, address: usize) {
+    pub(super) fn give(&self, address: usize) {
         let Some(chunk) = NonNull::new(with_exposed_provenance_mut(address)) else { return };
         match self.heap.spans.page_map.noted(address) {
             0 => self.heap.free_large(self.index(), address),
@@ -143,9 +166,12 @@ impl Tracked<'_> {
         if self.mode != Mode::Hardened {
             return self.give(address);
         }
+        if self.is_guarded(address) {
+            return self.keep_guarded(&ended);
+        }
         self.check_canary(&ended);
         if ended.size > KEPT_MAX {
-            return self.give(address);
+            return self.keep_run(&ended);
         }
         // SAFETY: the caller's allocation, which nobody uses any more.
         unsafe { with_exposed_provenance_mut::<u8>(address).write_bytes(JUNK, ended.size) };
@@ -164,6 +190,7 @@ impl Tracked<'_> {
     pub(crate) fn release_kept(&self) {
         if self.mode == Mode::Hardened {
             self.tracker.forget_all(|old| self.release(&old));
+            self.tracker.forget_runs(|old| self.release_run(&old));
         }
     }
 
@@ -171,9 +198,9 @@ impl Tracked<'_> {
     pub(crate) fn kept(&self) -> (u64, usize) {
         let mut kept = (0, 0);
         if self.mode == Mode::Hardened {
-            self.tracker.walk_recent(|old| {
-                kept = (kept.0 + 1, kept.1 + self.heap.usable_size(old.address).unwrap_or(0));
-            });
+            let mut add = |start: usize| kept = (kept.0 + 1, kept.1 + self.heap.usable_size(start).unwrap_or(0));
+            self.tracker.walk_recent(|old| add(old.address));
+            self.tracker.walk_runs(|old| add(old.address / PAGE * PAGE));
         }
         kept
     }
@@ -193,21 +220,21 @@ impl Tracked<'_> {
         }
     }
 
-    fn check_canary(&self, ended: &Ended) {
+    pub(super) fn check_canary(&self, ended: &Ended) {
         let at = with_exposed_provenance_mut::<[u8; CANARY]>(ended.address + ended.size);
         // SAFETY: bytes of the allocation, behind those that the program asked for.
         if unsafe { at.read_unaligned() } != canary(ended.address) {
-            self.die_of_canary(ended);
+            self.die_of_canary(ended, CANARY);
         }
     }
 
     #[cold]
-    fn die_of_canary(&self, ended: &Ended) -> ! {
+    pub(super) fn die_of_canary(&self, ended: &Ended, len: usize) -> ! {
         let Ended { address, size, .. } = *ended;
         let at = with_exposed_provenance_mut::<u8>(address + size);
         let expected = canary(address);
         // SAFETY: as in `check_canary`.
-        let byte = (0..CANARY).find(|byte| unsafe { at.add(*byte).read() } != expected[*byte]).unwrap_or(0);
+        let byte = (0..len).find(|byte| unsafe { at.add(*byte).read() } != expected[*byte]).unwrap_or(0);
         self.die_of(ended, format_args!("write {byte} bytes past the end of {address:#x}"))
     }
 
@@ -225,7 +252,7 @@ impl Tracked<'_> {
 
     /// Ends the process for what was done to an allocation that the caller has in hand.
     #[cold]
-    fn die_of(&self, ended: &Ended, what: fmt::Arguments<'_>) -> ! {
+    pub(super) fn die_of(&self, ended: &Ended, what: fmt::Arguments<'_>) -> ! {
         match self.tracker.known(ended) {
             Some(seen) => os::die(format_args!("{what}: {}", Known(&seen, self.tracker))),
             None => os::die(what),
@@ -270,7 +297,9 @@ impl Tracked<'_> {
     fn around(&self, address: usize) -> Option<Seen> {
         let head = self.heap.spans.page_map.get(address)?;
         let start = if head.kind() >= LARGE {
-            head.start()
+            // It need not begin where its pages do.
+            let seen = self.tracker.find_beside(self.heap.place(head.start()))?;
+            return (seen.address..=seen.address + seen.size).contains(&address).then_some(seen);
         } else {
             let info = INFO.get(head.kind() as Class)?;
             head.start() + info.index(address.checked_sub(head.start())?) * info.size
@@ -280,7 +309,7 @@ impl Tracked<'_> {
 }
 
 /// What is written behind an allocation: no two addresses have the same, and no byte is a letter, a small number or all ones.
-fn canary(address: usize) -> [u8; CANARY] {
+pub(super) fn canary(address: usize) -> [u8; CANARY] {
     let word = (address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) & 0x3f3f_3f3f_3f3f_3f3f | 0x8080_8080_8080_8080;
     let mut bytes = [0; CANARY];
     bytes.chunks_mut(size_of::<u64>()).for_each(|part| part.copy_from_slice(&word.to_be_bytes()));
@@ -302,6 +331,11 @@ impl fmt::Display for Known<'_> {
         if !seen.is_live {
             let (whole, part) = seconds(seen.freed_ms);
             write!(f, ", freed by thread {} at {whole}.{part:03} s", seen.freed_by)?;
+        }
+        let mut callers = [0; CALLERS];
+        let count = self.1.callers(seen, &mut callers);
+        for (at, caller) in callers[..count].iter().enumerate() {
+            write!(f, "{} {}", if at == 0 { ", allocated from" } else { "," }, os::Location(*caller))?;
         }
         Ok(())
     }

@@ -73,6 +73,8 @@ pub struct HeapBuilder<'a> {
     fallback: Option<Fallback>,
     bits: usize,
     mode: Mode,
+    callers: usize,
+    guard: u32,
 }
 
 impl fmt::Debug for HeapBuilder<'_> {
@@ -90,7 +92,16 @@ impl fmt::Debug for HeapBuilder<'_> {
 
 impl<'a> HeapBuilder<'a> {
     pub(super) fn new() -> Self {
-        Self { capacity: None, soft: None, pools: PoolTable::Default, fallback: None, bits: 0, mode: Mode::Fast }
+        Self {
+            capacity: None,
+            soft: None,
+            pools: PoolTable::Default,
+            fallback: None,
+            bits: 0,
+            mode: Mode::Fast,
+            callers: 0,
+            guard: 0,
+        }
     }
 
     /// The most bytes that the heap may use: a hard limit, exact to a page of 64 KiB, and rounded down to that. It counts
@@ -139,6 +150,21 @@ impl<'a> HeapBuilder<'a> {
         self
     }
 
+    /// How many callers each record keeps, 32 at most: none by default. See [`callers`](crate::callers).
+    pub fn backtrace(mut self, most: usize) -> Self {
+        self.callers = most;
+        self
+    }
+
+    /// In the mode [`Mode::Hardened`], guards one allocation in `one_in` of up to 16 KiB; none if zero, the default. A guarded
+    /// allocation has 64 KiB of addresses to itself; it ends, as near as its alignment allows, where no access is, and its
+    /// addresses stay without access for a while when it is freed: any use past its end, or after its free, ends the
+    /// program by a signal at once. Costs some microseconds and an OS page each, for 4096 at one time at most.
+    pub fn guard(mut self, one_in: u32) -> Self {
+        self.guard = one_in;
+        self
+    }
+
     /// Makes the heap.
     ///
     /// # Errors
@@ -163,6 +189,9 @@ impl<'a> HeapBuilder<'a> {
                 (&raw mut (*inner).fallbacks).write(Counter::new());
                 (&raw mut (*inner).soft).write(self.soft.map(|(_, tell)| tell));
                 (&raw mut (*inner).mode).write(self.mode);
+                // Valid as zeros.
+                (*inner).tracker.keep_callers(self.callers);
+                (*inner).tracker.guard(self.guard);
                 (&raw mut (*inner).capacity).write(capacity.unwrap_or(0) * PAGE);
                 if let Some(bits) = bits.take() {
                     (&raw mut (*inner).bits).write(bits);

@@ -195,13 +195,13 @@ impl Heap {
     fn tracked(&self) -> Tracked<'_> {
         let inner = self.inner();
         let tag = global::cache().map_or("", ThreadCache::tag);
-        Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: self.cache(), tag }
+        Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: self.cache(), tag, frame: 0 }
     }
 
     #[cold]
     #[inline(never)]
     fn alloc_tracked(&self, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
-        let tracked = self.tracked();
+        let tracked = Tracked { frame: os::frame(), ..self.tracked() };
         let class = Layout::from_size_align(tracked.padded(layout.size()), layout.align())
             .ok()
             .and_then(|padded| self.inner().class_of(padded));
@@ -315,7 +315,10 @@ impl Heap {
     unsafe fn free_tracked(&self, ptr: NonNull<u8>, layout: Layout) {
         match self.inner().fallback {
             // SAFETY: as in `free_other`; and it is none that the heap has unmapped not long ago.
-            Some(fallback) if self.is_foreign(ptr) && self.inner().tracker.find(self.inner().core.place(ptr.addr().get())).is_none() => unsafe {
+            Some(fallback)
+                if self.is_foreign(ptr)
+                    && self.inner().tracker.find(self.inner().core.place(ptr.addr().get())).is_none() =>
+            unsafe {
                 fallback.dealloc(ptr.as_ptr(), unempty(layout));
             },
             _ => {
@@ -397,7 +400,8 @@ impl Heap {
     fn with_records(&self, stats: Stats) -> Stats {
         let inner = self.inner();
         // Without the thread's cache, which might be made for it: to ask changes nothing.
-        let tracked = Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: None, tag: "" };
+        let tracked =
+            Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: None, tag: "", frame: 0 };
         Stats { fallbacks: inner.fallbacks.get(), ..tracked.add_to(stats, 0) }
     }
 
@@ -442,6 +446,13 @@ impl Heap {
     /// What is known of the live allocation with this ID. O(1), any thread.
     pub fn record(&self, id: u64) -> Option<Record> {
         self.inner().tracker.record(id)
+    }
+
+    /// The addresses to which the functions return that called for the live allocation with this ID: see
+    /// [`callers`](crate::callers).
+    pub fn callers(&self, id: u64, out: &mut [usize]) -> usize {
+        let tracker = &self.inner().tracker;
+        tracker.find_id(id).map_or(0, |seen| tracker.callers(&seen, out))
     }
 
     /// Calls `visit` with the record of each live allocation, while other threads go on: exact for those that live

@@ -25,7 +25,7 @@ pub(crate) use index::Index;
 pub(crate) use places::Place;
 pub(crate) use record::{Birth, Ended, Record, Seen};
 
-use crate::config::{GRAIN, RECENT};
+use crate::config::{CALLERS, GRAIN, KEPT_RUNS, RECENT};
 use crate::os;
 use crate::slab::Slab;
 use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, planted};
@@ -45,6 +45,14 @@ pub(crate) struct Tracker {
     /// Records of the last frees that are kept back, oldest next.
     recent: [AtomicU32; RECENT],
     next: AtomicU64,
+    /// The same of large and guarded ones, which keep their addresses alone.
+    runs: [AtomicU32; KEPT_RUNS],
+    next_run: AtomicU32,
+    /// Callers that a record keeps.
+    depth: AtomicU32,
+    /// One allocation in so many is guarded; none if zero. And how many are.
+    guard: AtomicU32,
+    guarded: AtomicU32,
     /// What the clock said at the first allocation.
     origin_ms: AtomicU64,
 }
@@ -69,14 +77,46 @@ impl Tracker {
                 ids: Ids::new(),
                 recent: array_of![AtomicU32::new(NONE); RECENT],
                 next: AtomicU64::new(0),
+                runs: array_of![AtomicU32::new(NONE); KEPT_RUNS],
+                next_run: AtomicU32::new(0),
+                depth: AtomicU32::new(0),
+                guard: AtomicU32::new(0),
+                guarded: AtomicU32::new(0),
                 origin_ms: AtomicU64::new(0),
             }
         }
     }
 
-    /// Has each record made from now on keep up to so many callers; before the first is.
+    /// Has each record keep up to so many callers; before the first is made.
     pub(crate) fn keep_callers(&self, most: usize) {
+        let most = most.min(CALLERS);
         self.records.shape(most);
+        self.depth.store(most as u32, Ordering::Relaxed);
+    }
+
+    /// How many callers a record keeps.
+    #[inline]
+    pub(crate) fn depth(&self) -> usize {
+        self.depth.load(Ordering::Relaxed) as usize
+    }
+
+    /// Has one allocation in `one_in` guarded, where the mode guards; none if zero.
+    pub(crate) fn guard(&self, one_in: u32) {
+        self.guard.store(one_in, Ordering::Relaxed);
+    }
+
+    /// Whether the owner of a lot is to guard its next allocation.
+    #[inline]
+    pub(crate) fn is_sampled(&self, lot: &Lot) -> bool {
+        match self.guard.load(Ordering::Relaxed) {
+            0 => false,
+            one_in => (lot.peek().0 + 1) % one_in as u64 == 0,
+        }
+    }
+
+    /// How many allocations are guarded.
+    pub(crate) fn guarded(&self) -> &AtomicU32 {
+        &self.guarded
     }
 
     /// Makes the record of an allocation that the caller has just taken and nobody knows yet, with the next ID of its lot,
@@ -191,6 +231,34 @@ impl Tracker {
         }
     }
 
+    /// As [`remember`](Self::remember), for what keeps its addresses alone.
+    pub(crate) fn remember_run(&self, index: tagged::Index) -> Option<Ended> {
+        let at = self.next_run.fetch_add(1, Ordering::Relaxed) as usize % KEPT_RUNS;
+        // ORDERING: as in `remember`.
+        match self.runs[at].swap(index, Ordering::AcqRel) {
+            NONE => None,
+            old => Some(self.records.get(old).ended()),
+        }
+    }
+
+    /// As [`forget_all`](Self::forget_all), for those.
+    pub(crate) fn forget_runs(&self, mut last: impl FnMut(Ended)) {
+        for slot in &self.runs {
+            // ORDERING: as in `remember`.
+            match slot.swap(NONE, Ordering::AcqRel) {
+                NONE => {}
+                old => last(self.records.get(old).ended()),
+            }
+        }
+    }
+
+    /// Calls `visit` with each of those: a moment's picture.
+    pub(crate) fn walk_runs(&self, visit: impl FnMut(Seen)) {
+        // ORDERING: Acquire pairs with the exchange in `remember_run`.
+        let runs = self.runs.iter().map(|slot| slot.load(Ordering::Acquire)).filter(|index| *index != NONE);
+        runs.filter_map(|index| self.records.get(index).read()).for_each(visit);
+    }
+
     /// Calls `visit` with each recent free: a moment's picture.
     pub(crate) fn walk_recent(&self, visit: impl FnMut(Seen)) {
         // ORDERING: Acquire pairs with the exchange in `remember`.
@@ -216,6 +284,11 @@ impl Tracker {
     /// What is known of an address at which an allocation begins, or began not long ago. O(1).
     pub(crate) fn find(&self, place: Place) -> Option<Seen> {
         self.at(place)?.read().filter(|seen| seen.address == place.address)
+    }
+
+    /// What is known of the allocation that has the word of a place, wherever in the page it begins.
+    pub(crate) fn find_beside(&self, place: Place) -> Option<Seen> {
+        self.at(place)?.read()
     }
 
     /// The bytes that were asked for at an address where a live allocation begins. O(1).

@@ -75,6 +75,24 @@ pub(crate) fn purge(at: usize, len: usize) -> Purged {
     Purged::Zero
 }
 
+pub(crate) fn protect(_: usize, _: usize, _: bool) -> bool {
+    true
+}
+
+/// Nobody calls.
+pub(crate) fn frames_from(_: usize, _: &mut [usize]) -> usize {
+    0
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Location(pub usize);
+
+impl core::fmt::Display for Location {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
 pub(crate) fn release(at: usize, len: usize) {
     touch(at, len);
     RESERVED.with_borrow_mut(|reserved| {

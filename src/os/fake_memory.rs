@@ -257,6 +257,14 @@ pub(crate) fn purge(at: usize, len: usize) -> Purged {
     outcome
 }
 
+pub(crate) fn protect(at: usize, len: usize, _: bool) -> bool {
+    let system = system();
+    if len > 0 {
+        system.assert_reserved(at, len, page_size());
+    }
+    !system.refused()
+}
+
 pub(crate) fn release(at: usize, len: usize) {
     let system = system();
     let mut reserved = system.reserved();

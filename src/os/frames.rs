@@ -140,6 +140,21 @@ fn control_block() -> usize {
     0
 }
 
+/// Calls `body` with what reads on in the kernel's list of this process's mappings: how many bytes, none at its end.
+pub(super) fn read_maps(body: impl FnOnce(&mut dyn FnMut(&mut [u8]) -> usize)) {
+    const CLOSE_ON_EXEC: i32 = libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: raw calls, which are no cancellation points; the buffers are the caller's.
+    unsafe {
+        let errno = *libc::__errno_location();
+        let file = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c"/proc/self/maps".as_ptr(), CLOSE_ON_EXEC);
+        if file >= 0 {
+            body(&mut |out| libc::syscall(libc::SYS_read, file, out.as_mut_ptr(), out.len()).max(0) as usize);
+            libc::syscall(libc::SYS_close, file);
+        }
+        *libc::__errno_location() = errno;
+    }
+}
+
 /// Whether the page of an address can be read, by a call that fails either way, and differently: what was asked for is no
 /// way to change the signal mask (the trick is Abseil's). Not for address zero, which is no set.
 fn can_read(at: usize) -> bool {

@@ -97,6 +97,13 @@ pub(crate) fn purge(at: usize, len: usize) -> Purged {
     }
 }
 
+/// See [`os`](super). Splits mappings, of which there can only be so many: for few ranges at a time.
+pub(crate) fn protect(at: usize, len: usize, usable: bool) -> bool {
+    let range = core::ptr::with_exposed_provenance_mut::<c_void>(at);
+    // SAFETY: the caller owns the range, and nobody else is to use it.
+    len == 0 || quietly(|| unsafe { libc::mprotect(range, len, if usable { PROT } else { libc::PROT_NONE }) }) == 0
+}
+
 /// See [`os`](super).
 pub(crate) fn release(at: usize, len: usize) {
     unmap(at, len);

@@ -9,6 +9,7 @@
 //! | [`reserve_for_use`] | as `reserve` | the same, but refused if it is plainly more than the system has |
 //! | [`commit`] | inside one reservation | may be used; `false` if the system refuses, and nothing has changed |
 //! | [`purge`] | inside one reservation, in use by nobody | reads as the returned [`Purged`] says; costs no memory if purged |
+//! | [`protect`] | whole OS pages inside one reservation | any access faults, or none does, as said; `false` if the system refuses: as before |
 //! | [`release`] | a whole reservation | the addresses are no longer ours, or never used again; no memory is held for them |
 //! | [`resize`] | a whole reservation | it is longer (zero beyond the old length) or shorter, in place; `false`: nothing has changed |
 //! | [`remap`] | two whole reservations | the second has the contents of the first, which is gone; `false`: the first is as it was, and the second must be forgotten |
@@ -32,6 +33,9 @@ pub(crate) mod fake;
 mod frames;
 #[cfg(not(any(test, millpond_loom)))]
 mod linux;
+#[cfg_attr(test, allow(dead_code))]
+#[cfg(not(millpond_loom))]
+mod modules;
 
 #[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
 pub(crate) use c::*;
@@ -39,9 +43,13 @@ pub(crate) use c::*;
 pub(crate) use fake::*;
 #[cfg(not(millpond_loom))]
 #[allow(unused_imports)]
-pub(crate) use frames::*;
+use frames::read_maps;
+#[cfg(not(millpond_loom))]
+pub(crate) use frames::{frame, frames, frames_from};
 #[cfg(not(any(test, millpond_loom)))]
 pub(crate) use linux::*;
+#[cfg(not(millpond_loom))]
+pub use modules::Location;
 
 /// What a purged range reads as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,120 @@
+//! What the processor itself notices: allocations with a page behind them that nobody may touch, and freed ones whose
+//! addresses are left without access for a while.
+//!
+//! *Guarded* allocations are sampled, one in so many. Each has a page of the arena to itself: it ends where an OS page
+//! without access begins, as near as its alignment allows, and before it there is none that may be touched either. So a
+//! write or read past the end faults at once, and not only a write when the allocation is freed. (GWP-ASan and its
+//! forerunner, Electric Fence, do so.) *Large* allocations have no such pages, since behind them lies the canary; but what is
+//! freed of either kind keeps its addresses, and any use of it faults, until some more have been freed.
+//!
+//! A fault is the program's: it gets the signal that it would have got for any wild access.
+//!
+//! Invariant: the pages of what is kept back are without access; all other pages of the heap, but those beside guarded
+//! allocations, have it.
+
+use super::Tracked;
+use super::tracked::canary;
+use crate::arena::Fill;
+use crate::config::{CANARY, GUARDED, GUARDED_MAX, KEPT_MEMORY, PAGE};
+use crate::modes::{Ended, Place};
+use crate::os;
+use crate::sync::Ordering;
+use core::ptr::{NonNull, with_exposed_provenance_mut};
+
+/// The start of the pages in which an allocation lies that has pages of its own.
+fn run_of(address: usize) -> usize {
+    address / PAGE * PAGE
+}
+
+/// Where the pages without access behind a guarded allocation begin.
+fn end_of(address: usize) -> usize {
+    run_of(address) + PAGE - os::page_size()
+}
+
+impl Tracked<'_> {
+    /// A guarded allocation. `None`: it is to be an ordinary one.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn alloc_guarded(&self, size: usize, align: usize, fill: Fill) -> Option<NonNull<u8>> {
+        let page = os::page_size();
+        if size > GUARDED_MAX || align > page || size + 2 * page > PAGE {
+            return None;
+        }
+        // Relaxed: a bound, passed by as many as there are threads at most.
+        if self.tracker.guarded().load(Ordering::Relaxed) >= GUARDED {
+            return None;
+        }
+        let run = self.heap.alloc_large(self.index(), PAGE, PAGE, fill)?.as_ptr().expose_provenance();
+        let end = end_of(run);
+        let address = (end - size.max(1)) & !(align - 1);
+        let data = address / page * page;
+        let sealed = os::protect(run, data - run, false) && os::protect(end, PAGE - (end - run), false);
+        if !sealed || !self.begin(Place { address, word: 0 }, size, align) {
+            if os::protect(run, PAGE, true) {
+                self.heap.free_large(self.index(), run);
+            }
+            return None;
+        }
+        self.tracker.guarded().fetch_add(1, Ordering::Relaxed);
+        let at = with_exposed_provenance_mut::<u8>(address);
+        let behind = CANARY.min(end - address - size);
+        // SAFETY: bytes of the allocation's own pages, behind it.
+        unsafe { at.add(size).copy_from_nonoverlapping(canary(address).as_ptr(), behind) };
+        NonNull::new(at)
+    }
+
+    /// Whether an allocation that has ended was guarded: only such ones have pages to themselves and do not begin with them.
+    pub(super) fn is_guarded(&self, address: usize) -> bool {
+        address % PAGE != 0 && self.heap.spans.page_map.noted(address) == 0
+    }
+
+    /// Takes a guarded allocation back.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn keep_guarded(&self, ended: &Ended) {
+        let Ended { address, size, .. } = *ended;
+        let behind = CANARY.min(end_of(address) - address - size);
+        let at = with_exposed_provenance_mut::<u8>(address + size);
+        // SAFETY: as written by `alloc_guarded`.
+        if unsafe { core::slice::from_raw_parts(at, behind) } != &canary(address)[..behind] {
+            self.die_of_canary(ended, behind);
+        }
+        self.tracker.guarded().fetch_sub(1, Ordering::Relaxed);
+        self.keep_run(ended);
+    }
+
+    /// Takes the addresses of a freed allocation with pages of its own out of use for a while.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn keep_run(&self, ended: &Ended) {
+        let run = run_of(ended.address);
+        let bytes = match self.heap.spans.page_map.noted(run) {
+            0 => self.heap.usable_size(run).unwrap_or(0),
+            _ => 0,
+        };
+        if bytes == 0 || !os::protect(run, bytes, false) {
+            // A chunk of a large class, or the system has too many mappings already.
+            return self.give_run(run, ended.address);
+        }
+        if bytes >= KEPT_MEMORY {
+            os::purge(run, bytes);
+        }
+        if let Some(old) = self.tracker.remember_run(ended.index) {
+            self.release_run(&old);
+        }
+    }
+
+    fn give_run(&self, run: usize, address: usize) {
+        self.give(if self.is_guarded(address) { run } else { address });
+    }
+
+    /// Gives back what was kept.
+    pub(super) fn release_run(&self, old: &Ended) {
+        let run = run_of(old.address);
+        let bytes = self.heap.usable_size(run).unwrap_or(0);
+        // What cannot be used again stays as it is.
+        if os::protect(run, bytes, true) {
+            self.heap.free_large(self.index(), run);
+        }
+    }
+}
