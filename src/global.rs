@@ -403,7 +403,10 @@ fn choose(mode: Option<Mode>) {
 
 /// What a thread's slot points to: its cache, or in modes with records the front of it. `None`: no memory for one.
 fn front_of(cache: &'static ThreadCache) -> Option<&'static ThreadCache> {
-    if mode() == Mode::Fast { Some(cache) } else { FRONTS.reach(cache.index()) }
+    if mode() == Mode::Fast {
+        return Some(cache);
+    }
+    FRONTS.reach(cache.index()).inspect(|front| front.stand_before(cache))
 }
 
 /// The heap with its records, if there are any.
@@ -443,11 +446,7 @@ pub(crate) fn cache() -> Option<&'static ThreadCache> {
 pub(crate) fn living_cache() -> Option<&'static ThreadCache> {
     // SAFETY: the slot always points to a cache, a static one or this thread's.
     let there = unsafe { &*slot::get() };
-    match there.index() {
-        NONE => None,
-        index if mode() != Mode::Fast => Some(HEAP.caches.get(index)),
-        _ => Some(there),
-    }
+    (there.index() != NONE).then(|| there.behind())
 }
 
 /// Gives all that is free back to the system, from any thread: the caller's cache, the spare magazines of all other

@@ -79,6 +79,8 @@ pub(crate) struct ThreadCache {
     pub(crate) tag_len: AtomicUsize,
     /// The IDs that the owner's allocations will have, where they have any.
     pub(crate) lot: Lot,
+    /// Of a front, which is always empty so that each call misses: the cache behind it.
+    behind: AtomicPtr<ThreadCache>,
 }
 
 const FREE: u64 = 0;
@@ -142,6 +144,7 @@ impl ThreadCache {
                 tag: AtomicPtr::new(null_mut()),
                 tag_len: AtomicUsize::new(0),
                 lot: Lot::new(),
+                behind: AtomicPtr::new(null_mut()),
             }
         }
     }
@@ -167,6 +170,18 @@ impl ThreadCache {
 
     pub(crate) fn index(&self) -> Index {
         self.index.load(Ordering::Relaxed)
+    }
+
+    /// Makes this the front of a cache, for the same thread.
+    pub(crate) fn stand_before(&'static self, cache: &'static ThreadCache) {
+        self.behind.store((&raw const *cache).cast_mut(), Ordering::Relaxed);
+    }
+
+    /// The cache behind a front; of any other, itself.
+    #[inline]
+    pub(crate) fn behind(&'static self) -> &'static ThreadCache {
+        // SAFETY: null, or a cache that stays for ever, as `stand_before` was given it.
+        unsafe { self.behind.load(Ordering::Relaxed).as_ref() }.unwrap_or(self)
     }
 
     /// The system's number of the owner.
