@@ -143,7 +143,7 @@ fn tags_nest_and_say_what_is_live() {
     let groups: Vec<(usize, u64, &str)> =
         live.groups().iter().map(|group| (group.size, group.count, group.tag)).collect();
     assert_eq!(groups, [(300, 1, ""), (100, 2, "outer"), (200, 1, "in \"quotes\"")]);
-    assert!(live.to_string().contains("200 bytes in      2 of      100, from id 2, for outer"), "{live}");
+    assert!(live.to_string().contains("200 bytes in      2 of      100, from id 65, for outer"), "{live}");
     let json: serde_json::Value = serde_json::from_str(&live.json().to_string()).expect("JSON");
     assert_eq!(json["bytes"], 700);
     assert_eq!(json["groups"][2]["tag"], "in \"quotes\"");

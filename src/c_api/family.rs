@@ -243,6 +243,9 @@ pub(super) unsafe fn realloc(ptr: *mut u8, size: usize) -> *mut u8 {
 /// `ptr` is a live allocation.
 unsafe fn moved(ptr: *mut u8, size: usize) -> *mut u8 {
     let Some(old) = global::usable_size(ptr) else {
+        if let Some(tracked) = global::tracked() {
+            tracked.die_of_realloc(ptr.addr());
+        }
         match global::owns(ptr) {
             true => os::die(format_args!("realloc of {ptr:p}, where no allocation begins")),
             false => os::die(format_args!("realloc of {ptr:p}, which is not an allocation of Millpond's")),

@@ -15,10 +15,9 @@
 use super::Tracked;
 use super::tracked::canary;
 use crate::arena::Fill;
-use crate::config::{CANARY, GUARDED, GUARDED_MAX, KEPT_MEMORY, PAGE};
+use crate::config::{CANARY, GUARDED_MAX, KEPT_MEMORY, PAGE};
 use crate::modes::{Ended, Place};
 use crate::os;
-use crate::sync::Ordering;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 
 /// The start of the pages in which an allocation lies that has pages of its own.
@@ -40,11 +39,14 @@ impl Tracked<'_> {
         if size > GUARDED_MAX || align > page || size + 2 * page > PAGE {
             return None;
         }
-        // Relaxed: a bound, passed by as many as there are threads at most.
-        if self.tracker.guarded().load(Ordering::Relaxed) >= GUARDED {
+        if !self.tracker.guard_begins() {
             return None;
         }
-        let run = self.heap.alloc_large(self.index(), PAGE, PAGE, fill)?.as_ptr().expose_provenance();
+        let Some(run) = self.heap.alloc_large(self.index(), PAGE, PAGE, fill) else {
+            self.tracker.guard_ends();
+            return None;
+        };
+        let run = run.as_ptr().expose_provenance();
         let end = end_of(run);
         let address = (end - size.max(1)) & !(align - 1);
         let data = address / page * page;
@@ -53,9 +55,9 @@ impl Tracked<'_> {
             if os::protect(run, PAGE, true) {
                 self.heap.free_large(self.index(), run);
             }
+            self.tracker.guard_ends();
             return None;
         }
-        self.tracker.guarded().fetch_add(1, Ordering::Relaxed);
         let at = with_exposed_provenance_mut::<u8>(address);
         let behind = CANARY.min(end - address - size);
         // SAFETY: bytes of the allocation's own pages, behind it.
@@ -79,7 +81,7 @@ impl Tracked<'_> {
         if unsafe { core::slice::from_raw_parts(at, behind) } != &canary(address)[..behind] {
             self.die_of_canary(ended, behind);
         }
-        self.tracker.guarded().fetch_sub(1, Ordering::Relaxed);
+        self.tracker.guard_ends();
         self.keep_run(ended);
     }
 

@@ -30,4 +30,10 @@ impl Heap {
         head.is_some_and(|head| head.kind() < LARGE || self.large_bytes(head, head.start()).is_some())
             || self.larges().any(|node| (node.head.start()..node.head.start() + node.bytes()).contains(&address))
     }
+
+    /// Where the huge allocation begins in which an address lies whose page is none of its first. Linear in their number.
+    pub(super) fn huge_around(&self, address: usize) -> Option<usize> {
+        let bounds = self.larges().map(|node| (node.head.start(), node.bytes()));
+        bounds.into_iter().find(|(start, bytes)| (*start..start + bytes).contains(&address)).map(|(start, _)| start)
+    }
 }

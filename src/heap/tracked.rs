@@ -272,15 +272,28 @@ impl Tracked<'_> {
                     "free of {address:#x} with a size that is not its own, {size} bytes aligned to {align}: {known}"
                 ))
             }
-            Misuse::Unknown => self.die_unknown(address),
+            Misuse::Unknown => self.die_unknown("free", address),
         }
     }
 
-    fn die_unknown(&self, address: usize) -> ! {
+    /// Ends the process for a `realloc` of what is not live.
+    #[allow(dead_code, reason = "the C library calls it")]
+    #[cold]
+    pub(crate) fn die_of_realloc(&self, address: usize) -> ! {
+        match self.tracker.find(self.heap.place(address)) {
+            Some(seen) if !seen.is_live => {
+                let known = Known(&seen, self.tracker);
+                os::die(format_args!("realloc of {address:#x}, which has been freed: {known}"))
+            }
+            _ => self.die_unknown("realloc", address),
+        }
+    }
+
+    fn die_unknown(&self, verb: &str, address: usize) -> ! {
         if let Some(seen) = self.around(address) {
-            let (into, known) = (address - seen.address, Known(&seen, self.tracker));
+            let (into, known) = (address.wrapping_sub(seen.address), Known(&seen, self.tracker));
             let start = seen.address;
-            os::die(format_args!("free of {address:#x}, {into} bytes into the allocation {start:#x}: {known}"));
+            os::die(format_args!("{verb} of {address:#x}, {into} bytes into the allocation {start:#x}: {known}"));
         }
         let here = (&raw const address).addr();
         let what = match address {
@@ -290,21 +303,29 @@ impl Tracked<'_> {
             _ if self.heap.owns(address) => "where no allocation begins",
             _ => "which is not an allocation of Millpond's",
         };
-        os::die(format_args!("free of {address:#x}, {what}"))
+        os::die(format_args!("{verb} of {address:#x}, {what}"))
     }
 
     /// The allocation in which an address lies, live or freed not long ago.
     fn around(&self, address: usize) -> Option<Seen> {
-        let head = self.heap.spans.page_map.get(address)?;
+        let Some(head) = self.heap.spans.page_map.get(address) else {
+            return self.beside(self.heap.huge_around(address)?, address);
+        };
         let start = if head.kind() >= LARGE {
-            // It need not begin where its pages do.
-            let seen = self.tracker.find_beside(self.heap.place(head.start()))?;
-            return (seen.address..=seen.address + seen.size).contains(&address).then_some(seen);
+            return self.beside(head.start(), address);
         } else {
             let info = INFO.get(head.kind() as Class)?;
             head.start() + info.index(address.checked_sub(head.start())?) * info.size
         };
         self.tracker.find(self.heap.place(start))
+    }
+}
+
+impl Tracked<'_> {
+    /// The allocation that has the pages from `start` on, wherever in them it begins, if an address lies in it.
+    fn beside(&self, start: usize, address: usize) -> Option<Seen> {
+        let seen = self.tracker.find_beside(self.heap.place(start))?;
+        (seen.address..=seen.address + seen.size).contains(&address).then_some(seen)
     }
 }
 
@@ -334,8 +355,9 @@ impl fmt::Display for Known<'_> {
         }
         let mut callers = [0; CALLERS];
         let count = self.1.callers(seen, &mut callers);
+        // Where the call is, not what follows it, which may belong to another line.
         for (at, caller) in callers[..count].iter().enumerate() {
-            write!(f, "{} {}", if at == 0 { ", allocated from" } else { "," }, os::Location(*caller))?;
+            write!(f, "{} {}", if at == 0 { ", allocated from" } else { "," }, os::Location(caller.saturating_sub(1)))?;
         }
         Ok(())
     }

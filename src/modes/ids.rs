@@ -222,11 +222,6 @@ impl Ids {
         last
     }
 
-    /// The highest ID that there can be.
-    pub(crate) fn last(&self) -> u64 {
-        self.last.load(Ordering::Relaxed)
-    }
-
     pub(crate) fn bytes(&self) -> usize {
         self.blocks.bytes() + self.by_number.bytes()
     }
@@ -263,7 +258,7 @@ mod tests {
                 assert_eq!(ids.find(id), None);
             }
         }
-        assert!([0, 1, ids.last() + 1, u64::MAX].iter().all(|id| ids.find(*id).is_none()));
+        assert!([0, 1, ids.mark() + 1, u64::MAX].iter().all(|id| ids.find(*id).is_none()));
         // SAFETY: used no more.
         unsafe { ids.dispose() };
     }

@@ -25,7 +25,7 @@ pub(crate) use index::Index;
 pub(crate) use places::Place;
 pub(crate) use record::{Birth, Ended, Record, Seen};
 
-use crate::config::{CALLERS, GRAIN, KEPT_RUNS, RECENT};
+use crate::config::{CALLERS, GRAIN, GUARDED, KEPT_RUNS, RECENT};
 use crate::os;
 use crate::slab::Slab;
 use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, planted};
@@ -114,9 +114,18 @@ impl Tracker {
         }
     }
 
-    /// How many allocations are guarded.
-    pub(crate) fn guarded(&self) -> &AtomicU32 {
-        &self.guarded
+    /// Counts one more guarded allocation. False: there are as many as there may be, or a few more.
+    pub(crate) fn guard_begins(&self) -> bool {
+        if self.guarded.load(Ordering::Relaxed) >= GUARDED {
+            return false;
+        }
+        self.guarded.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Counts one less.
+    pub(crate) fn guard_ends(&self) {
+        self.guarded.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Makes the record of an allocation that the caller has just taken and nobody knows yet, with the next ID of its lot,
@@ -304,11 +313,6 @@ impl Tracker {
     /// Those who called for an allocation, innermost first: how many were stored.
     pub(crate) fn callers(&self, seen: &Seen, out: &mut [usize]) -> usize {
         self.records.get(seen.index).callers(seen.id, out)
-    }
-
-    /// The highest ID that there can be.
-    pub(crate) fn last(&self) -> u64 {
-        self.ids.last()
     }
 
     /// An ID such that what is allocated from now on has a higher one, and all else has not.

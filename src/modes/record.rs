@@ -125,12 +125,6 @@ impl Record {
         self.index.load(Ordering::Relaxed)
     }
 
-    /// Where the allocation is, or was.
-    pub(crate) fn address(&self) -> usize {
-        // ORDERING: Acquire, as in `read`.
-        self.address.load(Ordering::Acquire)
-    }
-
     /// The ID that the record has, and its block, if it is live: that of an allocation that has vanished, if its place is in
     /// the caller's hand.
     pub(crate) fn left_over(&self) -> Option<(u64, Index)> {

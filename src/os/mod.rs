@@ -45,6 +45,7 @@ pub(crate) use fake::*;
 #[allow(unused_imports)]
 use frames::read_maps;
 #[cfg(not(millpond_loom))]
+#[allow(unused_imports, reason = "the walk as a whole")]
 pub(crate) use frames::{frame, frames, frames_from};
 #[cfg(not(any(test, millpond_loom)))]
 pub(crate) use linux::*;

@@ -1,0 +1,148 @@
+//! The mode `hardened` under C programs: all misuse that is deterministic is stopped and named, none takes effect, and valid
+//! programs hear nothing.
+#![cfg(all(target_arch = "x86_64", target_os = "linux", not(millpond_forward), not(millpond_portable_tls)))]
+
+mod library;
+
+use library::{Ended, compile, preloaded, run};
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+const WATCHDOG: u32 = 60;
+
+fn program() -> &'static Path {
+    static MADE: OnceLock<std::path::PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| compile("misuse.c", "misuse", &["-fno-omit-frame-pointer", "-fno-builtin", "-fno-inline"]))
+}
+
+fn hardened(words: &str, more: &[(&str, &str)]) -> Ended {
+    let mut command: Command = preloaded(program());
+    command.args(words.split(' ')).env("MILLPOND_MODE", "hardened").envs(more.iter().copied());
+    run(&mut command, WATCHDOG, &[])
+}
+
+/// What is wrong with how a misuse ended, if anything is.
+fn misjudged(ended: &Ended, parts: &[&str]) -> Option<String> {
+    let named = ended.stderr.starts_with("millpond: ") && ended.stderr.lines().count() == 1;
+    let told = named && parts.iter().all(|part| ended.stderr.contains(part));
+    (ended.signal != Some(libc::SIGABRT) || !told || !ended.stdout.is_empty()).then(|| format!("{ended:?}"))
+}
+
+/// Each case with what its line must say, at each size: a chunk, the largest that is kept whole, a large and a huge one.
+#[test]
+fn what_is_deterministic_is_stopped_and_named() {
+    let sizes = [24, 1000, 100_000, 300_000, 40 << 20];
+    let mut cases: Vec<(String, Vec<String>)> = Vec::new();
+    let mut case = |words: String, parts: &[&str]| {
+        cases.push((words, parts.iter().map(|part| part.to_string()).collect()));
+    };
+    for size in sizes {
+        let bytes = format!(": {size} bytes, id ");
+        for name in ["twice", "twice_by_another", "twice_in_another", "twice_after_realloc"] {
+            case(format!("{name} {size}"), &["double free of 0x", &bytes, ", freed by thread "]);
+        }
+        for name in ["realloc_twice", "realloc_twice_by_another"] {
+            case(format!("{name} {size}"), &["realloc of 0x", "which has been freed", &bytes, ", freed by thread "]);
+        }
+        for at in [1, 8, 16] {
+            for (name, verb) in [("inside", "free of 0x"), ("realloc_inside", "realloc of 0x")] {
+                case(format!("{name} {size} {at}"), &[verb, &format!("{at} bytes into the allocation 0x"), &bytes]);
+            }
+        }
+        if size > 4096 {
+            for at in [4096, size / 2] {
+                case(format!("inside {size} {at}"), &[&format!("{at} bytes into the allocation 0x"), &bytes]);
+            }
+        }
+        for past in [0, 1, 15] {
+            let at = size + past;
+            case(format!("write_at {size} {at}"), &[&format!("write {past} bytes past the end of 0x"), &bytes]);
+        }
+        for by in [-8, 1, 1000] {
+            case(format!("sized {size} {by}"), &["with a size that is not its own", &bytes]);
+        }
+        case(format!("aligned_sized {size}"), &["with a size that is not its own", &bytes]);
+    }
+    for size in [24, 1000, 16 << 10] {
+        for at in [0, 1, size / 2, size - 1] {
+            let into = format!("after it was freed, {at} bytes into it");
+            case(format!("write_after_free {size} {at}"), &["write to 0x", &into]);
+        }
+        case(format!("twice_after_others {size}"), &["double free of 0x", &format!(": {size} bytes, id ")]);
+    }
+    for (verb, prefix) in [("free of 0x", ""), ("realloc of 0x", "realloc_")] {
+        for (name, what) in [
+            ("stack 8", "an address on this thread's stack"),
+            ("global 8", "which is not an allocation of Millpond's"),
+            ("code 8", "which is not an allocation of Millpond's"),
+            ("number 8 1", "a small number"),
+            ("number 8 16", "a small number"),
+            ("number 8 0x123456789000", "which is not an allocation of Millpond's"),
+            ("non_canonical 8 16", "no address that a program can have"),
+        ] {
+            case(format!("{prefix}{name}"), &[verb, what]);
+        }
+    }
+    let mut wrong = Vec::new();
+    for (words, parts) in &cases {
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        wrong.extend(misjudged(&hardened(words, &[]), &parts).map(|how| format!("{words}: {parts:?}\n  {how}")));
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    println!("{} misuses, each stopped and named", cases.len());
+}
+
+/// What faults: use after free of what has addresses of its own, and any use past a guarded allocation's end.
+#[test]
+fn what_has_pages_of_its_own_faults_at_once() {
+    let guarded = [("MILLPOND_GUARD", "1")];
+    for (words, more) in [
+        ("write_after_free 300000 0", &[][..]),
+        ("write_after_free 41943040 5000000", &[]),
+        ("write_after_free 100 0", &guarded),
+        ("write_after_free 4096 4095", &guarded),
+        ("write_at 4096 4096", &guarded),
+        ("write_at 4096 -4096", &guarded),
+        ("write_at 100 112", &guarded),
+    ] {
+        let ended = hardened(words, more);
+        assert_eq!((ended.signal, ended.stdout.as_str()), (Some(libc::SIGSEGV), ""), "{words}: {ended:?}");
+    }
+    for (words, part) in [
+        ("twice 100", "double free of 0x"),
+        ("write_at 100 100", "write 0 bytes past the end of 0x"),
+        ("inside 100 16", "16 bytes into the allocation 0x"),
+        ("sized 100 1", "with a size that is not its own"),
+        ("realloc_twice 100", "which has been freed"),
+    ] {
+        let ended = hardened(words, &guarded);
+        assert_eq!(misjudged(&ended, &[part]), None, "{words}");
+    }
+}
+
+/// The program's own frames, innermost first, as `addr2line` finds them.
+#[test]
+fn callers_are_named() {
+    let ended = hardened("twice 100", &[("MILLPOND_BACKTRACE", "4")]);
+    assert_eq!(misjudged(&ended, &["double free of 0x", ", allocated from misuse+0x"]), None);
+    let (_, callers) = ended.stderr.trim_end().split_once(", allocated from ").expect("callers");
+    let offsets: Vec<&str> = callers.split(", ").take(2).filter_map(|caller| caller.strip_prefix("misuse+")).collect();
+    let lines = library::succeeds(Command::new("addr2line").arg("-fe").arg(program()).args(&offsets)).stdout;
+    let names: Vec<&str> = lines.lines().step_by(2).collect();
+    assert_eq!(names, ["take", "main"], "{callers}\n{lines}");
+}
+
+#[test]
+fn a_valid_program_hears_nothing() {
+    for more in [&[][..], &[("MILLPOND_GUARD", "3"), ("MILLPOND_BACKTRACE", "32")]] {
+        for size in [0, 1, 100, 5000, 300_000] {
+            let ended = hardened(&format!("none {size}"), more);
+            assert_eq!(
+                (ended.code, ended.stdout.as_str(), ended.stderr.as_str()),
+                (Some(0), "survived\n", ""),
+                "{size}"
+            );
+        }
+    }
+}
