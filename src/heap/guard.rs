@@ -101,8 +101,8 @@ impl Tracked<'_> {
         if bytes >= KEPT_MEMORY {
             os::purge(run, bytes);
         }
-        if let Some(old) = self.tracker.remember_run(ended.index) {
-            self.release_run(&old);
+        if let Some(old) = self.tracker.remember_run(ended.address) {
+            self.release_run(old);
         }
     }
 
@@ -111,8 +111,8 @@ impl Tracked<'_> {
     }
 
     /// Gives back what was kept.
-    pub(super) fn release_run(&self, old: &Ended) {
-        let run = run_of(old.address);
+    pub(super) fn release_run(&self, address: usize) {
+        let run = run_of(address);
         let bytes = self.heap.usable_size(run).unwrap_or(0);
         // What cannot be used again stays as it is.
         if os::protect(run, bytes, true) {

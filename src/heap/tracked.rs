@@ -175,22 +175,22 @@ impl Tracked<'_> {
         }
         // SAFETY: the caller's allocation, which nobody uses any more.
         unsafe { with_exposed_provenance_mut::<u8>(address).write_bytes(JUNK, ended.size) };
-        if let Some(old) = self.tracker.remember(ended.index) {
-            self.release(&old);
+        if let Some((address, size)) = self.tracker.remember(address, ended.size) {
+            self.release(address, size);
         }
     }
 
     /// Gives a freed allocation back that was kept until now.
-    fn release(&self, old: &Ended) {
-        self.check_junk(old);
-        self.give(old.address);
+    fn release(&self, address: usize, size: usize) {
+        self.check_junk(address, size);
+        self.give(address);
     }
 
     /// Gives back all that is kept back.
     pub(crate) fn release_kept(&self) {
         if self.mode == Mode::Hardened {
-            self.tracker.forget_all(|old| self.release(&old));
-            self.tracker.forget_runs(|old| self.release_run(&old));
+            self.tracker.forget_all(|address, size| self.release(address, size));
+            self.tracker.forget_runs(|address| self.release_run(address));
         }
     }
 
@@ -198,9 +198,10 @@ impl Tracked<'_> {
     pub(crate) fn kept(&self) -> (u64, usize) {
         let mut kept = (0, 0);
         if self.mode == Mode::Hardened {
-            let mut add = |start: usize| kept = (kept.0 + 1, kept.1 + self.heap.usable_size(start).unwrap_or(0));
-            self.tracker.walk_recent(|old| add(old.address));
-            self.tracker.walk_runs(|old| add(old.address / PAGE * PAGE));
+            self.tracker.walk_kept(|address| {
+                let start = if self.is_guarded(address) { address / PAGE * PAGE } else { address };
+                kept = (kept.0 + 1, kept.1 + self.heap.usable_size(start).unwrap_or(0));
+            });
         }
         kept
     }
@@ -235,25 +236,24 @@ impl Tracked<'_> {
         let expected = canary(address);
         // SAFETY: as in `check_canary`.
         let byte = (0..len).find(|byte| unsafe { at.add(*byte).read() } != expected[*byte]).unwrap_or(0);
-        self.die_of(ended, format_args!("write {byte} bytes past the end of {address:#x}"))
+        self.die_of(address, format_args!("write {byte} bytes past the end of {address:#x}"))
     }
 
-    fn check_junk(&self, ended: &Ended) {
-        let Ended { address, size, .. } = *ended;
+    fn check_junk(&self, address: usize, size: usize) {
         // SAFETY: kept back since it was freed: ours.
         let kept = unsafe { core::slice::from_raw_parts(with_exposed_provenance_mut::<u8>(address), size) };
         // A piece at a time, without a branch for each byte.
         let is_junk = |piece: &[u8]| piece.iter().fold(0, |bad, byte| bad | (byte ^ JUNK)) == 0;
         if !kept.chunks(256).all(is_junk) {
             let byte = kept.iter().position(|byte| *byte != JUNK).unwrap_or(0);
-            self.die_of(ended, format_args!("write to {address:#x} after it was freed, {byte} bytes into it"));
+            self.die_of(address, format_args!("write to {address:#x} after it was freed, {byte} bytes into it"));
         }
     }
 
     /// Ends the process for what was done to an allocation that the caller has in hand.
     #[cold]
-    pub(super) fn die_of(&self, ended: &Ended, what: fmt::Arguments<'_>) -> ! {
-        match self.tracker.known(ended) {
+    fn die_of(&self, address: usize, what: fmt::Arguments<'_>) -> ! {
+        match self.tracker.find(self.heap.place(address)) {
             Some(seen) => os::die(format_args!("{what}: {}", Known(&seen, self.tracker))),
             None => os::die(what),
         }

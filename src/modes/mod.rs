@@ -25,10 +25,10 @@ pub(crate) use index::Index;
 pub(crate) use places::Place;
 pub(crate) use record::{Birth, Ended, Record, Seen};
 
-use crate::config::{CALLERS, GRAIN, GUARDED, KEPT_RUNS, RECENT};
+use crate::config::{ADDRESS_BITS, CALLERS, GRAIN, GUARDED, KEPT_MAX, KEPT_RUNS, RECENT};
 use crate::os;
 use crate::slab::Slab;
-use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, planted};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
 use crate::tagged::{self, NONE};
 use crate::thread_cache::Lot;
 use places::Places;
@@ -36,17 +36,28 @@ use places::Places;
 /// How many frees before it is looked at something is prefetched.
 const AHEAD: usize = 4;
 
+/// Address and size of what is kept back, in a word.
+const fn pack(address: usize, size: usize) -> u64 {
+    (size as u64) << ADDRESS_BITS | address as u64
+}
+
+const fn unpack(word: u64) -> (usize, usize) {
+    ((word & ((1 << ADDRESS_BITS) - 1)) as usize, (word >> ADDRESS_BITS) as usize)
+}
+
+const _: () = assert!(unpack(pack(1, KEPT_MAX)).1 == KEPT_MAX);
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Tracker {
     records: Slab<Record>,
     places: Places,
     ids: Ids,
-    /// Records of the last frees that are kept back, oldest next.
-    recent: [AtomicU32; RECENT],
+    /// The last frees that are kept back, oldest next: address and size.
+    recent: [AtomicU64; RECENT],
     next: AtomicU64,
-    /// The same of large and guarded ones, which keep their addresses alone.
-    runs: [AtomicU32; KEPT_RUNS],
+    /// The same of large and guarded ones, which keep their addresses alone: that is all.
+    runs: [AtomicUsize; KEPT_RUNS],
     next_run: AtomicU32,
     /// Callers that a record keeps.
     depth: AtomicU32,
@@ -75,9 +86,9 @@ impl Tracker {
                 records: Slab::new(),
                 places: Places::new(),
                 ids: Ids::new(),
-                recent: array_of![AtomicU32::new(NONE); RECENT],
+                recent: array_of![AtomicU64::new(0); RECENT],
                 next: AtomicU64::new(0),
-                runs: array_of![AtomicU32::new(NONE); KEPT_RUNS],
+                runs: array_of![AtomicUsize::new(0); KEPT_RUNS],
                 next_run: AtomicU32::new(0),
                 depth: AtomicU32::new(0),
                 guard: AtomicU32::new(0),
@@ -197,82 +208,62 @@ impl Tracker {
         freed.map_or(Misuse::Unknown, Misuse::Double)
     }
 
-    /// What is known of an allocation that the caller has ended, as long as its chunk is in hand.
-    #[cold]
-    pub(crate) fn known(&self, ended: &Ended) -> Option<Seen> {
-        self.records.get(ended.index).read()
-    }
-
     /// The last free at an address whose page has other chunks, or none, since. Linear in the records: for a last word.
     fn last_at(&self, address: usize) -> Option<Seen> {
         let seen = (1..=self.records.made()).filter_map(|index| self.records.get(index).read());
         seen.filter(|seen| seen.address == address && !seen.is_live).max_by_key(|seen| seen.freed_ms)
     }
 
-    /// Puts the record of what is kept back among the recent ones and returns the one that comes out for it, if one does.
-    pub(crate) fn remember(&self, index: tagged::Index) -> Option<Ended> {
+    /// Puts what is kept back among the recent frees and returns what comes out for it, if anything does: address and size.
+    pub(crate) fn remember(&self, address: usize, size: usize) -> Option<(usize, usize)> {
         let next = self.next.fetch_add(1, Ordering::Relaxed) as usize;
-        let (at, soon, later) = (next % RECENT, (next + AHEAD) % RECENT, (next + 2 * AHEAD) % RECENT);
-        // Relaxed: only addresses to prefetch, which need not be right: what comes out next, and what after that.
-        match self.recent[later].load(Ordering::Relaxed) {
-            NONE => {}
-            index => os::prefetch_read((&raw const *self.records.get(index)).addr()),
-        }
-        match self.recent[soon].load(Ordering::Relaxed) {
-            NONE => {}
-            index => os::prefetch_read(self.records.get(index).ended().address),
-        }
+        // Relaxed: only an address to prefetch, which need not be right.
+        os::prefetch_read(unpack(self.recent[(next + AHEAD) % RECENT].load(Ordering::Relaxed)).0);
         // ORDERING: AcqRel: what was there is the caller's from here on, and what the caller did to its own is published.
-        match self.recent[at].swap(index, Ordering::AcqRel) {
-            NONE => None,
-            old => Some(self.records.get(old).ended()),
+        match self.recent[next % RECENT].swap(pack(address, size), Ordering::AcqRel) {
+            0 => None,
+            old => Some(unpack(old)),
         }
     }
 
     /// Takes all recent frees out and calls `last` with each.
-    pub(crate) fn forget_all(&self, mut last: impl FnMut(Ended)) {
+    pub(crate) fn forget_all(&self, mut last: impl FnMut(usize, usize)) {
         for slot in &self.recent {
             // ORDERING: as in `remember`.
-            match slot.swap(NONE, Ordering::AcqRel) {
-                NONE => {}
-                old => last(self.records.get(old).ended()),
+            match slot.swap(0, Ordering::AcqRel) {
+                0 => {}
+                old => {
+                    let (address, size) = unpack(old);
+                    last(address, size);
+                }
             }
         }
     }
 
     /// As [`remember`](Self::remember), for what keeps its addresses alone.
-    pub(crate) fn remember_run(&self, index: tagged::Index) -> Option<Ended> {
+    pub(crate) fn remember_run(&self, address: usize) -> Option<usize> {
         let at = self.next_run.fetch_add(1, Ordering::Relaxed) as usize % KEPT_RUNS;
         // ORDERING: as in `remember`.
-        match self.runs[at].swap(index, Ordering::AcqRel) {
-            NONE => None,
-            old => Some(self.records.get(old).ended()),
-        }
+        Some(self.runs[at].swap(address, Ordering::AcqRel)).filter(|old| *old != 0)
     }
 
     /// As [`forget_all`](Self::forget_all), for those.
-    pub(crate) fn forget_runs(&self, mut last: impl FnMut(Ended)) {
+    pub(crate) fn forget_runs(&self, mut last: impl FnMut(usize)) {
         for slot in &self.runs {
             // ORDERING: as in `remember`.
-            match slot.swap(NONE, Ordering::AcqRel) {
-                NONE => {}
-                old => last(self.records.get(old).ended()),
+            match slot.swap(0, Ordering::AcqRel) {
+                0 => {}
+                old => last(old),
             }
         }
     }
 
-    /// Calls `visit` with each of those: a moment's picture.
-    pub(crate) fn walk_runs(&self, visit: impl FnMut(Seen)) {
-        // ORDERING: Acquire pairs with the exchange in `remember_run`.
-        let runs = self.runs.iter().map(|slot| slot.load(Ordering::Acquire)).filter(|index| *index != NONE);
-        runs.filter_map(|index| self.records.get(index).read()).for_each(visit);
-    }
-
-    /// Calls `visit` with each recent free: a moment's picture.
-    pub(crate) fn walk_recent(&self, visit: impl FnMut(Seen)) {
-        // ORDERING: Acquire pairs with the exchange in `remember`.
-        let recent = self.recent.iter().map(|slot| slot.load(Ordering::Acquire)).filter(|index| *index != NONE);
-        recent.filter_map(|index| self.records.get(index).read()).for_each(visit);
+    /// Calls `visit` with the address of each recent free, and of each run: a moment's picture.
+    pub(crate) fn walk_kept(&self, visit: impl FnMut(usize)) {
+        // Relaxed: only addresses.
+        let recent = self.recent.iter().map(|slot| unpack(slot.load(Ordering::Relaxed)).0);
+        let runs = self.runs.iter().map(|slot| slot.load(Ordering::Relaxed));
+        recent.chain(runs).filter(|address| *address != 0).for_each(visit);
     }
 
     /// What the clock said at the first allocation.

@@ -75,7 +75,6 @@ pub(crate) struct Seen {
 /// What is needed of a record by whoever has freed its allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ended {
-    pub(crate) index: Index,
     pub(crate) id: u64,
     pub(crate) address: usize,
     pub(crate) size: usize,
@@ -141,19 +140,8 @@ impl Record {
         if word & STATE != LIVE || self.address.load(each) != address {
             return None;
         }
-        let ended = Ended { index: self.index(), id: word >> 2, address, size: self.size.load(each) };
+        let ended = Ended { id: word >> 2, address, size: self.size.load(each) };
         Some((ended, 1 << (self.align.load(each) & (usize::BITS - 1)), self.block.load(each)))
-    }
-
-    /// What the record of a freed allocation says to whoever has its chunk in hand.
-    pub(crate) fn ended(&self) -> Ended {
-        // Relaxed: the record came with the chunk.
-        Ended {
-            index: self.index(),
-            id: self.word.load(Ordering::Relaxed) >> 2,
-            address: self.address.load(Ordering::Relaxed),
-            size: self.size.load(Ordering::Relaxed),
-        }
     }
 
     /// Writes what is known at an allocation. The caller has the record alone: its place is that of a chunk in its hand.

@@ -34,8 +34,8 @@ fn records_are_found_until_they_end() {
                 Err(Misuse::Double(first)) => assert_eq!((first.id, first.freed_by, first.freed_ms), (id, 2, 7)),
                 other => panic!("{other:?}"),
             }
-            if address % 32 == 0 {
-                tracker.remember(freed.index);
+            if let Some((old, size)) = tracker.remember(address, size) {
+                assert!(old % 16 == 0 && (1..1000).contains(&size));
             }
             ended.push(id);
         } else {
