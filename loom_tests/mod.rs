@@ -191,13 +191,16 @@ const MODELS: &[Model] = &[
     model!(modes::two_remove, "modes/index.rs", None, [("stores", Fault::IndexStore, "one has removed it")]),
     model!(modes::two_end, "modes/record.rs", None, [("stores", Fault::EndStore, "one has freed it")]),
     model!(
-        modes::two_begin,
+        modes::two_make_places,
+        "modes/places.rs",
+        Some(3),
+        [("uses_the_loser", Fault::PlotStore, "each place has its word")]
+    ),
+    model!(
+        modes::find_against_begin,
         "modes/mod.rs modes/record.rs modes/places.rs",
         Some(3),
-        [
-            ("relaxed", Fault::PlaceRelaxed, "no segment"),
-            ("uses_the_loser", Fault::PlotStore, "each allocation has its record")
-        ]
+        [("relaxed", Fault::PlaceRelaxed, "no segment")]
     ),
     model!(
         modes::find_against_reuse,

@@ -78,7 +78,7 @@ mod values {
     /// log2 of the addresses for whose records there is one table: 2 MiB.
     pub(crate) const PLOT_SHIFT: u32 = 21;
     /// How many of the last frees a tracker remembers, and how many chunks it keeps back where it is hardened.
-    pub(crate) const RECENT: usize = 4096;
+    pub(crate) const RECENT: usize = 1024;
     /// Bytes behind an allocation that are checked where it is hardened.
     pub(crate) const CANARY: usize = 16;
     /// The largest allocation that is kept back with its memory.

@@ -355,10 +355,13 @@ pub(crate) fn configure() {
     if settings.log != Log::Off {
         log::set(settings.log);
     }
-    // Before the first record.
-    TRACKER.keep_callers(settings.backtrace.unwrap_or(WANTED_CALLERS.load(Ordering::Relaxed)) as usize);
-    TRACKER.guard(settings.guard.unwrap_or(WANTED_GUARD.load(Ordering::Relaxed)));
-    choose(settings.mode.or(wanted));
+    let mode = settings.mode.or(wanted).unwrap_or_default();
+    if mode != Mode::Fast {
+        // Before the first record.
+        TRACKER.keep_callers(settings.backtrace.unwrap_or(WANTED_CALLERS.load(Ordering::Relaxed)) as usize);
+        TRACKER.guard(settings.guard.unwrap_or(WANTED_GUARD.load(Ordering::Relaxed)));
+        choose(mode);
+    }
     if settings.thp != Thp::Default {
         set_thp(settings.thp);
     }
@@ -388,11 +391,11 @@ fn is_late() -> bool {
 }
 
 /// Takes a mode over. Where the thread has a cache by now, it gets a front for it.
-fn choose(mode: Option<Mode>) {
+fn choose(mode: Mode) {
     let number = match mode {
-        None | Some(Mode::Fast) => return,
-        Some(Mode::Tracked) => 1,
-        Some(Mode::Hardened) => 2,
+        Mode::Fast => return,
+        Mode::Tracked => 1,
+        Mode::Hardened => 2,
     };
     let own = living_cache();
     MODE.fetch_or(number, Ordering::Relaxed);

@@ -26,7 +26,8 @@ pub enum Mode {
     Fast,
     /// Each allocation has a record with an ID; each free must find it.
     Tracked,
-    /// Also, writes past the end of an allocation are noticed when it is freed, and writes after that some 4096 frees later.
+    /// Also, writes past the end of an allocation are noticed when it is freed, and writes after that some 1024 frees later;
+    /// or at once, where it is guarded, or large and freed.
     Hardened,
 }
 
@@ -34,7 +35,8 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
-    /// Its number: 1 for the first allocation of its heap, and never used again.
+    /// Its number: 1 for the first allocation of its heap, never used again, and higher than those before it of the same
+    /// thread, or before a snapshot.
     pub id: u64,
     /// Where it begins.
     pub address: usize,

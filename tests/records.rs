@@ -389,3 +389,72 @@ fn without_a_mode_there_are_no_records() {
     heap.walk(|record| panic!("{record:?}"));
     assert_eq!((millpond::mode(), millpond::ptr_of(1)), (Mode::Fast, None));
 }
+
+/// Of what is right nothing is reported: blocks of all sizes and alignments, resized, handed from thread to thread, some of
+/// them guarded, all with their callers.
+#[test]
+fn valid_programs_hear_nothing() {
+    let test = Scenario::new("valid_programs_hear_nothing")
+        .variable("MILLPOND_MODE", "hardened")
+        .variable("MILLPOND_GUARD", "97")
+        .variable("MILLPOND_BACKTRACE", "4");
+    test.passes(|| {
+        const SLOTS: usize = 512;
+        static SLOT: [AtomicPtr<Block>; SLOTS] = [const { AtomicPtr::new(null_mut()) }; SLOTS];
+        /// What stands in front of each block's bytes.
+        struct Block {
+            layout: Layout,
+            fill: u8,
+        }
+        const HEAD: usize = size_of::<Block>();
+        /// # Safety
+        /// A block that the caller has alone.
+        unsafe fn end(block: *mut Block) {
+            // SAFETY: written as a whole by whoever made it.
+            unsafe {
+                let Block { layout, fill } = block.read();
+                let bytes = std::slice::from_raw_parts(block.cast::<u8>().add(HEAD), layout.size() - HEAD);
+                assert!([bytes.first(), bytes.last()].into_iter().flatten().all(|byte| *byte == fill));
+                common::block::give(block.cast(), layout.size(), layout.align());
+            }
+        }
+        together((0..8).map(|id| {
+            move || {
+                let mut random = Random::new(id);
+                for turn in 0..scaled(60_000, 6_000) {
+                    let most = if random.below(500) == 0 { MIB } else { 3000 };
+                    let size = HEAD + random.size(1, most) - 1;
+                    let align = 8 << random.below(if turn % 50 == 0 { 10 } else { 3 });
+                    let mut layout = Layout::from_size_align(size, align).expect("valid");
+                    let mut at = common::block::take(size, align);
+                    if random.below(4) == 0 {
+                        let more = HEAD + random.size(1, most);
+                        // SAFETY: allocated just now with this layout.
+                        at = unsafe { std::alloc::realloc(at, layout, more) };
+                        layout = Layout::from_size_align(more, align).expect("valid");
+                    }
+                    assert!(!at.is_null() && at as usize % align == 0);
+                    let (block, fill) = (at.cast::<Block>(), turn as u8);
+                    // SAFETY: our own block, of that many bytes.
+                    unsafe {
+                        at.write_bytes(fill, layout.size());
+                        block.write(Block { layout, fill });
+                    }
+                    let old = SLOT[random.below(SLOTS)].swap(block, Ordering::AcqRel);
+                    if !old.is_null() {
+                        // SAFETY: taken out by this thread alone.
+                        unsafe { end(old) };
+                    }
+                }
+            }
+        }));
+        for slot in &SLOT {
+            let block = slot.swap(null_mut(), Ordering::AcqRel);
+            if !block.is_null() {
+                // SAFETY: as above.
+                unsafe { end(block) };
+            }
+        }
+        common::law::holds();
+    });
+}

@@ -22,7 +22,7 @@ mod tests;
 
 pub(crate) use ids::Ids;
 pub(crate) use index::Index;
-pub(crate) use places::Place;
+pub(crate) use places::{Place, Places};
 pub(crate) use record::{Birth, Ended, Record, Seen};
 
 use crate::config::{ADDRESS_BITS, CALLERS, GRAIN, GUARDED, KEPT_MAX, KEPT_RUNS, RECENT};
@@ -31,7 +31,6 @@ use crate::slab::Slab;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
 use crate::tagged::{self, NONE};
 use crate::thread_cache::Lot;
-use places::Places;
 
 /// How many frees before it is looked at something is prefetched.
 const AHEAD: usize = 4;
