@@ -205,7 +205,7 @@ const MODELS: &[Model] = &[
     model!(
         modes::find_against_reuse,
         "modes/mod.rs modes/record.rs modes/places.rs modes/ids.rs thread_cache/lot.rs",
-        Some(3),
+        Some(2),
         [("relaxed", Fault::RecordRelaxed, "a record of two allocations")]
     ),
     model!(

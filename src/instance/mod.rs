@@ -232,6 +232,10 @@ impl Heap {
             }
         };
         let at = NonNull::new(at).ok_or(AllocError)?;
+        if inner.mode != Mode::Fast {
+            // The heap may have had an allocation there, and unmapped it.
+            inner.tracker.forget(inner.core.place(at.addr().get()));
+        }
         inner.fallbacks.add_shared(1);
         Ok(at)
     }
@@ -313,12 +317,10 @@ impl Heap {
     #[cold]
     #[inline(never)]
     unsafe fn free_tracked(&self, ptr: NonNull<u8>, layout: Layout) {
+        let place = self.inner().core.place(ptr.addr().get());
         match self.inner().fallback {
-            // SAFETY: as in `free_other`; and it is none that the heap has unmapped not long ago.
-            Some(fallback)
-                if self.is_foreign(ptr)
-                    && self.inner().tracker.find(self.inner().core.place(ptr.addr().get())).is_none() =>
-            unsafe {
+            // SAFETY: as in `free_other`; and it is none that the heap has unmapped.
+            Some(fallback) if self.is_foreign(ptr) && self.inner().tracker.find(place).is_none() => unsafe {
                 fallback.dealloc(ptr.as_ptr(), unempty(layout));
             },
             _ => {

@@ -29,7 +29,7 @@ use crate::config::{ADDRESS_BITS, CALLERS, GRAIN, GUARDED, KEPT_MAX, KEPT_RUNS, 
 use crate::os;
 use crate::slab::Slab;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
-use crate::tagged::{self, NONE};
+use crate::tagged::NONE;
 use crate::thread_cache::Lot;
 
 /// How many frees before it is looked at something is prefetched.
@@ -198,6 +198,13 @@ impl Tracker {
         }
         self.ids.end(ended.id, block);
         Ok(ended)
+    }
+
+    /// Forgets a free at a place that another allocator has given out since.
+    pub(crate) fn forget(&self, place: Place) {
+        if let Some(record) = self.at(place) {
+            record.forget(place.address);
+        }
     }
 
     /// Why nothing can be freed at a place.

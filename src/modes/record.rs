@@ -167,6 +167,15 @@ impl Record {
         self.word.store(id << 2 | LIVE, Ordering::Release);
     }
 
+    /// Makes a freed record of an allocation at this address nobody's.
+    pub(crate) fn forget(&self, address: usize) {
+        let word = self.word.load(Ordering::Relaxed);
+        if word & STATE == FREED && self.address.load(Ordering::Relaxed) == address {
+            // Relaxed: by exchange, should an allocation begin in the page meanwhile.
+            let _ = self.word.compare_exchange(word, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
     /// A word behind the record, of those that the slab was told of.
     fn caller(&self, word: usize) -> &AtomicUsize {
         // SAFETY: `depth` is at most the number of words behind each record of the slab.
