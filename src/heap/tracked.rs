@@ -2,7 +2,8 @@
 //!
 //! *Tracked*: each allocation has a record; a free that finds none, or one that is freed already, ends the process with a line
 //! that says what is known. *Hardened*: also, bytes behind each allocation are checked when it is freed; what is freed is
-//! overwritten and kept back for as long as the next frees take, and what was written to it meanwhile is noticed.
+//! overwritten and kept back for as long as the next frees take, and what was written to it meanwhile is noticed. What has pages
+//! of its own is the matter of `guard`.
 
 use super::Heap;
 use crate::arena::Fill;
