@@ -65,8 +65,8 @@ fn ids_and_leaks() {
         "size: 100, align: 8",
         "freed: None, None",
         "3 allocations, 72 bytes",
-        "72 bytes in      3 of       24, from id 3, for parser",
-        r#"{"count":3,"bytes":72,"groups":[{"size":24,"count":3,"bytes":72,"first":3,"tag":"parser"}]}"#,
+        "72 bytes in      3 of       24, from id 66, for parser",
+        r#"{"count":3,"bytes":72,"groups":[{"size":24,"count":3,"bytes":72,"first":66,"tag":"parser"}]}"#,
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
