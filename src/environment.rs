@@ -5,6 +5,7 @@
 //! | `MILLPOND_MODE` | `fast`, `tracked`, `hardened` | what is known of each allocation, and noticed of bad use |
 //! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool`, `cache` | what slow paths do, a line a step on stderr; each level tells what those before it do, too |
 //! | `MILLPOND_THP` | `default`, `always`, `never` | transparent huge pages |
+//! | `MILLPOND_LEAKS` | a list of `report`, `json`, `fail` or `fail=CODE`, and last `file=PATH` | what can be got at no more at the program's end: as text, as JSON, by the exit code (1 to 255; 23), to the end of a file instead of stderr |
 //! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | what is in force, when it has been read; where the bytes are, at the program's end; both on stderr |
 //!
 //! A variable whose name begins so and is not in the table, and a value that is none of a variable's, are ignored with
@@ -25,6 +26,39 @@ pub(crate) struct Settings {
     pub(crate) show_config: bool,
     /// Print the statistics at the program's end.
     pub(crate) show_stats: bool,
+    pub(crate) leaks: Leaking,
+}
+
+/// What is to become of leaks at the program's end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Leaking {
+    /// A report as text, as JSON.
+    pub(crate) text: bool,
+    pub(crate) json: bool,
+    /// The exit code, should there be any.
+    pub(crate) code: Option<u8>,
+    /// Where reports go; `None`: stderr.
+    pub(crate) file: Option<&'static [u8]>,
+}
+
+/// The exit code if none is named: LeakSanitizer's.
+const LEAKED: u8 = 23;
+
+impl Leaking {
+    /// Whether anything is to.
+    pub(crate) fn is_wished(&self) -> bool {
+        self.text || self.json || self.code.is_some()
+    }
+
+    /// All but the file, in a word.
+    pub(crate) fn bits(&self) -> usize {
+        self.text as usize | (self.json as usize) << 1 | usize::from(self.code.unwrap_or(0)) << 8
+    }
+
+    pub(crate) fn from_bits(bits: usize) -> Self {
+        let code = Some((bits >> 8) as u8).filter(|code| *code > 0);
+        Self { text: bits & 1 != 0, json: bits & 2 != 0, code, file: None }
+    }
 }
 
 /// One row of the table.
@@ -33,15 +67,16 @@ struct Variable {
     name: &'static str,
     values: &'static str,
     /// Takes a value over. `None`: it means nothing, and nothing has changed.
-    set: fn(&mut Settings, &[u8]) -> Option<()>,
+    set: fn(&mut Settings, &'static [u8]) -> Option<()>,
 }
 
 const PREFIX: &str = "MILLPOND_";
 
-const TABLE: [Variable; 4] = [
+const TABLE: [Variable; 5] = [
     Variable { name: "LOG", values: "one of os, arena, span, pool, cache", set: set_log },
     Variable { name: "MODE", values: "one of fast, tracked, hardened", set: set_mode },
     Variable { name: "THP", values: "one of default, always, never, system", set: set_thp },
+    Variable { name: "LEAKS", values: "a list of report, json, fail, fail=CODE, file=PATH", set: set_leaks },
     Variable { name: "SHOW", values: "a list of config, stats", set: set_show },
 ];
 
@@ -52,7 +87,7 @@ pub(crate) fn read() -> Option<Settings> {
 }
 
 /// Takes over one variable, `NAME=value`, or says what is wrong with it.
-fn take(settings: &mut Settings, text: &[u8]) {
+fn take(settings: &mut Settings, text: &'static [u8]) {
     let Some(rest) = text.strip_prefix(PREFIX.as_bytes()) else { return };
     let Some(at) = rest.iter().position(|byte| *byte == b'=') else { return };
     let (name, value) = (&rest[..at], &rest[at + 1..]);
@@ -76,7 +111,7 @@ fn take(settings: &mut Settings, text: &[u8]) {
     }
 }
 
-fn set_mode(settings: &mut Settings, value: &[u8]) -> Option<()> {
+fn set_mode(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     settings.mode = Some(match value {
         b"fast" => Mode::Fast,
         b"tracked" => Mode::Tracked,
@@ -86,7 +121,7 @@ fn set_mode(settings: &mut Settings, value: &[u8]) -> Option<()> {
     Some(())
 }
 
-fn set_log(settings: &mut Settings, value: &[u8]) -> Option<()> {
+fn set_log(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     settings.log = match value {
         b"os" => Log::Os,
         b"arena" => Log::Arena,
@@ -98,7 +133,7 @@ fn set_log(settings: &mut Settings, value: &[u8]) -> Option<()> {
     Some(())
 }
 
-fn set_thp(settings: &mut Settings, value: &[u8]) -> Option<()> {
+fn set_thp(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     settings.thp = match value {
         b"default" => Thp::Default,
         b"always" => Thp::Always,
@@ -109,7 +144,7 @@ fn set_thp(settings: &mut Settings, value: &[u8]) -> Option<()> {
     Some(())
 }
 
-fn set_show(settings: &mut Settings, value: &[u8]) -> Option<()> {
+fn set_show(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     let mut wanted = *settings;
     for word in value.split(|byte| *byte == b',') {
         match word.trim_ascii() {
@@ -119,6 +154,34 @@ fn set_show(settings: &mut Settings, value: &[u8]) -> Option<()> {
         }
     }
     *settings = wanted;
+    Some(())
+}
+
+/// The file comes last, since its name may have commas in it.
+fn set_leaks(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
+    let mut wanted = Leaking::default();
+    let mut rest = value;
+    while !rest.is_empty() {
+        if let Some(path) = rest.strip_prefix(b"file=") {
+            wanted.file = Some(path).filter(|path| !path.is_empty());
+            wanted.file?;
+            break;
+        }
+        let end = rest.iter().position(|byte| *byte == b',').unwrap_or(rest.len());
+        match &rest[..end] {
+            b"report" => wanted.text = true,
+            b"json" => wanted.json = true,
+            b"fail" => wanted.code = Some(LEAKED),
+            word => {
+                let code = core::str::from_utf8(word.strip_prefix(b"fail=")?).ok()?;
+                wanted.code = Some(code.parse().ok().filter(|code| *code > 0)?);
+            }
+        }
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
+    // A file alone is a file for the report.
+    wanted.text |= !wanted.is_wished();
+    settings.leaks = wanted;
     Some(())
 }
 
@@ -177,7 +240,7 @@ mod tests {
     use super::*;
     use std::string::ToString;
 
-    fn taken(texts: &[&str]) -> Settings {
+    fn taken(texts: &[&'static str]) -> Settings {
         let mut settings = Settings::default();
         texts.iter().for_each(|text| take(&mut settings, text.as_bytes()));
         settings
@@ -205,6 +268,23 @@ mod tests {
             taken(&["MILLPOND_SHOW=stats", "MILLPOND_SHOW=x"]).to_string().split(' ').next_back(),
             Some("MILLPOND_SHOW=stats")
         );
+    }
+
+    #[test]
+    fn what_is_to_become_of_leaks_is_a_list() {
+        let leaks = |text: &'static str| taken(&[text]).leaks;
+        let none = Leaking::default();
+        assert_eq!(leaks("MILLPOND_LEAKS=report"), Leaking { text: true, ..none });
+        assert_eq!(leaks("MILLPOND_LEAKS=fail"), Leaking { code: Some(23), ..none });
+        let file = Some(&b"/tmp/a,b"[..]);
+        let all = leaks("MILLPOND_LEAKS=json,fail=7,file=/tmp/a,b");
+        assert_eq!(all, Leaking { json: true, code: Some(7), file, ..none });
+        assert_eq!(Leaking::from_bits(all.bits()), Leaking { file: None, ..all });
+        assert_eq!(leaks("MILLPOND_LEAKS=file=/tmp/a,b"), Leaking { text: true, file, ..none });
+        for text in ["fail=0", "fail=256", "fail=x", "file=", "reports", "report,,json", "fail 3"] {
+            let text: &'static str = std::format!("MILLPOND_LEAKS={text}").leak();
+            assert_eq!(leaks(text), none, "{text}");
+        }
     }
 
     #[test]

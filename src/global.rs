@@ -7,6 +7,7 @@
 use crate::arena::Fill;
 use crate::environment;
 use crate::heap::{Heap, Tracked};
+use crate::leaks;
 use crate::log::{self, Log};
 use crate::modes::Tracker;
 use crate::os;
@@ -336,6 +337,10 @@ pub(crate) fn configure() {
     if settings.show_stats {
         os::at_exit(show_stats);
     }
+    if settings.leaks.is_wished() {
+        leaks::wish(&settings.leaks);
+        os::at_exit(show_leaks);
+    }
 }
 
 /// The mode in force: what `MILLPOND_MODE` says, else what the program's allocator was made with, else
@@ -387,6 +392,13 @@ pub(crate) fn tracked() -> Option<Tracked<'static>> {
 
 extern "C" fn show_stats() {
     os::say(format_args!("{}", stats()));
+}
+
+/// With as little as can be of its own on the stack, which is looked at from here on.
+#[inline(never)]
+extern "C" fn show_leaks() {
+    let own = os::registers();
+    leaks::at_exit(&HEAP, &TRACKER, &own);
 }
 
 /// The index of the calling thread's cache; `NONE` without one.

@@ -110,7 +110,7 @@ core_modules! {
     environment
 }
 
-program_modules! { slot global records measure instance }
+program_modules! { slot leaks global records measure instance }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
@@ -141,9 +141,12 @@ pub use {
     global::set_log,
     global::{WithMode, mode},
     instance::{AllocError, BuildError, Fallback, Heap, HeapBuilder, PoolTable, SoftLimit},
+    leaks::{LeakGroup, Leaks, LeaksUnknown},
     log::Log,
     measure::{Measured, assert_no_alloc, measure},
-    records::{LiveGroup, LiveSince, Snapshot, Tag, id_of, live_since, ptr_of, record, snapshot, tag, walk},
+    records::{
+        LiveGroup, LiveSince, Snapshot, Tag, id_of, leaks, leaks_since, live_since, ptr_of, record, snapshot, tag, walk,
+    },
 };
 
 /// The README's examples are tests.

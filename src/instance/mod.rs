@@ -19,6 +19,7 @@ use crate::arena::Fill;
 use crate::bitset::{BitRangeError, Bitset};
 use crate::global::{self, HEAP};
 use crate::heap::{Heap as Core, Tracked};
+use crate::leaks::{self, Leaks, LeaksUnknown};
 use crate::modes::Tracker;
 use crate::os;
 use crate::records::{LiveSince, Snapshot};
@@ -460,6 +461,15 @@ impl Heap {
     /// were.
     pub fn live_since(&self, snapshot: Snapshot) -> LiveSince {
         self.inner().tracker.live_since(snapshot)
+    }
+
+    /// What the heap has given out and can be got at no more: as [`leaks`](crate::leaks).
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(never)]
+    pub fn leaks(&self) -> Result<Leaks, LeaksUnknown> {
+        leaks::find(&self.inner().core, &self.inner().tracker, &os::registers(), 0)
     }
 
     /// Sets or clears a bit of the heap's bitset and returns what it was. O(1), atomic: it acquires and releases.

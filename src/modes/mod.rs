@@ -193,6 +193,11 @@ impl Tracker {
         seen.filter(|seen| seen.is_live).for_each(&mut visit);
     }
 
+    /// Calls `visit` with the memory of records, which have the addresses of allocations in them.
+    pub(crate) fn walk_memory(&self, visit: &mut dyn FnMut(core::ops::Range<usize>)) {
+        self.records.walk_memory(visit);
+    }
+
     /// Bytes of records and indices.
     pub(crate) fn bytes(&self) -> usize {
         self.records.bytes() + self.by_address.bytes() + self.by_id.bytes()

@@ -29,13 +29,15 @@ pub(crate) mod fake;
 pub(crate) mod fake;
 #[cfg(not(any(test, millpond_loom)))]
 mod linux;
+#[cfg(not(any(test, millpond_loom)))]
+mod proc;
 
 #[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
 pub(crate) use c::*;
 #[cfg(any(test, millpond_loom))]
 pub(crate) use fake::*;
 #[cfg(not(any(test, millpond_loom)))]
-pub(crate) use linux::*;
+pub(crate) use {linux::*, proc::*};
 
 /// What a purged range reads as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
