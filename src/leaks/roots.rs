@@ -9,9 +9,9 @@
 //! | of the thread that asks | from where it asks |
 //! | of one that waits in the system, which then says where its stack ends | from there, and the red zone below |
 //! | of one that runs | all of it |
-//! | of one that has ended, kept by the C library for the next | nothing |
+//! | of one that has ended, kept by the C library for the next | that library's block |
 //!
-//! The C library keeps a block at the top of each stack that it has made, which begins with its own address, twice, and has
+//! The C library keeps such a block at the top of each stack that it has made. It begins with its own address, twice, has
 //! the thread's number in it, zero once that has ended. Where in it is seen from the asking thread's. What does not look so
 //! is taken for no stack.
 
@@ -57,16 +57,15 @@ impl Threads {
         ends.copied().filter(|end| mapping.contains(*end)).min()
     }
 
-    /// Behind the stack at the start of a mapping, if its thread has ended.
-    fn behind_ended(&mut self, mapping: &Mapping<'_>, reach: &mut Reach) -> Option<usize> {
+    /// The block behind the stack at the start of a mapping, if its thread has ended.
+    fn block_of_ended(&mut self, mapping: &Mapping<'_>, reach: &mut Reach) -> Option<usize> {
         let number_at = self.number_at?;
         let block = reach.find_itself(mapping.start..mapping.end)?;
         let mut number = [0];
         os::read_memory(block + number_at / WORD * WORD, &mut number);
         let number = number[0] >> (8 * (number_at % WORD)) & u32::MAX as usize;
         let lives = number != 0 && self.numbers.all().contains(&[number]);
-        // It ends with the stack's last OS page.
-        (!lives).then(|| (block | (os::page_size() - 1)) + 1)
+        (!lives).then_some(block)
     }
 }
 
@@ -106,7 +105,7 @@ pub(super) fn visit(reach: &mut Reach, own: &Registers) -> Option<usize> {
         let is_root = mapping.is_readable() && mapping.is_private() && (mapping.is_writable() || known);
         if is_root && !mapping.name.starts_with(b"[v") {
             let from = match guarded == mapping.start || mapping.name == b"[stack]" {
-                true => threads.used(mapping).or_else(|| threads.behind_ended(mapping, reach)),
+                true => threads.used(mapping).or_else(|| threads.block_of_ended(mapping, reach)),
                 false => None,
             };
             reach.root(from.unwrap_or(mapping.start)..mapping.end);
