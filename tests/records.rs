@@ -240,7 +240,7 @@ fn tracked_names_an_interior_pointer() {
 
 #[test]
 fn tracked_names_a_small_number() {
-    ends("tracked_names_a_small_number", &["a small number, no address"], |heap| {
+    ends("tracked_names_a_small_number", &["too small to be an address"], |heap| {
         let ptr = NonNull::new(core::ptr::without_provenance_mut(8usize)).unwrap();
         // SAFETY: none: the misuse under test.
         unsafe { heap.free(ptr, layout(8)) };
@@ -249,7 +249,7 @@ fn tracked_names_a_small_number() {
 
 #[test]
 fn tracked_names_an_impossible_address() {
-    ends("tracked_names_an_impossible_address", &["no address that a program can have"], |heap| {
+    ends("tracked_names_an_impossible_address", &["not canonical: no address at all"], |heap| {
         let ptr = NonNull::new(core::ptr::without_provenance_mut(1usize << 60)).unwrap();
         // SAFETY: none: the misuse under test.
         unsafe { heap.free(ptr, layout(8)) };
@@ -258,16 +258,20 @@ fn tracked_names_an_impossible_address() {
 
 #[test]
 fn tracked_names_a_foreign_pointer() {
-    ends("tracked_names_a_foreign_pointer", &["which is not an allocation of Millpond's"], |heap| {
-        let ptr = NonNull::new(core::ptr::without_provenance_mut(1usize << 40)).unwrap();
-        // SAFETY: none: the misuse under test.
-        unsafe { heap.free(ptr, layout(8)) };
-    });
+    ends(
+        "tracked_names_a_foreign_pointer",
+        &["which is not an allocation of Millpond's: where nothing is mapped"],
+        |heap| {
+            let ptr = NonNull::new(core::ptr::without_provenance_mut(1usize << 40)).unwrap();
+            // SAFETY: none: the misuse under test.
+            unsafe { heap.free(ptr, layout(8)) };
+        },
+    );
 }
 
 #[test]
 fn tracked_names_the_stack() {
-    ends("tracked_names_the_stack", &["an address on this thread's stack"], |heap| {
+    ends("tracked_names_the_stack", &["an address of the stack of this thread"], |heap| {
         let mut word = 0u64;
         // SAFETY: none: the misuse under test.
         unsafe { heap.free(NonNull::from(&mut word).cast(), layout(8)) };

@@ -212,15 +212,11 @@ impl Tracked<'_> {
             let start = seen.address;
             os::die(format_args!("free of {address:#x}, {into} bytes into the allocation {start:#x}: {known}"));
         }
-        let here = (&raw const address).addr();
-        let what = match address {
-            0..4096 => "a small number, no address",
-            _ if address >> 47 != 0 => "no address that a program can have",
-            _ if address.abs_diff(here) < 1 << 20 => "an address on this thread's stack",
-            _ if self.heap.owns(address) => "where no allocation begins",
-            _ => "which is not an allocation of Millpond's",
-        };
-        os::die(format_args!("free of {address:#x}, {what}"))
+        if self.heap.owns(address) {
+            os::die(format_args!("free of {address:#x}, where no allocation begins"));
+        }
+        let place = os::Place(address);
+        os::die(format_args!("free of {address:#x}, which is not an allocation of Millpond's: {place}"))
     }
 
     /// The allocation in which an address lies, live or freed not long ago.
