@@ -3,6 +3,8 @@
 //! | variable | values | meaning |
 //! |---|---|---|
 //! | `MILLPOND_MODE` | `fast`, `tracked`, `hardened` | what is known of each allocation, and noticed of bad use |
+//! | `MILLPOND_QUARANTINE` | bytes, as `1000000`, `1000K`, `1M` | how much freed memory is kept back at most where there are records, of the last 4096 frees; 0: none |
+//! | `MILLPOND_FREED` | `junk`, `zero`, `keep` | what is written over freed memory where there are records |
 //! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool`, `cache` | what slow paths do, a line a step on stderr; each level tells what those before it do, too |
 //! | `MILLPOND_THP` | `default`, `always`, `never` | transparent huge pages |
 //! | `MILLPOND_LEAKS` | a list of `report`, `json`, `fail` or `fail=CODE`, and last `file=PATH` | what can be got at no more at the program's end: as text, as JSON, by the exit code (1 to 255; 23), to the end of a file instead of stderr |
@@ -13,13 +15,16 @@
 
 use crate::log::Log;
 use crate::os;
-use crate::report::{Mode, Thp};
+use crate::report::{Freed, Mode, Thp};
 
 /// What the variables say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// `None`: not said.
     pub(crate) mode: Option<Mode>,
+    /// Bytes; `None`: not said.
+    pub(crate) quarantine: Option<usize>,
+    pub(crate) freed: Option<Freed>,
     pub(crate) thp: Thp,
     pub(crate) log: Log,
     /// Print what is in force.
@@ -72,7 +77,9 @@ struct Variable {
 
 const PREFIX: &str = "MILLPOND_";
 
-const TABLE: [Variable; 5] = [
+const TABLE: [Variable; 7] = [
+    Variable { name: "FREED", values: "one of junk, zero, keep", set: set_freed },
+    Variable { name: "QUARANTINE", values: "a number of bytes", set: set_quarantine },
     Variable { name: "LOG", values: "one of os, arena, span, pool, cache", set: set_log },
     Variable { name: "MODE", values: "one of fast, tracked, hardened", set: set_mode },
     Variable { name: "THP", values: "one of default, always, never, system", set: set_thp },
@@ -118,6 +125,28 @@ fn set_mode(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
         b"hardened" => Mode::Hardened,
         _ => return None,
     });
+    Some(())
+}
+
+fn set_freed(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
+    settings.freed = Some(match value {
+        b"junk" => Freed::Junk,
+        b"zero" => Freed::Zero,
+        b"keep" => Freed::Keep,
+        _ => return None,
+    });
+    Some(())
+}
+
+fn set_quarantine(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
+    let (number, shift) = match value {
+        [number @ .., b'K'] => (number, 10),
+        [number @ .., b'M'] => (number, 20),
+        [number @ .., b'G'] => (number, 30),
+        _ => (value, 0),
+    };
+    let number: usize = core::str::from_utf8(number).ok()?.parse().ok()?;
+    settings.quarantine = Some(number.checked_mul(1 << shift)?);
     Some(())
 }
 
@@ -268,6 +297,18 @@ mod tests {
             taken(&["MILLPOND_SHOW=stats", "MILLPOND_SHOW=x"]).to_string().split(' ').next_back(),
             Some("MILLPOND_SHOW=stats")
         );
+    }
+
+    #[test]
+    fn bytes_may_be_counted_in_larger_units() {
+        let quarantine = |text: &'static str| taken(&[text]).quarantine;
+        for (text, bytes) in [("0", Some(0)), ("1000", Some(1000)), ("64K", Some(64 << 10)), ("2M", Some(2 << 20))] {
+            assert_eq!(quarantine(std::format!("MILLPOND_QUARANTINE={text}").leak()), bytes, "{text}");
+        }
+        for text in ["", "K", "-1", "1k", "1.5M", "99999999999999G"] {
+            assert_eq!(quarantine(std::format!("MILLPOND_QUARANTINE={text}").leak()), None, "{text}");
+        }
+        assert_eq!(taken(&["MILLPOND_FREED=zero"]).freed, Some(Freed::Zero));
     }
 
     #[test]

@@ -327,6 +327,8 @@ pub(crate) fn configure() {
     if settings.log != Log::Off {
         log::set(settings.log);
     }
+    // Before the first free.
+    TRACKER.quarantine.set(settings.quarantine, settings.freed);
     choose(settings.mode.or(wanted));
     if settings.thp != Thp::Default {
         set_thp(settings.thp);

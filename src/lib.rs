@@ -133,7 +133,7 @@ mod global;
 
 #[cfg(any(not(any(test, millpond_loom)), miri, millpond_forward))]
 pub use global::{Millpond, check, flush_thread, owns, set_thp, stats, trim, usable_size};
-pub use report::{CheckError, Mode, POOLS, PoolStats, Pools, Record, Stats, Thp, Trimmed};
+pub use report::{CheckError, Freed, Mode, POOLS, PoolStats, Pools, Record, Stats, Thp, Trimmed};
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(not(any(test, millpond_loom)))]
 pub use {

@@ -6,7 +6,7 @@
 
 use super::Heap;
 use crate::arena::Fill;
-use crate::config::{CANARY, KEPT_MAX};
+use crate::config::CANARY;
 use crate::log::tell;
 use crate::modes::{Birth, Misuse, Seen, Tracker};
 use crate::os;
@@ -17,9 +17,6 @@ use crate::tagged::NONE;
 use crate::thread_cache::ThreadCache;
 use core::fmt;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
-
-/// What freed memory is overwritten with.
-const JUNK: u8 = 0xdf;
 
 /// A heap with its tracker, for one call.
 #[derive(Clone, Copy)]
@@ -108,18 +105,25 @@ impl Tracked<'_> {
             Err(misuse) => self.die(address, layout, misuse),
         };
         tell!(Cache, "{} bytes freed at {address:#x}, id {}", seen.size, seen.id);
-        if self.mode != Mode::Hardened {
-            self.give(address);
-        } else {
+        if self.mode == Mode::Hardened {
             self.check_canary(&seen);
-            if seen.size <= KEPT_MAX {
-                // SAFETY: the caller's allocation, which nobody uses any more.
-                unsafe { with_exposed_provenance_mut::<u8>(address).write_bytes(JUNK, seen.size) };
-            } else {
-                self.give(address);
-            }
+        }
+        let quarantine = &self.tracker.quarantine;
+        if let Some(byte) = quarantine.fill(self.mode, seen.size) {
+            // SAFETY: the caller's allocation, which nobody uses any more.
+            unsafe { with_exposed_provenance_mut::<u8>(address).write_bytes(byte, seen.size) };
+        }
+        if quarantine.keeps(self.mode, seen.size) {
+            quarantine.take(seen.size);
+        } else {
+            self.give(address);
         }
         if let Some(old) = self.tracker.remember(seen.index) {
+            self.release(&old);
+            self.tracker.retire(&old);
+        }
+        while quarantine.is_over() {
+            let Some(old) = self.tracker.forget_oldest() else { break };
             self.release(&old);
             self.tracker.retire(&old);
         }
@@ -127,15 +131,19 @@ impl Tracked<'_> {
 
     /// Gives a freed allocation back that was kept until now, if it was.
     fn release(&self, old: &Seen) {
-        if self.mode == Mode::Hardened && old.size <= KEPT_MAX {
-            self.check_junk(old);
+        let quarantine = &self.tracker.quarantine;
+        if quarantine.keeps(self.mode, old.size) {
+            if let Some(byte) = quarantine.fill(self.mode, old.size) {
+                self.check_fill(old, byte);
+            }
+            quarantine.give(old.size);
             self.give(old.address);
         }
     }
 
     /// Gives back all that is kept back.
     pub(crate) fn release_kept(&self) {
-        if self.mode == Mode::Hardened {
+        if self.tracker.quarantine.keeps(self.mode, 0) {
             self.tracker.forget_all(|old| self.release(&old));
         }
     }
@@ -143,9 +151,9 @@ impl Tracked<'_> {
     /// How many freed allocations are kept back, and their bytes as the heap has served them: a moment's picture.
     pub(crate) fn kept(&self) -> (u64, usize) {
         let mut kept = (0, 0);
-        if self.mode == Mode::Hardened {
+        if self.tracker.quarantine.keeps(self.mode, 0) {
             self.tracker.walk_recent(|old| {
-                if old.size <= KEPT_MAX {
+                if self.tracker.quarantine.keeps(self.mode, old.size) {
                     kept = (kept.0 + 1, kept.1 + self.heap.usable_size(old.address).unwrap_or(0));
                 }
             });
@@ -179,10 +187,10 @@ impl Tracked<'_> {
         }
     }
 
-    fn check_junk(&self, seen: &Seen) {
+    fn check_fill(&self, seen: &Seen, fill: u8) {
         let at = with_exposed_provenance_mut::<u8>(seen.address);
         // SAFETY: kept back since it was freed: ours.
-        let bad = (0..seen.size).find(|byte| unsafe { at.add(*byte).read() } != JUNK);
+        let bad = (0..seen.size).find(|byte| unsafe { at.add(*byte).read() } != fill);
         if let Some(byte) = bad {
             let (address, known) = (seen.address, Known(seen, self.tracker));
             os::die(format_args!("write to {address:#x} after it was freed, {byte} bytes into it: {known}"));

@@ -3,7 +3,7 @@
 use super::{Fallback, Heap, SoftLimit, UNSERVED, map};
 use crate::bitset::Bitset;
 use crate::config::{ADDRESS_BITS, CLASS_MAX, PAGE};
-use crate::report::Mode;
+use crate::report::{Freed, Mode};
 use crate::size_class::{self, CLASSES};
 use crate::sync::Counter;
 use core::fmt;
@@ -73,6 +73,8 @@ pub struct HeapBuilder<'a> {
     fallback: Option<Fallback>,
     bits: usize,
     mode: Mode,
+    quarantine: Option<usize>,
+    freed: Option<Freed>,
 }
 
 impl fmt::Debug for HeapBuilder<'_> {
@@ -90,7 +92,16 @@ impl fmt::Debug for HeapBuilder<'_> {
 
 impl<'a> HeapBuilder<'a> {
     pub(super) fn new() -> Self {
-        Self { capacity: None, soft: None, pools: PoolTable::Default, fallback: None, bits: 0, mode: Mode::Fast }
+        Self {
+            capacity: None,
+            soft: None,
+            pools: PoolTable::Default,
+            fallback: None,
+            bits: 0,
+            mode: Mode::Fast,
+            quarantine: None,
+            freed: None,
+        }
     }
 
     /// The most bytes that the heap may use: a hard limit, exact to a page of 64 KiB, and rounded down to that. It counts
@@ -139,6 +150,37 @@ impl<'a> HeapBuilder<'a> {
         self
     }
 
+    /// How many bytes of freed memory are kept back at most, where there are records: the oldest goes first, and no more
+    /// than the last 4096 frees are kept. None if zero. By default [`Mode::Hardened`] keeps all of these of up to 16 KiB, and
+    /// [`Mode::Tracked`] none.
+    ///
+    /// ```
+    /// use core::alloc::Layout;
+    /// use millpond::{Freed, Heap, Mode};
+    ///
+    /// let heap = Heap::builder().mode(Mode::Tracked).quarantine(1000).freed(Freed::Zero).build()?;
+    /// let layout = Layout::new::<[u64; 50]>();
+    /// for _ in 0..10 {
+    ///     let block = heap.alloc(layout)?;
+    ///     // SAFETY: allocated just now, freed once.
+    ///     unsafe { heap.free(block, layout) };
+    /// }
+    /// // Two of 400 bytes, in chunks of 448.
+    /// assert_eq!(heap.stats().quarantine, 896);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    pub fn quarantine(mut self, bytes: usize) -> Self {
+        self.quarantine = Some(bytes);
+        self
+    }
+
+    /// What is written over memory when it is freed, where there are records. By default [`Mode::Hardened`] writes
+    /// [`Freed::Junk`] over what it keeps back, and [`Mode::Tracked`] nothing; what is said here goes for all sizes.
+    pub fn freed(mut self, freed: Freed) -> Self {
+        self.freed = Some(freed);
+        self
+    }
+
     /// Makes the heap.
     ///
     /// # Errors
@@ -163,6 +205,7 @@ impl<'a> HeapBuilder<'a> {
                 (&raw mut (*inner).fallbacks).write(Counter::new());
                 (&raw mut (*inner).soft).write(self.soft.map(|(_, tell)| tell));
                 (&raw mut (*inner).mode).write(self.mode);
+                (*inner).tracker.quarantine.set(self.quarantine, self.freed);
                 (&raw mut (*inner).capacity).write(capacity.unwrap_or(0) * PAGE);
                 if let Some(bits) = bits.take() {
                     (&raw mut (*inner).bits).write(bits);

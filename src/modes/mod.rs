@@ -9,11 +9,13 @@
 //! unless another allocation has begun there.
 
 mod index;
+mod quarantine;
 mod record;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
 
 pub(crate) use index::Index;
+pub(crate) use quarantine::Quarantine;
 pub(crate) use record::{Birth, Record, Seen};
 
 use crate::config::{GRAIN, RECENT};
@@ -32,6 +34,9 @@ pub(crate) struct Tracker {
     /// Records of the last frees, oldest next.
     recent: [AtomicU32; RECENT],
     next: AtomicU64,
+    /// Up to where the oldest have been forgotten before their turn.
+    gone: AtomicU64,
+    pub(crate) quarantine: Quarantine,
     /// What the clock said at the first allocation.
     origin_ms: AtomicU64,
 }
@@ -57,6 +62,8 @@ impl Tracker {
                 last: AtomicU64::new(0),
                 recent: array_of![AtomicU32::new(NONE); RECENT],
                 next: AtomicU64::new(0),
+                gone: AtomicU64::new(0),
+                quarantine: Quarantine::new(),
                 origin_ms: AtomicU64::new(0),
             }
         }
@@ -123,6 +130,26 @@ impl Tracker {
         match self.recent[at].swap(index, Ordering::AcqRel) {
             NONE => None,
             old => self.records.get(old).read(),
+        }
+    }
+
+    /// Takes the oldest of the recent frees out before its turn. `None`: there is none left.
+    pub(crate) fn forget_oldest(&self) -> Option<Seen> {
+        loop {
+            let (gone, next) = (self.gone.load(Ordering::Relaxed), self.next.load(Ordering::Relaxed));
+            let oldest = gone.max(next.saturating_sub(RECENT as u64));
+            if oldest >= next {
+                return None;
+            }
+            // Whoever moves it on looks into the slot; a free that is slow to come there stays until its turn.
+            if self.gone.compare_exchange(gone, oldest + 1, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            // ORDERING: as in `remember`.
+            match self.recent[oldest as usize % RECENT].swap(NONE, Ordering::AcqRel) {
+                NONE => {}
+                old => return self.records.get(old).read(),
+            }
         }
     }
 
