@@ -111,3 +111,20 @@ pub fn begin_against_retire() {
     let found = [64, 128].map(|address| tracker.find(address).map(|seen| (Some(seen.id), seen.size)));
     assert_eq!(found, [Some((mine, 30)), Some((theirs, 20))], "each allocation has its record");
 }
+
+/// One forgets the oldest free while another remembers one more than there is room for.
+pub fn forget_against_remember() {
+    let tracker = Rc::new(Tracker::new());
+    let free = |address| {
+        tracker.begin(address, birth(10)).expect("the fake system gives memory");
+        tracker.end(address, None, 1, 5).expect("live")
+    };
+    let freed = [64, 128, 192].map(free);
+    assert!(freed[..2].iter().all(|seen| tracker.remember(seen.index).is_none()), "there is room for two");
+    let other = spawn(&tracker, move |tracker| tracker.remember(freed[2].index));
+    let mine = tracker.forget_oldest();
+    let mut had: Vec<usize> = mine.into_iter().chain(other.join()).map(|seen| seen.address).collect();
+    tracker.forget_all(|seen| had.push(seen.address));
+    had.sort_unstable();
+    assert_eq!(had, [64, 128, 192], "each free is had once");
+}

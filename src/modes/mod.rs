@@ -20,7 +20,7 @@ pub(crate) use record::{Birth, Record, Seen};
 
 use crate::config::{GRAIN, RECENT};
 use crate::slab::Slab;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, planted};
 use crate::tagged::{self, NONE};
 
 /// See the module's documentation.
@@ -145,8 +145,14 @@ impl Tracker {
             if self.gone.compare_exchange(gone, oldest + 1, Ordering::Relaxed, Ordering::Relaxed).is_err() {
                 continue;
             }
+            let slot = &self.recent[oldest as usize % RECENT];
+            if planted(Fault::ForgetStore) {
+                let old = slot.load(Ordering::Relaxed);
+                slot.store(NONE, Ordering::Relaxed);
+                return (old != NONE).then(|| self.records.get(old).read()).flatten();
+            }
             // ORDERING: as in `remember`.
-            match self.recent[oldest as usize % RECENT].swap(NONE, Ordering::AcqRel) {
+            match slot.swap(NONE, Ordering::AcqRel) {
                 NONE => {}
                 old => return self.records.get(old).read(),
             }
