@@ -145,7 +145,8 @@ pub use {
     log::Log,
     measure::{Measured, assert_no_alloc, measure},
     records::{
-        LiveGroup, LiveSince, Snapshot, Tag, id_of, leaks, leaks_since, live_since, ptr_of, record, snapshot, tag, walk,
+        GroupBy, LiveGroup, LiveSince, Snapshot, Tag, id_of, leaks, leaks_since, live_since, ptr_of, record, snapshot,
+        tag, walk,
     },
 };
 

@@ -22,7 +22,7 @@ use crate::heap::{Heap as Core, Tracked};
 use crate::leaks::{self, Leaks, LeaksUnknown};
 use crate::modes::Tracker;
 use crate::os;
-use crate::records::{LiveSince, Snapshot};
+use crate::records::{GroupBy, LiveSince, Snapshot};
 use crate::report::{CheckError, Mode, Record, Stats, Trimmed};
 use crate::size_class::{self, CLASSES, Class, INFO};
 use crate::sync::Counter;
@@ -460,7 +460,12 @@ impl Heap {
     /// What is live now and was not at the mark: leaks, if nothing should be. Linear in the most records that there ever
     /// were.
     pub fn live_since(&self, snapshot: Snapshot) -> LiveSince {
-        self.inner().tracker.live_since(snapshot)
+        self.inner().tracker.live(snapshot, Snapshot::LAST, GroupBy::SizeAndTag)
+    }
+
+    /// What is live now of what was allocated after one mark and before another, in groups.
+    pub fn diff(&self, from: Snapshot, to: Snapshot, by: GroupBy) -> LiveSince {
+        self.inner().tracker.live(from, to, by)
     }
 
     /// What the heap has given out and can be got at no more: as [`leaks`](crate::leaks).
