@@ -65,7 +65,7 @@ fn what_a_thread_has_lost_is_found_after_it() {
             }
         });
         let (count, direct) = lost(7 * KIB);
-        assert!(count >= 60 && count <= 100 && found(direct, 10), "{count}, {direct}");
+        assert!((60..=100).contains(&count) && found(direct, 10), "{count}, {direct}");
         assert!(found(lost(6 * KIB).0, 100));
     });
 }
@@ -82,7 +82,7 @@ fn what_holds_itself_is_lost() {
         });
         for size in [6 * KIB, 320 * KIB] {
             let (count, direct) = lost(size);
-            assert!(count >= 12 && count <= 20 && direct == 0, "{size}: {count}, {direct}");
+            assert!((12..=20).contains(&count) && direct == 0, "{size}: {count}, {direct}");
         }
     });
 }

@@ -160,7 +160,9 @@ fn what_is_live_between_two_marks_is_grouped() {
     take(50, "before");
     let from = heap.snapshot();
     let gone = take(70, "one");
-    (take(100, "one"), take(100, "other"), take(100, "other"), take(30, "one"));
+    for (size, tag) in [(100, "one"), (100, "other"), (100, "other"), (30, "one")] {
+        take(size, tag);
+    }
     let to = heap.snapshot();
     take(500, "after");
     // SAFETY: allocated above, freed once.

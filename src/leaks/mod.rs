@@ -28,7 +28,7 @@ use crate::modes::Tracker;
 use crate::os::{self, Registers};
 use core::fmt;
 use core::ops::Range;
-use reach::{For, Reach};
+use reach::{For, Listed, Reach};
 use table::{Memory, Table};
 
 /// Why it cannot be said what has leaked.
@@ -265,14 +265,14 @@ pub(crate) fn find(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) 
     }
     // What was freed meanwhile is none either.
     reach.unlist_cached(heap);
-    reach.each(&mut |reach, number, range, seen| {
+    reach.each(&mut |reach, Listed { number, range, seen }| {
         if !seen {
             reach.look_into(range, For::Holding(number));
         }
     });
     let mut leaks = Leaks::new();
     let now = os::coarse_ms();
-    reach.each(&mut |reach, number, range, seen| {
+    reach.each(&mut |reach, Listed { number, range, seen }| {
         if seen {
             leaks.live = (leaks.live.0 + 1, leaks.live.1 + range.len() as u64);
         } else if let Some(one) = describe(heap, tracker, range, since, now) {
@@ -303,7 +303,7 @@ fn search(
     };
     reach.follow();
     match suspects {
-        Some((_, before)) => reach.each(&mut |reach, number, range, _| {
+        Some((_, before)) => reach.each(&mut |reach, Listed { number, range, .. }| {
             let at = before.first_not(|[address]| address < range.start);
             if before.get(at) != Some([range.start]) {
                 reach.excuse(number);
@@ -311,12 +311,12 @@ fn search(
         }),
         None if threads > 1 => {
             let mut count = 0;
-            reach.each(&mut |_, _, _, seen| count += usize::from(!seen));
+            reach.each(&mut |_, listed| count += usize::from(!listed.seen));
             if let Some(mut memory) = Memory::new(count) {
                 let mut table = memory.cut(count);
-                reach.each(&mut |_, _, range, seen| {
-                    if !seen {
-                        table.push([range.start]);
+                reach.each(&mut |_, listed| {
+                    if !listed.seen {
+                        table.push([listed.range.start]);
                     }
                 });
                 *suspects = Some((memory, table));

@@ -62,6 +62,16 @@ impl Region {
     }
 }
 
+/// An allocation.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    pub(super) number: usize,
+    /// Its addresses.
+    pub(super) range: Range<usize>,
+    /// Whether it has been reached.
+    pub(super) seen: bool,
+}
+
 /// What the words that are looked at are for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum For {
@@ -324,17 +334,17 @@ impl Reach {
             if !core::mem::take(&mut self.overflowed) {
                 return;
             }
-            self.each(&mut |reach, _, range, seen| {
-                if seen {
-                    reach.look_into(range, For::Reaching);
+            self.each(&mut |reach, listed| {
+                if listed.seen {
+                    reach.look_into(listed.range, For::Reaching);
                 }
             });
         }
     }
 
-    /// Calls `each` with the number and the addresses of each listed allocation, and whether it has been reached.
+    /// Calls `each` with each listed allocation.
     #[inline(never)]
-    pub(super) fn each(&mut self, each: &mut dyn FnMut(&mut Self, usize, Range<usize>, bool)) {
+    pub(super) fn each(&mut self, each: &mut dyn FnMut(&mut Self, Listed)) {
         for at in 0..self.regions.len() {
             let Some(region) = self.region(at) else { return };
             let mut range = region.range(0);
@@ -342,7 +352,7 @@ impl Reach {
             while range.end <= region.end {
                 if self.listed.has(number) {
                     let seen = self.seen.has(number);
-                    each(self, number, range.clone(), seen);
+                    each(self, Listed { number, range: range.clone(), seen });
                 }
                 number += 1;
                 range = range.end..range.end + region.size();

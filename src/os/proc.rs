@@ -213,9 +213,9 @@ fn each_line(file: &Opened, visit: &mut dyn FnMut(&[u8]) -> bool) -> bool {
 
 /// Reads memory of this process that may be gone, by the system: how many whole words could be read.
 pub(crate) fn read_memory(at: usize, words: &mut [usize]) -> usize {
-    let size = size_of::<usize>();
-    let local = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: words.len() * size };
-    let remote = libc::iovec { iov_base: core::ptr::without_provenance_mut(at), iov_len: words.len() * size };
+    let len = size_of_val(words);
+    let local = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: len };
+    let remote = libc::iovec { iov_base: core::ptr::without_provenance_mut(at), iov_len: len };
     // SAFETY: writes to the caller's buffer alone; the system looks at the other address, and says if it is none.
     let read = || unsafe {
         let process = libc::syscall(libc::SYS_getpid);
@@ -229,7 +229,7 @@ pub(crate) fn read_memory(at: usize, words: &mut [usize]) -> usize {
             0 as c_long,
         )
     };
-    usize::try_from(quietly(read)).unwrap_or(0) / size
+    usize::try_from(quietly(read)).unwrap_or(0) / size_of::<usize>()
 }
 
 /// Which OS pages hold something of this process's own, as `/proc/self/pagemap` has it.
