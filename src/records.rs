@@ -89,10 +89,11 @@ pub fn live_since(snapshot: Snapshot) -> LiveSince {
 ///
 /// In all modes; where there are records ([`Mode::Tracked`](crate::Mode::Tracked)), with ID, tag, thread and time. The
 /// environment variable `MILLPOND_LEAKS` asks for it at the program's end. Reads all memory of the program that may have
-/// addresses, some 1 to 10 ms for each MiB; allocates nothing; other threads go on meanwhile.
+/// addresses, some 0.3 µs a chunk; allocates nothing; other threads go on meanwhile.
 ///
 /// * What is found is no proof of the contrary: a number may look like an address, and an address that nobody needs any more
 ///   may stand in a stack. Addresses that are stored in another form (as an exclusive or, in a file) are not known as such.
+/// * In the child of a `fork`, what only threads had that are not in it is lost.
 /// * A thread that runs meanwhile may have the only address of an allocation in a register: two searches make that rare.
 ///
 /// # Errors

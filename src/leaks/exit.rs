@@ -2,7 +2,7 @@
 //!
 //! Invariant: the words below are set once, before the program's end is asked to call anything, and not changed.
 
-use super::Leaks;
+use super::{Leaks, LeaksUnknown, find_with_room, has_room};
 use crate::environment::Leaking;
 use crate::heap::Heap;
 use crate::modes::Tracker;
@@ -34,8 +34,16 @@ pub(crate) fn wish(wished: &Leaking) {
 #[cold]
 #[inline(never)]
 pub(crate) fn at_exit(heap: &Heap, tracker: &Tracker, own: &Registers) {
+    match has_room(own) {
+        true => report(heap, tracker, own),
+        false => os::say(format_args!("leaks: not known, {}", LeaksUnknown::Memory)),
+    }
+}
+
+#[inline(never)]
+fn report(heap: &Heap, tracker: &Tracker, own: &Registers) {
     let wished = Leaking::from_bits(FORM.load(Ordering::Relaxed));
-    let leaks = match super::find(heap, tracker, own, 0) {
+    let leaks = match find_with_room(heap, tracker, own, 0) {
         Ok(leaks) => leaks,
         Err(reason) => return os::say(format_args!("leaks: not known, {reason}")),
     };

@@ -37,7 +37,7 @@ use table::{Memory, Table};
 pub enum LeaksUnknown {
     /// The system does not tell what is mapped, or lets no memory be read (`process_vm_readv`): a sandbox may be the reason.
     System,
-    /// The system has no memory for the search.
+    /// The system has no memory for the search, or the calling thread less than 48 KiB of stack left.
     Memory,
 }
 
@@ -89,6 +89,8 @@ impl LeakGroup {
 }
 
 const GROUPS: usize = 64;
+/// Bytes of stack that a search and its report may need.
+const STACK: usize = 48 << 10;
 
 /// What has leaked, by size and tag, most bytes first; plain data. As text by `Display`, as JSON by [`json`](Self::json).
 /// See [`leaks`](crate::leaks).
@@ -255,6 +257,25 @@ impl fmt::Display for JsonText<'_> {
 #[cold]
 #[inline(never)]
 pub(crate) fn find(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -> Result<Leaks, LeaksUnknown> {
+    if has_room(own) { find_with_room(heap, tracker, own, since) } else { Err(LeaksUnknown::Memory) }
+}
+
+/// Whether there is enough stack left, of which as little as can be is used until that is known.
+#[inline(never)]
+fn has_room(own: &Registers) -> bool {
+    let mut room = STACK;
+    os::mappings(&mut |mapping| {
+        // The first thread's, which has a name, grows; of others what is mapped is all.
+        if mapping.contains(own.stack) && mapping.name.is_empty() {
+            room = own.stack - mapping.start;
+        }
+        mapping.start <= own.stack
+    });
+    room >= STACK
+}
+
+#[inline(never)]
+fn find_with_room(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -> Result<Leaks, LeaksUnknown> {
     let mut suspects = None;
     let mut reach = search(heap, tracker, own, &mut suspects)?;
     if let Some((memory, table)) = suspects {

@@ -262,6 +262,9 @@ impl Reach {
                 let written = self.pages.written(first, page);
                 if written & 1 == 0 {
                     from = first + page * (written.trailing_zeros() as usize).min(64);
+                    if written == 0 && from < end {
+                        from = self.pages.next(from, end.next_multiple_of(page));
+                    }
                     continue;
                 }
                 until = until.min(first + page * written.trailing_ones() as usize);

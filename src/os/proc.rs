@@ -258,6 +258,24 @@ impl Pages {
         self.0.is_some()
     }
 
+    /// Where the next OS page is, from `at` to `end`, that holds something: `end`, if none does. `at` itself, if the system
+    /// does not know such a question (before Linux 6.7).
+    pub(crate) fn next(&self, at: usize, end: usize) -> usize {
+        let Self(Some(file)) = self else { return at };
+        const SCAN: u64 = 0xc060_6610;
+        const HELD: u64 = 1 << 3 | 1 << 4;
+        let mut region = [0u64; 3];
+        let to = region.as_mut_ptr().expose_provenance() as u64;
+        // Bytes of this; flags; from, to, and how far it was looked; regions: where to, how many, pages in all; which pages.
+        let mut question = [96, 0, at as u64, end as u64, 0, to, 1, 1, 0, 0, HELD, HELD];
+        // SAFETY: reads the question, and writes to it and to the region.
+        match quietly(|| unsafe { libc::syscall(libc::SYS_ioctl, file.0, SCAN, question.as_mut_ptr()) }) {
+            0 => end,
+            1 => (region[0] as usize).clamp(at, end),
+            _ => at,
+        }
+    }
+
     /// For up to 64 OS pages of `size` bytes from `at` on, whether they hold something of this process's own, one bit
     /// each. All of them, where it cannot be said.
     pub(crate) fn written(&self, at: usize, size: usize) -> u64 {
