@@ -33,7 +33,7 @@ fn group(ended: &Ended, size: u64) -> (u64, u64) {
 
 #[test]
 fn what_is_lost_is_found() {
-    for which in ["lost", "huge", "cycle"] {
+    for which in ["lost", "huge", "cycle", "sparse"] {
         let ended = loses(which, "json,fail");
         assert_eq!(ended.code, Some(23), "{which}: {ended:#?}");
         let (count, direct) = group(&ended, 6144);
@@ -50,6 +50,16 @@ fn what_is_held_is_not_found() {
         let ended = loses(which, "report");
         assert!(ended.stderr.starts_with("millpond: no leaks: 0 allocations, 0 bytes; "), "{which}: {ended:#?}");
     }
+}
+
+/// A program may end in a thread with little stack.
+#[test]
+fn without_stack_nothing_is_known() {
+    let ended = loses("small", "report,fail");
+    assert_eq!(
+        (ended.code, ended.stderr.as_str()),
+        (Some(3), "millpond: leaks: not known, there is no memory for the search\n")
+    );
 }
 
 #[test]

@@ -11,9 +11,9 @@
 //! | of one that runs | all of it |
 //! | of one that has ended, kept by the C library for the next | that library's block |
 //!
-//! The C library keeps such a block at the top of each stack that it has made. It begins with its own address, twice, has
-//! the thread's number in it, which is no thread's once that has ended. Where in it is seen from the asking thread's. What does not look so
-//! is taken for no stack.
+//! The C library keeps such a block at the top of each stack that it has made. It begins with its own address, twice, and
+//! has the thread's number in it, which is no thread's once that has ended. Where in it is seen from the asking thread's.
+//! What does not look so is taken for no stack.
 
 use super::reach::{Reach, is_twice_itself};
 use super::table::{Memory, Table};
