@@ -220,6 +220,12 @@ const MODELS: &[Model] = &[
         Some(3),
         [("early", Fault::BlockEarly, "an ID is found while it lives")]
     ),
+    model!(
+        modes::forget_against_remember,
+        "modes/mod.rs",
+        Some(3),
+        [("stores", Fault::ForgetStore, "each free is had once")]
+    ),
     model!(page_map::two_make_a_leaf, "page_map.rs", None, [("uses_the_loser", Fault::MapLeaf, "entries are lost")]),
     model!(
         page_map::look_up_against_open,

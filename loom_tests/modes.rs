@@ -152,3 +152,15 @@ pub fn ids_against_the_last() {
     let theirs = other.join().expect("there is memory");
     assert_eq!([id, theirs.0].map(|id| ids.find(id)), [Some(2), Some(5)], "an ID is found while it lives");
 }
+
+/// One forgets the oldest free while another remembers one more than there is room for.
+pub fn forget_against_remember() {
+    let tracker = Rc::new(Tracker::new());
+    assert!([64, 128].iter().all(|address| tracker.remember(*address, 10).is_none()), "there is room for two");
+    let other = spawn(&tracker, |tracker| tracker.remember(192, 10));
+    let mine = tracker.forget_oldest();
+    let mut had: Vec<usize> = mine.into_iter().chain(other.join()).map(|(address, _)| address).collect();
+    tracker.forget_all(|address, _| had.push(address));
+    had.sort_unstable();
+    assert_eq!(had, [64, 128, 192], "each free is had once");
+}

@@ -5,8 +5,11 @@
 //! | `MILLPOND_MODE` | `fast`, `tracked`, `hardened` | what is known of each allocation, and noticed of bad use |
 //! | `MILLPOND_BACKTRACE` | a number up to 32 | how many callers each record keeps, where there are records |
 //! | `MILLPOND_GUARD` | a number | one allocation in so many gets pages of its own without access around it, where the mode is `hardened`; 0: none |
+//! | `MILLPOND_QUARANTINE` | bytes, as `1000000`, `1000K`, `1M` | how much freed memory is kept back at most where there are records, of the last 1024 frees; 0: none |
+//! | `MILLPOND_FREED` | `junk`, `zero`, `keep` | what is written over freed memory where there are records |
 //! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool`, `cache` | what slow paths do, a line a step on stderr; each level tells what those before it do, too |
 //! | `MILLPOND_THP` | `default`, `always`, `never` | transparent huge pages |
+//! | `MILLPOND_LEAKS` | a list of `report`, `json`, `fail` or `fail=CODE`, and last `file=PATH` | what can be got at no more at the program's end: as text, as JSON, by the exit code (1 to 255; 23), to the end of a file instead of stderr |
 //! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | what is in force, when it has been read; where the bytes are, at the program's end; both on stderr |
 //!
 //! A variable whose name begins so and is not in the table, and a value that is none of a variable's, are ignored with
@@ -15,7 +18,7 @@
 use crate::config::CALLERS;
 use crate::log::Log;
 use crate::os;
-use crate::report::{Mode, Thp};
+use crate::report::{Freed, Mode, Thp};
 
 /// What the variables say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,12 +27,48 @@ pub(crate) struct Settings {
     pub(crate) mode: Option<Mode>,
     pub(crate) backtrace: Option<u32>,
     pub(crate) guard: Option<u32>,
+    /// Bytes; `None`: not said.
+    pub(crate) quarantine: Option<usize>,
+    pub(crate) freed: Option<Freed>,
     pub(crate) thp: Thp,
     pub(crate) log: Log,
     /// Print what is in force.
     pub(crate) show_config: bool,
     /// Print the statistics at the program's end.
     pub(crate) show_stats: bool,
+    pub(crate) leaks: Leaking,
+}
+
+/// What is to become of leaks at the program's end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Leaking {
+    /// A report as text, as JSON.
+    pub(crate) text: bool,
+    pub(crate) json: bool,
+    /// The exit code, should there be any.
+    pub(crate) code: Option<u8>,
+    /// Where reports go; `None`: stderr.
+    pub(crate) file: Option<&'static [u8]>,
+}
+
+/// The exit code if none is named: LeakSanitizer's.
+const LEAKED: u8 = 23;
+
+impl Leaking {
+    /// Whether anything is to.
+    pub(crate) fn is_wished(&self) -> bool {
+        self.text || self.json || self.code.is_some()
+    }
+
+    /// All but the file, in a word.
+    pub(crate) fn bits(&self) -> usize {
+        self.text as usize | (self.json as usize) << 1 | usize::from(self.code.unwrap_or(0)) << 8
+    }
+
+    pub(crate) fn from_bits(bits: usize) -> Self {
+        let code = Some((bits >> 8) as u8).filter(|code| *code > 0);
+        Self { text: bits & 1 != 0, json: bits & 2 != 0, code, file: None }
+    }
 }
 
 /// One row of the table.
@@ -38,17 +77,20 @@ struct Variable {
     name: &'static str,
     values: &'static str,
     /// Takes a value over. `None`: it means nothing, and nothing has changed.
-    set: fn(&mut Settings, &[u8]) -> Option<()>,
+    set: fn(&mut Settings, &'static [u8]) -> Option<()>,
 }
 
 const PREFIX: &str = "MILLPOND_";
 
-const TABLE: [Variable; 6] = [
+const TABLE: [Variable; 9] = [
     Variable { name: "BACKTRACE", values: "a number up to 32", set: set_backtrace },
+    Variable { name: "FREED", values: "one of junk, zero, keep", set: set_freed },
     Variable { name: "GUARD", values: "a number", set: set_guard },
+    Variable { name: "QUARANTINE", values: "a number of bytes", set: set_quarantine },
     Variable { name: "LOG", values: "one of os, arena, span, pool, cache", set: set_log },
     Variable { name: "MODE", values: "one of fast, tracked, hardened", set: set_mode },
     Variable { name: "THP", values: "one of default, always, never, system", set: set_thp },
+    Variable { name: "LEAKS", values: "a list of report, json, fail, fail=CODE, file=PATH", set: set_leaks },
     Variable { name: "SHOW", values: "a list of config, stats", set: set_show },
 ];
 
@@ -59,7 +101,7 @@ pub(crate) fn read() -> Option<Settings> {
 }
 
 /// Takes over one variable, `NAME=value`, or says what is wrong with it.
-fn take(settings: &mut Settings, text: &[u8]) {
+fn take(settings: &mut Settings, text: &'static [u8]) {
     let Some(rest) = text.strip_prefix(PREFIX.as_bytes()) else { return };
     let Some(at) = rest.iter().position(|byte| *byte == b'=') else { return };
     let (name, value) = (&rest[..at], &rest[at + 1..]);
@@ -83,7 +125,7 @@ fn take(settings: &mut Settings, text: &[u8]) {
     }
 }
 
-fn set_mode(settings: &mut Settings, value: &[u8]) -> Option<()> {
+fn set_mode(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     settings.mode = Some(match value {
         b"fast" => Mode::Fast,
         b"tracked" => Mode::Tracked,
@@ -97,17 +139,39 @@ fn number(value: &[u8]) -> Option<u32> {
     core::str::from_utf8(value).ok()?.parse().ok()
 }
 
-fn set_backtrace(settings: &mut Settings, value: &[u8]) -> Option<()> {
+fn set_backtrace(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     settings.backtrace = Some(number(value).filter(|most| *most as usize <= CALLERS)?);
     Some(())
 }
 
-fn set_guard(settings: &mut Settings, value: &[u8]) -> Option<()> {
+fn set_guard(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     settings.guard = Some(number(value)?);
     Some(())
 }
 
-fn set_log(settings: &mut Settings, value: &[u8]) -> Option<()> {
+fn set_freed(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
+    settings.freed = Some(match value {
+        b"junk" => Freed::Junk,
+        b"zero" => Freed::Zero,
+        b"keep" => Freed::Keep,
+        _ => return None,
+    });
+    Some(())
+}
+
+fn set_quarantine(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
+    let (number, shift) = match value {
+        [number @ .., b'K'] => (number, 10),
+        [number @ .., b'M'] => (number, 20),
+        [number @ .., b'G'] => (number, 30),
+        _ => (value, 0),
+    };
+    let number: usize = core::str::from_utf8(number).ok()?.parse().ok()?;
+    settings.quarantine = Some(number.checked_mul(1 << shift)?);
+    Some(())
+}
+
+fn set_log(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     settings.log = match value {
         b"os" => Log::Os,
         b"arena" => Log::Arena,
@@ -119,7 +183,7 @@ fn set_log(settings: &mut Settings, value: &[u8]) -> Option<()> {
     Some(())
 }
 
-fn set_thp(settings: &mut Settings, value: &[u8]) -> Option<()> {
+fn set_thp(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     settings.thp = match value {
         b"default" => Thp::Default,
         b"always" => Thp::Always,
@@ -130,7 +194,7 @@ fn set_thp(settings: &mut Settings, value: &[u8]) -> Option<()> {
     Some(())
 }
 
-fn set_show(settings: &mut Settings, value: &[u8]) -> Option<()> {
+fn set_show(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     let mut wanted = *settings;
     for word in value.split(|byte| *byte == b',') {
         match word.trim_ascii() {
@@ -140,6 +204,34 @@ fn set_show(settings: &mut Settings, value: &[u8]) -> Option<()> {
         }
     }
     *settings = wanted;
+    Some(())
+}
+
+/// The file comes last, since its name may have commas in it.
+fn set_leaks(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
+    let mut wanted = Leaking::default();
+    let mut rest = value;
+    while !rest.is_empty() {
+        if let Some(path) = rest.strip_prefix(b"file=") {
+            wanted.file = Some(path).filter(|path| !path.is_empty());
+            wanted.file?;
+            break;
+        }
+        let end = rest.iter().position(|byte| *byte == b',').unwrap_or(rest.len());
+        match &rest[..end] {
+            b"report" => wanted.text = true,
+            b"json" => wanted.json = true,
+            b"fail" => wanted.code = Some(LEAKED),
+            word => {
+                let code = core::str::from_utf8(word.strip_prefix(b"fail=")?).ok()?;
+                wanted.code = Some(code.parse().ok().filter(|code| *code > 0)?);
+            }
+        }
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
+    // A file alone is a file for the report.
+    wanted.text |= !wanted.is_wished();
+    settings.leaks = wanted;
     Some(())
 }
 
@@ -198,7 +290,7 @@ mod tests {
     use super::*;
     use std::string::ToString;
 
-    fn taken(texts: &[&str]) -> Settings {
+    fn taken(texts: &[&'static str]) -> Settings {
         let mut settings = Settings::default();
         texts.iter().for_each(|text| take(&mut settings, text.as_bytes()));
         settings
@@ -231,6 +323,35 @@ mod tests {
             taken(&["MILLPOND_SHOW=stats", "MILLPOND_SHOW=x"]).to_string().split(' ').next_back(),
             Some("MILLPOND_SHOW=stats")
         );
+    }
+
+    #[test]
+    fn bytes_may_be_counted_in_larger_units() {
+        let quarantine = |text: &'static str| taken(&[text]).quarantine;
+        for (text, bytes) in [("0", Some(0)), ("1000", Some(1000)), ("64K", Some(64 << 10)), ("2M", Some(2 << 20))] {
+            assert_eq!(quarantine(std::format!("MILLPOND_QUARANTINE={text}").leak()), bytes, "{text}");
+        }
+        for text in ["", "K", "-1", "1k", "1.5M", "99999999999999G"] {
+            assert_eq!(quarantine(std::format!("MILLPOND_QUARANTINE={text}").leak()), None, "{text}");
+        }
+        assert_eq!(taken(&["MILLPOND_FREED=zero"]).freed, Some(Freed::Zero));
+    }
+
+    #[test]
+    fn what_is_to_become_of_leaks_is_a_list() {
+        let leaks = |text: &'static str| taken(&[text]).leaks;
+        let none = Leaking::default();
+        assert_eq!(leaks("MILLPOND_LEAKS=report"), Leaking { text: true, ..none });
+        assert_eq!(leaks("MILLPOND_LEAKS=fail"), Leaking { code: Some(23), ..none });
+        let file = Some(&b"/tmp/a,b"[..]);
+        let all = leaks("MILLPOND_LEAKS=json,fail=7,file=/tmp/a,b");
+        assert_eq!(all, Leaking { json: true, code: Some(7), file, ..none });
+        assert_eq!(Leaking::from_bits(all.bits()), Leaking { file: None, ..all });
+        assert_eq!(leaks("MILLPOND_LEAKS=file=/tmp/a,b"), Leaking { text: true, file, ..none });
+        for text in ["fail=0", "fail=256", "fail=x", "file=", "reports", "report,,json", "fail 3"] {
+            let text: &'static str = std::format!("MILLPOND_LEAKS={text}").leak();
+            assert_eq!(leaks(text), none, "{text}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use crate::arena::Fill;
 use crate::environment;
 use crate::heap::{Heap, Tracked};
+use crate::leaks;
 use crate::log::{self, Log};
 use crate::modes::Tracker;
 use crate::os;
@@ -355,6 +356,8 @@ pub(crate) fn configure() {
     if settings.log != Log::Off {
         log::set(settings.log);
     }
+    // Before the first free.
+    TRACKER.quarantine.set(settings.quarantine, settings.freed);
     let mode = settings.mode.or(wanted).unwrap_or_default();
     if mode != Mode::Fast {
         // Before the first record.
@@ -370,6 +373,10 @@ pub(crate) fn configure() {
     }
     if settings.show_stats {
         os::at_exit(show_stats);
+    }
+    if settings.leaks.is_wished() {
+        leaks::wish(&settings.leaks);
+        os::at_exit(show_leaks);
     }
 }
 
@@ -430,6 +437,13 @@ fn tracked_by(cache: Option<&'static ThreadCache>) -> Option<Tracked<'static>> {
 
 extern "C" fn show_stats() {
     os::say(format_args!("{}", stats()));
+}
+
+/// With as little as can be of its own on the stack, which is looked at from here on.
+#[inline(never)]
+extern "C" fn show_leaks() {
+    let own = os::registers();
+    leaks::at_exit(&HEAP, &TRACKER, &own);
 }
 
 /// The index of the calling thread's cache; `NONE` without one.

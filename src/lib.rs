@@ -110,7 +110,7 @@ core_modules! {
     environment
 }
 
-program_modules! { slot global records measure instance }
+program_modules! { slot leaks global records measure instance }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
@@ -133,7 +133,7 @@ mod global;
 
 #[cfg(any(not(any(test, millpond_loom)), miri, millpond_forward))]
 pub use global::{Millpond, check, flush_thread, owns, set_thp, stats, trim, usable_size};
-pub use report::{CheckError, Mode, POOLS, PoolStats, Pools, Record, Stats, Thp, Trimmed};
+pub use report::{CheckError, Freed, Mode, POOLS, PoolStats, Pools, Record, Stats, Thp, Trimmed};
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(not(any(test, millpond_loom)))]
 pub use {
@@ -141,10 +141,14 @@ pub use {
     global::set_log,
     global::{WithMode, mode},
     instance::{AllocError, BuildError, Fallback, Heap, HeapBuilder, PoolTable, SoftLimit},
+    leaks::{LeakGroup, Leaks, LeaksUnknown},
     log::Log,
     measure::{Measured, assert_no_alloc, measure},
     os::Location,
-    records::{LiveGroup, LiveSince, Snapshot, Tag, callers, id_of, live_since, ptr_of, record, snapshot, tag, walk},
+    records::{
+        GroupBy, LiveGroup, LiveSince, Snapshot, Tag, callers, id_of, leaks, leaks_since, live_since, ptr_of, record,
+        snapshot, tag, walk,
+    },
 };
 
 /// The README's examples are tests.

@@ -31,6 +31,19 @@ pub enum Mode {
     Hardened,
 }
 
+/// What is written over memory when it is freed, where records are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Freed {
+    /// Bytes of which no address or small number is made (0xdf): whoever uses it still is found out. What is kept back must
+    /// have them still, or the process ends.
+    #[default]
+    Junk,
+    /// Zeros: what was there can be read by nobody. What is kept back must have them still.
+    Zero,
+    /// Nothing: a later write is not noticed.
+    Keep,
+}
+
 /// What is known of one allocation, in the modes that keep records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -19,6 +19,7 @@ use crate::stack::{Nodes, Stack};
 use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Fault, Ordering, planted};
 use crate::tagged::Index;
 use core::marker::PhantomData;
+use core::ops::Range;
 use core::ptr;
 use crossbeam_utils::CachePadded;
 
@@ -228,6 +229,17 @@ impl<T: Node> Slab<T> {
         self.supply.fresh.load(Ordering::Acquire)
     }
 
+    /// Calls `visit` with the memory of each segment.
+    pub(crate) fn walk_memory(&self, visit: &mut dyn FnMut(Range<usize>)) {
+        for (segment, slot) in self.segments.iter().enumerate() {
+            // Relaxed: the address is all that is asked for.
+            let start = slot.load(Ordering::Relaxed).addr();
+            if start != 0 {
+                visit(start..start + ((SLAB_FIRST as usize) << segment) * self.stride());
+            }
+        }
+    }
+
     /// Bytes of all nodes ever handed out.
     pub(crate) fn bytes(&self) -> usize {
         self.made() as usize * self.stride()
@@ -255,7 +267,6 @@ impl<T: Node> Nodes for Slab<T> {
 #[cfg(all(test, not(millpond_loom)))]
 mod tests {
     use super::*;
-    use core::ops::Range;
 
     struct Bare(AtomicU32);
 

@@ -8,7 +8,7 @@ use common::thread::together;
 use common::{KIB, MIB, scaled};
 use core::alloc::Layout;
 use core::ptr::{NonNull, null_mut};
-use millpond::{Heap, Mode};
+use millpond::{GroupBy, Heap, Mode};
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -149,6 +149,47 @@ fn tags_nest_and_say_what_is_live() {
     assert_eq!(json["groups"][2]["tag"], "in \"quotes\"");
 }
 
+/// What one request has left behind is told from what came before and after it, by whatever is asked for.
+#[test]
+fn what_is_live_between_two_marks_is_grouped() {
+    let heap = heap(Mode::Tracked);
+    let take = |size: usize, tag: &'static str| {
+        let _tag = millpond::tag(tag);
+        heap.alloc(layout(size)).unwrap()
+    };
+    take(50, "before");
+    let from = heap.snapshot();
+    let gone = take(70, "one");
+    for (size, tag) in [(100, "one"), (100, "other"), (100, "other"), (30, "one")] {
+        take(size, tag);
+    }
+    let to = heap.snapshot();
+    take(500, "after");
+    // SAFETY: allocated above, freed once.
+    unsafe { heap.free(gone, layout(70)) };
+    let groups = |by: GroupBy| -> Vec<(usize, &str, u64, u64, u64)> {
+        let live = heap.diff(from, to, by);
+        assert_eq!((live.count(), live.bytes()), (4, 330), "{by:?}");
+        live.groups().iter().map(|group| (group.size, group.tag, group.count, group.bytes, group.first)).collect()
+    };
+    assert_eq!(
+        groups(GroupBy::SizeAndTag),
+        [(100, "other", 2, 200, 4), (100, "one", 1, 100, 3), (30, "one", 1, 30, 6)]
+    );
+    assert_eq!(groups(GroupBy::Size), [(100, "", 3, 300, 3), (30, "", 1, 30, 6)]);
+    assert_eq!(groups(GroupBy::Tag), [(0, "other", 2, 200, 4), (0, "one", 2, 130, 3)]);
+    let by_age = heap.diff(from, to, GroupBy::Age);
+    assert_eq!(by_age.groups().iter().map(|group| group.count).sum::<u64>(), 4);
+    for group in by_age.groups() {
+        assert!(group.age_ms < group.younger_ms && (group.size, group.tag) == (0, ""), "{group:?}");
+    }
+    assert!(by_age.to_string().contains(", younger than "), "{by_age}");
+    assert!(heap.diff(from, to, GroupBy::Tag).to_string().contains("200 bytes in      2, from id 4, for other"));
+    let json: serde_json::Value = serde_json::from_str(&by_age.json().to_string()).expect("JSON");
+    assert_eq!(json["groups"][0]["younger_ms"], by_age.groups()[0].younger_ms);
+    assert_eq!(heap.diff(to, from, GroupBy::Size).count(), 0);
+}
+
 #[test]
 fn a_limited_heap_gives_what_it_keeps_back_when_it_must() {
     let heap = Heap::builder().mode(Mode::Hardened).capacity(MIB).build().unwrap();
@@ -240,7 +281,7 @@ fn tracked_names_an_interior_pointer() {
 
 #[test]
 fn tracked_names_a_small_number() {
-    ends("tracked_names_a_small_number", &["a small number, no address"], |heap| {
+    ends("tracked_names_a_small_number", &["too small to be an address"], |heap| {
         let ptr = NonNull::new(core::ptr::without_provenance_mut(8usize)).unwrap();
         // SAFETY: none: the misuse under test.
         unsafe { heap.free(ptr, layout(8)) };
@@ -249,7 +290,7 @@ fn tracked_names_a_small_number() {
 
 #[test]
 fn tracked_names_an_impossible_address() {
-    ends("tracked_names_an_impossible_address", &["no address that a program can have"], |heap| {
+    ends("tracked_names_an_impossible_address", &["not canonical: no address at all"], |heap| {
         let ptr = NonNull::new(core::ptr::without_provenance_mut(1usize << 60)).unwrap();
         // SAFETY: none: the misuse under test.
         unsafe { heap.free(ptr, layout(8)) };
@@ -258,16 +299,20 @@ fn tracked_names_an_impossible_address() {
 
 #[test]
 fn tracked_names_a_foreign_pointer() {
-    ends("tracked_names_a_foreign_pointer", &["which is not an allocation of Millpond's"], |heap| {
-        let ptr = NonNull::new(core::ptr::without_provenance_mut(1usize << 40)).unwrap();
-        // SAFETY: none: the misuse under test.
-        unsafe { heap.free(ptr, layout(8)) };
-    });
+    ends(
+        "tracked_names_a_foreign_pointer",
+        &["which is not an allocation of Millpond's: where nothing is mapped"],
+        |heap| {
+            let ptr = NonNull::new(core::ptr::without_provenance_mut(1usize << 40)).unwrap();
+            // SAFETY: none: the misuse under test.
+            unsafe { heap.free(ptr, layout(8)) };
+        },
+    );
 }
 
 #[test]
 fn tracked_names_the_stack() {
-    ends("tracked_names_the_stack", &["an address on this thread's stack"], |heap| {
+    ends("tracked_names_the_stack", &["an address of the stack of this thread"], |heap| {
         let mut word = 0u64;
         // SAFETY: none: the misuse under test.
         unsafe { heap.free(NonNull::from(&mut word).cast(), layout(8)) };

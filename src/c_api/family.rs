@@ -248,7 +248,10 @@ unsafe fn moved(ptr: *mut u8, size: usize) -> *mut u8 {
         }
         match global::owns(ptr) {
             true => os::die(format_args!("realloc of {ptr:p}, where no allocation begins")),
-            false => os::die(format_args!("realloc of {ptr:p}, which is not an allocation of Millpond's")),
+            false => os::die(format_args!(
+                "realloc of {ptr:p}, which is not an allocation of Millpond's: {}",
+                os::Place(ptr.addr())
+            )),
         }
     };
     let target = malloc(size);

@@ -165,7 +165,10 @@ impl Heap {
     /// The node of a large or huge allocation that starts at `address`. Ends the process if there is none.
     fn large_at(&self, address: usize) -> &Large {
         match self.spans.page_map.get(address) {
-            None => os::die(format_args!("free of {address:#x}, which is not an allocation of Millpond's")),
+            None => os::die(format_args!(
+                "free of {address:#x}, which is not an allocation of Millpond's: {}",
+                os::Place(address)
+            )),
             Some(head) if head.kind() < LARGE => {
                 os::die(format_args!("free of {address:#x} with a size that is not its own"))
             }

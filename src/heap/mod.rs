@@ -21,6 +21,7 @@ mod tests;
 mod tracked;
 mod trim;
 mod upkeep;
+mod walk;
 
 pub(crate) use tracked::Tracked;
 

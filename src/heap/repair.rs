@@ -40,11 +40,13 @@ impl Marks {
         ptr::with_exposed_provenance_mut::<u8>(self.at).wrapping_add(index / 8)
     }
 
+    #[inline(never)]
     fn mark(&self, index: usize) {
         // SAFETY: inside the memory taken in `new`, which is zero at first and nobody else's.
         unsafe { *self.byte(index) |= 1 << (index % 8) };
     }
 
+    #[inline(never)]
     fn has(&self, index: usize) -> bool {
         // SAFETY: as above.
         unsafe { *self.byte(index) >> (index % 8) & 1 == 1 }
@@ -57,7 +59,8 @@ impl Drop for Marks {
     }
 }
 
-/// The free nodes of a slab.
+/// The free nodes of a slab. Not inlined, as others here: it is in every program, for few, and was there many times.
+#[inline(never)]
 fn free_nodes<T: Node>(slab: &Slab<T>) -> Option<Marks> {
     let marks = Marks::new(slab.made() as usize + 1)?;
     slab.walk_free(|index| marks.mark(index as usize));
@@ -122,6 +125,7 @@ impl Heap {
     }
 
     /// Restores a chunk unless it is free already.
+    #[inline(never)]
     fn restore_stray(&self, chunk: usize) {
         let Some(class) = self.spans.page_map.get(chunk).map(|head| head.kind()).filter(|kind| *kind < LARGE) else {
             return;

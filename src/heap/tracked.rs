@@ -19,9 +19,6 @@ use crate::thread_cache::{Lot, ThreadCache};
 use core::fmt;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 
-/// What freed memory is overwritten with.
-const JUNK: u8 = 0xdf;
-
 /// A heap with its tracker, for one call.
 #[derive(Clone, Copy)]
 pub(crate) struct Tracked<'a> {
@@ -164,32 +161,46 @@ impl Tracked<'_> {
             Err(misuse) => self.die(address, layout, misuse),
         };
         tell!(Cache, "{} bytes freed at {address:#x}, id {}", ended.size, ended.id);
-        if self.mode != Mode::Hardened {
-            return self.give(address);
-        }
         if self.is_guarded(address) {
             return self.keep_guarded(&ended);
         }
-        self.check_canary(&ended);
-        if ended.size > KEPT_MAX {
-            return self.keep_run(&ended);
+        if self.mode == Mode::Hardened {
+            self.check_canary(&ended);
         }
-        // SAFETY: the caller's allocation, which nobody uses any more.
-        unsafe { with_exposed_provenance_mut::<u8>(address).write_bytes(JUNK, ended.size) };
+        let quarantine = &self.tracker.quarantine;
+        if let Some(byte) = quarantine.fill(self.mode, ended.size) {
+            // SAFETY: the caller's allocation, which nobody uses any more.
+            unsafe { with_exposed_provenance_mut::<u8>(address).write_bytes(byte, ended.size) };
+        }
+        if !quarantine.keeps(self.mode, ended.size) {
+            if self.mode == Mode::Hardened && ended.size > KEPT_MAX {
+                return self.keep_run(&ended);
+            }
+            return self.give(address);
+        }
+        quarantine.take(ended.size);
         if let Some((address, size)) = self.tracker.remember(address, ended.size) {
+            self.release(address, size);
+        }
+        while quarantine.is_over() {
+            let Some((address, size)) = self.tracker.forget_oldest() else { break };
             self.release(address, size);
         }
     }
 
     /// Gives a freed allocation back that was kept until now.
     fn release(&self, address: usize, size: usize) {
-        self.check_junk(address, size);
+        let quarantine = &self.tracker.quarantine;
+        if let Some(byte) = quarantine.fill(self.mode, size) {
+            self.check_fill(address, size, byte);
+        }
+        quarantine.give(size);
         self.give(address);
     }
 
     /// Gives back all that is kept back.
     pub(crate) fn release_kept(&self) {
-        if self.mode == Mode::Hardened {
+        if self.mode == Mode::Hardened || self.tracker.quarantine.keeps(self.mode, 0) {
             self.tracker.forget_all(|address, size| self.release(address, size));
             self.tracker.forget_runs(|address| self.release_run(address));
         }
@@ -198,7 +209,7 @@ impl Tracked<'_> {
     /// How many freed allocations are kept back, and their bytes as the heap has served them: a moment's picture.
     pub(crate) fn kept(&self) -> (u64, usize) {
         let mut kept = (0, 0);
-        if self.mode == Mode::Hardened {
+        if self.mode == Mode::Hardened || self.tracker.quarantine.keeps(self.mode, 0) {
             self.tracker.walk_kept(|address| {
                 let start = if self.is_guarded(address) { address / PAGE * PAGE } else { address };
                 kept = (kept.0 + 1, kept.1 + self.heap.usable_size(start).unwrap_or(0));
@@ -240,13 +251,13 @@ impl Tracked<'_> {
         self.die_of(address, format_args!("write {byte} bytes past the end of {address:#x}"))
     }
 
-    fn check_junk(&self, address: usize, size: usize) {
+    fn check_fill(&self, address: usize, size: usize, fill: u8) {
         // SAFETY: kept back since it was freed: ours.
         let kept = unsafe { core::slice::from_raw_parts(with_exposed_provenance_mut::<u8>(address), size) };
         // A piece at a time, without a branch for each byte.
-        let is_junk = |piece: &[u8]| piece.iter().fold(0, |bad, byte| bad | (byte ^ JUNK)) == 0;
-        if !kept.chunks(256).all(is_junk) {
-            let byte = kept.iter().position(|byte| *byte != JUNK).unwrap_or(0);
+        let is_whole = |piece: &[u8]| piece.iter().fold(0, |bad, byte| bad | (byte ^ fill)) == 0;
+        if !kept.chunks(256).all(is_whole) {
+            let byte = kept.iter().position(|byte| *byte != fill).unwrap_or(0);
             self.die_of(address, format_args!("write to {address:#x} after it was freed, {byte} bytes into it"));
         }
     }
@@ -296,15 +307,11 @@ impl Tracked<'_> {
             let start = seen.address;
             os::die(format_args!("{verb} of {address:#x}, {into} bytes into the allocation {start:#x}: {known}"));
         }
-        let here = (&raw const address).addr();
-        let what = match address {
-            0..4096 => "a small number, no address",
-            _ if address >> 47 != 0 => "no address that a program can have",
-            _ if address.abs_diff(here) < 1 << 20 => "an address on this thread's stack",
-            _ if self.heap.owns(address) => "where no allocation begins",
-            _ => "which is not an allocation of Millpond's",
-        };
-        os::die(format_args!("{verb} of {address:#x}, {what}"))
+        if self.heap.owns(address) {
+            os::die(format_args!("{verb} of {address:#x}, where no allocation begins"));
+        }
+        let place = os::Place(address);
+        os::die(format_args!("{verb} of {address:#x}, which is not an allocation of Millpond's: {place}"))
     }
 
     /// The allocation in which an address lies, live or freed not long ago.

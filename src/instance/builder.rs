@@ -3,7 +3,7 @@
 use super::{Fallback, Heap, SoftLimit, UNSERVED, map};
 use crate::bitset::Bitset;
 use crate::config::{ADDRESS_BITS, CLASS_MAX, PAGE};
-use crate::report::Mode;
+use crate::report::{Freed, Mode};
 use crate::size_class::{self, CLASSES};
 use crate::sync::Counter;
 use core::fmt;
@@ -75,6 +75,8 @@ pub struct HeapBuilder<'a> {
     mode: Mode,
     callers: usize,
     guard: u32,
+    quarantine: Option<usize>,
+    freed: Option<Freed>,
 }
 
 impl fmt::Debug for HeapBuilder<'_> {
@@ -101,6 +103,8 @@ impl<'a> HeapBuilder<'a> {
             mode: Mode::Fast,
             callers: 0,
             guard: 0,
+            quarantine: None,
+            freed: None,
         }
     }
 
@@ -165,6 +169,37 @@ impl<'a> HeapBuilder<'a> {
         self
     }
 
+    /// How many bytes of freed memory are kept back at most, where there are records: the oldest goes first, and no more
+    /// than the last 1024 frees are kept. None if zero. By default [`Mode::Hardened`] keeps all of these of up to 16 KiB, and
+    /// [`Mode::Tracked`] none.
+    ///
+    /// ```
+    /// use core::alloc::Layout;
+    /// use millpond::{Freed, Heap, Mode};
+    ///
+    /// let heap = Heap::builder().mode(Mode::Tracked).quarantine(1000).freed(Freed::Zero).build()?;
+    /// let layout = Layout::new::<[u64; 50]>();
+    /// for _ in 0..10 {
+    ///     let block = heap.alloc(layout)?;
+    ///     // SAFETY: allocated just now, freed once.
+    ///     unsafe { heap.free(block, layout) };
+    /// }
+    /// // Two of 400 bytes, in chunks of 448.
+    /// assert_eq!(heap.stats().quarantine, 896);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    pub fn quarantine(mut self, bytes: usize) -> Self {
+        self.quarantine = Some(bytes);
+        self
+    }
+
+    /// What is written over memory when it is freed, where there are records. By default [`Mode::Hardened`] writes
+    /// [`Freed::Junk`] over what it keeps back, and [`Mode::Tracked`] nothing; what is said here goes for all sizes.
+    pub fn freed(mut self, freed: Freed) -> Self {
+        self.freed = Some(freed);
+        self
+    }
+
     /// Makes the heap.
     ///
     /// # Errors
@@ -192,6 +227,7 @@ impl<'a> HeapBuilder<'a> {
                 // Valid as zeros.
                 (*inner).tracker.keep_callers(self.callers);
                 (*inner).tracker.guard(self.guard);
+                (*inner).tracker.quarantine.set(self.quarantine, self.freed);
                 (&raw mut (*inner).capacity).write(capacity.unwrap_or(0) * PAGE);
                 if let Some(bits) = bits.take() {
                     (&raw mut (*inner).bits).write(bits);

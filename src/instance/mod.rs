@@ -19,9 +19,10 @@ use crate::arena::Fill;
 use crate::bitset::{BitRangeError, Bitset};
 use crate::global::{self, HEAP};
 use crate::heap::{Heap as Core, Tracked};
+use crate::leaks::{self, Leaks, LeaksUnknown};
 use crate::modes::Tracker;
 use crate::os;
-use crate::records::{LiveSince, Snapshot};
+use crate::records::{GroupBy, LiveSince, Snapshot};
 use crate::report::{CheckError, Mode, Record, Stats, Trimmed};
 use crate::size_class::{self, CLASSES, Class, INFO};
 use crate::sync::Counter;
@@ -472,7 +473,21 @@ impl Heap {
     /// What is live now and was not at the mark: leaks, if nothing should be. Linear in the most records that there ever
     /// were.
     pub fn live_since(&self, snapshot: Snapshot) -> LiveSince {
-        self.inner().tracker.live_since(snapshot)
+        self.inner().tracker.live(snapshot, Snapshot::LAST, GroupBy::SizeAndTag)
+    }
+
+    /// What is live now of what was allocated after one mark and before another, in groups.
+    pub fn diff(&self, from: Snapshot, to: Snapshot, by: GroupBy) -> LiveSince {
+        self.inner().tracker.live(from, to, by)
+    }
+
+    /// What the heap has given out and can be got at no more: as [`leaks`](crate::leaks).
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(never)]
+    pub fn leaks(&self) -> Result<Leaks, LeaksUnknown> {
+        leaks::find(&self.inner().core, &self.inner().tracker, &os::registers(), 0)
     }
 
     /// Sets or clears a bit of the heap's bitset and returns what it was. O(1), atomic: it acquires and releases.

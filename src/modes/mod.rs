@@ -16,6 +16,7 @@
 mod ids;
 mod index;
 mod places;
+mod quarantine;
 mod record;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
@@ -23,6 +24,7 @@ mod tests;
 pub(crate) use ids::Ids;
 pub(crate) use index::Index;
 pub(crate) use places::{Place, Places};
+pub(crate) use quarantine::Quarantine;
 pub(crate) use record::{Birth, Ended, Record, Seen};
 
 use crate::config::{ADDRESS_BITS, CALLERS, GRAIN, GUARDED, KEPT_MAX, KEPT_RUNS, RECENT};
@@ -44,7 +46,10 @@ const fn unpack(word: u64) -> (usize, usize) {
     ((word & ((1 << ADDRESS_BITS) - 1)) as usize, (word >> ADDRESS_BITS) as usize)
 }
 
-const _: () = assert!(unpack(pack(1, KEPT_MAX)).1 == KEPT_MAX);
+/// The largest that can be kept back: what fits beside an address.
+const KEEPABLE: usize = if ADDRESS_BITS > 32 { (1 << (u64::BITS - ADDRESS_BITS)) - 1 } else { u32::MAX as usize };
+
+const _: () = assert!(KEPT_MAX <= KEEPABLE);
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -63,6 +68,9 @@ pub(crate) struct Tracker {
     /// One allocation in so many is guarded; none if zero. And how many are.
     guard: AtomicU32,
     guarded: AtomicU32,
+    /// Up to where the oldest have been forgotten before their turn.
+    gone: AtomicU64,
+    pub(crate) quarantine: Quarantine,
     /// What the clock said at the first allocation.
     origin_ms: AtomicU64,
 }
@@ -92,6 +100,8 @@ impl Tracker {
                 depth: AtomicU32::new(0),
                 guard: AtomicU32::new(0),
                 guarded: AtomicU32::new(0),
+                gone: AtomicU64::new(0),
+                quarantine: Quarantine::new(),
                 origin_ms: AtomicU64::new(0),
             }
         }
@@ -232,6 +242,32 @@ impl Tracker {
         }
     }
 
+    /// Takes the oldest of the recent frees out before its turn. `None`: there is none left.
+    pub(crate) fn forget_oldest(&self) -> Option<(usize, usize)> {
+        loop {
+            let (gone, next) = (self.gone.load(Ordering::Relaxed), self.next.load(Ordering::Relaxed));
+            let oldest = gone.max(next.saturating_sub(RECENT as u64));
+            if oldest >= next {
+                return None;
+            }
+            // Whoever moves it on looks into the slot; a free that is slow to come there stays until its turn.
+            if self.gone.compare_exchange(gone, oldest + 1, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            let slot = &self.recent[oldest as usize % RECENT];
+            if planted(Fault::ForgetStore) {
+                let old = slot.load(Ordering::Relaxed);
+                slot.store(0, Ordering::Relaxed);
+                return (old != 0).then(|| unpack(old));
+            }
+            // ORDERING: as in `remember`.
+            match slot.swap(0, Ordering::AcqRel) {
+                0 => {}
+                old => return Some(unpack(old)),
+            }
+        }
+    }
+
     /// Takes all recent frees out and calls `last` with each.
     pub(crate) fn forget_all(&self, mut last: impl FnMut(usize, usize)) {
         for slot in &self.recent {
@@ -321,6 +357,11 @@ impl Tracker {
     pub(crate) fn walk(&self, mut visit: impl FnMut(Seen)) {
         let seen = (1..=self.records.made()).filter_map(|index| self.records.get(index).read());
         seen.filter(|seen| seen.is_live).for_each(&mut visit);
+    }
+
+    /// Calls `visit` with the memory of records, which have the addresses of allocations in them.
+    pub(crate) fn walk_memory(&self, visit: &mut dyn FnMut(core::ops::Range<usize>)) {
+        self.records.walk_memory(visit);
     }
 
     /// Bytes of records and indices.

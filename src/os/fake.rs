@@ -186,3 +186,12 @@ pub(crate) fn reserve_for_use(len: usize, align: usize) -> Option<usize> {
 pub(crate) fn could_give(_bytes: usize) -> bool {
     true
 }
+
+/// What lies at an address: nothing is known of it here.
+pub(crate) struct Place(pub(crate) usize);
+
+impl core::fmt::Display for Place {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:#x} of the true system", self.0)
+    }
+}

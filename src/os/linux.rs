@@ -28,7 +28,7 @@ pub(crate) fn page_size() -> usize {
 }
 
 /// Makes a call of the system and keeps `errno`.
-fn quietly<T>(call: impl FnOnce() -> T) -> T {
+pub(super) fn quietly<T>(call: impl FnOnce() -> T) -> T {
     let errno = errno();
     let result = call();
     set_errno(errno);

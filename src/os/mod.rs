@@ -36,6 +36,8 @@ mod linux;
 #[cfg_attr(test, allow(dead_code))]
 #[cfg(not(millpond_loom))]
 mod modules;
+#[cfg(not(any(test, millpond_loom)))]
+mod proc;
 
 #[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
 pub(crate) use c::*;
@@ -47,10 +49,10 @@ use frames::read_maps;
 #[cfg(not(millpond_loom))]
 #[allow(unused_imports, reason = "the walk as a whole")]
 pub(crate) use frames::{frame, frames, frames_from};
-#[cfg(not(any(test, millpond_loom)))]
-pub(crate) use linux::*;
 #[cfg(not(millpond_loom))]
 pub use modules::Location;
+#[cfg(not(any(test, millpond_loom)))]
+pub(crate) use {linux::*, proc::*};
 
 /// What a purged range reads as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -82,6 +82,11 @@ impl Magazine {
         &self.slots
     }
 
+    /// Calls `visit` with what the first `count` slots may hold: a moment's picture.
+    pub(crate) fn peek(&self, count: usize, visit: &mut dyn FnMut(usize)) {
+        self.slots[..count.min(MAGAZINE_SLOTS)].iter().map(Slot::peek).for_each(visit);
+    }
+
     /// The first slot. All of the magazine may be reached from there: the fast path reads the count below it.
     pub(crate) fn base(&self) -> *mut Slot {
         ptr::from_ref(self).wrapping_byte_add(offset_of!(Self, slots)).cast::<Slot>().cast_mut()

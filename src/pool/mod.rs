@@ -266,11 +266,13 @@ impl Pool {
     }
 
     /// Calls `visit` for each full magazine, while no other thread uses the pool.
+    #[inline(never)]
     pub(crate) fn walk_full(&self, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
         self.full.stack.walk(magazines, self.depth() as usize, |index| visit(magazines.get(index)));
     }
 
     /// Counts the depth anew and calls `visit` for each full magazine, while no other thread uses the pool.
+    #[inline(never)]
     pub(crate) fn recount(&self, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
         let mut depth = 0;
         self.full.stack.walk(magazines, magazines.made() as usize, |index| {
@@ -281,6 +283,7 @@ impl Pool {
     }
 
     /// Empties the stack of listed spans, while no other thread uses the pool.
+    #[inline(never)]
     pub(crate) fn unlist_all(&self, nodes: &Slab<Span>) {
         while self.listed.pop(nodes).is_some() {}
     }

@@ -238,6 +238,11 @@ impl Span {
         self.bits(self.info())[chunk / 64].load(Ordering::Relaxed) >> (chunk % 64) & 1 == 1
     }
 
+    /// A word of the bits of a span of this class, set for chunks that are free and in no magazine: a moment's picture.
+    pub(crate) fn free_word(&self, info: &ClassInfo, word: usize) -> u64 {
+        self.bits(info)[word].load(Ordering::Relaxed)
+    }
+
     /// How many bits are set, counted or not: a moment's picture.
     fn set_bits_count(&self) -> usize {
         self.bits(self.info()).iter().map(|word| word.load(Ordering::Relaxed).count_ones() as usize).sum()

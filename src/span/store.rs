@@ -136,7 +136,10 @@ impl Spans {
             // SAFETY: a head whose kind is a class is that of a span.
             Some(head) if head.kind() == class as u32 => unsafe { head.node() },
             Some(_) => os::die(format_args!("free of {chunk:#x} with a size that is not its own")),
-            None => os::die(format_args!("free of {chunk:#x}, which is not an allocation of Millpond's")),
+            None => os::die(format_args!(
+                "free of {chunk:#x}, which is not an allocation of Millpond's: {}",
+                os::Place(chunk)
+            )),
         }
     }
 }

@@ -82,6 +82,8 @@ pub(crate) enum Fault {
     BlockStore,
     /// A block of IDs is said to be through before it is.
     BlockEarly,
+    /// The oldest free is taken out by load and store.
+    ForgetStore,
     /// A record is ended by load and store.
     EndStore,
     /// A bit of a bitset is set by a relaxed operation.

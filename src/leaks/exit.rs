@@ -1,0 +1,82 @@
+//! What is wished at the program's end, and its doing.
+//!
+//! Invariant: the words below are set once, before the program's end is asked to call anything, and not changed.
+
+use super::{Leaks, LeaksUnknown, find_with_room, has_room};
+use crate::environment::Leaking;
+use crate::heap::Heap;
+use crate::modes::Tracker;
+use crate::os::{self, Opened, Output, Registers};
+use crate::sync::{AtomicUsize, Ordering};
+use core::ffi::CStr;
+use core::fmt::{self, Write};
+use core::ptr::with_exposed_provenance;
+
+/// The form, the code, and where the path is that was copied.
+static FORM: AtomicUsize = AtomicUsize::new(0);
+static PATH: AtomicUsize = AtomicUsize::new(0);
+
+/// Notes what is wished. The path is copied: a program may write over its environment.
+#[cold]
+pub(crate) fn wish(wished: &Leaking) {
+    let path = wished.file.unwrap_or_default();
+    if !path.is_empty() {
+        if let Some(at) = os::metadata(path.len() + 1) {
+            // SAFETY: a fresh mapping of that many bytes and a zero, which stays.
+            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(at).copy_from(path.as_ptr(), path.len()) };
+            PATH.store(at, Ordering::Relaxed);
+        }
+    }
+    FORM.store(wished.bits(), Ordering::Relaxed);
+}
+
+/// Reports what has been found, as was wished, and ends the process with another code if that was wished.
+#[cold]
+#[inline(never)]
+pub(crate) fn at_exit(heap: &Heap, tracker: &Tracker, own: &Registers) {
+    match has_room(own) {
+        true => report(heap, tracker, own),
+        false => os::say(format_args!("leaks: not known, {}", LeaksUnknown::Memory)),
+    }
+}
+
+#[inline(never)]
+fn report(heap: &Heap, tracker: &Tracker, own: &Registers) {
+    let wished = Leaking::from_bits(FORM.load(Ordering::Relaxed));
+    let leaks = match find_with_room(heap, tracker, own, 0) {
+        Ok(leaks) => leaks,
+        Err(reason) => return os::say(format_args!("leaks: not known, {reason}")),
+    };
+    let says = wished.text || (wished.code.is_some() && leaks.count() > 0 && !wished.json);
+    let _ = write(&leaks, says, wished.json);
+    if let Some(code) = wished.code.filter(|_| leaks.count() > 0) {
+        os::exit_with(code.into());
+    }
+}
+
+fn write(leaks: &Leaks, text: bool, json: bool) -> fmt::Result {
+    let mut output = output();
+    if text {
+        writeln!(output, "millpond: {leaks}")?;
+    }
+    if json {
+        writeln!(output, "{}", leaks.json())?;
+    }
+    output.flush();
+    Ok(())
+}
+
+/// The file that was named, or stderr.
+fn output() -> Output {
+    let at = PATH.load(Ordering::Relaxed);
+    if at == 0 {
+        return Output::new(None);
+    }
+    // SAFETY: what `wish` has copied, with the zero behind it.
+    let path = unsafe { CStr::from_ptr(with_exposed_provenance(at)) };
+    let file = Opened::append(path);
+    if file.is_none() {
+        os::say(format_args!("leaks: {} cannot be written", path.to_bytes().escape_ascii()));
+    }
+    Output::new(file)
+}

@@ -1,0 +1,369 @@
+//! Leaks: what is live and can be got at no more.
+//!
+//! Asked for at the program's end (`MILLPOND_LEAKS`) or by a call. An allocation is *lost* if no root (data, stacks,
+//! registers) has an address in it, nor has an allocation that is not lost: so what the runtime keeps for itself is none,
+//! and neither is what a program holds to its end. Where there are records, they say which allocations these are.
+//!
+//! Other threads go on meanwhile. What they move about may be where it is looked for no more: so with other threads there
+//! are two searches, and an allocation is lost if both have found it so.
+//!
+//! | file | what |
+//! |---|---|
+//! | `table` | memory for a search |
+//! | `reach` | what is given out, and what is reached of it |
+//! | `roots` | where to begin |
+//! | `exit` | what is wished at the program's end |
+//!
+//! Nothing of it is there before it is asked for, and nothing afterwards.
+
+mod exit;
+mod reach;
+mod roots;
+mod table;
+
+pub(crate) use exit::{at_exit, wish};
+
+use crate::heap::Heap;
+use crate::modes::Tracker;
+use crate::os::{self, Registers};
+use core::fmt;
+use core::ops::Range;
+use reach::{For, Listed, Reach};
+use table::{Memory, Table};
+
+/// Why it cannot be said what has leaked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaksUnknown {
+    /// The system does not tell what is mapped, or lets no memory be read (`process_vm_readv`): a sandbox may be the reason.
+    System,
+    /// The system has no memory for the search, or the calling thread less than 48 KiB of stack left.
+    Memory,
+}
+
+impl fmt::Display for LeaksUnknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::System => "the system does not let this process's memory be looked at",
+            Self::Memory => "there is no memory for the search",
+        })
+    }
+}
+
+impl core::error::Error for LeaksUnknown {}
+
+/// Lost allocations of the same size for the same purpose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeakGroup {
+    /// Bytes of each: as asked for, where there are records; else of its chunk, or of its whole pages.
+    pub size: usize,
+    /// What they are for; empty where there are no records.
+    pub tag: &'static str,
+    /// How many there are.
+    pub count: u64,
+    /// How many of them no other lost allocation has the address of: those to look for first.
+    pub direct: u64,
+    /// Their bytes together.
+    pub bytes: u64,
+    /// The ID of the first; zero where there are no records.
+    pub id: u64,
+    /// The system's number of the thread that allocated it; zero where there are no records.
+    pub thread: u32,
+    /// Milliseconds from the heap's first allocation to it, and from there to now; zero where there are no records.
+    pub time_ms: u64,
+    /// See `time_ms`.
+    pub age_ms: u64,
+    /// The address of the first, each bit the other way round: a report does not make what it reports reachable.
+    inverted: usize,
+}
+
+impl LeakGroup {
+    const NONE: Self =
+        Self { size: 0, tag: "", count: 0, direct: 0, bytes: 0, id: 0, thread: 0, time_ms: 0, age_ms: 0, inverted: 0 };
+
+    /// The address of the first: of that with the least ID, or at the least address where there are no records.
+    pub fn address(&self) -> usize {
+        !self.inverted
+    }
+}
+
+const GROUPS: usize = 64;
+/// Bytes of stack that a search and its report may need.
+const STACK: usize = 48 << 10;
+
+/// What has leaked, by size and tag, most bytes first; plain data. As text by `Display`, as JSON by [`json`](Self::json).
+/// See [`leaks`](crate::leaks).
+#[derive(Clone, Copy, Debug)]
+pub struct Leaks {
+    groups: [LeakGroup; GROUPS],
+    len: usize,
+    count: u64,
+    bytes: u64,
+    live: (u64, u64),
+}
+
+impl Leaks {
+    /// Made, not copied: a constant of this size would be in every program.
+    fn new() -> Self {
+        Self { groups: core::array::from_fn(|_| LeakGroup::NONE), len: 0, count: 0, bytes: 0, live: (0, 0) }
+    }
+
+    /// How many allocations are lost.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Their bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many allocations can be reached, and the bytes of their chunks.
+    pub fn reachable(&self) -> (u64, u64) {
+        self.live
+    }
+
+    /// The groups, most bytes first: the first 64 that were met.
+    pub fn groups(&self) -> &[LeakGroup] {
+        &self.groups[..self.len]
+    }
+
+    /// Allocations that are in no group, since there were too many groups.
+    pub fn others(&self) -> u64 {
+        self.count - self.groups().iter().map(|group| group.count).sum::<u64>()
+    }
+
+    /// The same as JSON: an object with `count`, `bytes`, `others`, `reachable` and `groups`, whose fields are those of
+    /// [`LeakGroup`].
+    pub fn json(&self) -> impl fmt::Display + '_ {
+        Json(self)
+    }
+
+    /// Counts a lost allocation, `one` as a group of its own.
+    fn add(&mut self, one: LeakGroup) {
+        self.count += one.count;
+        self.bytes += one.bytes;
+        let same = |group: &&mut LeakGroup| group.size == one.size && group.tag == one.tag;
+        if let Some(group) = self.groups.iter_mut().take(self.len).find(same) {
+            let (count, direct, bytes) = (group.count + one.count, group.direct + one.direct, group.bytes + one.bytes);
+            if one.id < group.id {
+                *group = one;
+            }
+            (group.count, group.direct, group.bytes) = (count, direct, bytes);
+        } else if let Some(free) = self.groups.get_mut(self.len) {
+            *free = one;
+            self.len += 1;
+        }
+    }
+
+    /// Most bytes first, by insertion: they are few.
+    fn sort(&mut self) {
+        let mut sorted = 0;
+        while let Some(groups) = self.groups.get_mut(..=sorted).filter(|_| sorted < self.len) {
+            let after = groups.iter().take_while(|group| group.bytes >= groups[sorted].bytes).count().min(sorted);
+            groups[after..].rotate_right(1);
+            sorted += 1;
+        }
+    }
+}
+
+impl fmt::Display for Leaks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (lost, bytes, (count, held)) = (self.count, self.bytes, self.live);
+        let no = if lost == 0 { "no " } else { "" };
+        write!(f, "{no}leaks: {lost} allocations, {bytes} bytes; {count}, {held} bytes, can be reached")?;
+        for group in self.groups() {
+            let LeakGroup { size, tag, count, direct, bytes, id, thread, .. } = group;
+            write!(f, "\n{bytes:>10} bytes in {count:>6} of {size:>8}, first at {:#x}", group.address())?;
+            if direct != count {
+                write!(f, ", {} of them held by others", count - direct)?;
+            }
+            if *id != 0 {
+                write!(f, ", id {id}, by thread {thread}")?;
+                for (ms, text) in [(group.time_ms, " at "), (group.age_ms, " s, ")] {
+                    write!(f, "{text}{}.{:03}", ms / 1000, ms % 1000)?;
+                }
+                f.write_str(" s ago")?;
+            }
+            if !tag.is_empty() {
+                write!(f, ", for {tag}")?;
+            }
+        }
+        match self.others() {
+            0 => Ok(()),
+            others => write!(f, "\nand {others} of other sizes"),
+        }
+    }
+}
+
+struct Json<'a>(&'a Leaks);
+
+/// An object begun with these members.
+#[inline(never)]
+fn members(f: &mut fmt::Formatter<'_>, members: &[(&str, u64)]) -> fmt::Result {
+    for (at, (name, value)) in members.iter().enumerate() {
+        write!(f, "{}\"{name}\":{value}", if at == 0 { "{" } else { "," })?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(leaks) = self;
+        members(f, &[("count", leaks.count), ("bytes", leaks.bytes), ("others", leaks.others())])?;
+        f.write_str(",\"reachable\":")?;
+        members(f, &[("count", leaks.live.0), ("bytes", leaks.live.1)])?;
+        f.write_str("},\"groups\":")?;
+        for (at, group) in leaks.groups().iter().enumerate() {
+            f.write_str(if at == 0 { "[" } else { "," })?;
+            let all = [
+                ("size", group.size as u64),
+                ("count", group.count),
+                ("direct", group.direct),
+                ("bytes", group.bytes),
+                ("address", group.address() as u64),
+                ("id", group.id),
+                ("thread", group.thread.into()),
+                ("time_ms", group.time_ms),
+                ("age_ms", group.age_ms),
+            ];
+            members(f, &all)?;
+            write!(f, ",\"tag\":{}}}", JsonText(group.tag))?;
+        }
+        f.write_str(if leaks.len == 0 { "[]}" } else { "]}" })
+    }
+}
+
+/// A text as JSON has it, with its quotes.
+pub(crate) struct JsonText<'a>(pub(crate) &'a str);
+
+impl fmt::Display for JsonText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"")?;
+        for letter in self.0.chars() {
+            match letter {
+                '"' | '\\' => write!(f, "\\{letter}")?,
+                letter if (letter as u32) < 32 => write!(f, "\\u{:04x}", letter as u32)?,
+                letter => write!(f, "{letter}")?,
+            }
+        }
+        f.write_str("\"")
+    }
+}
+
+/// What a heap has lost, as the calling thread sees it, whose caller's registers these are; where there are records, of what
+/// was allocated after the one with the ID `since`.
+#[cold]
+#[inline(never)]
+pub(crate) fn find(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -> Result<Leaks, LeaksUnknown> {
+    if has_room(own) { find_with_room(heap, tracker, own, since) } else { Err(LeaksUnknown::Memory) }
+}
+
+/// Whether there is enough stack left, of which as little as can be is used until that is known.
+#[inline(never)]
+fn has_room(own: &Registers) -> bool {
+    let mut room = STACK;
+    os::mappings(&mut |mapping| {
+        // The first thread's, which has a name, grows; of others what is mapped is all.
+        if mapping.contains(own.stack) && mapping.name.is_empty() {
+            room = own.stack - mapping.start;
+        }
+        mapping.start <= own.stack
+    });
+    room >= STACK
+}
+
+#[inline(never)]
+fn find_with_room(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -> Result<Leaks, LeaksUnknown> {
+    let mut suspects = None;
+    let mut reach = search(heap, tracker, own, &mut suspects)?;
+    if let Some((memory, table)) = suspects {
+        reach.release();
+        let again = search(heap, tracker, own, &mut Some((memory, table)));
+        memory.release();
+        reach = again?;
+    }
+    // What was freed meanwhile is none either.
+    reach.unlist_cached(heap);
+    reach.each(&mut |reach, Listed { number, range, seen }| {
+        if !seen {
+            reach.look_into(range, For::Holding(number));
+        }
+    });
+    let mut leaks = Leaks::new();
+    let now = os::coarse_ms();
+    reach.each(&mut |reach, Listed { number, range, seen }| {
+        if seen {
+            leaks.live = (leaks.live.0 + 1, leaks.live.1 + range.len() as u64);
+        } else if let Some(one) = describe(heap, tracker, range, since, now) {
+            let direct = u64::from(!reach.is_held(number));
+            leaks.add(LeakGroup { count: 1, direct, bytes: one.size as u64, ..one });
+        }
+    });
+    reach.release();
+    leaks.sort();
+    Ok(leaks)
+}
+
+/// Searches once. With other threads, and nothing suspected before, `suspects` is what has not been reached; what was not
+/// suspected before is taken for reached.
+fn search(
+    heap: &Heap,
+    tracker: &Tracker,
+    own: &Registers,
+    suspects: &mut Option<(Memory, Table<1>)>,
+) -> Result<Reach, LeaksUnknown> {
+    let hidden = suspects.as_ref().map_or(0..0, |(memory, _)| memory.addresses());
+    let mut reach = Reach::new(heap, tracker, hidden).ok_or(LeaksUnknown::Memory)?;
+    let mut here = [0];
+    let is_told = os::read_memory((&raw const *own).addr(), &mut here) == 1;
+    let Some(threads) = is_told.then(|| roots::visit(&mut reach, own)).flatten() else {
+        reach.release();
+        return Err(LeaksUnknown::System);
+    };
+    reach.follow();
+    match suspects {
+        Some((_, before)) => reach.each(&mut |reach, Listed { number, range, .. }| {
+            let at = before.first_not(|[address]| address < range.start);
+            if before.get(at) != Some([range.start]) {
+                reach.excuse(number);
+            }
+        }),
+        None if threads > 1 => {
+            let mut count = 0;
+            reach.each(&mut |_, listed| count += usize::from(!listed.seen));
+            if let Some(mut memory) = Memory::new(count) {
+                let mut table = memory.cut(count);
+                reach.each(&mut |_, listed| {
+                    if !listed.seen {
+                        table.push([listed.range.start]);
+                    }
+                });
+                *suspects = Some((memory, table));
+            }
+        }
+        None => {}
+    }
+    Ok(reach)
+}
+
+/// What is known of a lost allocation. `None`: it is none, or was there before.
+fn describe(heap: &Heap, tracker: &Tracker, range: Range<usize>, since: u64, now: u64) -> Option<LeakGroup> {
+    let plain = LeakGroup { size: range.len(), inverted: !range.start, ..LeakGroup::NONE };
+    // A guarded one begins somewhere in its range.
+    match tracker.find_beside(heap.place(range.start)).filter(|seen| range.contains(&seen.address)) {
+        Some(seen) if !seen.is_live || seen.id <= since => None,
+        Some(seen) => Some(LeakGroup {
+            size: seen.size,
+            tag: seen.tag,
+            id: seen.id,
+            thread: seen.thread,
+            time_ms: seen.born_ms.saturating_sub(tracker.origin_ms()),
+            age_ms: now.saturating_sub(seen.born_ms),
+            ..plain
+        }),
+        None if since > 0 => None,
+        None => heap.usable_size(range.start).is_some().then_some(plain),
+    }
+}

@@ -1,0 +1,118 @@
+//! Roots: where the program keeps what it can get at without an allocation. Its data, the stacks and the registers of its
+//! threads, and whatever else is mapped for it alone.
+//!
+//! A mapping may be anybody's, so all are roots that are this process's alone and that it has written to, but for the heap's
+//! own. Of stacks less is known to be in use:
+//!
+//! | stack | what of it is a root |
+//! |---|---|
+//! | of the thread that asks | from where it asks |
+//! | of one that waits in the system, which then says where its stack ends | from there, and the red zone below |
+//! | of one that runs | all of it |
+//! | of one that has ended, kept by the C library for the next | that library's block |
+//!
+//! The C library keeps such a block at the top of each stack that it has made. It begins with its own address, twice, and
+//! has the thread's number in it, which is no thread's once that has ended. Where in it is seen from the asking thread's.
+//! What does not look so is taken for no stack.
+
+use super::reach::{Reach, is_twice_itself};
+use super::table::{Memory, Table};
+use crate::os::{self, Mapping, Registers};
+
+/// Bytes below the end of a stack that a function may use.
+const RED_ZONE: usize = 128;
+const WORD: usize = size_of::<usize>();
+/// Words of the block that are looked at for the thread's number.
+const BLOCK: usize = 256;
+
+/// The threads that there are.
+#[derive(Debug)]
+struct Threads {
+    numbers: Table<1>,
+    /// Where stacks of those that wait, and of the one that asks, end.
+    ends: Table<1>,
+    /// Where in its block a thread's number is.
+    number_at: Option<usize>,
+}
+
+impl Threads {
+    /// Lists the threads, and has `reach` reach what is in registers.
+    fn list(&mut self, reach: &mut Reach, own: &Registers) {
+        own.kept.into_iter().for_each(|word| reach.reach(word));
+        self.ends.push([own.stack]);
+        let asking = os::thread_id();
+        os::threads(&mut |thread| {
+            self.numbers.push([thread as usize]);
+            if thread != asking {
+                if let Some(end) = os::waiting_at(thread, &mut |word| reach.reach(word)) {
+                    self.ends.push([end.saturating_sub(RED_ZONE)]);
+                }
+            }
+        });
+    }
+
+    /// Where in a mapping the part of a stack begins that is in use, if it is that of a thread whose stack's end is known.
+    fn used(&mut self, mapping: &Mapping<'_>) -> Option<usize> {
+        let ends = self.ends.all().as_flattened().iter();
+        ends.copied().filter(|end| mapping.contains(*end)).min()
+    }
+
+    /// The block behind the stack at the start of a mapping, if its thread has ended.
+    fn block_of_ended(&mut self, mapping: &Mapping<'_>, reach: &mut Reach) -> Option<usize> {
+        let number_at = self.number_at?;
+        let block = reach.find_itself(mapping.start..mapping.end)?;
+        let mut number = [0];
+        os::read_memory(block + number_at / WORD * WORD, &mut number);
+        let number = number[0] >> (8 * (number_at % WORD)) & u32::MAX as usize;
+        let lives = number != 0 && self.numbers.all().contains(&[number]);
+        (!lives).then_some(block)
+    }
+}
+
+/// Where in its block the asking thread's number is, if that is sure.
+fn number_in_block() -> Option<usize> {
+    let block = os::thread_block();
+    if !is_twice_itself(block) {
+        return None;
+    }
+    let mut words = [0; BLOCK];
+    os::read_memory(block, &mut words);
+    let number = os::thread_id();
+    let at = words.iter().position(|word| *word as u32 == number || (*word >> 32) as u32 == number)?;
+    let is_low = words.get(at).is_some_and(|word| *word as u32 == number);
+    Some(at * WORD + if is_low { 0 } else { WORD / 2 })
+}
+
+/// Has `reach` reach what roots have the addresses of. How many threads there are; `None`: the system does not tell what is
+/// mapped, or has no memory for the list of threads.
+#[inline(never)]
+pub(super) fn visit(reach: &mut Reach, own: &Registers) -> Option<usize> {
+    let mut count = 64;
+    os::threads(&mut |_| count += 1);
+    let mut memory = Memory::new(2 * count)?;
+    let (numbers, ends) = (memory.cut(count), memory.cut(count));
+    let mut threads = Threads { numbers, ends, number_at: number_in_block() };
+    threads.list(reach, own);
+    let known = reach.knows_pages();
+    // Where the guard page before the next mapping ends.
+    let mut guarded = 0;
+    let told = os::mappings(&mut |mapping| {
+        if mapping.is_guard() {
+            guarded = mapping.end;
+            return true;
+        }
+        // What has become read-only may have been written to before: that is seen where pages tell.
+        let is_root = mapping.is_readable() && mapping.is_private() && (mapping.is_writable() || known);
+        if is_root && !mapping.name.starts_with(b"[v") {
+            let from = match guarded == mapping.start || mapping.name == b"[stack]" {
+                true => threads.used(mapping).or_else(|| threads.block_of_ended(mapping, reach)),
+                false => None,
+            };
+            reach.root(from.unwrap_or(mapping.start)..mapping.end);
+        }
+        true
+    });
+    let count = threads.numbers.len();
+    memory.release();
+    told.then_some(count)
+}

@@ -1,0 +1,494 @@
+//! What the system tells of this process: its mappings, its threads, and memory that may be gone by now.
+//!
+//! All of it is read by plain system calls into buffers on the stack or of the caller's, so that it can be asked at the
+//! program's end and on the way to an abort: nothing here allocates, takes a lock, or touches an address that it was given.
+
+use super::linux::{quietly, thread_id};
+use core::ffi::{CStr, c_long};
+use core::fmt::{self, Write};
+
+/// A file that is open for reading, or for writing at its end. Closed by [`close`](Self::close) alone: what is dropped by itself
+/// costs code wherever something might unwind.
+#[derive(Debug)]
+pub(crate) struct Opened(i32);
+
+impl Opened {
+    fn open(path: &CStr) -> Option<Self> {
+        Self::open_as(path, libc::O_RDONLY)
+    }
+
+    /// A file to write to, at its end; made if it is not there.
+    pub(crate) fn append(path: &CStr) -> Option<Self> {
+        Self::open_as(path, libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT)
+    }
+
+    fn open_as(path: &CStr, flags: i32) -> Option<Self> {
+        let flags = flags | libc::O_CLOEXEC | libc::O_NOCTTY;
+        // SAFETY: a path that ends with its zero.
+        let open = || unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o644) };
+        i32::try_from(quietly(open)).ok().filter(|descriptor| *descriptor >= 0).map(Self)
+    }
+
+    /// Reads on into `bytes`; zero at the end, and where the system refuses.
+    fn read(&self, bytes: &mut [u8]) -> usize {
+        // SAFETY: the buffer is the caller's.
+        let read = || unsafe { libc::syscall(libc::SYS_read, self.0, bytes.as_mut_ptr(), bytes.len()) };
+        usize::try_from(quietly(read)).unwrap_or(0)
+    }
+
+    fn close(self) {
+        // SAFETY: our own descriptor.
+        quietly(|| unsafe { libc::syscall(libc::SYS_close, self.0) });
+    }
+}
+
+/// Text on its way to a file or to stderr, a buffer at a time.
+#[derive(Debug)]
+pub(crate) struct Output {
+    /// `None`: stderr.
+    file: Option<Opened>,
+    bytes: [u8; 4096],
+    len: usize,
+}
+
+impl Output {
+    pub(crate) fn new(file: Option<Opened>) -> Self {
+        Self { file, bytes: [0; 4096], len: 0 }
+    }
+
+    /// Writes what there is, which nobody else does at the end.
+    pub(crate) fn flush(&mut self) {
+        let descriptor = self.file.as_ref().map_or(2, |file| file.0);
+        // SAFETY: the buffer is ours.
+        quietly(|| unsafe { libc::syscall(libc::SYS_write, descriptor, self.bytes.as_ptr(), self.len) });
+        self.len = 0;
+    }
+}
+
+impl Write for Output {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if self.len == self.bytes.len() {
+                self.flush();
+            }
+            self.bytes[self.len] = byte;
+            self.len += 1;
+        }
+        Ok(())
+    }
+}
+
+/// A short path, on the stack.
+struct Path {
+    bytes: [u8; 64],
+    len: usize,
+}
+
+impl Path {
+    fn new(text: fmt::Arguments<'_>) -> Self {
+        let mut path = Self { bytes: [0; 64], len: 0 };
+        let _ = path.write_fmt(text);
+        path
+    }
+
+    fn text(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
+    }
+}
+
+impl Write for Path {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // The last byte stays zero.
+        let room = self.bytes.get_mut(self.len..self.len + text.len() + 1).ok_or(fmt::Error)?;
+        room[..text.len()].copy_from_slice(text.as_bytes());
+        self.len += text.len();
+        Ok(())
+    }
+}
+
+/// One line of `/proc/self/maps`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mapping<'a> {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    /// `rwxp`, each a dash where it is not so.
+    rights: [u8; 4],
+    /// A path, a name in brackets, or nothing.
+    pub(crate) name: &'a [u8],
+}
+
+impl<'a> Mapping<'a> {
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let (start, rest) = hexadecimal(line);
+        let (end, rest) = hexadecimal(rest.strip_prefix(b"-")?);
+        let rest = rest.strip_prefix(b" ")?;
+        let (rights, rest) = rest.split_first_chunk::<4>()?;
+        // Offset, device and node come before the name.
+        let name = rest.splitn(5, |byte| *byte == b' ').nth(4).unwrap_or_default().trim_ascii();
+        Some(Self { start, end, rights: *rights, name })
+    }
+
+    pub(crate) fn contains(&self, address: usize) -> bool {
+        (self.start..self.end).contains(&address)
+    }
+
+    pub(crate) fn is_readable(&self) -> bool {
+        self.rights[0] == b'r'
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.rights[1] == b'w'
+    }
+
+    pub(crate) fn is_code(&self) -> bool {
+        self.rights[2] == b'x'
+    }
+
+    /// Whether what is written to it is this process's alone.
+    pub(crate) fn is_private(&self) -> bool {
+        self.rights[3] == b'p'
+    }
+
+    /// Whether nobody may touch it, as what lies below a stack.
+    pub(crate) fn is_guard(&self) -> bool {
+        self.rights[..3] == *b"---"
+    }
+}
+
+/// A number in hexadecimal digits, and what follows it.
+#[inline(never)]
+fn hexadecimal(text: &[u8]) -> (usize, &[u8]) {
+    let mut value = 0usize;
+    let mut rest = text;
+    while let Some((byte, behind)) = rest.split_first() {
+        let Some(digit) = (*byte as char).to_digit(16) else { break };
+        (value, rest) = (value << 4 | digit as usize, behind);
+    }
+    (value, rest)
+}
+
+/// Calls `visit` with each mapping, in the order of their addresses, until it says no. Whether the system tells.
+pub(crate) fn mappings(visit: &mut dyn FnMut(&Mapping<'_>) -> bool) -> bool {
+    let Some(file) = Opened::open(c"/proc/self/maps") else { return false };
+    let told = each_line(&file, &mut |line| Mapping::parse(line).is_some_and(|mapping| visit(&mapping)));
+    file.close();
+    told
+}
+
+/// Calls `visit` with each line of a file, until it says no. Whether there was one.
+fn each_line(file: &Opened, visit: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+    let mut bytes = [0; 2048];
+    let (mut filled, mut told, mut cut) = (0, false, false);
+    loop {
+        let more = file.read(bytes.get_mut(filled..).unwrap_or_default());
+        filled += more;
+        let mut rest = bytes.get(..filled).unwrap_or_default();
+        while let Some(len) = rest.iter().position(|byte| *byte == b'\n') {
+            let (line, behind) = rest.split_at_checked(len + 1).unwrap_or_default();
+            rest = behind;
+            // The end of a line whose beginning has been seen is none.
+            if !core::mem::take(&mut cut) {
+                told = true;
+                if !visit(line.trim_ascii_end()) {
+                    return true;
+                }
+            }
+        }
+        if more == 0 {
+            return told;
+        }
+        let left = rest.len();
+        if left == bytes.len() {
+            // Longer than the buffer: its beginning has to do.
+            if !cut && !visit(&bytes) {
+                return true;
+            }
+            (cut, filled) = (true, 0);
+        } else {
+            bytes.copy_within(filled - left..filled, 0);
+            filled = left;
+        }
+    }
+}
+
+/// Reads memory of this process that may be gone, by the system: how many whole words could be read.
+pub(crate) fn read_memory(at: usize, words: &mut [usize]) -> usize {
+    let len = size_of_val(words);
+    let local = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: len };
+    let remote = libc::iovec { iov_base: core::ptr::without_provenance_mut(at), iov_len: len };
+    // SAFETY: writes to the caller's buffer alone; the system looks at the other address, and says if it is none.
+    let read = || unsafe {
+        let process = libc::syscall(libc::SYS_getpid);
+        libc::syscall(
+            libc::SYS_process_vm_readv,
+            process,
+            &raw const local,
+            1 as c_long,
+            &raw const remote,
+            1 as c_long,
+            0 as c_long,
+        )
+    };
+    usize::try_from(quietly(read)).unwrap_or(0) / size_of::<usize>()
+}
+
+/// Which OS pages hold something of this process's own, as `/proc/self/pagemap` has it.
+#[derive(Debug)]
+pub(crate) struct Pages(Option<Opened>);
+
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+/// The page is a file's, or shared.
+const OF_FILE: u64 = 1 << 61;
+
+impl Pages {
+    pub(crate) fn open() -> Self {
+        Self(Opened::open(c"/proc/self/pagemap"))
+    }
+
+    /// Asks no more.
+    pub(crate) fn close(self) {
+        if let Some(file) = self.0 {
+            file.close();
+        }
+    }
+
+    /// Whether it can be said.
+    pub(crate) fn is_known(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Where the next OS page is, from `at` to `end`, that holds something: `end`, if none does. `at` itself, if the system
+    /// does not know such a question (before Linux 6.7).
+    pub(crate) fn next(&self, at: usize, end: usize) -> usize {
+        let Self(Some(file)) = self else { return at };
+        const SCAN: u64 = 0xc060_6610;
+        const HELD: u64 = 1 << 3 | 1 << 4;
+        let mut region = [0u64; 3];
+        let to = region.as_mut_ptr().expose_provenance() as u64;
+        // Bytes of this; flags; from, to, and how far it was looked; regions: where to, how many, pages in all; which pages.
+        let mut question = [96, 0, at as u64, end as u64, 0, to, 1, 1, 0, 0, HELD, HELD];
+        // SAFETY: reads the question, and writes to it and to the region.
+        match quietly(|| unsafe { libc::syscall(libc::SYS_ioctl, file.0, SCAN, question.as_mut_ptr()) }) {
+            0 => end,
+            1 => (region[0] as usize).clamp(at, end),
+            _ => at,
+        }
+    }
+
+    /// For up to 64 OS pages of `size` bytes from `at` on, whether they hold something of this process's own, one bit
+    /// each. All of them, where it cannot be said.
+    pub(crate) fn written(&self, at: usize, size: usize) -> u64 {
+        let Self(Some(file)) = self else { return u64::MAX };
+        let mut entries = [0u64; 64];
+        let (len, from) = (size_of_val(&entries), at / size * size_of::<u64>());
+        // SAFETY: writes to our own buffer.
+        let read = || unsafe { libc::syscall(libc::SYS_pread64, file.0, entries.as_mut_ptr(), len, from) };
+        if usize::try_from(quietly(read)) != Ok(len) {
+            return u64::MAX;
+        }
+        let holds = |entry: &u64| entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0;
+        entries.iter().enumerate().fold(0, |bits, (page, entry)| bits | (holds(entry) as u64) << page)
+    }
+}
+
+/// Calls `visit` with the number of each thread of this process.
+pub(crate) fn threads(visit: &mut dyn FnMut(u32)) {
+    let Some(folder) = Opened::open(c"/proc/self/task") else { return visit(thread_id()) };
+    #[repr(align(8))]
+    struct Entries([u8; 2048]);
+    let mut entries = Entries([0; 2048]);
+    loop {
+        let (at, len) = (entries.0.as_mut_ptr(), entries.0.len());
+        // SAFETY: writes to our own buffer.
+        let read = quietly(|| unsafe { libc::syscall(libc::SYS_getdents64, folder.0, at, len) });
+        let Some(read) = usize::try_from(read).ok().filter(|read| *read > 0) else { return folder.close() };
+        let mut rest = entries.0.get(..read).unwrap_or_default();
+        // Node, offset, length of the entry, kind, name.
+        while let (Some([low, high]), Some(name)) = (rest.get(16..18), rest.get(19..)) {
+            if let Some(number) = decimal(name) {
+                visit(number);
+            }
+            let len = u16::from_ne_bytes([*low, *high]);
+            rest = rest.get(usize::from(len).max(1)..).unwrap_or_default();
+        }
+    }
+}
+
+/// The number that ends with a zero byte.
+fn decimal(text: &[u8]) -> Option<u32> {
+    let mut value = 0u32;
+    for byte in text.iter().take_while(|byte| **byte != 0) {
+        value = value.checked_mul(10)?.checked_add((*byte as char).to_digit(10)?)?;
+    }
+    (value > 0).then_some(value)
+}
+
+/// The registers of a thread that waits in the system: `visit` is called with what it gave the system, and its stack
+/// pointer is returned. `None`: it runs, or the system does not say.
+pub(crate) fn waiting_at(thread: u32, visit: &mut dyn FnMut(usize)) -> Option<usize> {
+    let file = Opened::open(Path::new(format_args!("/proc/self/task/{thread}/syscall")).text())?;
+    let mut bytes = [0; 256];
+    let len = file.read(&mut bytes);
+    file.close();
+    let text = bytes.get(..len).unwrap_or_default().trim_ascii();
+    // The call's number, what it was given, the stack pointer, the instruction's address; or just these two behind a -1.
+    let (mut last, mut stack) = (0, 0);
+    for word in text.split(|byte| *byte == b' ').skip(1) {
+        stack = last;
+        (last, _) = hexadecimal(word.strip_prefix(b"0x").unwrap_or(word));
+        visit(last);
+    }
+    (stack != 0).then_some(stack)
+}
+
+/// What the calling thread has in registers that a call keeps, and where its stack ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Registers {
+    pub(crate) kept: [usize; 6],
+    pub(crate) stack: usize,
+}
+
+/// The registers of the function that asks.
+#[inline(always)]
+pub(crate) fn registers() -> Registers {
+    let mut kept = [0usize; 6];
+    let stack;
+    // SAFETY: writes the array alone.
+    unsafe {
+        core::arch::asm!(
+            "mov [{to}], rbx",
+            "mov [{to} + 8], rbp",
+            "mov [{to} + 16], r12",
+            "mov [{to} + 24], r13",
+            "mov [{to} + 32], r14",
+            "mov [{to} + 40], r15",
+            "mov {stack}, rsp",
+            to = in(reg) &raw mut kept,
+            stack = lateout(reg) stack,
+            options(nostack, preserves_flags)
+        );
+    }
+    Registers { kept, stack }
+}
+
+/// The address at which the calling thread's C library keeps what it knows of the thread.
+pub(crate) fn thread_block() -> usize {
+    let at;
+    // SAFETY: on this system the word at the thread's base is its own address.
+    unsafe { core::arch::asm!("mov {}, fs:[0]", out(reg) at, options(nostack, preserves_flags, readonly)) };
+    at
+}
+
+/// Ends the process with another code than it was to have, from a function that runs at its end.
+pub(crate) fn exit_with(code: i32) -> ! {
+    // SAFETY: glibc goes on with what is still to run at the end, and ends with the code of the last call.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::exit(code)
+    }
+    // SAFETY: another may not be called twice: what streams hold is written, and that is all.
+    #[cfg(not(target_env = "gnu"))]
+    unsafe {
+        libc::fflush(core::ptr::null_mut());
+        libc::_exit(code)
+    }
+}
+
+/// What lies at an address that is no allocation, in words that follow a comma; looked up when it is shown.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place(pub(crate) usize);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(address) = *self;
+        match address as isize >> 47 {
+            0 if address < 1 << 16 => return f.write_str("too small to be an address"),
+            0 => {}
+            -1 => return f.write_str("an address of the kernel's"),
+            _ => return f.write_str("not canonical: no address at all"),
+        }
+        let here = (&raw const address).addr();
+        // The mapping before, as far as it matters: where it ends, and whether it is the data of a file.
+        let (mut end, mut is_data, mut found) = (0, false, false);
+        let mut result = Ok(());
+        let mut file = FileName::default();
+        let told = mappings(&mut |mapping| {
+            let is_file = mapping.name.first() == Some(&b'/');
+            if !mapping.contains(address) {
+                // Data that is zero at first lies behind the rest of the file's, in no file.
+                let goes_on = is_data && mapping.start == end && mapping.name.is_empty() && mapping.is_writable();
+                if is_file {
+                    file = FileName::new(mapping.name);
+                }
+                (end, is_data) = (mapping.end, (is_file || goes_on) && mapping.is_writable());
+                return mapping.start <= address;
+            }
+            found = true;
+            let zeros = is_data && mapping.start == end && mapping.name.is_empty();
+            result = match mapping {
+                _ if mapping.contains(here) => f.write_str("an address of the stack of this thread"),
+                _ if is_file && mapping.is_code() => {
+                    write!(f, "in the code of the file {}", FileName::new(mapping.name))
+                }
+                _ if is_file => write!(f, "in the data of the file {}", FileName::new(mapping.name)),
+                _ if zeros => write!(f, "in the data of the file {file}"),
+                _ if mapping.name == b"[stack]" => f.write_str("an address of the stack of the first thread"),
+                _ if mapping.name == b"[heap]" => f.write_str("in what the program has from `brk`"),
+                _ if !mapping.name.is_empty() => write!(f, "in {}", FileName::new(mapping.name)),
+                _ => match stack_of(mapping) {
+                    Some(thread) => write!(f, "an address of the stack of thread {thread}"),
+                    None => f.write_str("in a mapping that is none of Millpond's"),
+                },
+            };
+            false
+        });
+        match (found, told) {
+            (true, _) => result,
+            (false, true) => f.write_str("where nothing is mapped"),
+            (false, false) => f.write_str("of which the system tells nothing"),
+        }
+    }
+}
+
+/// The thread, if one waits in the system, whose stack a mapping has.
+fn stack_of(mapping: &Mapping<'_>) -> Option<u32> {
+    let mut found = None;
+    threads(&mut |thread| {
+        if found.is_none() && waiting_at(thread, &mut |_| {}).is_some_and(|stack| mapping.contains(stack)) {
+            found = Some(thread);
+        }
+    });
+    found
+}
+
+/// The end of a path, which says most.
+#[derive(Clone, Copy)]
+struct FileName {
+    bytes: [u8; 160],
+    len: usize,
+    cut: bool,
+}
+
+impl Default for FileName {
+    fn default() -> Self {
+        Self::new(b"")
+    }
+}
+
+impl FileName {
+    fn new(path: &[u8]) -> Self {
+        let mut name = Self { bytes: [0; 160], len: 0, cut: path.len() > 160 };
+        let shown = &path[path.len().saturating_sub(160)..];
+        name.len = shown.len();
+        name.bytes[..shown.len()].copy_from_slice(shown);
+        name
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cut = if self.cut { "…" } else { "" };
+        write!(f, "{cut}{}", self.bytes[..self.len].escape_ascii())
+    }
+}

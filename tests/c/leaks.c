@@ -1,0 +1,71 @@
+/* Loses what its argument says, in a thread that has ended, or holds it; `MILLPOND_LEAKS` says what is then to be said. */
+#include "check.h"
+#include <limits.h>
+#include <pthread.h>
+#include <sys/mman.h>
+
+static void *held;
+static const char *which;
+
+static void *lose(void *unused)
+{
+    (void)unused;
+    for (int at = 0; at < 100; at++) {
+        char **block = hidden(malloc(unknown(6000)));
+        CHECK(block);
+        if (strcmp(which, "cycle") == 0)
+            block[3] = (char *)block + 100;
+        if (strcmp(which, "inside") == 0) {
+            *block = held;
+            held = (char *)block + 3000;
+            block[375] = *block;
+        }
+    }
+    if (strcmp(which, "huge") == 0)
+        for (int at = 0; at < 8; at++)
+            CHECK(hidden(malloc(unknown(1 << 30))));
+    return NULL;
+}
+
+static void *run(void *unused)
+{
+    char *volatile block;
+    for (;;) {
+        block = hidden(malloc(unknown(100)));
+        free(block);
+    }
+    return unused;
+}
+
+static void *leave(void *unused)
+{
+    exit(3);
+    return unused;
+}
+
+int main(int count, char **arguments)
+{
+    CHECK(is_millpond() && count == 2);
+    which = arguments[1];
+    pthread_t thread;
+    if (strcmp(which, "nothing") != 0) {
+        CHECK(pthread_create(&thread, NULL, lose, NULL) == 0);
+        CHECK(pthread_join(thread, NULL) == 0);
+    }
+    for (int at = 0; strcmp(which, "threads") == 0 && at < 4; at++)
+        CHECK(pthread_create(&thread, NULL, run, NULL) == 0);
+    if (strcmp(which, "sparse") == 0) {
+        char *pages = mmap(NULL, 1UL << 40, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (pages != MAP_FAILED)
+            pages[1UL << 39] = 1;
+    }
+    /* In a stream that is written at the end. */
+    printf("done");
+    if (strcmp(which, "small") == 0) {
+        pthread_attr_t attributes;
+        CHECK(pthread_attr_init(&attributes) == 0 && pthread_attr_setstacksize(&attributes, PTHREAD_STACK_MIN) == 0);
+        CHECK(pthread_create(&thread, &attributes, leave, NULL) == 0);
+        pthread_join(thread, NULL);
+    }
+    return 3;
+}

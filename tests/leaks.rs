@@ -1,0 +1,290 @@
+//! Leaks: what the program can get at no more is found, whatever it is, and nothing else; at its end and by a call.
+
+mod common;
+
+use common::block::take;
+use common::child::{Ended, Scenario, say};
+use common::{GIB, KIB, MIB, scaled};
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::thread;
+
+/// What a program holds on to.
+static HELD: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+
+fn hold(ptr: *mut u8) {
+    HELD.store(ptr, Ordering::Relaxed);
+}
+
+/// Does something in a thread that has ended when this returns: nothing of it is left on this one's stack.
+fn elsewhere(act: impl FnOnce() + Send + 'static) {
+    thread::spawn(act).join().expect("no panic");
+}
+
+/// Takes blocks and forgets them.
+fn lose(count: usize, size: usize) {
+    for _ in 0..count {
+        black_box(take(size, 8));
+    }
+}
+
+/// Chunks of a size that nothing else here has, each with the address of the next but for the last; returns the first.
+fn chain(count: usize, size: usize) -> *mut u8 {
+    let mut next = core::ptr::null_mut();
+    for _ in 0..count {
+        let node = take(size, 8).cast::<*mut u8>();
+        // SAFETY: a chunk of our own, of more than a word.
+        unsafe { node.write(next) };
+        next = node.cast();
+    }
+    next
+}
+
+/// How many lost allocations of this size are found, and how many of them no other holds.
+fn lost(size: usize) -> (u64, u64) {
+    let leaks = millpond::leaks().expect("the system tells");
+    let group = leaks.groups().iter().find(|group| group.size == size);
+    group.map_or((0, 0), |group| (group.count, group.direct))
+}
+
+/// Whether so many were found, of so many: a word somewhere may look like the address of one or two.
+fn found(found: u64, of: u64) -> bool {
+    (of - of.min(4)..=of).contains(&found)
+}
+
+#[test]
+fn what_a_thread_has_lost_is_found_after_it() {
+    Scenario::new("what_a_thread_has_lost_is_found_after_it").passes(|| {
+        elsewhere(|| lose(100, 6 * KIB));
+        let (count, direct) = lost(6 * KIB);
+        assert!(found(count, 100) && direct == count, "{count}, {direct}");
+        // Of what one holds another is told apart.
+        elsewhere(|| {
+            for _ in 0..10 {
+                black_box(chain(10, 7 * KIB));
+            }
+        });
+        let (count, direct) = lost(7 * KIB);
+        assert!((60..=100).contains(&count) && found(direct, 10), "{count}, {direct}");
+        assert!(found(lost(6 * KIB).0, 100));
+    });
+}
+
+#[test]
+fn what_holds_itself_is_lost() {
+    Scenario::new("what_holds_itself_is_lost").passes(|| {
+        elsewhere(|| {
+            for size in [6 * KIB, 300 * KIB].repeat(10) {
+                let (one, other) = (take(size, 8).cast::<*mut u8>(), take(size, 8).cast::<*mut u8>());
+                // SAFETY: two chunks of our own.
+                unsafe { (one.write(other.cast()), other.add(7).write(one.cast())) };
+            }
+        });
+        for size in [6 * KIB, 320 * KIB] {
+            let (count, direct) = lost(size);
+            assert!((12..=20).contains(&count) && direct == 0, "{size}: {count}, {direct}");
+        }
+    });
+}
+
+#[test]
+fn what_is_held_is_not_lost() {
+    Scenario::new("what_is_held_is_not_lost").passes(|| {
+        // By an address inside of it, in a chunk that is held so too.
+        for size in [6 * KIB, 300 * KIB, 40 * MIB] {
+            elsewhere(move || {
+                let inner = take(size, 8);
+                let outer = take(size, 8);
+                // SAFETY: inside two blocks of our own.
+                unsafe {
+                    outer.add(size - 8).cast::<*mut u8>().write(inner.add(size - 1));
+                    hold(outer.add(size / 2));
+                }
+            });
+            assert_eq!(lost(size.next_multiple_of(if size > 256 * KIB { 64 * KIB } else { 1 })), (0, 0), "{size}");
+        }
+        // By a stack, of a thread that waits and of one that runs.
+        let (ready, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+        thread::scope(|scope| {
+            let (ready, done) = (&ready, &done);
+            let threads = [false, true].map(|waits| {
+                scope.spawn(move || {
+                    let kept = black_box([take(7 * KIB, 8)]);
+                    ready.fetch_add(1, Ordering::Release);
+                    while !done.load(Ordering::Acquire) {
+                        if waits {
+                            thread::park();
+                        }
+                    }
+                    black_box(kept);
+                })
+            });
+            while ready.load(Ordering::Acquire) < 2 {
+                thread::yield_now();
+            }
+            assert_eq!(lost(7 * KIB), (0, 0));
+            done.store(true, Ordering::Release);
+            threads.iter().for_each(|thread| thread.thread().unpark());
+        });
+    });
+}
+
+/// More than the list of what is to be looked at has room for, and deeper than any stack.
+#[test]
+fn many_are_followed() {
+    Scenario::new("many_are_followed").passes(|| {
+        let count = scaled(2_000_000, 1_200_000);
+        elsewhere(move || {
+            hold(chain(count, 24));
+            // All of them in one: the list overflows.
+            let all = take(8 * count, 8).cast::<*mut u8>();
+            let mut at = HELD.load(Ordering::Relaxed);
+            for place in 0..count {
+                // SAFETY: inside a block of our own; each node has the next one's address.
+                unsafe {
+                    all.add(place).write(at);
+                    at = at.cast::<*mut u8>().read();
+                }
+            }
+            hold(all.cast());
+        });
+        assert_eq!(lost(24), (0, 0));
+    });
+}
+
+#[test]
+fn a_hundred_thousand_and_a_huge_one_are_found() {
+    Scenario::new("a_hundred_thousand_and_a_huge_one_are_found").passes(|| {
+        elsewhere(|| {
+            lose(100_000, 56);
+            lose(8, GIB);
+        });
+        let before = common::kernel::resident();
+        let (small, huge) = (lost(56).0, lost(GIB).0);
+        assert!(found(small, 100_000) && found(huge, 8), "{small}, {huge}");
+        // The huge ones were never written, and the tables are gone.
+        let more = common::kernel::resident().saturating_sub(before);
+        assert!(more < 4 * MIB, "{more} bytes stay");
+    });
+}
+
+#[test]
+fn records_say_which() {
+    Scenario::new("records_say_which").variable("MILLPOND_MODE", "tracked").passes(|| {
+        elsewhere(|| lose(1, 100));
+        let mark = millpond::snapshot();
+        elsewhere(|| {
+            let _tag = millpond::tag("in \"quotes\"");
+            lose(20, 100);
+        });
+        let leaks = millpond::leaks_since(mark).expect("the system tells");
+        let group = leaks.groups().iter().find(|group| group.size == 100).expect("lost");
+        let count = leaks.count();
+        assert!(found(count, 20) && group.tag == "in \"quotes\"", "{leaks}");
+        assert_eq!((leaks.bytes(), group.count, group.bytes), (100 * count, count, 100 * count), "{leaks}");
+        let record = millpond::record(group.id).expect("live");
+        assert_eq!((record.address, record.thread, record.time_ms), (group.address(), group.thread, group.time_ms));
+        let text = leaks.to_string();
+        let part = format!(" of      100, first at {:#x}, id {}, by thread ", group.address(), group.id);
+        assert!(text.starts_with(&format!("leaks: {count} allocations, ")) && text.contains(&part), "{text}");
+        assert!(text.ends_with(" s ago, for in \"quotes\""), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&leaks.json().to_string()).expect("JSON");
+        assert_eq!((&json["count"], &json["others"]), (&count.into(), &0.into()));
+        assert_eq!((&json["groups"][0]["id"], &json["groups"][0]["tag"]), (&group.id.into(), &group.tag.into()));
+        // Kept back is not lost.
+        assert_eq!(millpond::leaks_since(millpond::snapshot()).expect("the system tells").count(), 0);
+    });
+}
+
+#[test]
+fn what_is_kept_back_is_not_lost() {
+    Scenario::new("what_is_kept_back_is_not_lost").variable("MILLPOND_MODE", "hardened").passes(|| {
+        let mark = millpond::snapshot();
+        elsewhere(|| {
+            for _ in 0..100 {
+                let ptr = take(100, 8);
+                // SAFETY: allocated just now.
+                unsafe { common::block::give(black_box(ptr), 100, 8) };
+            }
+            lose(10, 100);
+        });
+        let leaks = millpond::leaks_since(mark).expect("the system tells");
+        assert!(found(leaks.count(), 10), "{leaks}");
+    });
+}
+
+/// Runs a body whose process then ends by itself.
+fn ended(test: &'static str, leaks: &'static str, body: impl FnOnce()) -> Option<Ended> {
+    Scenario::new(test).variable("MILLPOND_LEAKS", leaks).run(body)
+}
+
+#[test]
+fn at_the_end_they_are_reported_and_fail() {
+    let test = "at_the_end_they_are_reported_and_fail";
+    let Some(ended) = ended(test, "fail=7", || elsewhere(|| lose(10, 6 * KIB))) else {
+        return;
+    };
+    assert_eq!(ended.status.code(), Some(7), "{}", ended.stderr);
+    assert!(ended.stdout.contains("test result: ok"), "streams are written: {}", ended.stdout);
+    assert!(ended.stderr.starts_with("millpond: leaks: "), "{}", ended.stderr);
+    assert!(ended.stderr.contains(" of     6144, first at 0x"), "{}", ended.stderr);
+}
+
+#[test]
+fn at_the_end_nothing_is_said_without_them() {
+    let test = "at_the_end_nothing_is_said_without_them";
+    let Some(ended) = ended(test, "fail", || say(format_args!("all is held\n"))) else { return };
+    assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn at_the_end_others_go_on() {
+    let test = "at_the_end_others_go_on";
+    let Some(ended) = ended(test, "json,fail", || {
+        elsewhere(|| lose(100, 200 * KIB));
+        for thread in 0..4_u64 {
+            thread::spawn(move || {
+                let mut map = std::collections::HashMap::new();
+                for round in thread.. {
+                    map.insert(round % 997, vec![round as u8; round as usize % 3000]);
+                    map.remove(&(round * 7 % 997));
+                    if round % 64 == 0 {
+                        black_box(vec![1u8; 40 * MIB]);
+                    }
+                    if round % 10_000 == 0 {
+                        map.clear();
+                    }
+                }
+            });
+        }
+    }) else {
+        return;
+    };
+    assert_eq!(ended.status.code(), Some(23), "{} {}", ended.how(), ended.stderr);
+    let json: serde_json::Value = serde_json::from_str(&ended.stderr).expect("JSON");
+    let groups = json["groups"].as_array().expect("groups");
+    let group = groups.iter().find(|group| group["size"] == 224 * KIB).expect("lost");
+    // The stack of the thread that has lost them is another's now: what that has not written over holds some.
+    assert!((90..=100).contains(&group["count"].as_u64().expect("a number")), "{group}");
+}
+
+/// A heap of one's own knows what it has lost, and does not hold what another has.
+#[test]
+fn a_heap_knows_its_own() {
+    Scenario::new("a_heap_knows_its_own").passes(|| {
+        let heap: &'static millpond::Heap = Box::leak(Box::new(millpond::Heap::new().expect("memory")));
+        let layout = core::alloc::Layout::from_size_align(3000, 8).expect("valid");
+        elsewhere(move || {
+            let kept = heap.alloc(layout).expect("memory");
+            // SAFETY: ours, and more than a word.
+            unsafe { kept.cast().write(take(5 * KIB, 8)) };
+            hold(kept.as_ptr());
+            for _ in 0..10 {
+                black_box(heap.alloc(layout).expect("memory"));
+            }
+        });
+        let leaks = heap.leaks().expect("the system tells");
+        assert!(found(leaks.count(), 10) && leaks.reachable().0 == 11 - leaks.count(), "{leaks}");
+        assert_eq!(lost(5 * KIB), (0, 0));
+    });
+}

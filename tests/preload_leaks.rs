@@ -1,0 +1,124 @@
+//! Leaks of C programs under `LD_PRELOAD`: found, whatever holds them, and not in what is held; under other people's programs
+//! a report and no harm.
+#![cfg(all(target_arch = "x86_64", target_os = "linux", not(millpond_forward), not(millpond_portable_tls)))]
+
+mod library;
+
+use library::{Ended, compile, link_shared, preloaded, run, workbench};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+const WATCHDOG: u32 = 60;
+
+fn program() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| compile("leaks.c", "leaks", &link_shared().each_ref().map(String::as_str)))
+}
+
+fn loses(which: &str, leaks: &str) -> Ended {
+    let ended = run(preloaded(program()).arg(which).env("MILLPOND_LEAKS", leaks), WATCHDOG, &[]);
+    assert_eq!(ended.stdout, "done", "{which}: {ended:#?}");
+    ended
+}
+
+/// Count, and how many no other holds, of the lost blocks of a size.
+fn group(ended: &Ended, size: u64) -> (u64, u64) {
+    let json: serde_json::Value = serde_json::from_str(&ended.stderr).unwrap_or_else(|_| panic!("{ended:#?}"));
+    let groups = json["groups"].as_array().expect("groups");
+    let number = |group: &serde_json::Value, name: &str| group[name].as_u64().expect("a number");
+    let group = groups.iter().find(|group| group["size"] == size);
+    group.map_or((0, 0), |group| (number(group, "count"), number(group, "direct")))
+}
+
+#[test]
+fn what_is_lost_is_found() {
+    for which in ["lost", "huge", "cycle", "sparse"] {
+        let ended = loses(which, "json,fail");
+        assert_eq!(ended.code, Some(23), "{which}: {ended:#?}");
+        let (count, direct) = group(&ended, 6144);
+        assert!((96..=100).contains(&count) && direct == count, "{which}: {count}, {direct}");
+        assert!(which != "huge" || group(&ended, 1 << 30).0 >= 4, "{ended:#?}");
+    }
+}
+
+#[test]
+fn what_is_held_is_not_found() {
+    for which in ["nothing", "inside"] {
+        let ended = loses(which, "json,fail");
+        assert_eq!((ended.code, group(&ended, 6144)), (Some(3), (0, 0)), "{which}: {ended:#?}");
+        let ended = loses(which, "report");
+        assert!(ended.stderr.starts_with("millpond: no leaks: 0 allocations, 0 bytes; "), "{which}: {ended:#?}");
+    }
+}
+
+/// A program may end in a thread with little stack.
+#[test]
+fn without_stack_nothing_is_known() {
+    let ended = loses("small", "report,fail");
+    assert_eq!(
+        (ended.code, ended.stderr.as_str()),
+        (Some(3), "millpond: leaks: not known, there is no memory for the search\n")
+    );
+}
+
+#[test]
+fn others_may_run_meanwhile() {
+    for leaks in ["json,fail=99", "json"] {
+        let ended = loses("threads", leaks);
+        assert_eq!(ended.code, Some(if leaks == "json" { 3 } else { 99 }), "{ended:#?}");
+        // Where the thread was that has lost them, others are now: their stacks hold what they have not written over.
+        assert!((90..=100).contains(&group(&ended, 6144).0), "{ended:#?}");
+    }
+}
+
+#[test]
+fn records_say_more() {
+    for mode in ["tracked", "hardened"] {
+        let mut command = preloaded(program());
+        let ended = run(command.arg("lost").env("MILLPOND_LEAKS", "report").env("MILLPOND_MODE", mode), WATCHDOG, &[]);
+        assert_eq!(ended.code, Some(3), "{ended:#?}");
+        let line = ended.stderr.lines().find(|line| line.contains(" of     6000, first at 0x")).expect("the blocks");
+        assert!(line.contains(", id ") && line.contains(" by thread ") && line.ends_with(" s ago"), "{line}");
+    }
+}
+
+#[test]
+fn a_file_takes_reports() {
+    let file = workbench().join("leaks.txt");
+    let _ = std::fs::remove_file(&file);
+    for _ in 0..2 {
+        let ended = loses("lost", &format!("report,json,file={}", file.display()));
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(3), ""));
+    }
+    let text = std::fs::read_to_string(&file).expect("written");
+    assert_eq!(text.lines().filter(|line| line.starts_with("millpond: leaks: ")).count(), 2, "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("{\"count\":")).count(), 2, "{text}");
+    let ended = loses("lost", "fail,file=/nowhere/at/all");
+    assert!(ended.code == Some(23) && ended.stderr.contains("millpond: leaks: /nowhere/at/all cannot be written\n"));
+    assert!(ended.stderr.contains("millpond: leaks: 1"), "{ended:#?}");
+}
+
+#[test]
+fn others_programs_go_on() {
+    for mode in ["fast", "hardened"] {
+        for (program, arguments) in [
+            ("python3", &["-c", "import json, threading; print(json.dumps({'a': [1] * 9}))"][..]),
+            ("git", &["--version"][..]),
+            ("sh", &["-c", "for i in 1 2 3; do echo $(echo $i); done; exit 5"][..]),
+        ] {
+            if Command::new(program).args(["--version"]).output().is_err() {
+                println!("{program} is not here");
+                continue;
+            }
+            let plain = run(Command::new(program).args(arguments), WATCHDOG, &[]);
+            let mut command = preloaded(program);
+            command.args(arguments).env("MILLPOND_LEAKS", "report").env("MILLPOND_MODE", mode);
+            let ended = run(&mut command, WATCHDOG, &[]);
+            assert_eq!((ended.code, &ended.stdout), (plain.code, &plain.stdout), "{program}: {ended:#?}");
+            // A shell may leave without a look at what is to be done at the end.
+            assert!(program == "sh" || ended.stderr.contains("leaks: "), "{program}: {ended:#?}");
+            println!("{program}, {mode}: {}", ended.stderr.lines().next().unwrap_or_default());
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What is kept back of freed memory, and what is written over it, as it was wished.
+
+mod common;
+
+use common::MIB;
+use common::child::{Scenario, say};
+use common::thread::together;
+use core::alloc::Layout;
+use core::ptr::NonNull;
+use millpond::{Freed, Heap, Mode};
+use std::os::unix::process::ExitStatusExt as _;
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 8).expect("valid")
+}
+
+/// Frees a block of ones and returns its address.
+fn come_and_go(heap: &Heap, size: usize) -> NonNull<u8> {
+    let block = heap.alloc(layout(size)).expect("memory");
+    // SAFETY: allocated just now, freed once.
+    unsafe {
+        block.write_bytes(1, size);
+        heap.free(block, layout(size));
+    }
+    block
+}
+
+#[test]
+fn no_more_is_kept_back_than_was_wished() {
+    for mode in [Mode::Tracked, Mode::Hardened] {
+        for (bytes, size, kept) in
+            [(0, 100, 0), (1000, 100, 10), (1000, 1001, 0), (1000, 1000, 1), (MIB, 300_000, 3), (usize::MAX, 8, 4096)]
+        {
+            let heap = Heap::builder().mode(mode).quarantine(bytes).build().expect("memory");
+            for _ in 0..5000 {
+                come_and_go(&heap, size);
+            }
+            let stats = heap.check().expect("sound");
+            // What lies behind a block is checked where it is hardened.
+            let behind = if mode == Mode::Hardened { 16 } else { 0 };
+            let one = heap.alloc(layout(size)).expect("memory");
+            let whole = Heap::new().expect("memory");
+            let like = whole.alloc(layout(size + behind)).expect("memory");
+            let chunk = whole.usable_size(like.as_ptr()).expect("live");
+            assert_eq!(stats.quarantine, kept * chunk, "{mode:?}, {bytes} of {size}");
+            assert_eq!((stats.live, stats.accounted()), (0, stats.committed), "{mode:?}, {bytes} of {size}");
+            // SAFETY: allocated above, freed once.
+            unsafe { heap.free(one, layout(size)) };
+            heap.trim();
+            assert_eq!(heap.check().expect("sound").quarantine, 0);
+        }
+    }
+}
+
+/// The oldest goes first: what was freed last is not handed out again.
+#[test]
+fn the_oldest_goes_first() {
+    let heap = Heap::builder().mode(Mode::Tracked).quarantine(6400).build().expect("memory");
+    let mut last: Vec<NonNull<u8>> = Vec::new();
+    for _ in 0..10_000 {
+        let block = come_and_go(&heap, 64);
+        assert!(!last.contains(&block));
+        last.push(block);
+        if last.len() == 100 {
+            last.remove(0);
+        }
+    }
+}
+
+#[test]
+fn threads_share_the_bound() {
+    let heap = Heap::builder().mode(Mode::Hardened).quarantine(50_000).build().expect("memory");
+    together((0..8).map(|thread| {
+        let heap = &heap;
+        move || {
+            for round in 0..5000 {
+                come_and_go(heap, 1 + (thread * 977 + round * 31) % 3000);
+            }
+        }
+    }));
+    let stats = heap.check().expect("sound");
+    assert!(stats.quarantine > 0 && stats.quarantine < 2 * 50_000, "{}", stats.quarantine);
+    heap.trim();
+    let stats = heap.check().expect("sound");
+    assert_eq!((stats.quarantine, stats.live), (0, 0));
+}
+
+#[test]
+fn freed_memory_is_overwritten_as_was_wished() {
+    for mode in [Mode::Tracked, Mode::Hardened] {
+        for (freed, byte) in [(Freed::Junk, 0xdf), (Freed::Zero, 0), (Freed::Keep, 1)] {
+            let heap = Heap::builder().mode(mode).quarantine(MIB).freed(freed).build().expect("memory");
+            let block = come_and_go(&heap, 1000);
+            // SAFETY: kept back, so it is there, and nobody else's.
+            let there = unsafe { core::slice::from_raw_parts(block.as_ptr(), 1000) };
+            assert!(there.iter().all(|there| *there == byte), "{mode:?}, {freed:?}: {there:?}");
+            if freed == Freed::Keep {
+                // SAFETY: as above; nobody looks.
+                unsafe { block.write(7) };
+            }
+            heap.trim();
+        }
+    }
+}
+
+fn names_a_late_write(test: &'static str, heap: impl FnOnce() -> Heap) {
+    let Some(ended) = Scenario::new(test).run(|| {
+        let heap = heap();
+        let block = come_and_go(&heap, 100);
+        // SAFETY: none: the misuse under test.
+        unsafe { block.add(5).write(1) };
+        heap.trim();
+        say(format_args!("survived\n"));
+    }) else {
+        return;
+    };
+    assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{}", ended.stdout);
+    assert!(ended.stderr.contains("after it was freed, 5 bytes into it"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_late_write_is_named_among_zeros() {
+    names_a_late_write("a_late_write_is_named_among_zeros", || {
+        Heap::builder().mode(Mode::Hardened).freed(Freed::Zero).build().expect("memory")
+    });
+}
+
+#[test]
+fn a_late_write_is_named_where_records_are_kept() {
+    names_a_late_write("a_late_write_is_named_where_records_are_kept", || {
+        Heap::builder().mode(Mode::Tracked).quarantine(1000).freed(Freed::Junk).build().expect("memory")
+    });
+}
+
+/// The same for the program's own allocator.
+#[test]
+fn the_environment_says_how_much() {
+    let test = Scenario::new("the_environment_says_how_much").variable("MILLPOND_MODE", "hardened");
+    test.variable("MILLPOND_QUARANTINE", "64K").variable("MILLPOND_FREED", "zero").passes(|| {
+        for _ in 0..1000 {
+            let block = common::block::take(10_000, 8);
+            // SAFETY: allocated just now, freed once; kept back after that, so it is there.
+            unsafe {
+                block.write_bytes(1, 10_000);
+                common::block::give(block, 10_000, 8);
+                assert!((0..10_000).all(|at| block.add(at).read() == 0));
+            }
+        }
+        let kept = millpond::stats().quarantine;
+        assert!(kept > 40_000 && kept < 100_000, "{kept}");
+        common::law::holds();
+    });
+}
