@@ -176,7 +176,7 @@ fn the_environment_is_heard() {
     );
     assert_eq!(
         stderr(&[("MILLPOND_THP", "sometimes")]),
-        "millpond: MILLPOND_THP=sometimes is not one of default, always, never: ignored\n"
+        "millpond: MILLPOND_THP=sometimes is not one of default, always, never, system: ignored\n"
     );
     let stats = stderr(&[("MILLPOND_SHOW", "stats")]);
     assert!(stats.starts_with("millpond: where") && stats.contains("= committed"), "{stats}");
