@@ -73,13 +73,13 @@ fn what_is_deterministic_is_stopped_and_named() {
     }
     for (verb, prefix) in [("free of 0x", ""), ("realloc of 0x", "realloc_")] {
         for (name, what) in [
-            ("stack 8", "an address on this thread's stack"),
+            ("stack 8", "an address of the stack of this thread"),
             ("global 8", "which is not an allocation of Millpond's"),
             ("code 8", "which is not an allocation of Millpond's"),
-            ("number 8 1", "a small number"),
-            ("number 8 16", "a small number"),
+            ("number 8 1", "too small to be an address"),
+            ("number 8 16", "too small to be an address"),
             ("number 8 0x123456789000", "which is not an allocation of Millpond's"),
-            ("non_canonical 8 16", "no address that a program can have"),
+            ("non_canonical 8 16", "not canonical: no address at all"),
         ] {
             case(format!("{prefix}{name}"), &[verb, what]);
         }
