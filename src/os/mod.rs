@@ -27,6 +27,9 @@ pub(crate) mod fake;
 #[cfg(all(test, not(millpond_loom)))]
 #[path = "fake_memory.rs"]
 pub(crate) mod fake;
+#[cfg_attr(test, allow(dead_code))]
+#[cfg(not(millpond_loom))]
+mod frames;
 #[cfg(not(any(test, millpond_loom)))]
 mod linux;
 
@@ -34,6 +37,9 @@ mod linux;
 pub(crate) use c::*;
 #[cfg(any(test, millpond_loom))]
 pub(crate) use fake::*;
+#[cfg(not(millpond_loom))]
+#[allow(unused_imports)]
+pub(crate) use frames::*;
 #[cfg(not(any(test, millpond_loom)))]
 pub(crate) use linux::*;
 
