@@ -75,6 +75,10 @@ mod values {
     pub(crate) const INDEX_SLOTS: usize = 8;
     /// How many of the last frees a tracker remembers, and how many chunks it keeps back where it is hardened.
     pub(crate) const RECENT: usize = 4096;
+    /// The most frames of a sampled allocation that are kept, the innermost.
+    pub(crate) const FRAMES: usize = 128;
+    /// Counters, a power of two, that say whether anything sampled has an address with a hash.
+    pub(crate) const FILTER: usize = 4096;
     /// Bytes behind an allocation that are checked where it is hardened.
     pub(crate) const CANARY: usize = 16;
     /// The largest allocation that is kept back.
@@ -164,6 +168,8 @@ mod values {
     pub(crate) const INDEX_LEVELS: usize = 3;
     pub(crate) const INDEX_SLOTS: usize = 2;
     pub(crate) const RECENT: usize = 2;
+    pub(crate) const FRAMES: usize = 2;
+    pub(crate) const FILTER: usize = 2;
     pub(crate) const CANARY: usize = 8;
     pub(crate) const KEPT_MAX: usize = 64;
 

@@ -76,6 +76,8 @@ pub(crate) enum Fault {
     RecordRelaxed,
     /// An address is forgotten without looking at whose the record is.
     ForgetBlindly,
+    /// The frames of a sampler's site are published by a relaxed store.
+    SiteRelaxed,
     /// A record is ended by load and store.
     EndStore,
     /// A bit of a bitset is set by a relaxed operation.
