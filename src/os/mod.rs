@@ -27,7 +27,9 @@ pub(crate) mod fake;
 #[cfg(all(test, not(millpond_loom)))]
 #[path = "fake_memory.rs"]
 pub(crate) mod fake;
-#[cfg_attr(test, allow(dead_code))]
+#[cfg(not(any(test, millpond_loom)))]
+mod files;
+#[allow(dead_code)] // Not all of it is used everywhere.
 #[cfg(not(millpond_loom))]
 mod frames;
 #[cfg(not(any(test, millpond_loom)))]
@@ -37,6 +39,8 @@ mod linux;
 pub(crate) use c::*;
 #[cfg(any(test, millpond_loom))]
 pub(crate) use fake::*;
+#[cfg(not(any(test, millpond_loom)))]
+pub(crate) use files::*;
 #[cfg(not(millpond_loom))]
 #[allow(unused_imports)]
 pub(crate) use frames::*;
