@@ -5,6 +5,8 @@
 //! | `MILLPOND_MODE` | `fast`, `tracked`, `hardened` | what is known of each allocation, and noticed of bad use |
 //! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool`, `cache` | what slow paths do, a line a step on stderr; each level tells what those before it do, too |
 //! | `MILLPOND_THP` | `default`, `always`, `never` | transparent huge pages |
+//! | `MILLPOND_PROFILE` | `FILE[,bytes=N][,seed=N][,collapsed]` | a memory profile, written to the file at the program's end: see `profile` |
+//! | `MILLPOND_TIMING` | `0`, `1` | whether calls are timed, for the statistics |
 //! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | what is in force, when it has been read; where the bytes are, at the program's end; both on stderr |
 //!
 //! A variable whose name begins so and is not in the table, and a value that is none of a variable's, are ignored with
@@ -13,6 +15,7 @@
 use crate::log::Log;
 use crate::os;
 use crate::report::{Mode, Thp};
+use crate::sampler;
 
 /// What the variables say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,10 +24,25 @@ pub(crate) struct Settings {
     pub(crate) mode: Option<Mode>,
     pub(crate) thp: Thp,
     pub(crate) log: Log,
+    pub(crate) profile: Option<Profile>,
+    /// Time calls.
+    pub(crate) timing: bool,
     /// Print what is in force.
     pub(crate) show_config: bool,
     /// Print the statistics at the program's end.
     pub(crate) show_stats: bool,
+}
+
+/// A memory profile that is wished for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Profile {
+    /// The file's path; `%p` in it stands for the number of the process.
+    pub(crate) path: &'static [u8],
+    /// Bytes between two samples, on average.
+    pub(crate) bytes: u64,
+    pub(crate) seed: Option<u64>,
+    /// Write text, a line a stack.
+    pub(crate) collapsed: bool,
 }
 
 /// One row of the table.
@@ -33,15 +51,17 @@ struct Variable {
     name: &'static str,
     values: &'static str,
     /// Takes a value over. `None`: it means nothing, and nothing has changed.
-    set: fn(&mut Settings, &[u8]) -> Option<()>,
+    set: fn(&mut Settings, &'static [u8]) -> Option<()>,
 }
 
 const PREFIX: &str = "MILLPOND_";
 
-const TABLE: [Variable; 4] = [
+const TABLE: [Variable; 6] = [
     Variable { name: "LOG", values: "one of os, arena, span, pool, cache", set: set_log },
     Variable { name: "MODE", values: "one of fast, tracked, hardened", set: set_mode },
     Variable { name: "THP", values: "one of default, always, never, system", set: set_thp },
+    Variable { name: "PROFILE", values: "FILE[,bytes=N][,seed=N][,collapsed]", set: set_profile },
+    Variable { name: "TIMING", values: "0 or 1", set: set_timing },
     Variable { name: "SHOW", values: "a list of config, stats", set: set_show },
 ];
 
@@ -52,7 +72,7 @@ pub(crate) fn read() -> Option<Settings> {
 }
 
 /// Takes over one variable, `NAME=value`, or says what is wrong with it.
-fn take(settings: &mut Settings, text: &[u8]) {
+fn take(settings: &mut Settings, text: &'static [u8]) {
     let Some(rest) = text.strip_prefix(PREFIX.as_bytes()) else { return };
     let Some(at) = rest.iter().position(|byte| *byte == b'=') else { return };
     let (name, value) = (&rest[..at], &rest[at + 1..]);
@@ -106,6 +126,35 @@ fn set_thp(settings: &mut Settings, value: &[u8]) -> Option<()> {
         b"system" => Thp::System,
         _ => return None,
     };
+    Some(())
+}
+
+fn set_timing(settings: &mut Settings, value: &[u8]) -> Option<()> {
+    settings.timing = match value {
+        b"0" => false,
+        b"1" => true,
+        _ => return None,
+    };
+    Some(())
+}
+
+fn set_profile(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
+    let number = |digits: &[u8]| core::str::from_utf8(digits).ok()?.parse().ok();
+    let mut words = value.split(|byte| *byte == b',');
+    let path = words.next().filter(|path| !path.is_empty() && path.len() < os::PATH_MAX / 2)?;
+    let mut profile = Profile { path, bytes: sampler::MEAN, seed: None, collapsed: false };
+    for word in words {
+        if let Some(digits) = word.strip_prefix(b"bytes=") {
+            profile.bytes = number(digits).filter(|bytes| (1..=sampler::MEAN_MAX).contains(bytes))?;
+        } else if let Some(digits) = word.strip_prefix(b"seed=") {
+            profile.seed = Some(number(digits)?);
+        } else if word == b"collapsed" {
+            profile.collapsed = true;
+        } else {
+            return None;
+        }
+    }
+    settings.profile = Some(profile);
     Some(())
 }
 
@@ -177,7 +226,7 @@ mod tests {
     use super::*;
     use std::string::ToString;
 
-    fn taken(texts: &[&str]) -> Settings {
+    fn taken(texts: &[&'static str]) -> Settings {
         let mut settings = Settings::default();
         texts.iter().for_each(|text| take(&mut settings, text.as_bytes()));
         settings
@@ -205,6 +254,29 @@ mod tests {
             taken(&["MILLPOND_SHOW=stats", "MILLPOND_SHOW=x"]).to_string().split(' ').next_back(),
             Some("MILLPOND_SHOW=stats")
         );
+    }
+
+    #[test]
+    fn a_profile_has_a_file_and_numbers() {
+        let profile = |text| taken(&[text]).profile;
+        let plain = Profile { path: b"a/b.%p", bytes: 512 << 10, seed: None, collapsed: false };
+        assert_eq!(profile("MILLPOND_PROFILE=a/b.%p"), Some(plain));
+        let all = Profile { bytes: 4096, seed: Some(7), collapsed: true, ..plain };
+        assert_eq!(profile("MILLPOND_PROFILE=a/b.%p,seed=7,collapsed,bytes=4096"), Some(all));
+        for text in [
+            "MILLPOND_PROFILE=",
+            "MILLPOND_PROFILE=,bytes=1",
+            "MILLPOND_PROFILE=f,bytes=0",
+            "MILLPOND_PROFILE=f,bytes=",
+            "MILLPOND_PROFILE=f,bytes=1099511627777",
+            "MILLPOND_PROFILE=f,bytes=1k",
+            "MILLPOND_PROFILE=f,seed=-1",
+            "MILLPOND_PROFILE=f,flat",
+            "MILLPOND_PROFILE=f,",
+        ] {
+            assert_eq!(profile(text), None, "{text}");
+        }
+        assert!(taken(&["MILLPOND_TIMING=1"]).timing && !taken(&["MILLPOND_TIMING=yes"]).timing);
     }
 
     #[test]

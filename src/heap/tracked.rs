@@ -154,9 +154,9 @@ impl Tracked<'_> {
     }
 
     /// Adds what the records know to the heap's statistics.
-    pub(crate) fn add_to(&self, stats: Stats, tables: usize) -> Stats {
+    pub(crate) fn add_to(&self, stats: Stats) -> Stats {
         let (count, bytes) = self.kept();
-        let tables = tables + self.tracker.bytes();
+        let tables = self.tracker.bytes();
         Stats {
             live: stats.live.saturating_sub(bytes),
             quarantine: bytes,
