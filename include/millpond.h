@@ -143,6 +143,15 @@ int mp_check(void) MP_NOEXCEPT;
 enum mp_thp { MP_THP_DEFAULT = 0, MP_THP_ALWAYS = 1, MP_THP_NEVER = 2, MP_THP_SYSTEM = 3 };
 int mp_set_thp(int thp) MP_NOEXCEPT;
 
+/* A memory profile by samples, one each so many bytes on average (524288 is a good number): begins it, forgetting one that there
+ * was, and ends it; what it knows stays. While it is on, each call takes some ten nanoseconds more. */
+void mp_profile_start(size_t bytes) MP_NOEXCEPT;
+void mp_profile_stop(void) MP_NOEXCEPT;
+
+/* Writes it to a file: for pprof, or collapsed to a line a stack with the bytes that came from it. 0, or -1 if the system
+ * refuses. Linear in the number of stacks. */
+int mp_profile_write(const char *path, int collapsed) MP_NOEXCEPT;
+
 /* As "0.1.0". */
 const char *mp_version(void) MP_NOEXCEPT;
 

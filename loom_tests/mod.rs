@@ -24,6 +24,7 @@ mod lease;
 mod modes;
 mod page_map;
 mod pool;
+mod sampler;
 mod slab;
 mod span;
 mod stack;
@@ -244,6 +245,30 @@ const MODELS: &[Model] = &[
         "pool/mod.rs pool/magazine.rs stack.rs",
         Some(3),
         [("push", Fault::StackPush, "Causality violation")]
+    ),
+    model!(
+        sampler::begin_against_end,
+        "sampler/mod.rs sampler/site.rs modes/index.rs",
+        Some(3),
+        [("unpublished", Fault::IndexRelaxed, "subtract with overflow")]
+    ),
+    model!(
+        sampler::walk_against_begin,
+        "sampler/mod.rs sampler/site.rs",
+        Some(3),
+        [("relaxed", Fault::SiteRelaxed, "Causality violation")]
+    ),
+    model!(
+        sampler::two_end_a_sample,
+        "sampler/mod.rs modes/index.rs",
+        Some(3),
+        [("stores", Fault::IndexStore, "one has ended it")]
+    ),
+    model!(
+        sampler::end_against_restart,
+        "sampler/mod.rs sampler/site.rs modes/index.rs",
+        Some(2),
+        [("stores", Fault::IndexStore, "each sample is given back once")]
     ),
     model!(stock::two_take, "os/stock.rs", None, [("stores", Fault::StockTake, "Causality violation")]),
     model!(stock::take_against_give, "os/stock.rs", None, [("relaxed", Fault::StockGive, "Causality violation")]),

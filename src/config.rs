@@ -79,6 +79,10 @@ mod values {
     pub(crate) const PLOT_SHIFT: u32 = 21;
     /// How many of the last frees a tracker remembers, and how many chunks it keeps back where it is hardened.
     pub(crate) const RECENT: usize = 1024;
+    /// The most frames of a sampled allocation that are kept, the innermost.
+    pub(crate) const FRAMES: usize = 128;
+    /// Counters, a power of two, that say whether anything sampled has an address with a hash.
+    pub(crate) const FILTER: usize = 4096;
     /// Bytes behind an allocation that are checked where it is hardened.
     pub(crate) const CANARY: usize = 16;
     /// The largest allocation that is kept back with its memory.
@@ -179,6 +183,8 @@ mod values {
     pub(crate) const ID_BLOCK: usize = 2;
     pub(crate) const PLOT_SHIFT: u32 = 7;
     pub(crate) const RECENT: usize = 2;
+    pub(crate) const FRAMES: usize = 2;
+    pub(crate) const FILTER: usize = 2;
     pub(crate) const CANARY: usize = 8;
     pub(crate) const KEPT_MAX: usize = 64;
     pub(crate) const KEPT_RUNS: usize = 2;

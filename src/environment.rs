@@ -10,6 +10,8 @@
 //! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool`, `cache` | what slow paths do, a line a step on stderr; each level tells what those before it do, too |
 //! | `MILLPOND_THP` | `default`, `always`, `never` | transparent huge pages |
 //! | `MILLPOND_LEAKS` | a list of `report`, `json`, `fail` or `fail=CODE`, and last `file=PATH` | what can be got at no more at the program's end: as text, as JSON, by the exit code (1 to 255; 23), to the end of a file instead of stderr |
+//! | `MILLPOND_PROFILE` | `FILE[,bytes=N][,seed=N][,collapsed]` | a memory profile, written to the file at the program's end: see `profile` |
+//! | `MILLPOND_TIMING` | `0`, `1` | whether calls are timed, for the statistics |
 //! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | what is in force, when it has been read; where the bytes are, at the program's end; both on stderr |
 //!
 //! A variable whose name begins so and is not in the table, and a value that is none of a variable's, are ignored with
@@ -19,6 +21,7 @@ use crate::config::CALLERS;
 use crate::log::Log;
 use crate::os;
 use crate::report::{Freed, Mode, Thp};
+use crate::sampler;
 
 /// What the variables say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +35,9 @@ pub(crate) struct Settings {
     pub(crate) freed: Option<Freed>,
     pub(crate) thp: Thp,
     pub(crate) log: Log,
+    pub(crate) profile: Option<Profile>,
+    /// Time calls.
+    pub(crate) timing: bool,
     /// Print what is in force.
     pub(crate) show_config: bool,
     /// Print the statistics at the program's end.
@@ -71,6 +77,18 @@ impl Leaking {
     }
 }
 
+/// A memory profile that is wished for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Profile {
+    /// The file's path; `%p` in it stands for the number of the process.
+    pub(crate) path: &'static [u8],
+    /// Bytes between two samples, on average.
+    pub(crate) bytes: u64,
+    pub(crate) seed: Option<u64>,
+    /// Write text, a line a stack.
+    pub(crate) collapsed: bool,
+}
+
 /// One row of the table.
 struct Variable {
     /// Without the prefix.
@@ -82,7 +100,7 @@ struct Variable {
 
 const PREFIX: &str = "MILLPOND_";
 
-const TABLE: [Variable; 9] = [
+const TABLE: [Variable; 11] = [
     Variable { name: "BACKTRACE", values: "a number up to 32", set: set_backtrace },
     Variable { name: "FREED", values: "one of junk, zero, keep", set: set_freed },
     Variable { name: "GUARD", values: "a number", set: set_guard },
@@ -91,6 +109,8 @@ const TABLE: [Variable; 9] = [
     Variable { name: "MODE", values: "one of fast, tracked, hardened", set: set_mode },
     Variable { name: "THP", values: "one of default, always, never, system", set: set_thp },
     Variable { name: "LEAKS", values: "a list of report, json, fail, fail=CODE, file=PATH", set: set_leaks },
+    Variable { name: "PROFILE", values: "FILE[,bytes=N][,seed=N][,collapsed]", set: set_profile },
+    Variable { name: "TIMING", values: "0 or 1", set: set_timing },
     Variable { name: "SHOW", values: "a list of config, stats", set: set_show },
 ];
 
@@ -191,6 +211,35 @@ fn set_thp(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
         b"system" => Thp::System,
         _ => return None,
     };
+    Some(())
+}
+
+fn set_timing(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
+    settings.timing = match value {
+        b"0" => false,
+        b"1" => true,
+        _ => return None,
+    };
+    Some(())
+}
+
+fn set_profile(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
+    let number = |digits: &[u8]| core::str::from_utf8(digits).ok()?.parse().ok();
+    let mut words = value.split(|byte| *byte == b',');
+    let path = words.next().filter(|path| !path.is_empty() && path.len() < os::PATH_MAX / 2)?;
+    let mut profile = Profile { path, bytes: sampler::MEAN, seed: None, collapsed: false };
+    for word in words {
+        if let Some(digits) = word.strip_prefix(b"bytes=") {
+            profile.bytes = number(digits).filter(|bytes| (1..=sampler::MEAN_MAX).contains(bytes))?;
+        } else if let Some(digits) = word.strip_prefix(b"seed=") {
+            profile.seed = Some(number(digits)?);
+        } else if word == b"collapsed" {
+            profile.collapsed = true;
+        } else {
+            return None;
+        }
+    }
+    settings.profile = Some(profile);
     Some(())
 }
 
@@ -352,6 +401,29 @@ mod tests {
             let text: &'static str = std::format!("MILLPOND_LEAKS={text}").leak();
             assert_eq!(leaks(text), none, "{text}");
         }
+    }
+
+    #[test]
+    fn a_profile_has_a_file_and_numbers() {
+        let profile = |text| taken(&[text]).profile;
+        let plain = Profile { path: b"a/b.%p", bytes: 512 << 10, seed: None, collapsed: false };
+        assert_eq!(profile("MILLPOND_PROFILE=a/b.%p"), Some(plain));
+        let all = Profile { bytes: 4096, seed: Some(7), collapsed: true, ..plain };
+        assert_eq!(profile("MILLPOND_PROFILE=a/b.%p,seed=7,collapsed,bytes=4096"), Some(all));
+        for text in [
+            "MILLPOND_PROFILE=",
+            "MILLPOND_PROFILE=,bytes=1",
+            "MILLPOND_PROFILE=f,bytes=0",
+            "MILLPOND_PROFILE=f,bytes=",
+            "MILLPOND_PROFILE=f,bytes=1099511627777",
+            "MILLPOND_PROFILE=f,bytes=1k",
+            "MILLPOND_PROFILE=f,seed=-1",
+            "MILLPOND_PROFILE=f,flat",
+            "MILLPOND_PROFILE=f,",
+        ] {
+            assert_eq!(profile(text), None, "{text}");
+        }
+        assert!(taken(&["MILLPOND_TIMING=1"]).timing && !taken(&["MILLPOND_TIMING=yes"]).timing);
     }
 
     #[test]

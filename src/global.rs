@@ -4,7 +4,14 @@
 //! else is behind one call. A thread's first miss makes its cache (*birth*); its end gives all back and leaves the thread
 //! on the shared path, for destructors that run later still.
 
-use crate::arena::Fill;
+pub(crate) mod doors;
+pub(crate) mod watch;
+
+pub(crate) use doors::{alloc_large, alloc_large_zeroed, alloc_missed, free_large, free_missed};
+pub(crate) use watch::{SAMPLER, is_sampling, start_sampling, stop_sampling};
+
+use doors::{alloc_missed_zeroed, realloc_watched};
+
 use crate::environment;
 use crate::heap::{Heap, Tracked};
 use crate::leaks;
@@ -26,12 +33,15 @@ pub(crate) static HEAP: Heap = Heap::new();
 
 /// The records, in the modes that keep them.
 pub(crate) static TRACKER: Tracker = Tracker::new();
-/// What the slots of threads point to in those modes: caches that are always empty, so that each call misses and comes here.
+/// What the slots of threads point to in those modes, and where calls are watched: caches that are always empty, so that each
+/// call misses and comes here.
 /// Each has the index of the thread's own cache.
 static FRONTS: Slab<ThreadCache> = Slab::new();
-/// The mode, and whether anything was allocated before it was chosen.
+/// The mode, whether anything was allocated before it was chosen, what is watched, and whether slots may point to fronts.
 static MODE: AtomicU32 = AtomicU32::new(0);
+const MODES: u32 = 0xff;
 const LATE: u32 = 1 << 8;
+const SEALED: u32 = 1 << 11;
 /// One more than the mode that the program's allocator was made with; zero if it was made with none.
 static WANTED: AtomicU32 = AtomicU32::new(0);
 /// And the callers that it was to keep, and how often it was to guard.
@@ -100,16 +110,15 @@ unsafe impl GlobalAlloc for Millpond {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if size_class::place_of(layout.size(), layout.align()).is_none() {
+        let Some(place) = size_class::place_of(layout.size(), layout.align()) else {
             return alloc_large_zeroed(layout.size(), layout.align());
-        }
-        // SAFETY: the caller's layout.
-        let at = unsafe { self.alloc(layout) };
-        if !at.is_null() {
-            // SAFETY: a chunk of at least that size, just now taken.
-            unsafe { ptr::write_bytes(at, 0, layout.size()) };
-        }
-        at
+        };
+        // SAFETY: as in `alloc`.
+        let bin = unsafe { (*slot::get()).bin_at(place) };
+        let Some(chunk) = bin.pop() else { return alloc_missed_zeroed(layout.size(), layout.align(), place) };
+        // SAFETY: a chunk of at least that size, just now taken.
+        unsafe { ptr::write_bytes(chunk.as_ptr(), 0, layout.size()) };
+        chunk.as_ptr()
     }
 
     #[inline]
@@ -117,10 +126,14 @@ unsafe impl GlobalAlloc for Millpond {
         let (size, align) = (layout.size(), layout.align());
         let old = size_class::place_of(size, align);
         let new = size_class::place_of(new_size, align);
-        if old.is_some() && old == new && mode() == Mode::Fast {
+        if !is_plain() {
+            // SAFETY: the caller's.
+            return unsafe { realloc_watched(ptr, layout, new_size) };
+        }
+        if old.is_some() && old == new {
             return ptr;
         }
-        if old.is_none() && new.is_none() && mode() == Mode::Fast {
+        if old.is_none() && new.is_none() {
             if let Some(resized) = HEAP.resize_large(thread(), ptr.expose_provenance(), new_size, align) {
                 return resized.as_ptr();
             }
@@ -218,88 +231,16 @@ unsafe impl GlobalAlloc for WithMode {
     }
 }
 
-fn address(chunk: Option<NonNull<u8>>) -> *mut u8 {
-    chunk.map_or(ptr::null_mut(), NonNull::as_ptr)
-}
-
-#[cold]
-#[inline(never)]
-pub(crate) fn alloc_large(size: usize, align: usize) -> *mut u8 {
-    large(size, align, Fill::Any, os::frame())
-}
-
-#[cold]
-#[inline(never)]
-pub(crate) fn alloc_large_zeroed(size: usize, align: usize) -> *mut u8 {
-    large(size, align, Fill::Zero, os::frame())
-}
-
-/// `frame`: of the function that the program called.
-pub(crate) fn large(size: usize, align: usize, fill: Fill, frame: usize) -> *mut u8 {
-    // It may be the first call of all, which chooses the mode.
-    configure();
-    match tracked() {
-        None => address(HEAP.alloc_large(thread(), size, align, fill)),
-        Some(tracked) => address(Tracked { frame, ..tracked }.alloc(size, align, None, fill)),
-    }
-}
-
-/// The size may be rounded up to the alignment; `usize::MAX`: the caller does not say.
-#[cold]
-#[inline(never)]
-pub(crate) fn free_large(ptr: *mut u8, size: usize, align: usize) {
-    match tracked() {
-        None => HEAP.free_large(thread(), ptr.expose_provenance()),
-        Some(tracked) => {
-            let layout = (size != usize::MAX).then_some((size, align));
-            tracked.free(ptr.expose_provenance(), layout, is_late());
-        }
-    }
-}
-
-/// The bin has missed: has the thread born first, if need be.
-#[cold]
-#[inline(never)]
-pub(crate) fn alloc_missed(size: usize, align: usize, place: usize) -> *mut u8 {
-    missed(size, align, place, os::frame())
-}
-
-/// `frame`: of the function that the program called.
-#[inline]
-pub(crate) fn missed(size: usize, align: usize, place: usize, frame: usize) -> *mut u8 {
-    let cache = own_cache();
-    if let Some(tracked) = tracked_by(cache) {
-        let class = size_class::place_of(tracked.padded(size).max(1), align).map(size_class::at_place);
-        return address(Tracked { frame, ..tracked }.alloc(size, align, class, Fill::Any));
-    }
-    let class = size_class::at_place(place);
-    address(match cache {
-        Some(cache) => HEAP.alloc_slow(cache, class),
-        None => HEAP.alloc_shared(class),
-    })
-}
-
-/// The bin has missed: has the thread born first, if need be. The size may be rounded up to the alignment; `usize::MAX`: the
-/// caller does not say.
-#[cold]
-#[inline(never)]
-pub(crate) fn free_missed(chunk: NonNull<u8>, size: usize, align: usize, place: usize) {
-    let cache = own_cache();
-    if let Some(tracked) = tracked_by(cache) {
-        let layout = (size != usize::MAX).then_some((size, align));
-        return tracked.free(chunk.as_ptr().expose_provenance(), layout, is_late());
-    }
-    let class = size_class::at_place(place);
-    match cache {
-        Some(cache) => HEAP.free_slow(cache, class, chunk),
-        None => HEAP.free_shared(class, chunk),
-    }
-}
-
 /// The calling thread's cache, made if it is unborn; `None` if it is dead, or there is no memory for a cache.
 #[inline]
 fn own_cache() -> Option<&'static ThreadCache> {
-    living_cache().or_else(new_cache)
+    match living_cache() {
+        Some(own) => {
+            face(slot::get(), own);
+            Some(own)
+        }
+        None => new_cache(),
+    }
 }
 
 #[cold]
@@ -320,6 +261,15 @@ fn new_cache() -> Option<&'static ThreadCache> {
     slot::set(&raw const UNBORN);
     HEAP.leave(cache);
     None
+}
+
+/// Has the thread's slot, which points `there`, point to its cache or to the front of that, as is right by now.
+fn face(there: *const ThreadCache, own: &'static ThreadCache) {
+    if ptr::eq(there, own) != is_plain() {
+        if let Some(right) = front_of(own) {
+            slot::set(right);
+        }
+    }
 }
 
 /// Runs at a thread's end, among other destructors; those that come later use the shared path.
@@ -365,6 +315,12 @@ pub(crate) fn configure() {
         TRACKER.guard(settings.guard.unwrap_or(WANTED_GUARD.load(Ordering::Relaxed)));
         choose(mode);
     }
+    if settings.timing {
+        watch::time_calls();
+    }
+    if let Some(profile) = settings.profile {
+        watch::begin_profile(profile);
+    }
     if settings.thp != Thp::Default {
         set_thp(settings.thp);
     }
@@ -385,11 +341,18 @@ pub(crate) fn configure() {
 #[inline]
 pub fn mode() -> Mode {
     // Relaxed: chosen once, before there is a second thread.
-    match MODE.load(Ordering::Relaxed) & 0xff {
+    match MODE.load(Ordering::Relaxed) & MODES {
         0 => Mode::Fast,
         1 => Mode::Tracked,
         _ => Mode::Hardened,
     }
+}
+
+/// Whether calls are to be served by the threads' caches themselves: no mode is on, and nothing is watched.
+#[inline]
+pub(crate) fn is_plain() -> bool {
+    // Relaxed: as in `mode`; who sees a change late goes on as before for so long.
+    MODE.load(Ordering::Relaxed) & (MODES | watch::TIMED | watch::SAMPLED) == 0
 }
 
 /// Whether there may be allocations without a record.
@@ -397,23 +360,28 @@ fn is_late() -> bool {
     MODE.load(Ordering::Relaxed) & LATE != 0
 }
 
-/// Takes a mode over. Where the thread has a cache by now, it gets a front for it.
+/// Takes a mode over.
 fn choose(mode: Mode) {
-    let number = match mode {
-        Mode::Fast => return,
-        Mode::Tracked => 1,
-        Mode::Hardened => 2,
-    };
+    match mode {
+        Mode::Fast => {}
+        Mode::Tracked => seal(1),
+        Mode::Hardened => seal(2),
+    }
+}
+
+/// Adds to the word of the mode something for which calls must come here. Where the thread has a cache by now, it gets a front
+/// for it.
+fn seal(what: u32) {
     let own = living_cache();
-    MODE.fetch_or(number, Ordering::Relaxed);
+    MODE.fetch_or(what | SEALED, Ordering::Relaxed);
     if let Some(front) = own.and_then(front_of) {
         slot::set(front);
     }
 }
 
-/// What a thread's slot points to: its cache, or in modes with records the front of it. `None`: no memory for one.
+/// What a thread's slot is to point to: its cache, or the front of it. `None`: no memory for one.
 fn front_of(cache: &'static ThreadCache) -> Option<&'static ThreadCache> {
-    if mode() == Mode::Fast {
+    if is_plain() {
         return Some(cache);
     }
     FRONTS.reach(cache.index()).inspect(|front| front.stand_before(cache))
@@ -532,7 +500,15 @@ pub fn stats() -> Stats {
 
 /// Adds what the heap does not know.
 fn with_records(stats: Stats) -> Stats {
-    tracked().map_or(stats, |tracked| tracked.add_to(stats, FRONTS.bytes()))
+    let tables = FRONTS.bytes() + watch::bytes();
+    let stats = Stats {
+        timing: watch::timing(),
+        metadata: stats.metadata + tables,
+        committed: stats.committed + tables,
+        reserved: stats.reserved + tables,
+        ..stats
+    };
+    tracked().map_or(stats, |tracked| tracked.add_to(stats))
 }
 
 /// Verifies every structure of the allocator and that its statistics add up.

@@ -48,7 +48,7 @@
 //! | a capacity | `HeapBuilder::capacity` | `tests/heap.rs`: `a_capacity_is_met_and_never_passed` |
 //! | fallback to malloc, in number and per cent | `HeapBuilder::fallback`, [`Stats::fallback_share`] | `tests/heap.rs`: `an_exhausted_heap_falls_back_and_counts_it` |
 //! | totals, utilisation, hit rate, a report | [`Stats`], [`PoolStats`] | `tests/statistics.rs`: `each_allocation_is_counted_once` |
-//! | average times | `include/fast_allocator.h` | `tests/c_api.rs`: `a_first_program_reports_what_it_did` |
+//! | average times | [`Timing`], and in `include/fast_allocator.h` | `tests/statistics.rs`: `calls_are_timed_where_that_is_asked_for` |
 //! | IDs, both ways; time stamps | `Heap::id_of`, `Heap::ptr_of`, `Record` | `tests/records.rs`: `ids_rise_and_are_found_until_the_end` |
 //! | a bitset | `Heap::set_bit`, `Heap::get_bit` | `tests/heap.rs`: `bits_are_set_by_many_threads_and_end_where_they_end` |
 //! | double frees detected | [`Mode::Tracked`], [`Mode::Hardened`] | `tests/records.rs`: `tracked_names_a_double_free` and others |
@@ -106,11 +106,17 @@ core_modules! {
     pool
     thread_cache
     modes
+    sampler
+    times
     heap
     environment
 }
 
-program_modules! { slot leaks global records measure instance }
+program_modules! { slot leaks pprof global records measure instance }
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
+#[cfg(not(any(test, millpond_loom)))]
+pub mod profile;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
@@ -133,7 +139,7 @@ mod global;
 
 #[cfg(any(not(any(test, millpond_loom)), miri, millpond_forward))]
 pub use global::{Millpond, check, flush_thread, owns, set_thp, stats, trim, usable_size};
-pub use report::{CheckError, Freed, Mode, POOLS, PoolStats, Pools, Record, Stats, Thp, Trimmed};
+pub use report::{CheckError, Freed, Latency, Mode, POOLS, PoolStats, Pools, Record, Stats, Thp, Timing, Trimmed};
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(not(any(test, millpond_loom)))]
 pub use {

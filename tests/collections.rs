@@ -57,6 +57,9 @@ fn statistics_are_data() {
     let heap = Heap::new().unwrap();
     let list: Vec<[u8; 100], _> = Vec::with_capacity_in(1, &heap);
     let json = serde_json::to_value(heap.stats()).unwrap();
+    assert!(json.get("timing").is_none(), "told only where it is asked for: {json}");
+    let timed = serde_json::to_value(Heap::builder().timing(true).build().unwrap().stats()).unwrap();
+    assert_eq!(timed["timing"]["alloc"]["timed"], 0);
     assert_eq!(json["live"], 112);
     assert_eq!(json["pools"][0]["chunk_size"], 112);
     assert_eq!(json["pools"].as_array().unwrap().len(), 1);

@@ -86,6 +86,18 @@ fn double_free() {
     );
 }
 
+#[test]
+fn profile() {
+    let text = run("profile", &["--", "/dev/null"]);
+    for part in ["100000 words, ", " MiB allocated, ", "most is live from ", "/dev/null is for pprof"] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+    let figures: Vec<u64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    // 100 000 words of 17 B, twice, their text of some 340 B, and tables; a table and half of the words are live.
+    let (allocated, live) = (figures[3], figures[4]);
+    assert!((40..70).contains(&allocated) && (3..20).contains(&live), "{text}");
+}
+
 /// Each floor tells its step, in the order of the floors.
 #[test]
 fn way_of_a_chunk() {

@@ -29,7 +29,7 @@ fn come_and_go(heap: &Heap, size: usize) -> NonNull<u8> {
 fn no_more_is_kept_back_than_was_wished() {
     for mode in [Mode::Tracked, Mode::Hardened] {
         for (bytes, size, kept) in
-            [(0, 100, 0), (1000, 100, 10), (1000, 1001, 0), (1000, 1000, 1), (MIB, 300_000, 3), (usize::MAX, 8, 4096)]
+            [(0, 100, 0), (1000, 100, 10), (1000, 1001, 0), (1000, 1000, 1), (MIB, 300_000, 3), (usize::MAX, 8, 1024)]
         {
             let heap = Heap::builder().mode(mode).quarantine(bytes).build().expect("memory");
             for _ in 0..5000 {

@@ -351,3 +351,41 @@ fn a_threads_own_allocations_are_measured_whatever_others_do() {
 fn an_allocation_where_there_should_be_none_is_told() {
     millpond::assert_no_alloc(|| drop(std::hint::black_box(vec![1u8; 10])));
 }
+
+/// Times are told only where they are asked for, and each percentile lies between its neighbours.
+#[test]
+fn calls_are_timed_where_that_is_asked_for() {
+    Scenario::new("calls_are_timed_where_that_is_asked_for").variable("MILLPOND_TIMING", "1").passes(|| {
+        together((0..4).map(|id| move || blocks(20_000, 1, 4 * KIB, id).into_iter().for_each(Block::free)));
+        blocks(50, LARGEST_CLASS + 1, MIB, 1).into_iter().for_each(Block::free);
+        let stats = law::holds();
+        sound(stats.timing.expect("calls are timed"), 80_000);
+        assert!(stats.to_string().contains("\ntime, ns "), "{stats}");
+    });
+}
+
+#[test]
+fn a_heap_times_its_calls() {
+    for mode in [millpond::Mode::Fast, millpond::Mode::Tracked] {
+        let heap = millpond::Heap::builder().mode(mode).timing(true).build().expect("memory");
+        let layout = core::alloc::Layout::new::<[u8; 100]>();
+        for _ in 0..20_000 {
+            let [one, other] = [heap.alloc(layout), heap.alloc_zeroed(layout)].map(|block| block.expect("memory"));
+            // SAFETY: allocated just now.
+            unsafe { (heap.free(one, layout), heap.free(other, layout)) };
+        }
+        sound(heap.check().expect("sound").timing.expect("calls are timed"), 40_000);
+    }
+    assert_eq!(millpond::Heap::new().expect("memory").stats().timing, None);
+    let untimed = millpond::stats();
+    assert!(untimed.timing.is_none() && !untimed.to_string().contains("time, ns"), "{untimed}");
+}
+
+/// One call in 32 is timed; a sixth more or less is beyond what chance does.
+fn sound(timing: millpond::Timing, calls: u64) {
+    for latency in [timing.alloc, timing.free] {
+        assert!(latency.timed.abs_diff(calls / 32) < calls / 32 / 6, "{calls} calls: {timing:?}");
+        assert!(latency.p50_ns <= latency.p99_ns && latency.p99_ns <= latency.max_ns, "{timing:?}");
+        assert!(latency.mean_ns > 0 && latency.mean_ns <= latency.max_ns, "{timing:?}");
+    }
+}

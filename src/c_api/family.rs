@@ -16,9 +16,9 @@
 use crate::arena::Fill;
 use crate::c_class::{self, C_ALIGN};
 use crate::config::GRAIN;
+use crate::global::doors;
 use crate::global::{self, HEAP};
 use crate::os;
-use crate::report::Mode;
 use crate::size_class;
 use crate::slot;
 use crate::thread_cache::Bin;
@@ -49,7 +49,13 @@ fn take(place: usize, size: usize) -> *mut u8 {
 #[cold]
 #[inline(never)]
 fn missed(size: usize, place: usize) -> *mut u8 {
-    or_no_memory(global::missed(size, align_in_c(size), place, os::frame()))
+    or_no_memory(doors::alloc_for(os::frame(), size, align_in_c(size), place))
+}
+
+#[cold]
+#[inline(never)]
+fn missed_zeroed(size: usize, place: usize) -> *mut u8 {
+    or_no_memory(doors::zeroed(doors::alloc_for(os::frame(), size, align_in_c(size), place), size))
 }
 
 fn or_no_memory(at: *mut u8) -> *mut u8 {
@@ -70,20 +76,24 @@ pub(super) fn malloc(size: usize) -> *mut u8 {
 #[cold]
 #[inline(never)]
 fn large(size: usize, align: usize) -> *mut u8 {
-    or_no_memory(global::large(size, align, Fill::Any, os::frame()))
+    or_no_memory(doors::large(os::frame(), size, align, Fill::Any))
+}
+
+#[cold]
+#[inline(never)]
+fn large_zeroed(size: usize) -> *mut u8 {
+    or_no_memory(doors::large(os::frame(), size, 1, Fill::Zero))
 }
 
 pub(super) fn calloc(count: usize, size: usize) -> *mut u8 {
     let Some(bytes) = count.checked_mul(size) else { return or_no_memory(null_mut()) };
     let Some(place) = c_class::place_in_c(bytes) else {
-        return or_no_memory(global::alloc_large_zeroed(bytes, 1));
+        return large_zeroed(bytes);
     };
-    let at = take(place, bytes);
-    if !at.is_null() {
-        // SAFETY: a chunk of at least that size, just now taken.
-        unsafe { at.write_bytes(0, bytes) };
-    }
-    at
+    let Some(chunk) = bin(place).pop() else { return missed_zeroed(bytes, place) };
+    // SAFETY: a chunk of at least that size, just now taken.
+    unsafe { chunk.write_bytes(0, bytes) };
+    chunk.as_ptr()
 }
 
 /// The place of the class to which the chunk at an address belongs; `None` for larger allocations, for null, and for
@@ -225,23 +235,48 @@ pub(super) unsafe fn realloc(ptr: *mut u8, size: usize) -> *mut u8 {
         return null_mut();
     }
     let (old, new) = (place_at(ptr), c_class::place_in_c(size));
-    if old.is_some() && old == new && global::mode() == Mode::Fast {
+    if !global::is_plain() {
+        // SAFETY: the caller's.
+        return unsafe { realloc_watched(ptr, size, old, new) };
+    }
+    if old.is_some() && old == new {
         return ptr;
     }
-    if old.is_none() && new.is_none() && global::mode() == Mode::Fast {
+    if old.is_none() && new.is_none() {
         if let Some(resized) = HEAP.resize_large(global::thread(), ptr.expose_provenance(), size, 1) {
             return resized.as_ptr();
         }
     }
     // SAFETY: the caller's.
-    unsafe { moved(ptr, size) }
+    unsafe { moved(ptr, size, malloc) }
 }
 
-/// Moves an allocation to another of `size` bytes, unless there is no memory for that.
+/// Where there is a mode, or calls are watched.
+///
+/// # Safety
+/// As [`realloc`].
+#[cold]
+#[inline(never)]
+unsafe fn realloc_watched(ptr: *mut u8, size: usize, old: Option<usize>, new: Option<usize>) -> *mut u8 {
+    let frame = os::frame();
+    if let Some(resized) = doors::resize(frame, ptr, old, new, size, 1) {
+        return resized;
+    }
+    let take = |size| {
+        or_no_memory(match new {
+            Some(place) => doors::alloc_for(frame, size, align_in_c(size), place),
+            None => doors::large(frame, size, 1, Fill::Any),
+        })
+    };
+    // SAFETY: the caller's.
+    unsafe { moved(ptr, size, take) }
+}
+
+/// Moves an allocation to another of `size` bytes, which `take` gives, unless there is no memory for that.
 ///
 /// # Safety
 /// `ptr` is a live allocation.
-unsafe fn moved(ptr: *mut u8, size: usize) -> *mut u8 {
+unsafe fn moved(ptr: *mut u8, size: usize, take: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
     let Some(old) = global::usable_size(ptr) else {
         if let Some(tracked) = global::tracked() {
             tracked.die_of_realloc(ptr.addr());
@@ -254,7 +289,7 @@ unsafe fn moved(ptr: *mut u8, size: usize) -> *mut u8 {
             )),
         }
     };
-    let target = malloc(size);
+    let target = take(size);
     if !target.is_null() {
         // SAFETY: two distinct allocations of at least that many bytes; the old one is the caller's, and freed once.
         unsafe {

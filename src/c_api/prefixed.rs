@@ -1,7 +1,7 @@
 //! The family under the prefix `mp_`, and what Millpond has beyond it: `include/millpond.h` declares and documents them.
 
 use super::{family, info};
-use crate::global;
+use crate::global::{self, watch};
 use crate::os;
 use crate::report::{Stats, Thp};
 use core::ffi::{CStr, c_char, c_int};
@@ -37,6 +37,9 @@ exported! {
     mp_flush_thread() = global::flush_thread();
     mp_owns(ptr: *const u8) -> c_int = global::owns(ptr) as c_int;
     mp_set_thp(thp: c_int) -> c_int = set_thp(thp);
+    mp_profile_start(bytes: usize) = global::start_sampling(bytes as u64, None);
+    mp_profile_stop() = global::stop_sampling();
+    mp_profile_write(path: *const c_char, collapsed: c_int) -> c_int = write_profile(path, collapsed != 0);
 }
 
 const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
@@ -94,6 +97,14 @@ fn check() -> c_int {
             -1
         }
     }
+}
+
+/// # Safety
+/// `path` is a string.
+unsafe fn write_profile(path: *const c_char, collapsed: bool) -> c_int {
+    // SAFETY: the caller's.
+    let path = unsafe { CStr::from_ptr(path) };
+    if watch::write_profile(path, collapsed) { 0 } else { -1 }
 }
 
 /// NB: the numbers are those of `include/millpond.h`.

@@ -191,6 +191,9 @@ impl Tracked<'_> {
     /// Gives a freed allocation back that was kept until now.
     fn release(&self, address: usize, size: usize) {
         let quarantine = &self.tracker.quarantine;
+        // Long ones are remembered without their size, which the record has until another begins there.
+        let recorded = || self.tracker.find(self.heap.place(address)).map_or(0, |seen| seen.size);
+        let size = if size == 0 { recorded() } else { size };
         if let Some(byte) = quarantine.fill(self.mode, size) {
             self.check_fill(address, size, byte);
         }
@@ -219,9 +222,9 @@ impl Tracked<'_> {
     }
 
     /// Adds what the records know to the heap's statistics.
-    pub(crate) fn add_to(&self, stats: Stats, tables: usize) -> Stats {
+    pub(crate) fn add_to(&self, stats: Stats) -> Stats {
         let (count, bytes) = self.kept();
-        let tables = tables + self.tracker.bytes();
+        let tables = self.tracker.bytes();
         Stats {
             live: stats.live.saturating_sub(bytes),
             quarantine: bytes,

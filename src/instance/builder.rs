@@ -77,6 +77,7 @@ pub struct HeapBuilder<'a> {
     guard: u32,
     quarantine: Option<usize>,
     freed: Option<Freed>,
+    timing: bool,
 }
 
 impl fmt::Debug for HeapBuilder<'_> {
@@ -88,6 +89,7 @@ impl fmt::Debug for HeapBuilder<'_> {
             .field("fallback", &self.fallback.is_some())
             .field("bits", &self.bits)
             .field("mode", &self.mode)
+            .field("timing", &self.timing)
             .finish()
     }
 }
@@ -105,6 +107,7 @@ impl<'a> HeapBuilder<'a> {
             guard: 0,
             quarantine: None,
             freed: None,
+            timing: false,
         }
     }
 
@@ -200,6 +203,13 @@ impl<'a> HeapBuilder<'a> {
         self
     }
 
+    /// Whether calls are timed: see [`Stats::timing`](crate::Stats::timing). Each costs some nanoseconds more then, and one in
+    /// 32 two looks at the clock.
+    pub fn timing(mut self, timing: bool) -> Self {
+        self.timing = timing;
+        self
+    }
+
     /// Makes the heap.
     ///
     /// # Errors
@@ -228,6 +238,8 @@ impl<'a> HeapBuilder<'a> {
                 (*inner).tracker.keep_callers(self.callers);
                 (*inner).tracker.guard(self.guard);
                 (*inner).tracker.quarantine.set(self.quarantine, self.freed);
+                (&raw mut (*inner).plain).write(self.mode == Mode::Fast && !self.timing);
+                (&raw mut (*inner).timed).write(self.timing);
                 (&raw mut (*inner).capacity).write(capacity.unwrap_or(0) * PAGE);
                 if let Some(bits) = bits.take() {
                     (&raw mut (*inner).bits).write(bits);

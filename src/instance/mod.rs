@@ -11,6 +11,7 @@ mod builder;
 #[cfg(feature = "allocator-api2")]
 mod collections;
 mod report;
+mod watched;
 
 pub use builder::{BuildError, HeapBuilder, PoolTable};
 pub use report::AllocError;
@@ -25,9 +26,11 @@ use crate::os;
 use crate::records::{GroupBy, LiveSince, Snapshot};
 use crate::report::{CheckError, Mode, Record, Stats, Trimmed};
 use crate::size_class::{self, CLASSES, Class, INFO};
+use crate::slab::Slab;
 use crate::sync::Counter;
 use crate::tagged::{Index, NONE};
 use crate::thread_cache::ThreadCache;
+use crate::times::{self, Times};
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
 use core::ptr::{self, NonNull};
@@ -89,8 +92,13 @@ struct Inner {
     bits: Bitset,
     capacity: usize,
     mode: Mode,
+    /// Whether calls come straight to the bins: no records, no timing.
+    plain: bool,
+    /// Whether calls are timed.
+    timed: bool,
     /// Valid as zeros too.
     tracker: Tracker,
+    times: Slab<Times>,
 }
 
 impl Heap {
@@ -127,9 +135,14 @@ impl Heap {
     /// back, and there is no fallback, or it has none either. Nothing that is live is touched.
     #[inline]
     pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        if self.inner().mode != Mode::Fast {
-            return self.alloc_tracked(layout, Fill::Any);
+        if !self.inner().plain {
+            return self.alloc_watched(layout, Fill::Any);
         }
+        self.alloc_plain(layout)
+    }
+
+    #[inline(always)]
+    fn alloc_plain(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         if let Some(class) = self.inner().class_of(layout) {
             let cache = self.cache();
             return match cache.and_then(|cache| cache.bin(class).pop()) {
@@ -145,13 +158,18 @@ impl Heap {
     /// # Errors
     /// As [`alloc`](Self::alloc).
     pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        if self.inner().mode != Mode::Fast {
-            return self.alloc_tracked(layout, Fill::Zero);
+        if !self.inner().plain {
+            return self.alloc_watched(layout, Fill::Zero);
         }
+        self.alloc_plain_zeroed(layout)
+    }
+
+    #[inline]
+    fn alloc_plain_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         if self.inner().class_of(layout).is_none() {
             return self.alloc_large(layout, Fill::Zero);
         }
-        let chunk = self.alloc(layout)?;
+        let chunk = self.alloc_plain(layout)?;
         // SAFETY: at least that many bytes, just now taken.
         unsafe { chunk.write_bytes(0, layout.size()) };
         Ok(chunk)
@@ -199,8 +217,6 @@ impl Heap {
         Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: self.cache(), tag, frame: 0 }
     }
 
-    #[cold]
-    #[inline(never)]
     fn alloc_tracked(&self, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
         let tracked = Tracked { frame: os::frame(), ..self.tracked() };
         let class = Layout::from_size_align(tracked.padded(layout.size()), layout.align())
@@ -261,11 +277,19 @@ impl Heap {
     /// `ptr` came from this heap for the same layout, and nobody uses it any more.
     #[inline]
     pub unsafe fn free(&self, ptr: NonNull<u8>, layout: Layout) {
-        let core = &self.inner().core;
-        if self.inner().mode != Mode::Fast {
+        if !self.inner().plain {
             // SAFETY: the caller's word.
-            return unsafe { self.free_tracked(ptr, layout) };
+            return unsafe { self.free_watched(ptr, layout) };
         }
+        // SAFETY: the caller's word.
+        unsafe { self.free_plain(ptr, layout) };
+    }
+
+    /// # Safety
+    /// As [`free`](Self::free).
+    #[inline(always)]
+    unsafe fn free_plain(&self, ptr: NonNull<u8>, layout: Layout) {
+        let core = &self.inner().core;
         match core.spans.page_map.noted(ptr.addr().get()) {
             // SAFETY: the caller's word.
             0 => unsafe { self.free_other(ptr, layout) },
@@ -315,8 +339,6 @@ impl Heap {
 
     /// # Safety
     /// As [`free`](Self::free).
-    #[cold]
-    #[inline(never)]
     unsafe fn free_tracked(&self, ptr: NonNull<u8>, layout: Layout) {
         let place = self.inner().core.place(ptr.addr().get());
         match self.inner().fallback {
@@ -405,7 +427,16 @@ impl Heap {
         // Without the thread's cache, which might be made for it: to ask changes nothing.
         let tracked =
             Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: None, tag: "", frame: 0 };
-        Stats { fallbacks: inner.fallbacks.get(), ..tracked.add_to(stats, 0) }
+        let tables = inner.times.bytes();
+        let stats = Stats {
+            fallbacks: inner.fallbacks.get(),
+            timing: inner.timed.then(|| times::read(&inner.times)),
+            metadata: stats.metadata + tables,
+            committed: stats.committed + tables,
+            reserved: stats.reserved + tables,
+            ..stats
+        };
+        tracked.add_to(stats)
     }
 
     /// Verifies every structure of the heap, while no other thread uses it.
@@ -513,6 +544,7 @@ impl Drop for Heap {
         unsafe {
             self.inner().core.dispose();
             self.inner().tracker.dispose();
+            self.inner().times.dispose();
             self.inner().bits.dispose();
             os::release_metadata(self.inner.as_ptr().expose_provenance(), size_of::<Inner>());
         }

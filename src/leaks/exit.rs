@@ -62,8 +62,7 @@ fn write(leaks: &Leaks, text: bool, json: bool) -> fmt::Result {
     if json {
         writeln!(output, "{}", leaks.json())?;
     }
-    output.flush();
-    Ok(())
+    output.finish().map_err(|_| fmt::Error)
 }
 
 /// The file that was named, or stderr.

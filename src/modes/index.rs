@@ -108,8 +108,8 @@ impl Index {
                         slot.store(0, Ordering::Relaxed);
                         return true;
                     }
-                    // Relaxed: the entry was found by its key, which orders what matters.
-                    if slot.compare_exchange(entry, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                    // ORDERING: Acquire pairs with the Release in `insert`, for whoever has not found the entry by its key.
+                    if slot.compare_exchange(entry, 0, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                         return true;
                     }
                 }

@@ -39,17 +39,17 @@ const AHEAD: usize = 4;
 
 /// Address and size of what is kept back, in a word.
 const fn pack(address: usize, size: usize) -> u64 {
-    (size as u64) << ADDRESS_BITS | address as u64
+    if size < LONG { (size as u64) << ADDRESS_BITS | address as u64 } else { address as u64 }
 }
 
 const fn unpack(word: u64) -> (usize, usize) {
     ((word & ((1 << ADDRESS_BITS) - 1)) as usize, (word >> ADDRESS_BITS) as usize)
 }
 
-/// The largest that can be kept back: what fits beside an address.
-const KEEPABLE: usize = if ADDRESS_BITS > 32 { (1 << (u64::BITS - ADDRESS_BITS)) - 1 } else { u32::MAX as usize };
+/// From here on a size does not fit beside an address, and is zero there.
+const LONG: usize = if ADDRESS_BITS > 32 { 1 << (u64::BITS - ADDRESS_BITS) } else { u32::MAX as usize };
 
-const _: () = assert!(KEPT_MAX <= KEEPABLE);
+const _: () = assert!(KEPT_MAX < LONG);
 
 /// See the module's documentation.
 #[derive(Debug)]

@@ -5,7 +5,6 @@
 //!
 //! Invariant, at rest: `held` is the bytes that are kept back under a limit, and at most that limit.
 
-use super::KEEPABLE;
 use crate::config::KEPT_MAX;
 use crate::report::{Freed, Mode};
 use crate::sync::{AtomicU32, AtomicUsize, Ordering};
@@ -42,7 +41,7 @@ impl Quarantine {
         match self.limit.load(Ordering::Relaxed) {
             0 => mode == Mode::Hardened && size <= KEPT_MAX,
             1 => false,
-            limit => size < limit && size <= KEEPABLE,
+            limit => size < limit,
         }
     }
 

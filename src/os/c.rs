@@ -50,12 +50,3 @@ impl fmt::Write for Stream {
         if written == text.len() { Ok(()) } else { Err(fmt::Error) }
     }
 }
-
-/// Nanoseconds of a monotonic clock.
-#[cfg(feature = "prefixed")]
-pub(crate) fn nanoseconds() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is ours to write.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}

@@ -50,6 +50,9 @@ pub(crate) fn end_threads() {
     THREAD.set(THREAD.get() + 1);
 }
 
+/// The longest path.
+pub(crate) const PATH_MAX: usize = 4096;
+
 pub(crate) fn page_size() -> usize {
     GRAIN
 }

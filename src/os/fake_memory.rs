@@ -215,6 +215,9 @@ impl Drop for Failing {
     }
 }
 
+/// The longest path.
+pub(crate) const PATH_MAX: usize = 4096;
+
 pub(crate) fn page_size() -> usize {
     system().page_size.load(Ordering::Relaxed)
 }

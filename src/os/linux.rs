@@ -202,10 +202,24 @@ pub(crate) fn coarse_ms() -> u64 {
 
 /// Microseconds of a monotonic clock; a `vdso` call, no system call, but dearer than the coarse one.
 pub(crate) fn fine_us() -> u64 {
+    nanoseconds() / 1000
+}
+
+/// Nanoseconds of the same clock.
+pub(crate) fn nanoseconds() -> u64 {
+    clock(libc::CLOCK_MONOTONIC)
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn wall_ns() -> u64 {
+    clock(libc::CLOCK_REALTIME)
+}
+
+fn clock(id: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is ours to write.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+    unsafe { libc::clock_gettime(id, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// The calling thread's number, unique among the living threads of the system.
@@ -242,7 +256,7 @@ pub(crate) fn is_alone() -> bool {
     })
 }
 
-fn errno() -> i32 {
+pub(super) fn errno() -> i32 {
     // SAFETY: the calling thread's own errno.
     unsafe { *libc::__errno_location() }
 }

@@ -28,6 +28,8 @@ pub(crate) mod fake;
 #[cfg(all(test, not(millpond_loom)))]
 #[path = "fake_memory.rs"]
 pub(crate) mod fake;
+#[cfg(not(any(test, millpond_loom)))]
+mod files;
 #[cfg_attr(test, allow(dead_code))]
 #[cfg(not(millpond_loom))]
 mod frames;
@@ -52,7 +54,7 @@ pub(crate) use frames::{frame, frames, frames_from};
 #[cfg(not(millpond_loom))]
 pub use modules::Location;
 #[cfg(not(any(test, millpond_loom)))]
-pub(crate) use {linux::*, proc::*};
+pub(crate) use {files::*, linux::*, proc::*};
 
 /// What a purged range reads as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,45 +36,14 @@ impl Opened {
         usize::try_from(quietly(read)).unwrap_or(0)
     }
 
+    /// For whoever closes it otherwise.
+    pub(super) fn into_descriptor(self) -> i32 {
+        self.0
+    }
+
     fn close(self) {
         // SAFETY: our own descriptor.
         quietly(|| unsafe { libc::syscall(libc::SYS_close, self.0) });
-    }
-}
-
-/// Text on its way to a file or to stderr, a buffer at a time.
-#[derive(Debug)]
-pub(crate) struct Output {
-    /// `None`: stderr.
-    file: Option<Opened>,
-    bytes: [u8; 4096],
-    len: usize,
-}
-
-impl Output {
-    pub(crate) fn new(file: Option<Opened>) -> Self {
-        Self { file, bytes: [0; 4096], len: 0 }
-    }
-
-    /// Writes what there is, which nobody else does at the end.
-    pub(crate) fn flush(&mut self) {
-        let descriptor = self.file.as_ref().map_or(2, |file| file.0);
-        // SAFETY: the buffer is ours.
-        quietly(|| unsafe { libc::syscall(libc::SYS_write, descriptor, self.bytes.as_ptr(), self.len) });
-        self.len = 0;
-    }
-}
-
-impl Write for Output {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            if self.len == self.bytes.len() {
-                self.flush();
-            }
-            self.bytes[self.len] = byte;
-            self.len += 1;
-        }
-        Ok(())
     }
 }
 
@@ -113,6 +82,8 @@ pub(crate) struct Mapping<'a> {
     pub(crate) end: usize,
     /// `rwxp`, each a dash where it is not so.
     rights: [u8; 4],
+    /// Where it begins in its file.
+    pub(crate) offset: usize,
     /// A path, a name in brackets, or nothing.
     pub(crate) name: &'a [u8],
 }
@@ -123,9 +94,10 @@ impl<'a> Mapping<'a> {
         let (end, rest) = hexadecimal(rest.strip_prefix(b"-")?);
         let rest = rest.strip_prefix(b" ")?;
         let (rights, rest) = rest.split_first_chunk::<4>()?;
+        let (offset, _) = hexadecimal(rest.strip_prefix(b" ")?);
         // Offset, device and node come before the name.
         let name = rest.splitn(5, |byte| *byte == b' ').nth(4).unwrap_or_default().trim_ascii();
-        Some(Self { start, end, rights: *rights, name })
+        Some(Self { start, end, rights: *rights, offset, name })
     }
 
     pub(crate) fn contains(&self, address: usize) -> bool {

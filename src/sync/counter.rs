@@ -24,6 +24,11 @@ impl Counter {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
+    /// Sets the count. Only the owner may, or where a count in between does no harm.
+    pub(crate) fn set(&self, count: u64) {
+        self.0.store(count, Ordering::Relaxed);
+    }
+
     /// The count. From another thread, a moment's picture.
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

@@ -84,6 +84,8 @@ pub(crate) enum Fault {
     BlockEarly,
     /// The oldest free is taken out by load and store.
     ForgetStore,
+    /// The frames of a sampler's site are published by a relaxed store.
+    SiteRelaxed,
     /// A record is ended by load and store.
     EndStore,
     /// A bit of a bitset is set by a relaxed operation.

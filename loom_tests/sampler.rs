@@ -1,0 +1,76 @@
+//! The sampler: a site's frames are there for whoever finds it, a sample is ended by one only, and a new run leaves nothing of
+//! the old one behind.
+
+use super::spawn;
+use crate::sampler::{Sampler, Totals};
+use crate::sync::Slot;
+use std::prelude::v1::*;
+use std::rc::Rc;
+
+fn sampler() -> Rc<Sampler> {
+    let sampler = Rc::new(Sampler::new());
+    sampler.restart(1, 1);
+    sampler
+}
+
+/// Frames and live objects of each site.
+fn seen(sampler: &Sampler) -> Vec<(Vec<usize>, u64)> {
+    let mut seen = Vec::new();
+    sampler.walk(|site, Totals { live_objects, .. }| {
+        seen.push((site.frames().iter().map(Slot::get).collect(), live_objects));
+    });
+    seen
+}
+
+/// One samples an allocation that another, which has its address by chance, ends.
+pub fn begin_against_end() {
+    let sampler = sampler();
+    // The tables are there already: what makes them would order too much.
+    sampler.begin(128, 1 << 20, &[7, 8]);
+    let other = spawn(&sampler, |sampler| sampler.begin(64, 1 << 20, &[7, 8]));
+    let ended = sampler.end(64);
+    other.join();
+    assert_eq!(seen(&sampler), [(vec![7, 8], 1 + u64::from(!ended))], "it is live or ended");
+    assert!(sampler.check(), "sums are those of the samples");
+    assert!(ended || sampler.end(64), "it is found");
+}
+
+/// One walks over the sites while another adds one.
+pub fn walk_against_begin() {
+    let sampler = sampler();
+    let other = spawn(&sampler, |sampler| sampler.begin(64, 1 << 20, &[7, 8]));
+    let meanwhile = seen(&sampler);
+    assert!(meanwhile.iter().all(|(frames, _)| frames[..] == [7, 8]), "frames are whole: {meanwhile:?}");
+    other.join();
+    assert_eq!(seen(&sampler), [(vec![7, 8], 1)], "it is there");
+}
+
+/// Two free the same allocation: a misuse, which must not harm the sampler.
+pub fn two_end_a_sample() {
+    let sampler = sampler();
+    sampler.begin(64, 1 << 20, &[7]);
+    let other = spawn(&sampler, |sampler| sampler.end(64));
+    let mine = sampler.end(64);
+    assert!(mine != other.join(), "one has ended it");
+    assert!(sampler.check(), "sums are those of the samples");
+    sampler.begin(64, 1 << 20, &[7]);
+    sampler.begin(128, 1 << 20, &[7]);
+    assert_eq!(seen(&sampler), [(vec![7], 2)], "each sample is given back once");
+}
+
+/// One frees what another has handed to it, while the profile begins anew.
+pub fn end_against_restart() {
+    let sampler = sampler();
+    sampler.begin(64, 1 << 20, &[7]);
+    let other = spawn(&sampler, |sampler| {
+        sampler.end(64);
+        sampler.begin(64, 1 << 20, &[7]);
+        sampler.end(64);
+    });
+    sampler.restart(1, 2);
+    other.join();
+    assert!(!sampler.end(64), "nothing is left");
+    sampler.begin(64, 1 << 20, &[7]);
+    sampler.begin(128, 1 << 20, &[7]);
+    assert!(sampler.end(64) && sampler.end(128), "each sample is given back once");
+}

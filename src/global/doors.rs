@@ -1,0 +1,174 @@
+//! Where calls come in that the fast path does not serve: a bin that has missed, what is larger than all classes, and each
+//! call while a mode is on or calls are watched.
+
+use super::watch;
+use super::{HEAP, Millpond, configure, is_late, mode, own_cache, thread, tracked, tracked_by};
+use crate::arena::Fill;
+use crate::heap::Tracked;
+use crate::os;
+use crate::report::Mode;
+use crate::size_class;
+use crate::times::Call;
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::{self, NonNull};
+
+fn address(chunk: Option<NonNull<u8>>) -> *mut u8 {
+    chunk.map_or(ptr::null_mut(), NonNull::as_ptr)
+}
+
+#[cold]
+#[inline(never)]
+pub(crate) fn alloc_large(size: usize, align: usize) -> *mut u8 {
+    large(os::frame(), size, align, Fill::Any)
+}
+
+#[cold]
+#[inline(never)]
+pub(crate) fn alloc_large_zeroed(size: usize, align: usize) -> *mut u8 {
+    large(os::frame(), size, align, Fill::Zero)
+}
+
+/// For whoever called the function with this frame.
+pub(crate) fn large(frame: usize, size: usize, align: usize, fill: Fill) -> *mut u8 {
+    // It may be the first call of all, which chooses the mode.
+    configure();
+    let start = watch::begin(Call::Alloc);
+    let at = address(match tracked() {
+        None => HEAP.alloc_large(thread(), size, align, fill),
+        Some(tracked) => Tracked { frame, ..tracked }.alloc(size, align, None, fill),
+    });
+    watch::end(Call::Alloc, start);
+    watch::allocated(frame, at, size);
+    at
+}
+
+/// The size may be rounded up to the alignment; `usize::MAX`: the caller does not say.
+#[cold]
+#[inline(never)]
+pub(crate) fn free_large(ptr: *mut u8, size: usize, align: usize) {
+    watch::freeing(ptr.addr());
+    let start = watch::begin(Call::Free);
+    match tracked() {
+        None => HEAP.free_large(thread(), ptr.expose_provenance()),
+        Some(tracked) => {
+            let layout = (size != usize::MAX).then_some((size, align));
+            tracked.free(ptr.expose_provenance(), layout, is_late());
+        }
+    }
+    watch::end(Call::Free, start);
+}
+
+/// The bin has missed: has the thread born first, if need be.
+#[cold]
+#[inline(never)]
+pub(crate) fn alloc_missed(size: usize, align: usize, place: usize) -> *mut u8 {
+    alloc_for(os::frame(), size, align, place)
+}
+
+#[cold]
+#[inline(never)]
+pub(super) fn alloc_missed_zeroed(size: usize, align: usize, place: usize) -> *mut u8 {
+    zeroed(alloc_for(os::frame(), size, align, place), size)
+}
+
+/// Clears what has just been allocated, if anything was.
+pub(crate) fn zeroed(at: *mut u8, size: usize) -> *mut u8 {
+    if !at.is_null() {
+        // SAFETY: at least that many bytes, the caller's alone.
+        unsafe { ptr::write_bytes(at, 0, size) };
+    }
+    at
+}
+
+/// For whoever called the function with this frame.
+pub(crate) fn alloc_for(frame: usize, size: usize, align: usize, place: usize) -> *mut u8 {
+    let start = watch::begin(Call::Alloc);
+    let cache = own_cache();
+    let at = address(if let Some(tracked) = tracked_by(cache) {
+        let class = size_class::place_of(tracked.padded(size).max(1), align).map(size_class::at_place);
+        Tracked { frame, ..tracked }.alloc(size, align, class, Fill::Any)
+    } else {
+        let class = size_class::at_place(place);
+        match cache {
+            // What missed may have been the front alone.
+            Some(cache) => cache.bin(class).pop().or_else(|| HEAP.alloc_slow(cache, class)),
+            None => HEAP.alloc_shared(class),
+        }
+    });
+    watch::end(Call::Alloc, start);
+    watch::allocated(frame, at, size);
+    at
+}
+
+/// The bin has missed: has the thread born first, if need be. The size may be rounded up to the alignment; `usize::MAX`: the
+/// caller does not say.
+#[cold]
+#[inline(never)]
+pub(crate) fn free_missed(chunk: NonNull<u8>, size: usize, align: usize, place: usize) {
+    watch::freeing(chunk.addr().get());
+    let start = watch::begin(Call::Free);
+    let cache = own_cache();
+    if let Some(tracked) = tracked_by(cache) {
+        let layout = (size != usize::MAX).then_some((size, align));
+        tracked.free(chunk.as_ptr().expose_provenance(), layout, is_late());
+    } else {
+        let class = size_class::at_place(place);
+        match cache {
+            Some(cache) if cache.bin(class).push(chunk) => {}
+            Some(cache) => HEAP.free_slow(cache, class, chunk),
+            None => HEAP.free_shared(class, chunk),
+        }
+    }
+    watch::end(Call::Free, start);
+}
+
+/// `realloc` where there is a mode, or calls are watched.
+///
+/// # Safety
+/// As `GlobalAlloc::realloc`.
+#[cold]
+#[inline(never)]
+pub(super) unsafe fn realloc_watched(ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+    let frame = os::frame();
+    let (size, align) = (layout.size(), layout.align());
+    let (old, new) = (size_class::place_of(size, align), size_class::place_of(new_size, align));
+    if let Some(resized) = resize(frame, ptr, old, new, new_size, align) {
+        return resized;
+    }
+    let target = match new {
+        Some(place) => alloc_for(frame, new_size, align, place),
+        None => large(frame, new_size, align, Fill::Any),
+    };
+    if !target.is_null() {
+        // SAFETY: two distinct allocations of at least that many bytes; the old one is the caller's, and freed once.
+        unsafe {
+            ptr::copy_nonoverlapping(ptr, target, size.min(new_size));
+            Millpond.dealloc(ptr, layout);
+        }
+    }
+    target
+}
+
+/// Resizes an allocation of the default mode without copying, if that can be done, from the place of one class, or none, to
+/// another, for whoever called the function with this frame.
+pub(crate) fn resize(
+    frame: usize,
+    ptr: *mut u8,
+    old: Option<usize>,
+    new: Option<usize>,
+    size: usize,
+    align: usize,
+) -> Option<*mut u8> {
+    if mode() != Mode::Fast || old.is_some() != new.is_some() {
+        return None;
+    }
+    if old.is_some() {
+        // One that is sampled keeps the size that it had when it was.
+        return (old == new).then_some(ptr);
+    }
+    // It may move: to a profile it is freed, and another allocated.
+    watch::freeing(ptr.addr());
+    let resized = HEAP.resize_large(thread(), ptr.expose_provenance(), size, align)?.as_ptr();
+    watch::allocated(frame, resized, size);
+    Some(resized)
+}

@@ -1,0 +1,244 @@
+//! What is looked at where it was asked for: how long calls take, and which allocations a memory profile samples.
+//!
+//! Both stand behind the threads' *fronts*, caches that are always empty, so that each call misses and comes here; where
+//! nothing is watched, threads have their own caches and nobody asks. A thread takes its front, or its cache again, at its next
+//! miss after a change: at once where the change comes first, else within the time in which upkeep has it miss.
+
+use super::{MODE, seal, thread};
+use crate::config::FRAMES;
+use crate::environment::Profile;
+use crate::os;
+use crate::pprof;
+use crate::report::Timing;
+use crate::sampler::{Sampler, mix};
+use crate::slab::Slab;
+use crate::sync::{AtomicPtr, Counter, Ordering};
+use crate::tagged::NONE;
+use crate::times::{self, Call, Times};
+use core::ffi::CStr;
+use core::ptr::{null_mut, with_exposed_provenance_mut};
+
+/// In the word of the mode: calls are timed; allocations are sampled.
+pub(super) const TIMED: u32 = 1 << 9;
+pub(super) const SAMPLED: u32 = 1 << 10;
+
+pub(crate) static SAMPLER: Sampler = Sampler::new();
+static TIMES: Slab<Times> = Slab::new();
+/// What two looks at the clock take.
+static CLOCK_NS: Counter = Counter::new();
+
+/// Where the profile goes at the program's end: a path and its end, in memory of its own, set once.
+static PATH: AtomicPtr<u8> = AtomicPtr::new(null_mut());
+/// The process that the profile was begun in, and whether text is wanted.
+static PROCESS: Counter = Counter::new();
+static COLLAPSED: Counter = Counter::new();
+
+#[inline(always)]
+pub(super) fn is(what: u32) -> bool {
+    // Relaxed: nothing is published by it.
+    MODE.load(Ordering::Relaxed) & what != 0
+}
+
+/// When a call began; zero if it is not timed.
+#[inline(always)]
+pub(super) fn begin(call: Call) -> u64 {
+    if is(TIMED) { begin_timed(call) } else { 0 }
+}
+
+#[inline(never)]
+fn begin_timed(call: Call) -> u64 {
+    let is_due = times::of(&TIMES, thread()).is_some_and(|times| times.is_due(call));
+    if is_due { os::nanoseconds() } else { 0 }
+}
+
+/// Ends what [`begin`] began.
+#[inline(always)]
+pub(super) fn end(call: Call, start: u64) {
+    if start != 0 {
+        end_timed(call, start);
+    }
+}
+
+#[cold]
+fn end_timed(call: Call, start: u64) {
+    let took = os::nanoseconds().saturating_sub(start);
+    if let Some(times) = times::of(&TIMES, thread()) {
+        times.count(call, took.saturating_sub(clock_ns()));
+    }
+}
+
+/// An allocation was made by whoever called the function with this frame.
+#[inline(always)]
+pub(super) fn allocated(frame: usize, at: *mut u8, size: usize) {
+    if is(SAMPLED) {
+        count(frame, at, size);
+    }
+}
+
+#[inline(never)]
+fn count(frame: usize, at: *mut u8, size: usize) {
+    let thread = thread();
+    if !at.is_null() && thread != NONE && SAMPLER.is_due(thread, size) {
+        sample(frame, at.addr(), size);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn sample(frame: usize, address: usize, size: usize) {
+    let mut stack = [0; FRAMES];
+    let count = os::frames_from(frame, &mut stack);
+    // Without any frame it is one from nowhere, but it counts.
+    SAMPLER.begin(address, size, &stack[..count.max(1)]);
+}
+
+/// An allocation is about to be freed.
+#[inline(always)]
+pub(super) fn freeing(address: usize) {
+    if is(SAMPLED) {
+        SAMPLER.end(address);
+    }
+}
+
+/// What two looks at the clock take, measured once.
+pub(crate) fn clock_ns() -> u64 {
+    match CLOCK_NS.get() {
+        0 => {
+            CLOCK_NS.set(least_clock_ns().max(1));
+            CLOCK_NS.get()
+        }
+        known => known,
+    }
+}
+
+#[cold]
+fn least_clock_ns() -> u64 {
+    let looks = (0..64).map(|_| {
+        let start = os::nanoseconds();
+        os::nanoseconds().saturating_sub(start)
+    });
+    looks.min().unwrap_or(0)
+}
+
+/// Has calls timed from now on.
+pub(super) fn time_calls() {
+    clock_ns();
+    seal(TIMED);
+}
+
+/// What was timed; `None` if nothing is.
+pub(super) fn timing() -> Option<Timing> {
+    is(TIMED).then(|| times::read(&TIMES))
+}
+
+/// Begins a profile with a sample each `mean` bytes on average. Without a seed, one that differs from run to run.
+pub(crate) fn start_sampling(mean: u64, seed: Option<u64>) {
+    let seed = seed.unwrap_or_else(|| mix(os::wall_ns() ^ (os::process_id() as u64) << 40));
+    SAMPLER.restart(mean, seed);
+    seal(SAMPLED);
+}
+
+/// Ends it; what it knows stays.
+pub(crate) fn stop_sampling() {
+    MODE.fetch_and(!SAMPLED, Ordering::Relaxed);
+}
+
+pub(crate) fn is_sampling() -> bool {
+    is(SAMPLED)
+}
+
+/// Bytes of tables: none unless something was ever watched.
+pub(super) fn bytes() -> usize {
+    SAMPLER.bytes() + TIMES.bytes()
+}
+
+/// Begins the profile that the environment wishes for.
+pub(super) fn begin_profile(wish: Profile) {
+    let Some(at) = os::metadata(os::PATH_MAX) else { return };
+    let path = with_exposed_provenance_mut::<u8>(at);
+    // SAFETY: fresh memory, zeros, with room for a path that is shorter. The variable's own memory is the program's.
+    unsafe { path.copy_from_nonoverlapping(wish.path.as_ptr(), wish.path.len()) };
+    PROCESS.set(os::process_id() as u64);
+    COLLAPSED.set(wish.collapsed as u64);
+    // ORDERING: Release: whoever finds it, in another thread at the program's end, reads what was written.
+    PATH.store(path, Ordering::Release);
+    start_sampling(wish.bytes, wish.seed);
+    os::at_exit(write_at_exit);
+}
+
+extern "C" fn write_at_exit() {
+    // ORDERING: Acquire pairs with the store in `begin_profile`.
+    let path = PATH.load(Ordering::Acquire);
+    if path.is_null() {
+        return;
+    }
+    // SAFETY: a string that ends, and stays.
+    let template = unsafe { CStr::from_ptr(path.cast()) }.to_bytes();
+    let mut path = Path { bytes: [0; os::PATH_MAX], len: 0 };
+    if path.fill(template, os::process_id() as u64 != PROCESS.get()).is_none()
+        || !write_profile(path.text(), COLLAPSED.get() != 0)
+    {
+        os::say(format_args!("no profile can be written to {}", template.escape_ascii()));
+    }
+    if SAMPLER.missed() > 0 {
+        os::say(format_args!("{} samples are missing in the profile: there was no memory", SAMPLER.missed()));
+    }
+}
+
+/// Writes what the profile knows to a file. False: the system refuses.
+pub(crate) fn write_profile(path: &CStr, collapsed: bool) -> bool {
+    let Some(mut file) = os::Output::create(path) else { return false };
+    let written = if collapsed {
+        pprof::collapse(&SAMPLER, pprof::Value::AllocatedBytes, &mut file, &mut pprof::module_and_offset).is_ok()
+    } else {
+        pprof::write(&SAMPLER, &mut |bytes| file.write(bytes)).is_ok()
+    };
+    written && file.finish().is_ok()
+}
+
+/// A path that is being made.
+struct Path {
+    bytes: [u8; os::PATH_MAX],
+    len: usize,
+}
+
+impl Path {
+    /// Fills it from a template: `%p` is the process's number. Without one, that of a child follows: it is not to write over
+    /// what its parent writes. `None`: it is too long.
+    fn fill(&mut self, template: &[u8], is_child: bool) -> Option<()> {
+        let mut has_number = false;
+        let mut rest = template;
+        while let Some((byte, after)) = rest.split_first() {
+            rest = after;
+            if let (b'%', Some((b'p', after))) = (byte, after.split_first()) {
+                self.put_number(os::process_id())?;
+                has_number = true;
+                rest = after;
+            } else {
+                self.put(*byte)?;
+            }
+        }
+        if is_child && !has_number {
+            self.put(b'.')?;
+            self.put_number(os::process_id())?;
+        }
+        Some(())
+    }
+
+    fn put(&mut self, byte: u8) -> Option<()> {
+        // The last byte is its end.
+        let place = self.bytes[..os::PATH_MAX - 1].get_mut(self.len)?;
+        *place = byte;
+        self.len += 1;
+        Some(())
+    }
+
+    fn put_number(&mut self, number: u32) -> Option<()> {
+        let digits = number.checked_ilog10().unwrap_or(0);
+        (0..=digits).rev().try_for_each(|digit| self.put(b'0' + (number / 10u32.pow(digit) % 10) as u8))
+    }
+
+    fn text(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
+    }
+}

@@ -1,0 +1,61 @@
+//! A heap's calls where there is more to do than to serve them: records, or times.
+
+use super::{AllocError, Heap};
+use crate::arena::Fill;
+use crate::global;
+use crate::os;
+use crate::report::Mode;
+use crate::times::{self, Call, Times};
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+impl Heap {
+    /// With records, or timed, or both.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn alloc_watched(&self, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
+        let start = self.begin(Call::Alloc);
+        let at = match fill {
+            _ if self.inner().mode != Mode::Fast => self.alloc_tracked(layout, fill),
+            Fill::Any => self.alloc_plain(layout),
+            Fill::Zero => self.alloc_plain_zeroed(layout),
+        };
+        self.end(Call::Alloc, start);
+        at
+    }
+
+    /// The calling thread's times; `None` if calls are not timed, or it has no index.
+    fn times(&self) -> Option<&Times> {
+        let inner = self.inner();
+        if inner.timed { times::of(&inner.times, global::cache()?.index()) } else { None }
+    }
+
+    /// When a call began; zero if it is not timed.
+    fn begin(&self, call: Call) -> u64 {
+        let is_due = self.times().is_some_and(|times| times.is_due(call));
+        if is_due { os::nanoseconds() } else { 0 }
+    }
+
+    fn end(&self, call: Call, start: u64) {
+        if let Some(times) = if start == 0 { None } else { self.times() } {
+            times.count(call, os::nanoseconds().saturating_sub(start).saturating_sub(global::watch::clock_ns()));
+        }
+    }
+
+    /// # Safety
+    /// As [`free`](Self::free).
+    #[cold]
+    #[inline(never)]
+    pub(super) unsafe fn free_watched(&self, ptr: NonNull<u8>, layout: Layout) {
+        let start = self.begin(Call::Free);
+        // SAFETY: the caller's word.
+        unsafe {
+            if self.inner().mode != Mode::Fast {
+                self.free_tracked(ptr, layout);
+            } else {
+                self.free_plain(ptr, layout);
+            }
+        }
+        self.end(Call::Free, start);
+    }
+}
