@@ -1,6 +1,5 @@
 //! The harness over an allocator that takes a spin lock around the system's: it must fail, or it proves nothing. Whoever
 //! finds the lock held by a thread that is stopped, or has vanished, would wait for ever; it says so and leaves.
-#![cfg_attr(not(millpond_points), allow(missing_docs))]
 
 #[cfg(millpond_points)]
 mod locked {

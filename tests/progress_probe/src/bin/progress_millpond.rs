@@ -1,5 +1,4 @@
 //! The harness over Millpond: all must finish, and what is stranded is found.
-#![cfg_attr(not(millpond_points), allow(missing_docs))]
 
 #[cfg(millpond_points)]
 #[global_allocator]
