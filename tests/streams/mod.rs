@@ -108,7 +108,7 @@ impl Block {
         (0..size.min(4 * MIB)).step_by(step).map(move |at| (at, (at + line).min(size)))
     }
 
-    fn bytes(&self, from: usize, to: usize) -> &mut [u8] {
+    fn bytes(&self, from: usize, to: usize) -> &'static mut [u8] {
         // SAFETY: a part of the block, which is ours; one slice of it at a time is in use.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr().add(from), to - from) }
     }

@@ -21,7 +21,9 @@ const COUNTED: [usize; 2] = [4, 14];
 fn main() {
     let layout = Layout::new::<[u64; 8]>();
     // So that no magazine begins or ends where a count does.
-    (0..SLOTS / 2).for_each(|_| drop(black_box(allocated(layout))));
+    for _ in 0..SLOTS / 2 {
+        black_box(allocated(layout));
+    }
     let mut chunks = [null_mut(); SLOTS * MAGAZINES];
     for _ in 0..ROUNDS {
         each_magazine(&mut chunks, layout, |chunk| *chunk = allocated(layout));
