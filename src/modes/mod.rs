@@ -66,11 +66,7 @@ impl Tracker {
     /// is no memory for it: then nothing has changed.
     pub(crate) fn begin(&self, address: usize, birth: Birth) -> Option<u64> {
         let record = self.records.take()?;
-        // What was freed there is not to be taken for this.
-        while let Some(old) = self.at(address) {
-            self.by_address.remove(address as u64, old.index());
-            old.forget(address);
-        }
+        self.forget(address);
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         if id == 1 {
             self.origin_ms.store(birth.now, Ordering::Relaxed);
@@ -88,6 +84,14 @@ impl Tracker {
             return None;
         }
         Some(id)
+    }
+
+    /// Forgets what was freed at an address that the caller has just been given, by whomever: it is not to be taken for that.
+    pub(crate) fn forget(&self, address: usize) {
+        while let Some(old) = self.at(address) {
+            self.by_address.remove(address as u64, old.index());
+            old.forget(address);
+        }
     }
 
     /// Ends the record of an allocation that is being freed, with the size and alignment that the caller says it has, if it
