@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 /// In each run threads stop elsewhere.
-const SEEDS: u32 = 12;
+const SEEDS: u32 = 8;
 const POINTS: usize = 8;
 
 /// Builds the programs with the points, beside other builds, and returns where one is.
