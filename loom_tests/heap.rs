@@ -181,6 +181,29 @@ pub fn two_are_born() {
     check(&heap, &[]);
 }
 
+/// The chunks of a span are freed by two threads, down to the pages: the last retires it, while one of them goes up again
+/// for another.
+pub fn two_free_the_last_of_a_span() {
+    let heap = Rc::new(Heap::new());
+    let mut chunks = Vec::new();
+    heap.pools[CLASS].carve(CLASS, &heap.spans, 2, 0, |chunk| chunks.push(chunk));
+    let free = |heap: &Heap, chunk: usize| {
+        touch(chunk, CLASS);
+        let chunk = NonNull::new(with_exposed_provenance_mut(chunk)).expect("no chunk is at zero");
+        heap.free_shared(CLASS, chunk);
+    };
+    let theirs = chunks[1];
+    let other = spawn(&heap, move |heap| {
+        free(heap, theirs);
+        let chunk = heap.alloc_shared(CLASS).expect("the fake system gives memory").as_ptr().addr();
+        touch(chunk, CLASS);
+        chunk
+    });
+    free(&heap, chunks[0]);
+    let live = other.join();
+    check(&heap, &[live]);
+}
+
 /// A run goes from one large allocation to the next, of another thread.
 pub fn large_is_freed_against_allocated() {
     let heap = Rc::new(Heap::new());

@@ -115,6 +115,12 @@ const MODELS: &[Model] = &[
         [("relaxed", Fault::HearRelaxed, "Causality violation")]
     ),
     model!(
+        heap::two_free_the_last_of_a_span,
+        "heap/mod.rs span/restore.rs span/carve.rs span/store.rs pool/mod.rs arena/region.rs",
+        Some(3),
+        [("relaxed_bit", Fault::RestoreBit, "Causality violation"), ("closes_blindly", Fault::CloseGives, "sound")]
+    ),
+    model!(
         heap::large_is_freed_against_allocated,
         "heap/large.rs page_map.rs arena/mod.rs",
         Some(3),

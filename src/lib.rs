@@ -140,6 +140,10 @@ mod global;
 #[cfg(any(not(any(test, millpond_loom)), miri, millpond_forward))]
 pub use global::{Millpond, check, flush_thread, owns, set_thp, stats, trim, usable_size};
 pub use report::{CheckError, Freed, Latency, Mode, POOLS, PoolStats, Pools, Record, Stats, Thp, Timing, Trimmed};
+/// For the test that stops threads in the middle of slow paths.
+#[doc(hidden)]
+#[cfg(all(millpond_points, target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
+pub use sync::points::{Point, watch};
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(not(any(test, millpond_loom)))]
 pub use {

@@ -15,7 +15,7 @@
 
 use crate::config::{ADDRESS_BITS, LEAF_BITS, PAGE_SHIFT, ROOT_BITS, ZERO_IS_NODE};
 use crate::os;
-use crate::sync::{AtomicPtr, AtomicU32, Fault, Ordering, planted};
+use crate::sync::{AtomicPtr, AtomicU32, Fault, Ordering, Point, planted, point};
 use core::ptr;
 
 const LEAF: usize = 1 << LEAF_BITS;
@@ -120,6 +120,7 @@ impl<T> PageMap<T> {
                 slot.store(leaf, Ordering::Release);
                 continue;
             }
+            point(Point::FirstUse);
             // ORDERING: Release publishes the leaf; pairs with the Acquire loads of the root. The loser's is undone.
             if slot.compare_exchange(ptr::null_mut(), leaf, Ordering::Release, Ordering::Relaxed).is_err() {
                 os::release_metadata(at, bytes);

@@ -16,7 +16,7 @@
 use crate::config::{SLAB_FIRST, SLAB_SEGMENTS, ZERO_IS_NODE};
 use crate::os;
 use crate::stack::{Nodes, Stack};
-use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Fault, Ordering, planted};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Fault, Ordering, Point, planted, point};
 use crate::tagged::Index;
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -213,6 +213,7 @@ impl<T: Node> Slab<T> {
                 unsafe { T::make(start.add(node * stride).cast(), self.words.load(Ordering::Relaxed)) };
             }
         }
+        point(Point::FirstUse);
         // ORDERING: Release publishes the nodes that were made, and pairs with the Acquire load of `get`.
         // Relaxed on failure: the winner's segment is looked at through `get` only.
         if planted(Fault::SlabStore) {

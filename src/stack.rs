@@ -7,7 +7,7 @@
 //!
 //! Invariant: following `next` from the head visits each node once and ends in [`NONE`].
 
-use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, planted};
+use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, Point, planted, point};
 use crate::tagged::{Index, NONE, Tagged};
 
 /// Where a stack finds the links of its nodes.
@@ -43,6 +43,7 @@ impl Stack {
             // ORDERING: Release pairs with the Acquire in `pop`: the link and what the node carries are visible to
             // whoever pops it. Later exchanges of the head are read-modify-writes and so carry the release on.
             let publish = if planted(Fault::StackPush) { Ordering::Relaxed } else { Ordering::Release };
+            point(Point::Exchange);
             match self.head.compare_exchange_weak(head.bits(), changed.bits(), publish, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = Tagged::from_bits(now),
@@ -61,6 +62,7 @@ impl Stack {
             // Relaxed: ordered by the load of the head; if the node has changed hands since, the exchange fails.
             let next = nodes.link(head.index()).load(Ordering::Relaxed);
             let changed = if planted(Fault::StackTag) { head.keep_tag(next) } else { head.change(next) };
+            point(Point::Exchange);
             // ORDERING: success needs no Release, since nothing of ours is published, and no Acquire, since the head
             // was loaded with it. Failure acquires as the first load does.
             match self.head.compare_exchange_weak(head.bits(), changed.bits(), Ordering::Relaxed, Ordering::Acquire) {

@@ -8,7 +8,7 @@ use common::thread::together;
 use common::{KIB, MIB, kernel, law, scaled};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
-use millpond::{AllocError, BuildError, Heap, PoolTable};
+use millpond::{AllocError, BuildError, Heap, Mode, PoolTable};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const PAGE: usize = 64 * KIB;
@@ -462,4 +462,54 @@ fn a_child_goes_on_with_the_heap() {
         });
         assert_eq!(at_rest(&heap).live, 0);
     });
+}
+
+/// A fallback that gives one block, where it is told to.
+struct Squatter(AtomicUsize);
+
+// SAFETY: gives memory that it has mapped, once.
+unsafe impl GlobalAlloc for Squatter {
+    unsafe fn alloc(&self, _: Layout) -> *mut u8 {
+        self.0.swap(0, Ordering::Relaxed) as *mut u8
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, _: Layout) {
+        self.0.store(ptr as usize, Ordering::Relaxed);
+    }
+}
+
+/// The fallback's memory lies where the heap had an allocation: freeing it is no double free.
+#[test]
+fn what_a_fallback_gives_is_not_taken_for_what_was_there() {
+    // Alone: nobody else maps anything there.
+    Scenario::new("what_a_fallback_gives_is_not_taken_for_what_was_there").passes(a_fallback_gives_what_was_there);
+}
+
+fn a_fallback_gives_what_was_there() {
+    static SQUATTER: Squatter = Squatter(AtomicUsize::new(0));
+    let layout = Layout::from_size_align(40 << 20, 8).unwrap();
+    for mode in [Mode::Fast, Mode::Tracked, Mode::Hardened] {
+        let heap = Heap::builder().capacity(48 << 20).mode(mode).fallback(&SQUATTER).build().unwrap();
+        let first = heap.alloc(layout).unwrap();
+        // SAFETY: allocated above, freed once; and a mapping where there is none.
+        unsafe {
+            heap.free(first, layout);
+            heap.trim();
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+            let prot = libc::PROT_READ | libc::PROT_WRITE;
+            let there = libc::mmap(first.as_ptr().cast(), layout.size(), prot, flags, -1, 0);
+            assert_eq!(there, first.as_ptr().cast(), "it has not gone back");
+        }
+        SQUATTER.0.store(first.addr().get(), Ordering::Relaxed);
+        let second = heap.alloc(layout).unwrap();
+        let third = heap.alloc(layout).unwrap();
+        assert_eq!((third, heap.stats().fallbacks), (first, 1));
+        // SAFETY: allocated above, freed once; what the fallback has back is unmapped.
+        unsafe {
+            heap.free(third, layout);
+            heap.free(second, layout);
+            assert_eq!(SQUATTER.0.swap(0, Ordering::Relaxed), first.addr().get(), "the fallback has it back");
+            libc::munmap(first.as_ptr().cast(), layout.size());
+        }
+    }
 }

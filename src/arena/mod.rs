@@ -28,7 +28,7 @@ use crate::log::tell;
 use crate::os;
 use crate::page_map::PAGE_BYTES;
 use crate::report::Thp;
-use crate::sync::{AtomicPtr, AtomicUsize, Fault, Ordering, planted};
+use crate::sync::{AtomicPtr, AtomicUsize, Fault, Ordering, Point, planted, point};
 use core::ptr;
 use region::{Books, Took};
 
@@ -302,6 +302,7 @@ impl Arenas {
             // SAFETY: made above, and not published yet.
             unsafe { &*arena }.grow_from_start();
         }
+        point(Point::FirstUse);
         // ORDERING: Release publishes the arena; pairs with the Acquire in `iter`. The loser looks through `iter`.
         let publish = if planted(Fault::ArenaPublish) { Ordering::Relaxed } else { Ordering::Release };
         if slot.compare_exchange(there, arena, publish, Ordering::Relaxed).is_ok() {

@@ -11,7 +11,7 @@ use super::region::{Arena, Books};
 use crate::config::{PAGE, PAGE_SHIFT, PURGE_FAILURES, PURGE_WORDS};
 use crate::log::tell;
 use crate::os::{self, Purged};
-use crate::sync::{Fault, Ordering, planted};
+use crate::sync::{Fault, Ordering, Point, planted, point};
 
 /// What a purge has done.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +103,7 @@ impl Arena {
                 break;
             }
             let at = (self.first_page + word * 64 + bit) << PAGE_SHIFT;
+            point(Point::Purge);
             let outcome = os::purge(at, len * PAGE);
             tell!(Os, "{} bytes purged at {at:#x}: {outcome:?}", len * PAGE);
             purge.tried += len * PAGE;

@@ -25,7 +25,7 @@ use super::longest::Longest;
 use crate::config::{PAGE, PAGE_SHIFT, ZERO_BY_PURGE};
 use crate::os::{self, Purged};
 use crate::report::Thp;
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, Point, planted, point};
 use core::ptr;
 
 /// Contiguous pages of an arena, claimed for the holder of this value.
@@ -251,6 +251,7 @@ impl Arena {
                     Err(now) => old = now,
                 }
             }
+            point(Point::Claim);
         }
         self.free.fetch_sub(pages as u32, Ordering::Relaxed);
         Ok(())

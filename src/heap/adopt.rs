@@ -25,7 +25,7 @@ use super::Heap;
 use crate::config::{THREADS, ZERO_IS_NODE};
 use crate::os;
 use crate::size_class::CLASSES;
-use crate::sync::{AtomicU32, Fault, Ordering, planted};
+use crate::sync::{AtomicU32, Fault, Ordering, Point, planted, point};
 use crate::tagged::Index;
 use crate::thread_cache::ThreadCache;
 use core::ptr;
@@ -130,6 +130,7 @@ impl Heap {
         }
         // SAFETY: the first of at least one word, alive, and zero or just made.
         unsafe { &*words }.store(os::process_id(), Ordering::Relaxed);
+        point(Point::FirstUse);
         // ORDERING: Release publishes the words; pairs with the Acquire loads. The loser's are undone.
         let publish = if planted(Fault::HearRelaxed) { Ordering::Relaxed } else { Ordering::Release };
         if self.heard.compare_exchange(ptr::null_mut(), words, publish, Ordering::Relaxed).is_err() {

@@ -31,7 +31,7 @@ use crate::os;
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::Slab;
 use crate::span::Span;
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, Point, point};
 use crate::tagged::{Index, NONE};
 use crate::thread_cache::ThreadCache;
 
@@ -317,6 +317,7 @@ impl Heap {
         let mut purged = 0;
         for span in (first..first + count).map(|index| slab.get(index)) {
             if let Some(token) = span.hold_in_place(rested) {
+                point(Point::Sweep);
                 let (bytes, done) = span.purge_units();
                 purged += bytes;
                 if bytes > 0 {

@@ -248,12 +248,17 @@ impl Heap {
                 Fill::Zero => fallback.alloc_zeroed(layout),
             }
         };
+        inner.fallbacks.add_shared(u64::from(!at.is_null()));
+        self.of_fallback(at)
+    }
+
+    /// What the fallback has given. It may lie where the heap had something that has gone back to the system.
+    fn of_fallback(&self, at: *mut u8) -> Result<NonNull<u8>, AllocError> {
         let at = NonNull::new(at).ok_or(AllocError)?;
+        let inner = self.inner();
         if inner.mode != Mode::Fast {
-            // The heap may have had an allocation there, and unmapped it.
             inner.tracker.forget(inner.core.place(at.addr().get()));
         }
-        inner.fallbacks.add_shared(1);
         Ok(at)
     }
 
@@ -389,7 +394,7 @@ impl Heap {
             let new = unempty(new);
             // SAFETY: the caller's word: it is the fallback's.
             let at = unsafe { fallback.realloc(ptr.as_ptr(), unempty(layout), new.size()) };
-            return NonNull::new(at).ok_or(AllocError);
+            return self.of_fallback(at);
         }
         let target = self.alloc(new)?;
         // SAFETY: two allocations of at least that many bytes; the old one is the caller's, and freed once.

@@ -71,6 +71,9 @@ pub(crate) struct System {
     clock: AtomicU64,
     purges_to_junk: AtomicBool,
     grows: AtomicBool,
+    locks: AtomicBool,
+    room: AtomicUsize,
+    mappings: AtomicUsize,
     alone: AtomicBool,
     first_thread: AtomicBool,
     process: AtomicU32,
@@ -99,6 +102,9 @@ impl System {
             clock: AtomicU64::new(1_000_000),
             purges_to_junk: AtomicBool::new(false),
             grows: AtomicBool::new(false),
+            locks: AtomicBool::new(false),
+            room: AtomicUsize::new(usize::MAX),
+            mappings: AtomicUsize::new(usize::MAX),
             alone: AtomicBool::new(false),
             first_thread: AtomicBool::new(false),
             process: AtomicU32::new(1),
@@ -133,6 +139,31 @@ impl System {
     /// Whether reservations made from now on can grow in place, to twice their length.
     pub(crate) fn set_grows(&self, grows: bool) {
         self.grows.store(grows, Ordering::Relaxed);
+    }
+
+    /// Whether all memory is locked, as by `mlockall`: then nothing can be purged.
+    pub(crate) fn set_locks(&self, locks: bool) {
+        self.locks.store(locks, Ordering::Relaxed);
+    }
+
+    /// The most bytes that may be mapped at a time, used or not, as where nothing is overcommitted.
+    pub(crate) fn set_room(&self, bytes: usize) {
+        self.room.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The most mappings that there may be at a time.
+    pub(crate) fn set_mappings(&self, count: usize) {
+        self.mappings.store(count, Ordering::Relaxed);
+    }
+
+    /// Whether there is room for one more mapping, of so many bytes.
+    fn has_room(&self, len: usize) -> bool {
+        let tables = self.tables.lock().unwrap();
+        let reserved = self.reserved();
+        let blocks = || reserved.iter().chain(tables.iter());
+        let bytes: usize = blocks().map(|block| block.len).sum();
+        let room = self.room.load(Ordering::Relaxed);
+        bytes.saturating_add(len) <= room && blocks().count() < self.mappings.load(Ordering::Relaxed)
     }
 
     /// What [`is_alone`] says.
@@ -225,7 +256,7 @@ pub(crate) fn page_size() -> usize {
 pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
     assert!(len > 0 && len % page_size() == 0 && align % page_size() == 0 && align.is_power_of_two());
     let system = system();
-    if system.refused() {
+    if system.refused() || !system.has_room(len) {
         return None;
     }
     let room = if system.grows.load(Ordering::Relaxed) { len.checked_mul(2)? } else { len };
@@ -250,7 +281,7 @@ pub(crate) fn commit(at: usize, len: usize) -> bool {
 pub(crate) fn purge(at: usize, len: usize) -> Purged {
     let system = system();
     system.assert_reserved(at, len, page_size());
-    if system.refused() {
+    if system.refused() || system.locks.load(Ordering::Relaxed) {
         return Purged::Failed;
     }
     let (byte, outcome) =
@@ -277,7 +308,7 @@ pub(crate) fn release(at: usize, len: usize) {
 
 pub(crate) fn resize(at: usize, old: usize, new: usize) -> bool {
     let system = system();
-    if system.refused() {
+    if system.refused() || (new > old && !system.has_room(new - old)) {
         return false;
     }
     let mut reserved = system.reserved();
@@ -312,7 +343,7 @@ pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
 
 pub(crate) fn metadata(len: usize) -> Option<usize> {
     let system = system();
-    if system.refused() {
+    if system.refused() || !system.has_room(len) {
         return None;
     }
     let block = Block::new(len, len, 4096)?;

@@ -22,7 +22,7 @@ use crate::size_class::{Class, INFO};
 use crate::slab::Slab;
 use crate::span::{Pop, Restored, Span, Spans};
 use crate::stack::Stack;
-use crate::sync::{AtomicU32, Fault, Ordering, planted};
+use crate::sync::{AtomicU32, Fault, Ordering, Point, planted, point};
 use crossbeam_utils::CachePadded;
 
 /// See the module's documentation.
@@ -76,6 +76,7 @@ impl Pool {
             return None;
         }
         let magazine = magazines.get(self.full.stack.pop(magazines)?);
+        point(Point::Hand);
         // Relaxed, as all counts here: they steer, and are exact at rest.
         let left = self.full.depth.fetch_sub(1, Ordering::Relaxed).wrapping_sub(1);
         if left < self.full.low.load(Ordering::Relaxed) {
@@ -161,6 +162,7 @@ impl Pool {
                 Pop::Held(taken) => {
                     let start = span.head.start();
                     let mut again = 0;
+                    point(Point::Carve);
                     span.clear(taken, |chunk| {
                         again += span.unpurge(chunk);
                         give(start + chunk * size);
@@ -226,6 +228,7 @@ impl Pool {
                 continue;
             }
             set(span, info.size, word, mask);
+            point(Point::Restore);
             self.settle(class, spans, span, span.add(at - first, now));
         }
     }

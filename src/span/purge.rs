@@ -14,7 +14,7 @@ use crate::config::PAGE;
 use crate::log::tell;
 use crate::os::{self, Purged};
 use crate::size_class::ClassInfo;
-use crate::sync::{Fault, Ordering, planted};
+use crate::sync::{Fault, Ordering, Point, planted, point};
 
 /// Bytes of a purge unit of such spans.
 pub(crate) fn unit(info: &ClassInfo) -> usize {
@@ -91,6 +91,7 @@ impl Span {
             let mask = if len == 64 { u64::MAX } else { ((1 << len) - 1) << first };
             due &= !mask;
             tell!(Os, "{} bytes purged inside the span at {:#x}", len * unit, self.head.start());
+            point(Point::Purge);
             if os::purge(self.head.start() + first * unit, len * unit) != Purged::Failed {
                 gone |= mask;
             }

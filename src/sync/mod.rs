@@ -8,12 +8,15 @@
 //!   is an `UnsafeCell`, so a hand-over whose ordering is too weak fails the model.
 //! * [`Fault`] names a fault that a model's twin plants: the proof that the model can fail. Shipped, [`planted`] is
 //!   `false` at compile time.
+//!
+//! [`point`] names the middle of slow paths, for a test that stops threads there; shipped, it is nothing.
 
 mod counter;
 #[cfg(millpond_loom)]
 mod model;
 #[cfg(not(millpond_loom))]
 mod native;
+pub(crate) mod points;
 #[cfg(all(test, not(millpond_loom)))]
 pub(crate) mod stepped;
 
@@ -22,6 +25,7 @@ pub(crate) use counter::{Counter, Quiet};
 pub(crate) use model::*;
 #[cfg(not(millpond_loom))]
 pub(crate) use native::*;
+pub(crate) use points::{Point, point};
 
 /// The faults that the models' twins plant, one at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! Instructions: what an executable's disassembly says, what callgrind saw executed, and what a fast path may have.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod tally;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -19,6 +21,13 @@ pub struct Executed {
     pub address: u64,
     pub code: String,
     pub count: u64,
+}
+
+impl Executed {
+    /// Whether it is none of the probe's.
+    pub fn is_elsewhere(&self) -> bool {
+        self.code.starts_with(ELSEWHERE)
+    }
 }
 
 /// One way through a function.

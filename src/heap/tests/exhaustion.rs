@@ -3,6 +3,7 @@
 
 use super::world::{Client, World};
 use crate::config::HUGE_MIN;
+use crate::os::fake::System;
 use crate::size_class::{CLASSES, INFO};
 use std::vec::Vec;
 
@@ -178,4 +179,67 @@ fn one_call_fails_among_large_ones() {
 #[test]
 fn all_calls_fail_from_one_on_among_large_ones() {
     assert!(every_call_fails(large, true, true) > 30);
+}
+
+const SCENARIOS: [fn(&mut Pass<'_>); 3] = [small, many, large];
+
+/// A system that is short of something, and then is not: nothing is lost, and all works again.
+fn short_of(limit: impl Fn(&System), lift: impl Fn(&System), must: bool) {
+    for scenario in SCENARIOS {
+        let world = World::new();
+        limit(&world.system);
+        let mut pass = Pass { world: &world, clients: [world.client(), world.client()], must };
+        scenario(&mut pass);
+        let [one, other] = &pass.clients;
+        world.check(&[one, other]);
+        pass.clients.iter().flat_map(|client| &client.blocks).for_each(|block| block.verify_all());
+        lift(&world.system);
+        pass.must = true;
+        scenario(&mut pass);
+        world.finish(pass.clients.into());
+        run(&world, small, true);
+    }
+}
+
+/// As after `mlockall`: nothing that was used can be purged, and all is served none the less.
+#[test]
+fn locked_memory_serves_all() {
+    short_of(|system| system.set_locks(true), |system| system.set_locks(false), true);
+}
+
+/// Strict overcommit: what is reserved counts, used or not.
+#[test]
+fn little_may_be_mapped() {
+    for mib in [0, 1, 2, 7, 20, 65, 70, 100] {
+        short_of(|system| system.set_room(mib << 20), |system| system.set_room(usize::MAX), false);
+    }
+}
+
+#[test]
+fn few_mappings_may_be_made() {
+    for count in [0, 1, 2, 3, 4, 5, 7, 10, 15, 23] {
+        short_of(|system| system.set_mappings(count), |system| system.set_mappings(usize::MAX), false);
+    }
+}
+
+/// OS pages of 16 and 64 KiB, where each call fails too.
+#[test]
+fn large_os_pages_fail_as_well() {
+    for os_page in [16 << 10, 64 << 10] {
+        for scenario in SCENARIOS {
+            for call in (0..60).step_by(7) {
+                let world = World::new();
+                world.system.set_page_size(os_page);
+                let mut pass = Pass { world: &world, clients: [world.client(), world.client()], must: false };
+                let failing = world.system.failing(call, if call % 2 == 0 { u64::MAX } else { call + 1 });
+                scenario(&mut pass);
+                drop(failing);
+                let [one, other] = &pass.clients;
+                world.check(&[one, other]);
+                pass.must = true;
+                scenario(&mut pass);
+                world.finish(pass.clients.into());
+            }
+        }
+    }
 }

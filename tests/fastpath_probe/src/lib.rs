@@ -26,3 +26,10 @@ pub fn free(vector: Vec<u8>) {
 pub fn unbox(boxed: Box<[MaybeUninit<u8>]>) {
     drop(boxed);
 }
+
+/// Has a vector, of which nothing is in use, hold so many bytes.
+#[inline(never)]
+pub fn resize(mut vector: Vec<u8>, size: usize) -> Vec<u8> {
+    vector.reserve_exact(size);
+    vector
+}

@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::hint::black_box;
 
 use millpond::Millpond;
-use millpond_fastpath_probe::{boxed, free, unbox, vector};
+use millpond_fastpath_probe::{boxed, free, resize, unbox, vector};
 
 #[global_allocator]
 static GLOBAL: Millpond = Millpond;
@@ -17,6 +17,10 @@ const CALLS: usize = 1000;
 /// Sizes that it does not know: of the lowest classes, between two powers of two, and of the highest class.
 /// NB: in step with `tests/fastpath.rs`.
 const SIZES: [usize; 10] = [1, 8, 24, 64, 129, 200, 1000, 5000, 40_000, 256 * 1024];
+
+/// Within a class, and to another.
+/// NB: in step with `tests/fastpath.rs`.
+const RESIZES: [(usize, usize); 2] = [(57, 64), (64, 128)];
 
 fn main() {
     phase(|| {
@@ -30,6 +34,14 @@ fn main() {
     }
     for size in SIZES {
         phase(|| unbox(boxed(black_box(size))));
+    }
+    phase(|| {
+        let chunk = probe_alloc();
+        // SAFETY: the chunk was just taken, with this layout; in its class it stays where it is.
+        unsafe { probe_dealloc(probe_realloc(chunk)) };
+    });
+    for (from, to) in RESIZES {
+        phase(|| free(resize(vector(black_box(from)), black_box(to))));
     }
 }
 
@@ -68,4 +80,16 @@ extern "C" fn probe_alloc() -> *mut u8 {
 unsafe extern "C" fn probe_dealloc(chunk: *mut u8) {
     // SAFETY: the caller's.
     unsafe { GLOBAL.dealloc(chunk, LAYOUT) }
+}
+
+/// Nothing but a reallocation of a constant size within its class, as the compiler inlines it.
+///
+/// # Safety
+/// As `GlobalAlloc::realloc` asks.
+// SAFETY: nothing else has this name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn probe_realloc(chunk: *mut u8) -> *mut u8 {
+    // SAFETY: the caller's.
+    unsafe { GLOBAL.realloc(chunk, LAYOUT, 60) }
 }
