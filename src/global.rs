@@ -318,7 +318,8 @@ pub(crate) fn configure() {
     if settings.timing {
         watch::time_calls();
     }
-    if let Some(profile) = settings.profile {
+    let reports = cfg!(any(test, feature = "reports"));
+    if let Some(profile) = settings.profile.filter(|_| reports) {
         watch::begin_profile(profile);
     }
     if settings.thp != Thp::Default {
@@ -330,7 +331,10 @@ pub(crate) fn configure() {
     if settings.show_stats {
         os::at_exit(show_stats);
     }
-    if settings.leaks.is_wished() {
+    if !reports && (settings.profile.is_some() || settings.leaks.is_wished()) {
+        os::say(format_args!("no profile and no leaks are reported: built without the feature `reports`"));
+    }
+    if reports && settings.leaks.is_wished() {
         leaks::wish(&settings.leaks);
         os::at_exit(show_leaks);
     }
