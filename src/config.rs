@@ -217,6 +217,9 @@ mod values {
 
 pub(crate) use values::*;
 
+/// Whether reports at the program's end can be wished for by the environment.
+pub(crate) const REPORTS: bool = cfg!(any(test, feature = "reports"));
+
 /// A page: the arena's unit of account.
 pub(crate) const PAGE: usize = 1 << PAGE_SHIFT;
 /// log2 of the entries of the page map's root.

@@ -12,6 +12,7 @@ pub(crate) use watch::{SAMPLER, is_sampling, start_sampling, stop_sampling};
 
 use doors::{alloc_missed_zeroed, realloc_watched};
 
+use crate::config::REPORTS;
 use crate::environment;
 use crate::heap::{Heap, Tracked};
 use crate::leaks;
@@ -318,8 +319,7 @@ pub(crate) fn configure() {
     if settings.timing {
         watch::time_calls();
     }
-    let reports = cfg!(any(test, feature = "reports"));
-    if let Some(profile) = settings.profile.filter(|_| reports) {
+    if let Some(profile) = settings.profile.filter(|_| REPORTS) {
         watch::begin_profile(profile);
     }
     if settings.thp != Thp::Default {
@@ -331,10 +331,10 @@ pub(crate) fn configure() {
     if settings.show_stats {
         os::at_exit(show_stats);
     }
-    if !reports && (settings.profile.is_some() || settings.leaks.is_wished()) {
+    if !REPORTS && (settings.profile.is_some() || settings.leaks.is_wished()) {
         os::say(format_args!("no profile and no leaks are reported: built without the feature `reports`"));
     }
-    if reports && settings.leaks.is_wished() {
+    if REPORTS && settings.leaks.is_wished() {
         leaks::wish(&settings.leaks);
         os::at_exit(show_leaks);
     }
