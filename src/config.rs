@@ -137,6 +137,10 @@ mod values {
     pub(crate) const SWEEP_SPANS: u32 = 256;
     /// Thread caches that one tick looks at.
     pub(crate) const TICK_CACHES: u32 = 1024;
+
+    /// Whether reports at the program's end can be wished for by the environment.
+    #[cfg_attr(test, allow(dead_code))]
+    pub(crate) const REPORTS: bool = cfg!(any(test, feature = "reports"));
 }
 
 #[cfg(millpond_loom)]
@@ -216,9 +220,6 @@ mod values {
 }
 
 pub(crate) use values::*;
-
-/// Whether reports at the program's end can be wished for by the environment.
-pub(crate) const REPORTS: bool = cfg!(any(test, feature = "reports"));
 
 /// A page: the arena's unit of account.
 pub(crate) const PAGE: usize = 1 << PAGE_SHIFT;
