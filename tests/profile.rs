@@ -99,6 +99,19 @@ fn forked_children_write_their_own() {
     }
 }
 
+/// A sample each byte takes all: none is missing because a thread has not allocated anything small yet.
+#[test]
+fn threads_that_begin_with_what_is_large_are_sampled() {
+    let program = compile("profiled_large.c", "profiled_large", &flags());
+    let file = workbench().join("large.pb");
+    let mut command = Command::new(&program);
+    succeeds(command.env("MILLPOND_PROFILE", format!("{},bytes=1", file.display())));
+    let large = |sample: &Sample| sample.values[1] >= 1_000_003 && sample.values[1] % 1_000_003 == 0;
+    let samples = Profile::read(&file).samples;
+    let found: u64 = samples.iter().filter(|sample| large(sample)).map(|sample| sample.values[0]).sum();
+    assert_eq!(found, 4);
+}
+
 /// Under `LD_PRELOAD`, with functions of the C family, a file for each process, and threads that come and go.
 #[test]
 fn python_is_profiled() {

@@ -4,7 +4,7 @@
 //! nothing is watched, threads have their own caches and nobody asks. A thread takes its front, or its cache again, at its next
 //! miss after a change: at once where the change comes first, else within the time in which upkeep has it miss.
 
-use super::{MODE, seal, thread};
+use super::{MODE, seal};
 use crate::config::FRAMES;
 use crate::environment::Profile;
 use crate::os;
@@ -13,7 +13,8 @@ use crate::report::Timing;
 use crate::sampler::{Sampler, mix};
 use crate::slab::Slab;
 use crate::sync::{AtomicPtr, Counter, Ordering};
-use crate::tagged::NONE;
+use crate::tagged::{Index, NONE};
+use crate::thread_cache::ThreadCache;
 use crate::times::{self, Call, Times};
 use core::ffi::CStr;
 use core::ptr::{null_mut, with_exposed_provenance_mut};
@@ -43,6 +44,12 @@ pub(super) fn is(what: u32) -> bool {
 #[inline(always)]
 pub(super) fn begin(call: Call) -> u64 {
     if is(TIMED) { begin_timed(call) } else { 0 }
+}
+
+/// The index of the calling thread's cache, which is made if it is unborn: its first call may be for a large allocation, which
+/// needs none. `NONE` if there can be none.
+fn thread() -> Index {
+    super::cache().map_or(NONE, ThreadCache::index)
 }
 
 #[inline(never)]
