@@ -56,15 +56,8 @@ pub(crate) fn frame() -> usize {
     frame
 }
 
-/// The addresses to which the calling functions return, innermost first: the caller's own first. Returns how many were
-/// stored. O(`out`).
-#[allow(dead_code, reason = "for who has no frame of its own in hand")]
-#[inline(never)]
-pub(crate) fn frames(out: &mut [usize]) -> usize {
-    frames_from(frame(), out)
-}
-
-/// The same from a [`frame`] on, which may be that of a function further up, or anything.
+/// The addresses to which the functions return from the one with this [`frame`] on, innermost first: how many were stored. The
+/// frame may be that of a function further up, or anything. O(`out`).
 pub(crate) fn frames_from(frame: usize, out: &mut [usize]) -> usize {
     let here = (&raw const frame).addr();
     let mut walk = Walk { known: here | (PAGE - 1), end: end_of_stack(here) };
@@ -122,12 +115,13 @@ fn end_of_stack(here: usize) -> (bool, usize) {
     if here < first && first - here < FIRST_GAP {
         return (true, first);
     }
-    let block = control_block();
+    let block = thread_block();
     if here < block && block - here < REACH { (false, block) } else { (false, usize::MAX) }
 }
 
-/// The thread's control block: on top of its stack, but for the first thread's.
-fn control_block() -> usize {
+/// The address of the calling thread's control block, in which its C library keeps what it knows of it: on top of its stack,
+/// but for the first thread's.
+pub(crate) fn thread_block() -> usize {
     #[cfg(target_arch = "x86_64")]
     {
         let block;
@@ -139,21 +133,6 @@ fn control_block() -> usize {
     }
     #[cfg(not(target_arch = "x86_64"))]
     0
-}
-
-/// Calls `body` with what reads on in the kernel's list of this process's mappings: how many bytes, none at its end.
-pub(super) fn read_maps(body: impl FnOnce(&mut dyn FnMut(&mut [u8]) -> usize)) {
-    const CLOSE_ON_EXEC: i32 = libc::O_RDONLY | libc::O_CLOEXEC;
-    // SAFETY: raw calls, which are no cancellation points; the buffers are the caller's.
-    unsafe {
-        let errno = *libc::__errno_location();
-        let file = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c"/proc/self/maps".as_ptr(), CLOSE_ON_EXEC);
-        if file >= 0 {
-            body(&mut |out| libc::syscall(libc::SYS_read, file, out.as_mut_ptr(), out.len()).max(0) as usize);
-            libc::syscall(libc::SYS_close, file);
-        }
-        *libc::__errno_location() = errno;
-    }
 }
 
 /// Whether the page of an address can be read, by a call that fails either way, and differently: what was asked for is no
@@ -233,9 +212,14 @@ mod tests {
     }
 
     #[inline(never)]
+    fn walk(out: &mut [usize]) -> usize {
+        frames_from(frame(), out)
+    }
+
+    #[inline(never)]
     fn calls() -> (usize, [usize; 4]) {
         let mut out = [0; 4];
-        (frames(&mut out), out)
+        (walk(&mut out), out)
     }
 
     #[test]

@@ -37,6 +37,9 @@ mod frames;
 mod linux;
 #[cfg_attr(test, allow(dead_code))]
 #[cfg(not(millpond_loom))]
+mod maps;
+#[cfg_attr(test, allow(dead_code))]
+#[cfg(not(millpond_loom))]
 mod modules;
 #[cfg(not(any(test, millpond_loom)))]
 mod proc;
@@ -46,11 +49,10 @@ pub(crate) use c::*;
 #[cfg(any(test, millpond_loom))]
 pub(crate) use fake::*;
 #[cfg(not(millpond_loom))]
-#[allow(unused_imports)]
-use frames::read_maps;
-#[cfg(not(millpond_loom))]
-#[allow(unused_imports, reason = "the walk as a whole")]
-pub(crate) use frames::{frame, frames, frames_from};
+#[cfg_attr(test, allow(unused_imports))]
+pub(crate) use frames::{frame, frames_from, thread_block};
+#[cfg(not(any(test, millpond_loom)))]
+pub(crate) use maps::{Mapping, mappings};
 #[cfg(not(millpond_loom))]
 pub use modules::Location;
 #[cfg(not(any(test, millpond_loom)))]

@@ -4,6 +4,7 @@
 //! program's end and on the way to an abort: nothing here allocates, takes a lock, or touches an address that it was given.
 
 use super::linux::{quietly, thread_id};
+use super::maps::{FileName, Mapping, hexadecimal, mappings};
 use core::ffi::{CStr, c_long};
 use core::fmt::{self, Write};
 
@@ -72,114 +73,6 @@ impl Write for Path {
         room[..text.len()].copy_from_slice(text.as_bytes());
         self.len += text.len();
         Ok(())
-    }
-}
-
-/// One line of `/proc/self/maps`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Mapping<'a> {
-    pub(crate) start: usize,
-    pub(crate) end: usize,
-    /// `rwxp`, each a dash where it is not so.
-    rights: [u8; 4],
-    /// Where it begins in its file.
-    pub(crate) offset: usize,
-    /// A path, a name in brackets, or nothing.
-    pub(crate) name: &'a [u8],
-}
-
-impl<'a> Mapping<'a> {
-    fn parse(line: &'a [u8]) -> Option<Self> {
-        let (start, rest) = hexadecimal(line);
-        let (end, rest) = hexadecimal(rest.strip_prefix(b"-")?);
-        let rest = rest.strip_prefix(b" ")?;
-        let (rights, rest) = rest.split_first_chunk::<4>()?;
-        let (offset, _) = hexadecimal(rest.strip_prefix(b" ")?);
-        // Offset, device and node come before the name.
-        let name = rest.splitn(5, |byte| *byte == b' ').nth(4).unwrap_or_default().trim_ascii();
-        Some(Self { start, end, rights: *rights, offset, name })
-    }
-
-    pub(crate) fn contains(&self, address: usize) -> bool {
-        (self.start..self.end).contains(&address)
-    }
-
-    pub(crate) fn is_readable(&self) -> bool {
-        self.rights[0] == b'r'
-    }
-
-    pub(crate) fn is_writable(&self) -> bool {
-        self.rights[1] == b'w'
-    }
-
-    pub(crate) fn is_code(&self) -> bool {
-        self.rights[2] == b'x'
-    }
-
-    /// Whether what is written to it is this process's alone.
-    pub(crate) fn is_private(&self) -> bool {
-        self.rights[3] == b'p'
-    }
-
-    /// Whether nobody may touch it, as what lies below a stack.
-    pub(crate) fn is_guard(&self) -> bool {
-        self.rights[..3] == *b"---"
-    }
-}
-
-/// A number in hexadecimal digits, and what follows it.
-#[inline(never)]
-fn hexadecimal(text: &[u8]) -> (usize, &[u8]) {
-    let mut value = 0usize;
-    let mut rest = text;
-    while let Some((byte, behind)) = rest.split_first() {
-        let Some(digit) = (*byte as char).to_digit(16) else { break };
-        (value, rest) = (value << 4 | digit as usize, behind);
-    }
-    (value, rest)
-}
-
-/// Calls `visit` with each mapping, in the order of their addresses, until it says no. Whether the system tells.
-pub(crate) fn mappings(visit: &mut dyn FnMut(&Mapping<'_>) -> bool) -> bool {
-    let Some(file) = Opened::open(c"/proc/self/maps") else { return false };
-    let told = each_line(&file, &mut |line| Mapping::parse(line).is_some_and(|mapping| visit(&mapping)));
-    file.close();
-    told
-}
-
-/// Calls `visit` with each line of a file, until it says no. Whether there was one.
-fn each_line(file: &Opened, visit: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-    let mut bytes = [0; 2048];
-    let (mut filled, mut told, mut cut) = (0, false, false);
-    loop {
-        let more = file.read(bytes.get_mut(filled..).unwrap_or_default());
-        filled += more;
-        let mut rest = bytes.get(..filled).unwrap_or_default();
-        while let Some(len) = rest.iter().position(|byte| *byte == b'\n') {
-            let (line, behind) = rest.split_at_checked(len + 1).unwrap_or_default();
-            rest = behind;
-            // The end of a line whose beginning has been seen is none.
-            if !core::mem::take(&mut cut) {
-                told = true;
-                if !visit(line.trim_ascii_end()) {
-                    return true;
-                }
-            }
-        }
-        if more == 0 {
-            return told;
-        }
-        let left = rest.len();
-        if left == bytes.len() {
-            // Longer than the buffer: its beginning has to do.
-            if !cut && !visit(&bytes) {
-                return true;
-            }
-            (cut, filled) = (true, 0);
-        } else {
-            bytes.copy_within(filled - left..filled, 0);
-            filled = left;
-        }
     }
 }
 
@@ -344,14 +237,6 @@ pub(crate) fn registers() -> Registers {
     Registers { kept, stack }
 }
 
-/// The address at which the calling thread's C library keeps what it knows of the thread.
-pub(crate) fn thread_block() -> usize {
-    let at;
-    // SAFETY: on this system the word at the thread's base is its own address.
-    unsafe { core::arch::asm!("mov {}, fs:[0]", out(reg) at, options(nostack, preserves_flags, readonly)) };
-    at
-}
-
 /// Ends the process with another code than it was to have, from a function that runs at its end.
 pub(crate) fn exit_with(code: i32) -> ! {
     // SAFETY: glibc goes on with what is still to run at the end, and ends with the code of the last call.
@@ -432,35 +317,4 @@ fn stack_of(mapping: &Mapping<'_>) -> Option<u32> {
         }
     });
     found
-}
-
-/// The end of a path, which says most.
-#[derive(Clone, Copy)]
-struct FileName {
-    bytes: [u8; 160],
-    len: usize,
-    cut: bool,
-}
-
-impl Default for FileName {
-    fn default() -> Self {
-        Self::new(b"")
-    }
-}
-
-impl FileName {
-    fn new(path: &[u8]) -> Self {
-        let mut name = Self { bytes: [0; 160], len: 0, cut: path.len() > 160 };
-        let shown = &path[path.len().saturating_sub(160)..];
-        name.len = shown.len();
-        name.bytes[..shown.len()].copy_from_slice(shown);
-        name
-    }
-}
-
-impl fmt::Display for FileName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cut = if self.cut { "…" } else { "" };
-        write!(f, "{cut}{}", self.bytes[..self.len].escape_ascii())
-    }
 }
