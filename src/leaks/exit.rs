@@ -48,7 +48,9 @@ fn report(heap: &Heap, tracker: &Tracker, own: &Registers) {
         Err(reason) => return os::say(format_args!("leaks: not known, {reason}")),
     };
     let says = wished.text || (wished.code.is_some() && leaks.count() > 0 && !wished.json);
-    let _ = write(&leaks, says, wished.json);
+    if write(&leaks, says, wished.json).is_err() {
+        os::say(format_args!("leaks: {} allocations, and no way to write which", leaks.count()));
+    }
     if let Some(code) = wished.code.filter(|_| leaks.count() > 0) {
         os::exit_with(code.into());
     }
