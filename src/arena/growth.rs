@@ -13,8 +13,9 @@
 //! Only where the setting is [`Thp::Default`]. All of it is advice, and so are the two numbers: where advice of two threads
 //! overtakes each other, some memory has the other kind of pages for a while, and is right all the same.
 //!
-//! Invariant: neither number ever falls, but the edge once, from the arena's end, where nothing is advised.
+//! Invariant, at rest: no page from the reach on is in use.
 
+use super::bits::words_of;
 use super::region::Arena;
 use crate::config::{ARENA_ALIGN, GROWN, PAGE};
 use crate::os;
@@ -72,6 +73,14 @@ impl Arena {
         if old < new && edge.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             os::advise_thp(self.start() + old * PAGE, (new - old) * PAGE, Thp::Never);
         }
+    }
+
+    /// Whether the invariant holds, while no other thread uses the arena.
+    pub(super) fn growth_holds(&self) -> bool {
+        let reach = self.growth.reach.load(Ordering::Relaxed);
+        GROWN == usize::MAX
+            || words_of(reach, self.pages - reach)
+                .all(|(word, mask)| self.used()[word].load(Ordering::Relaxed) & mask == 0)
     }
 
     /// Forgets what was advised: somebody has advised otherwise.

@@ -230,8 +230,8 @@ impl Arenas {
 
     /// Told when OS pages of a span in use have gone back.
     pub(crate) fn ebb(&self, page: usize) {
-        if self.thp() == Thp::Default {
-            self.of(page).iter().for_each(|arena| arena.ebb());
+        if let Some(arena) = self.of(page).filter(|_| self.thp() == Thp::Default) {
+            arena.ebb();
         }
     }
 

@@ -17,7 +17,7 @@
 //!
 //! Where long runs may be is said by `longest`; the search for them is in `search`, purges in `purge`, and huge pages in `growth`.
 //!
-//! Invariants, at rest: `pages - |used| = free`, `|dirty & !used| = dirty_free`, and that of `longest`.
+//! Invariants, at rest: `pages - |used| = free`, `|dirty & !used| = dirty_free`, and those of `longest` and `growth`.
 
 use super::bits::{ones, runs_of, words_of};
 use super::growth::Growth;
@@ -396,6 +396,7 @@ impl Arena {
         let holds = self.pages - used == self.free.load(Ordering::Relaxed) as usize
             && dirty_free == self.dirty_free.load(Ordering::Relaxed) as usize
             && clean_used == 0
+            && self.growth_holds()
             && (0..self.words).all(|word| self.longest().holds(word, self.longest_in(word)));
         holds.then_some(used)
     }
