@@ -8,14 +8,15 @@
 //! | `MILLPOND_QUARANTINE` | bytes, as `1000000`, `1000K`, `1M` | how much freed memory is kept back at most where there are records, of the last 1024 frees; 0: none |
 //! | `MILLPOND_FREED` | `junk`, `zero`, `keep` | what is written over freed memory where there are records |
 //! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool`, `cache` | what slow paths do, a line a step on stderr; each level tells what those before it do, too |
-//! | `MILLPOND_THP` | `default`, `always`, `never` | transparent huge pages |
+//! | `MILLPOND_THP` | `default`, `always`, `never`, `system` | transparent huge pages: where the heap grows, everywhere, nowhere, or as the system is set |
 //! | `MILLPOND_LEAKS` | a list of `report`, `json`, `fail` or `fail=CODE`, and last `file=PATH` | what can be got at no more at the program's end: as text, as JSON, by the exit code (1 to 255; 23), to the end of a file instead of stderr |
 //! | `MILLPOND_PROFILE` | `FILE[,bytes=N][,seed=N][,collapsed]` | a memory profile, written to the file at the program's end: see `profile` |
 //! | `MILLPOND_TIMING` | `0`, `1` | whether calls are timed, for the statistics |
 //! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | what is in force, when it has been read; where the bytes are, at the program's end; both on stderr |
 //!
 //! A variable whose name begins so and is not in the table, and a value that is none of a variable's, are ignored with
-//! one line on stderr. A program that runs with more rights than its user ignores all of them, without a word.
+//! one line on stderr. So are `MILLPOND_PROFILE` and `MILLPOND_LEAKS` without the feature `reports`. A program that runs with
+//! more rights than its user ignores all of them, without a word.
 
 use crate::config::CALLERS;
 use crate::log::Log;
