@@ -136,19 +136,22 @@ fn many_are_followed() {
         let count = scaled(2_000_000, 1_200_000);
         elsewhere(move || {
             hold(chain(count, 24));
-            // All of them in one: the list overflows.
+            // All of them in one, each with another that nothing else has: the list overflows, and what it has no room for
+            // is looked into all the same.
             let all = take(8 * count, 8).cast::<*mut u8>();
             let mut at = HELD.load(Ordering::Relaxed);
             for place in 0..count {
-                // SAFETY: inside a block of our own; each node has the next one's address.
+                // SAFETY: inside blocks of our own; each node has the next one's address, and room for another.
                 unsafe {
                     all.add(place).write(at);
-                    at = at.cast::<*mut u8>().read();
+                    let node = at.cast::<*mut u8>();
+                    node.add(1).write(take(40, 8));
+                    at = node.read();
                 }
             }
             hold(all.cast());
         });
-        assert_eq!(lost(24), (0, 0));
+        assert_eq!((lost(24), lost(40)), ((0, 0), (0, 0)));
     });
 }
 
