@@ -79,6 +79,35 @@ fn a_heap_that_grows_has_them_and_one_that_has_ebbed_does_not() {
     });
 }
 
+/// Fills 64 MiB with blocks of a size and frees all but one of so many: where these were, no huge page is made again.
+fn refused_where_memory_has_gone_back(size: usize, kept: impl Fn(usize) -> bool) {
+    millpond::trim();
+    let mut blocks: Vec<Option<Block>> = Vec::with_capacity(64 * MIB / size);
+    blocks.extend((0..blocks.capacity()).map(|seed| Block::new(size, 8, seed as u64)));
+    let at = blocks[blocks.len() / 4 * 3].as_ref().expect("memory").address();
+    assert!(kernel::huge_advice(at) == Some("hg") || !offered(), "{:?} while it grows", kernel::huge_advice(at));
+    for (place, block) in blocks.iter_mut().enumerate() {
+        if !kept(place) {
+            block.take().expect("not freed yet").free();
+        }
+    }
+    millpond::trim();
+    assert!(kernel::huge_advice(at) == Some("nh") || !offered(), "{:?} afterwards", kernel::huge_advice(at));
+    blocks.into_iter().flatten().for_each(Block::free);
+    law::holds();
+}
+
+#[test]
+fn refused_where_runs_have_gone_back() {
+    Scenario::new("refused_where_runs_have_gone_back").passes(|| refused_where_memory_has_gone_back(MIB, |_| false));
+}
+
+#[test]
+fn refused_where_parts_of_spans_have_gone_back() {
+    Scenario::new("refused_where_parts_of_spans_have_gone_back")
+        .passes(|| refused_where_memory_has_gone_back(4 * KIB, |place| place % 8 == 0));
+}
+
 #[test]
 fn left_to_the_system() {
     Scenario::new("left_to_the_system").variable("MILLPOND_THP", "system").passes(|| {

@@ -129,6 +129,45 @@ fn what_is_held_is_not_lost() {
     });
 }
 
+/// Fills a frame with the addresses of blocks, and leaves it.
+#[inline(never)]
+fn leave_below(count: usize, size: usize) {
+    let mut left = [core::ptr::null_mut(); 1000];
+    left[..count].fill_with(|| take(size, 8));
+    black_box(&left);
+}
+
+/// What lies below the end of a waiting thread's stack is no more the program's.
+#[test]
+fn what_a_waiting_thread_has_left_is_found() {
+    Scenario::new("what_a_waiting_thread_has_left_is_found").passes(|| {
+        let (number, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                leave_below(1000, 5 * KIB);
+                // SAFETY: no preconditions.
+                number.store(unsafe { libc::gettid() } as usize, Ordering::Release);
+                while !done.load(Ordering::Acquire) {
+                    thread::park();
+                }
+            });
+            let waits = || {
+                let number = number.load(Ordering::Acquire);
+                let text = std::fs::read_to_string(format!("/proc/self/task/{number}/stat")).unwrap_or_default();
+                text.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('S'))
+            };
+            while !waits() {
+                thread::yield_now();
+            }
+            let (count, _) = lost(5 * KIB);
+            done.store(true, Ordering::Release);
+            waiting.thread().unpark();
+            // What it did since has been written over a part of it.
+            assert!((700..=1000).contains(&count), "{count}");
+        });
+    });
+}
+
 /// More than the list of what is to be looked at has room for, and deeper than any stack.
 #[test]
 fn many_are_followed() {

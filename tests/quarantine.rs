@@ -52,6 +52,21 @@ fn no_more_is_kept_back_than_was_wished() {
     }
 }
 
+/// Of what is large the addresses alone are kept.
+#[test]
+fn large_ones_keep_no_memory() {
+    Scenario::new("large_ones_keep_no_memory").passes(|| {
+        let heap = Heap::builder().mode(Mode::Hardened).build().expect("memory");
+        let before = common::kernel::resident();
+        for _ in 0..40 {
+            come_and_go(&heap, 4 * MIB);
+        }
+        let more = common::kernel::resident().saturating_sub(before);
+        assert!(more < 40 * MIB, "{more} bytes of 160 MiB stay");
+        assert!(heap.stats().quarantine >= 160 * MIB, "their addresses are kept");
+    });
+}
+
 /// The oldest goes first: what was freed last is not handed out again.
 #[test]
 fn the_oldest_goes_first() {

@@ -94,3 +94,51 @@ impl Arena {
         ((block - self.start()) / PAGE).min(self.pages)
     }
 }
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests {
+    use super::*;
+    use crate::arena::{Arenas, Fill};
+    use crate::os::fake::System;
+
+    /// Pages of a huge page, and of what is used before any is asked for.
+    const BLOCK: usize = ARENA_ALIGN / PAGE;
+    const LITTLE: usize = GROWN / PAGE;
+
+    fn edges(arenas: &Arenas) -> std::vec::Vec<usize> {
+        arenas.iter().map(|arena| arena.growth.edge.load(Ordering::Relaxed)).collect()
+    }
+
+    #[test]
+    fn the_edge_follows_the_reach_when_memory_goes_back() {
+        let _system = System::fresh();
+        let arenas = Arenas::new();
+        let take = |pages| arenas.take_run(pages, 1, Fill::Any).expect("memory");
+        let first = take(LITTLE - 1);
+        let all = arenas.iter().next().expect("an arena").pages;
+        assert_eq!(edges(&arenas), [all], "a small heap asks for nothing");
+        let second = take(BLOCK);
+        let edge = edges(&arenas)[0];
+        assert!((LITTLE - 1 + BLOCK..LITTLE + 2 * BLOCK).contains(&edge), "{edge}");
+        let third = take(3 * BLOCK);
+        assert_eq!(edges(&arenas), [edge], "what is passed meanwhile keeps what it has");
+        assert_eq!(arenas.purge(), 0);
+        assert_eq!(edges(&arenas), [edge], "nothing has gone back");
+        arenas.give_run(second.page, second.pages);
+        assert_eq!(arenas.purge(), BLOCK * PAGE);
+        let passed = edges(&arenas)[0];
+        assert!((LITTLE - 1 + 4 * BLOCK..LITTLE + 5 * BLOCK).contains(&passed), "{passed}");
+        // A later arena has it from its beginning.
+        let fourth = take(all - LITTLE);
+        assert_eq!(edges(&arenas), [passed, 0]);
+        arenas.set_thp(Thp::Never);
+        let ends: std::vec::Vec<usize> = arenas.iter().map(|arena| arena.pages).collect();
+        assert_eq!(edges(&arenas), ends);
+        for run in [first, third, fourth] {
+            arenas.give_run(run.page, run.pages);
+        }
+        arenas.purge();
+        assert_eq!(edges(&arenas), ends, "what was set stays");
+        assert_eq!(arenas.check(), Ok(0));
+    }
+}

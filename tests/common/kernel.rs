@@ -76,6 +76,23 @@ pub fn huge_pages() -> usize {
     kib(read(c"/proc/self/smaps_rollup", &mut buffer), "AnonHugePages")
 }
 
+/// Whether huge pages were asked for (`hg`), or refused (`nh`), where an address is mapped.
+pub fn huge_advice(address: usize) -> Option<&'static str> {
+    let text = std::fs::read_to_string("/proc/self/smaps").expect("Linux has this file");
+    let mut inside = false;
+    for line in text.lines() {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        if let Some((Some(start), Some(end))) = range.map(|(start, end)| (number(start), number(end))) {
+            inside = (start..end).contains(&address);
+        }
+        if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| inside) {
+            return ["hg", "nh"].into_iter().find(|flag| flags.split_whitespace().any(|word| word == *flag));
+        }
+    }
+    None
+}
+
 /// The most that ever was resident.
 pub fn peak_resident() -> usize {
     status("VmHWM")
