@@ -29,6 +29,8 @@ mod values {
     pub(crate) const MAGAZINE_BYTES: usize = 16 << 10;
     /// Bytes of chunks that a thread's first carve of a class takes; each further one takes twice as many.
     pub(crate) const FIRST_CARVE: usize = 256;
+    /// A line of the processor's caches, for classes below which a thread's first chunks are whole lines.
+    pub(crate) const LINE: usize = 64;
     /// What a thread cache may hold over all classes.
     pub(crate) const CACHE_BYTES: usize = 512 << 10;
     /// Spare magazines of one class that a thread keeps, at most.
@@ -159,6 +161,7 @@ mod values {
     pub(crate) const MAGAZINE_SLOTS: usize = 2;
     pub(crate) const MAGAZINE_BYTES: usize = 64;
     pub(crate) const FIRST_CARVE: usize = 64;
+    pub(crate) const LINE: usize = 0;
     pub(crate) const CACHE_BYTES: usize = 256;
     pub(crate) const SPARES: u32 = 2;
     pub(crate) const EMPTIES: u32 = 1;

@@ -17,7 +17,9 @@
 //!
 //! Empty of a magazine: all null. Loaded: `bottom <= top <= limit` delimit the magazine's slots. *Armed*: loaded, but
 //! `bottom = limit`, so that the next pop misses, does upkeep, and sets the bounds right: this is how a thread that would
-//! never miss still drives the clock. Pushes need not be armed: without a pop in between they miss soon enough.
+//! never miss still drives the clock. Pushes need not be armed: without a pop in between they miss soon enough. A *stranger's*
+//! bin, too, is armed: its chunks are smaller than a line of the processor's caches, others have allocated them, and the
+//! thread has allocated none. They are not what its first pop is served.
 //!
 //! Another thread may look at any time (statistics, adoption in the child of a `fork`), and any instruction may be the
 //! last one that a vanished thread executed. So each hand-over removes before it inserts; `loaded` names the magazine
@@ -33,8 +35,8 @@ mod lot;
 pub(crate) use bin::Bin;
 pub(crate) use lot::Lot;
 
-use crate::config::{CACHE_BYTES, EMPTIES, FIRST_CARVE, SPARES};
-use crate::pool::Magazine;
+use crate::config::{CACHE_BYTES, EMPTIES, FIRST_CARVE, LINE, SPARES};
+use crate::pool::{Magazine, Portion};
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::{Node, Slab};
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Counter, Fault, Ordering, Slot, planted};
@@ -49,7 +51,7 @@ use core::ptr::null_mut;
 pub(crate) struct ThreadCache {
     bins: [Bin; CLASSES],
     loaded: [AtomicU32; CLASSES],
-    /// What the next carve of each class takes; zero before the first.
+    /// How many chunks the next carve of each class takes; zero while the owner is a stranger to it.
     portions: [AtomicU32; CLASSES],
     link: AtomicU32,
     index: AtomicU32,
@@ -314,16 +316,31 @@ impl ThreadCache {
         if count <= INFO[class].slots { count } else { 0 }
     }
 
-    /// How many chunks the owner's next carve of a class should take: few at first, so that many threads with few chunks
-    /// each share OS pages, and twice as many each time.
-    pub(crate) fn portion(&self, class: Class) -> usize {
-        let slots = INFO[class].slots;
-        let portion = match self.portions[class].load(Ordering::Relaxed) as usize {
-            0 => (FIRST_CARVE / INFO[class].size).clamp(1, slots),
-            known => known,
-        };
-        self.portions[class].store((2 * portion).min(slots) as u32, Ordering::Relaxed);
-        portion
+    /// What the owner's next carve of a class should take: few chunks at first, so that many threads with few chunks each
+    /// share OS pages, but no lines; and twice as many each time.
+    pub(crate) fn portion(&self, class: Class) -> Portion {
+        let lines = self.is_stranger(class);
+        self.settle_in(class);
+        let chunks = self.portions[class].load(Ordering::Relaxed);
+        self.portions[class].store((2 * chunks).min(INFO[class].slots as u32), Ordering::Relaxed);
+        Portion { chunks: chunks as usize, lines }
+    }
+
+    /// Whether chunks of the class share lines of the processor's caches, and the owner has had none but what others handed
+    /// it, less than a magazine.
+    pub(crate) fn is_stranger(&self, class: Class) -> bool {
+        INFO[class].size < LINE && self.portions[class].load(Ordering::Relaxed) == 0
+    }
+
+    /// Says that the owner is no stranger to a class any more.
+    pub(crate) fn settle_in(&self, class: Class) {
+        let portion = &self.portions[class];
+        if portion.load(Ordering::Relaxed) == 0 {
+            let (size, slots) = (INFO[class].size, INFO[class].slots);
+            // Eight chunks are whole lines, whatever their size.
+            let grain = if size < LINE { 8 } else { 1 };
+            portion.store((FIRST_CARVE / size).next_multiple_of(grain).clamp(1, slots) as u32, Ordering::Relaxed);
+        }
     }
 
     /// Takes the loaded magazine out of its bin, its count set.

@@ -7,10 +7,12 @@ use common::child::Scenario;
 use common::random::Random;
 use common::thread::together;
 use common::{GIB, KIB, LARGEST_CLASS, MIB, law, scaled};
+use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::mpsc::{TrySendError, sync_channel};
-use std::thread;
+use std::sync::{Barrier, Mutex};
+use std::thread::{self, ThreadId};
 
 const THREADS: usize = 16;
 
@@ -191,4 +193,33 @@ fn collections() {
 #[test]
 fn collections_while_others_trim() {
     Scenario::new("collections_while_others_trim").passes(|| conserving(collections));
+}
+
+/// Words that one thread has allocated side by side: each thread that frees one of them, and then goes on with words of its
+/// own, has lines of the processor's caches to itself.
+#[test]
+fn threads_that_were_handed_words_do_not_share_lines() {
+    const WORD: Layout = Layout::new::<u64>();
+    let words: Vec<_> = (0..THREADS).map(|_| Box::new(0u64)).collect();
+    let lines: Mutex<HashMap<usize, ThreadId>> = Mutex::new(HashMap::with_capacity(1 << 10));
+    let all = Barrier::new(THREADS);
+    together(words.into_iter().map(|word| {
+        let (lines, all) = (&lines, &all);
+        move || {
+            drop(word);
+            let mine: [*mut u8; 24] = std::array::from_fn(|_| {
+                // SAFETY: the layout is not of size zero.
+                unsafe { alloc(WORD) }
+            });
+            let others = {
+                let (mut lines, me) = (lines.lock().unwrap(), thread::current().id());
+                mine.iter().filter(|word| *lines.entry(word.addr() / 64).or_insert(me) != me).count()
+            };
+            // No word is free again before all were looked at.
+            all.wait();
+            // SAFETY: allocated above, with this layout.
+            mine.iter().for_each(|word| unsafe { dealloc(*word, WORD) });
+            assert_eq!(others, 0, "words are on lines of another's");
+        }
+    }));
 }

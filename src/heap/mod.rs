@@ -27,7 +27,7 @@ pub(crate) use tracked::Tracked;
 
 use crate::config::MAGAZINE_SLOTS;
 use crate::log::tell;
-use crate::pool::{Magazine, Pool};
+use crate::pool::{Magazine, Pool, Portion};
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::Slab;
 use crate::span::{Large, Spans};
@@ -93,7 +93,7 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub(crate) fn alloc_slow(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
-        let served = if self.attend(cache, class) { cache.bin(class).pop() } else { None };
+        let served = if self.attend(cache, class) { self.pop_armed(cache, class) } else { None };
         let miss = if served.is_some() { Miss::ArmedPop } else { Miss::Pop };
         let chunk = served.or_else(|| self.refill(cache, class)).or_else(|| {
             self.reclaim(Some(cache));
@@ -114,6 +114,21 @@ impl Heap {
             }
         }
         self.rearm(cache, class, Miss::Push);
+    }
+
+    /// Takes a chunk from a bin that was armed: not from a stranger's, whose chunks others have allocated. They share lines of
+    /// the processor's caches with what those others write, and would be served to the thread again and again, so they are
+    /// restored to their spans.
+    fn pop_armed(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
+        let strange = if cache.is_stranger(class) { cache.unload(class, &self.magazines) } else { None };
+        if let Some(magazine) = strange {
+            tell!(Cache, "{} B: {} chunks of other threads restored", INFO[class].size, magazine.count());
+            if magazine.count() > 0 {
+                self.pools[class].restore_all(class, &self.spans, magazine, self.clock.now());
+            }
+            cache.load(class, magazine);
+        }
+        cache.bin(class).pop()
     }
 
     /// Should a fork leave the caller behind now, its child knows that somebody had things in hand.
@@ -175,6 +190,7 @@ impl Heap {
         }
         let magazine = match (full, loaded) {
             (Some(full), empty) => {
+                cache.settle_in(class);
                 if let Some(empty) = empty {
                     cache.put_empty(&self.magazines, empty);
                 }
@@ -197,11 +213,11 @@ impl Heap {
         cache.bin(class).pop()
     }
 
-    /// Fills an empty magazine with up to `want` chunks from the spans, so that the lowest address comes out first.
-    fn carve_into(&self, class: Class, magazine: &Magazine, want: usize, now: u32) -> usize {
+    /// Fills an empty magazine with a portion of chunks from the spans, so that the lowest address comes out first.
+    fn carve_into(&self, class: Class, magazine: &Magazine, want: Portion, now: u32) -> usize {
         let mut chunks = [0; MAGAZINE_SLOTS];
         let mut count = 0;
-        self.pools[class].carve(class, &self.spans, want, now, |chunk| {
+        self.pools[class].carve_portion(class, &self.spans, want, now, |chunk| {
             chunks[count] = chunk;
             count += 1;
         });
@@ -223,7 +239,11 @@ impl Heap {
         let pool = &self.pools[class];
         // Charged while the bin still shows its magazine: the charge may be counted anew.
         let room = cache.loaded(class, &self.magazines).is_some() && !pool.in_burst() && cache.charge(bytes);
-        let empty = match cache.unload(class, &self.magazines) {
+        let loaded = cache.unload(class, &self.magazines);
+        if loaded.is_some() {
+            cache.settle_in(class);
+        }
+        let empty = match loaded {
             None if self.admit(cache, class) => None,
             None => return,
             Some(full) if room && cache.put_spare(class, full, now) => {
@@ -247,7 +267,12 @@ impl Heap {
             }
         };
         match empty.or_else(|| cache.take_empty(&self.magazines)) {
-            Some(magazine) => cache.load(class, magazine),
+            Some(magazine) => {
+                cache.load(class, magazine);
+                if cache.is_stranger(class) {
+                    cache.arm(class..class + 1);
+                }
+            }
             None => cache.discharge(bytes),
         }
     }

@@ -143,11 +143,16 @@ impl Pool {
 
     /// Carves up to `want` chunks and calls `give` with each address. Visits a bounded number of listed spans, and opens
     /// a new one if they have nothing. Returns how many; zero if the system gives no more memory.
-    pub(crate) fn carve(
+    pub(crate) fn carve(&self, class: Class, spans: &Spans, want: usize, now: u32, give: impl FnMut(usize)) -> usize {
+        self.carve_portion(class, spans, Portion { chunks: want, lines: false }, now, give)
+    }
+
+    /// As `carve`; and in whole lines of the processor's caches, if the portion says so and there are any.
+    pub(crate) fn carve_portion(
         &self,
         class: Class,
         spans: &Spans,
-        want: usize,
+        Portion { chunks: want, lines }: Portion,
         now: u32,
         mut give: impl FnMut(usize),
     ) -> usize {
@@ -163,7 +168,7 @@ impl Pool {
                     let start = span.head.start();
                     let mut again = 0;
                     point(Point::Carve);
-                    span.clear(taken, |chunk| {
+                    span.clear(taken, lines, |chunk| {
                         again += span.unpurge(chunk);
                         give(start + chunk * size);
                     });
@@ -308,6 +313,14 @@ impl Pool {
         }) && self.listed.walk(nodes, nodes.made() as usize, |index| visit(Part::Listed(nodes.get(index))));
         (sound && depth == self.depth()).then_some(())
     }
+}
+
+/// What a thread wants of a pool that must carve.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Portion {
+    pub(crate) chunks: usize,
+    /// Whether in whole lines of the processor's caches.
+    pub(crate) lines: bool,
 }
 
 /// What a pool is made of.

@@ -70,13 +70,22 @@ impl Span {
     }
 
     /// Clears `count` bits, which the holder has taken from the count, lowest first, and calls `give` with the index of
-    /// each chunk. They are there, and seen: set bits are never fewer than the count.
-    pub(crate) fn clear(&self, mut count: usize, mut give: impl FnMut(usize)) {
+    /// each chunk; with `lines`, of whole lines as far as there are any. The bits are there, and seen: set bits are never
+    /// fewer than the count.
+    pub(crate) fn clear(&self, count: usize, lines: bool, mut give: impl FnMut(usize)) {
+        let left = if lines { self.clear_some(count, whole, &mut give) } else { count };
+        if self.clear_some(left, |word| word, give) > 0 {
+            os::die(format_args!("span {:#x} has fewer chunks than it counts", self.head.start()));
+        }
+    }
+
+    /// Clears up to `count` of the bits that `choose` leaves of each word. Returns how many are still to be cleared.
+    fn clear_some(&self, mut count: usize, choose: impl Fn(u64) -> u64, mut give: impl FnMut(usize)) -> usize {
         for (at, word) in self.bits(self.info()).iter().enumerate() {
             if count == 0 {
-                return;
+                break;
             }
-            let mut mask = lowest(word.load(Ordering::Relaxed), count);
+            let mut mask = lowest(choose(word.load(Ordering::Relaxed)), count);
             if mask == 0 {
                 continue;
             }
@@ -90,9 +99,7 @@ impl Span {
                 mask &= mask - 1;
             }
         }
-        if count > 0 {
-            os::die(format_args!("span {:#x} has fewer chunks than it counts", self.head.start()));
-        }
+        count
     }
 
     /// Lets go of a span that the caller holds, and says what is left to do.
@@ -156,9 +163,25 @@ fn lowest(word: u64, count: usize) -> u64 {
     rest
 }
 
+/// Of each byte that is all ones, the ones. Eight chunks of any class, from a multiple of eight on, are whole lines: sizes
+/// are multiples of 8 B, and spans begin with a line.
+fn whole(word: u64) -> u64 {
+    let pairs = word & word >> 1;
+    let fours = pairs & pairs >> 2;
+    (fours & fours >> 4 & 0x0101_0101_0101_0101) * 0xff
+}
+
 #[cfg(all(test, not(millpond_loom)))]
 mod tests {
-    use super::lowest;
+    use super::{lowest, whole};
+
+    #[test]
+    fn whole_bytes_are_kept() {
+        for word in [0, 1, u64::MAX, 0xff00_7fff_feff_00ff, 0x7f80_ff01_fe7f_80ff, 0xff << 4] {
+            let bytes = word.to_le_bytes().map(|byte: u8| if byte == 0xff { byte } else { 0 });
+            assert_eq!(whole(word), u64::from_le_bytes(bytes), "{word:#x}");
+        }
+    }
 
     #[test]
     fn the_lowest_ones_are_taken() {

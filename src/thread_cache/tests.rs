@@ -1,9 +1,9 @@
 //! A thread's cache against a plain model of its bins, spares and empties; its owners; its charge.
 
 use super::{Owner, ThreadCache};
-use crate::config::{CACHE_BYTES, EMPTIES, FIRST_CARVE, SPARES};
+use crate::config::{CACHE_BYTES, EMPTIES, FIRST_CARVE, LINE, SPARES};
 use crate::os::fake::System;
-use crate::pool::Magazine;
+use crate::pool::{Magazine, Portion};
 use crate::size_class::{CLASSES, Class, INFO, at_place, place_of};
 use crate::slab::{Node, Slab};
 use crate::tagged::Index;
@@ -364,10 +364,17 @@ fn portions_grow_from_few_chunks_to_a_magazine_and_anew_for_each_owner() {
     for _ in 0..2 {
         cache.join(1);
         for (class, info) in INFO.iter().enumerate() {
-            let mut last = cache.portion(class);
-            assert!((1..=info.slots).contains(&last) && (last == 1 || last * info.size <= FIRST_CARVE), "{info:?}");
+            assert_eq!(cache.is_stranger(class), info.size < LINE);
+            let Portion { chunks: mut last, lines } = cache.portion(class);
+            assert!((1..=info.slots).contains(&last), "{info:?}");
+            if lines {
+                assert!(last * info.size % LINE == 0 && last * info.size < FIRST_CARVE + 8 * info.size, "{info:?}");
+            } else {
+                assert!(info.size >= LINE && (last == 1 || last * info.size <= FIRST_CARVE), "{info:?}");
+            }
             for _ in 0..7 {
-                let next = cache.portion(class);
+                let Portion { chunks: next, lines } = cache.portion(class);
+                assert!(!lines);
                 assert_eq!(next, (2 * last).min(info.slots));
                 last = next;
             }

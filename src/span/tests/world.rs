@@ -232,7 +232,7 @@ impl World {
     fn clear(&mut self, index: Index, taken: usize) {
         let span = self.span(index);
         let (mut again, mut got) = (0, Vec::new());
-        span.clear(taken, |chunk| {
+        span.clear(taken, false, |chunk| {
             again += span.unpurge(chunk);
             got.push(chunk);
         });
