@@ -61,6 +61,8 @@ pub(crate) struct ThreadCache {
     /// Set by the owner when it puts a spare: whether a thief need look.
     has_spares: AtomicU32,
     charge: AtomicUsize,
+    /// Set by thieves: less may be held than is charged.
+    robbed: AtomicU32,
     /// The class at which the search for something to evict goes on.
     hand: AtomicUsize,
     empties: AtomicU32,
@@ -134,6 +136,7 @@ impl ThreadCache {
                 state: AtomicU64::new(FREE),
                 has_spares: AtomicU32::new(0),
                 charge: AtomicUsize::new(0),
+                robbed: AtomicU32::new(0),
                 hand: AtomicUsize::new(0),
                 empties: AtomicU32::new(NONE),
                 empty_count: AtomicU32::new(0),
@@ -215,6 +218,7 @@ impl ThreadCache {
         let owners = (self.state.load(Ordering::Relaxed) as u32 as u64 & !STATE).wrapping_add(OWNER) as u32 as u64;
         self.portions.iter().for_each(|portion| portion.store(0, Ordering::Relaxed));
         self.set_tag("");
+        self.robbed.store(1, Ordering::Relaxed);
         // ORDERING: Release pairs with `owner`: whoever sees it alive sees what was set before.
         self.state.store((thread as u64) << 32 | owners | LIVE, Ordering::Release);
     }
@@ -421,8 +425,24 @@ impl ThreadCache {
         Some(magazine)
     }
 
-    /// Takes all spares of a class, from any thread, if they have rested for so many ticks; calls `take` with each.
+    /// Takes all spares of a class, from any thread, if they have rested for so many ticks; calls `take` with each. The owner
+    /// is left to count its charge anew.
     pub(crate) fn steal_spares(
+        &self,
+        class: Class,
+        magazines: &Slab<Magazine>,
+        rested: impl Fn(u16) -> bool,
+        mut take: impl FnMut(&Magazine),
+    ) {
+        self.take_spares(class, magazines, rested, |spare| {
+            // Relaxed: the owner counts anew sooner or later.
+            self.robbed.store(1, Ordering::Relaxed);
+            take(spare);
+        });
+    }
+
+    /// As `steal_spares`, by an owner that keeps count of what it takes.
+    pub(crate) fn take_spares(
         &self,
         class: Class,
         magazines: &Slab<Magazine>,
@@ -537,7 +557,7 @@ impl ThreadCache {
     /// Whether `bytes` more may be held; if so, they are charged.
     pub(crate) fn charge(&self, bytes: usize) -> bool {
         let charged = self.charge.load(Ordering::Relaxed) + bytes;
-        if charged > CACHE_BYTES && self.recount() + bytes > CACHE_BYTES {
+        if charged > CACHE_BYTES && (self.robbed.load(Ordering::Relaxed) == 0 || self.recount() + bytes > CACHE_BYTES) {
             return false;
         }
         self.charge.store(self.charge.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
@@ -550,7 +570,9 @@ impl ThreadCache {
     }
 
     /// Counts the charge anew: thieves take spares without a word.
+    #[cold]
     fn recount(&self) -> usize {
+        self.robbed.store(0, Ordering::Relaxed);
         let charge = (0..CLASSES)
             .map(|class| {
                 let loaded = (self.loaded[class].load(Ordering::Relaxed) != NONE) as usize;

@@ -300,7 +300,7 @@ impl Heap {
     }
 
     fn evict_spares(&self, cache: &ThreadCache, class: Class) {
-        cache.steal_spares(
+        cache.take_spares(
             class,
             &self.magazines,
             |_| true,
@@ -345,7 +345,7 @@ impl Heap {
                 cache.discharge(info.magazine_bytes());
                 self.dissolve(class, magazine);
             }
-            cache.steal_spares(
+            cache.take_spares(
                 class,
                 &self.magazines,
                 |_| true,

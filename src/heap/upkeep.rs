@@ -113,12 +113,13 @@ impl Heap {
         let left = cache.pulse.load(Ordering::Relaxed);
         // Once the bins have been armed often enough, misses are either the bin's own and few, or armed and many.
         let spent = cache.rearm.load(Ordering::Relaxed) == 0;
-        if left == 0 || armed != spent {
+        let step = if armed != spent { PULSE / 2 } else { 1 };
+        if left < step {
             cache.pulse.store(PULSE, Ordering::Relaxed);
             self.upkeep(cache);
             cache.disarm(class, &self.magazines);
         } else {
-            cache.pulse.store(left - 1, Ordering::Relaxed);
+            cache.pulse.store(left - step, Ordering::Relaxed);
         }
         armed
     }
