@@ -48,9 +48,6 @@ use core::ptr::null_mut;
 #[repr(C, align(64))]
 pub(crate) struct ThreadCache {
     bins: [Bin; CLASSES],
-    loaded: [AtomicU32; CLASSES],
-    /// What the next carve of each class takes; zero before the first.
-    portions: [AtomicU32; CLASSES],
     link: AtomicU32,
     index: AtomicU32,
     /// The system's number of the thread, a count of owners, and the state: one word, so that an adopter that has
@@ -125,8 +122,6 @@ impl ThreadCache {
         pub(crate) const fn new() -> Self {
             Self {
                 bins: array_of![Bin::new(); CLASSES],
-                loaded: array_of![AtomicU32::new(NONE); CLASSES],
-                portions: array_of![AtomicU32::new(0); CLASSES],
                 link: AtomicU32::new(NONE),
                 index: AtomicU32::new(NONE),
                 state: AtomicU64::new(FREE),
@@ -211,7 +206,7 @@ impl ThreadCache {
     /// Makes the caller's cache that of the thread with this number. Also after a fork, in which threads are renumbered.
     pub(crate) fn join(&self, thread: u32) {
         let owners = (self.state.load(Ordering::Relaxed) as u32 as u64 & !STATE).wrapping_add(OWNER) as u32 as u64;
-        self.portions.iter().for_each(|portion| portion.store(0, Ordering::Relaxed));
+        self.bins.iter().for_each(|bin| bin.portion.store(0, Ordering::Relaxed));
         self.set_tag("");
         // ORDERING: Release pairs with `owner`: whoever sees it alive sees what was set before.
         self.state.store((thread as u64) << 32 | owners | LIVE, Ordering::Release);
@@ -276,7 +271,7 @@ impl ThreadCache {
     /// The magazine loaded for a class.
     pub(crate) fn loaded<'a>(&self, class: Class, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
         // ORDERING: Acquire pairs with `load`, for those who look at another thread's cache.
-        match self.loaded[class].load(Ordering::Acquire) {
+        match self.bins[class].loaded.load(Ordering::Acquire) {
             NONE => None,
             index => Some(magazines.get(index)),
         }
@@ -288,7 +283,7 @@ impl ThreadCache {
         let count = magazine.count();
         // ORDERING: Release, and this order: see the module's documentation.
         let publish = if planted(Fault::LoadRelaxed) { Ordering::Relaxed } else { Ordering::Release };
-        self.loaded[class].store(magazine.index(), publish);
+        self.bins[class].loaded.store(magazine.index(), publish);
         self.bound(class, magazine, magazine.base().wrapping_add(count));
     }
 
@@ -318,11 +313,11 @@ impl ThreadCache {
     /// each share OS pages, and twice as many each time.
     pub(crate) fn portion(&self, class: Class) -> usize {
         let slots = INFO[class].slots;
-        let portion = match self.portions[class].load(Ordering::Relaxed) as usize {
+        let portion = match self.bins[class].portion.load(Ordering::Relaxed) as usize {
             0 => (FIRST_CARVE / INFO[class].size).clamp(1, slots),
             known => known,
         };
-        self.portions[class].store((2 * portion).min(slots) as u32, Ordering::Relaxed);
+        self.bins[class].portion.store((2 * portion).min(slots) as u32, Ordering::Relaxed);
         portion
     }
 
@@ -336,14 +331,14 @@ impl ThreadCache {
         bin.bottom.store(null_mut(), Ordering::Relaxed);
         bin.limit.store(null_mut(), Ordering::Relaxed);
         // ORDERING: Release, as above.
-        self.loaded[class].store(NONE, Ordering::Release);
+        bin.loaded.store(NONE, Ordering::Release);
         Some(magazine)
     }
 
     /// Has loaded bins miss at their next pop, so that the calling thread does upkeep even if it would never miss.
     pub(crate) fn arm(&self, classes: Range<Class>) {
-        for (bin, loaded) in self.bins[classes.clone()].iter().zip(&self.loaded[classes]) {
-            if loaded.load(Ordering::Relaxed) != NONE {
+        for bin in &self.bins[classes] {
+            if bin.loaded.load(Ordering::Relaxed) != NONE {
                 bin.bottom.store(bin.limit.load(Ordering::Relaxed), Ordering::Relaxed);
             }
         }
@@ -536,7 +531,7 @@ impl ThreadCache {
     fn recount(&self) -> usize {
         let charge = (0..CLASSES)
             .map(|class| {
-                let loaded = (self.loaded[class].load(Ordering::Relaxed) != NONE) as usize;
+                let loaded = (self.bins[class].loaded.load(Ordering::Relaxed) != NONE) as usize;
                 (loaded + self.spare_count(class)) * INFO[class].magazine_bytes()
             })
             .sum();
@@ -548,7 +543,7 @@ impl ThreadCache {
     pub(crate) fn next_victim(&self, except: Class) -> Option<Class> {
         let hand = self.hand.load(Ordering::Relaxed);
         let victim = (1..=CLASSES).map(|step| (hand + step) % CLASSES).find(|class| {
-            *class != except && (self.loaded[*class].load(Ordering::Relaxed) != NONE || self.spare_count(*class) > 0)
+            *class != except && (self.bins[*class].loaded.load(Ordering::Relaxed) != NONE || self.spare_count(*class) > 0)
         })?;
         self.hand.store(victim, Ordering::Relaxed);
         Some(victim)
