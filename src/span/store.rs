@@ -13,8 +13,9 @@ use crate::sync::Ordering;
 /// Slabs of span nodes, by the words of their bitmaps.
 pub(crate) const SLABS: usize = SPAN_WORDS.len();
 
-/// See the module's documentation.
+/// See the module's documentation; in this order for the heap's sake.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Spans {
     pub(crate) arenas: Arenas,
     pub(crate) page_map: PageMap<Head>,
