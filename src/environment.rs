@@ -130,6 +130,7 @@ fn look_at(settings: &mut Settings, text: &'static [u8]) {
 
 /// Takes over what follows the prefix, or says what is wrong with it.
 #[cold]
+#[unsafe(link_section = ".millpond_cold")]
 fn take(settings: &mut Settings, rest: &'static [u8]) {
     let Some(at) = rest.iter().position(|byte| *byte == b'=') else { return };
     let (name, value) = (&rest[..at], &rest[at + 1..]);
@@ -163,6 +164,7 @@ fn set_mode(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     Some(())
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 fn number(value: &[u8]) -> Option<u32> {
     core::str::from_utf8(value).ok()?.parse().ok()
 }
@@ -231,6 +233,7 @@ fn set_timing(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     Some(())
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 fn set_profile(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     let number = |digits: &[u8]| core::str::from_utf8(digits).ok()?.parse().ok();
     let mut words = value.split(|byte| *byte == b',');
@@ -265,6 +268,7 @@ fn set_show(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
 }
 
 /// The file comes last, since its name may have commas in it.
+#[unsafe(link_section = ".millpond_cold")]
 fn set_leaks(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     let mut wanted = Leaking::default();
     let mut rest = value;

@@ -502,6 +502,7 @@ pub fn stats() -> Stats {
 }
 
 /// Adds what the heap does not know.
+#[unsafe(link_section = ".millpond_cold")]
 fn with_records(stats: Stats) -> Stats {
     let tables = FRONTS.bytes() + watch::bytes();
     let stats = Stats {

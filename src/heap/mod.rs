@@ -317,6 +317,7 @@ impl Heap {
     }
 
     /// Gives all that a cache holds back to the spans.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn flush(&self, cache: &ThreadCache) {
         for (class, info) in INFO.iter().enumerate() {
             if let Some(magazine) = cache.unload(class, &self.magazines) {
