@@ -21,6 +21,10 @@ mod values {
     /// The least number of chunks in a span of classes up to 32 KiB, and above.
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (8, 4);
 
+    /// Words of the bitmaps of span nodes: each class's spans have the least that suffices. Few kinds, since each has a table of
+    /// its own; with twenty, and with 36, a node is whole cache lines.
+    pub(crate) const SPAN_WORDS: [usize; 4] = [20, 36, 64, 128];
+
     /// Bytes of one class's part of a thread cache.
     pub(crate) const BIN_BYTES: usize = 64;
     /// Slots of a magazine.
@@ -156,6 +160,7 @@ mod values {
     pub(crate) const LINEAR_MAX: usize = 32;
     pub(crate) const CLASS_MAX: usize = 32;
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (4, 4);
+    pub(crate) const SPAN_WORDS: [usize; 1] = [1];
 
     pub(crate) const BIN_BYTES: usize = 64;
     pub(crate) const MAGAZINE_SLOTS: usize = 2;

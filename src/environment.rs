@@ -118,12 +118,20 @@ const TABLE: [Variable; 11] = [
 /// Reads them all. `None`: libc does not know them yet.
 pub(crate) fn read() -> Option<Settings> {
     let mut settings = Settings::default();
-    os::environment(|text| take(&mut settings, text)).then_some(settings)
+    os::environment(|text| look_at(&mut settings, text)).then_some(settings)
 }
 
-/// Takes over one variable, `NAME=value`, or says what is wrong with it.
-fn take(settings: &mut Settings, text: &'static [u8]) {
-    let Some(rest) = text.strip_prefix(PREFIX.as_bytes()) else { return };
+/// Takes over one variable, `NAME=value`, if it is one of ours.
+fn look_at(settings: &mut Settings, text: &'static [u8]) {
+    if let Some(rest) = text.strip_prefix(PREFIX.as_bytes()) {
+        take(settings, rest);
+    }
+}
+
+/// Takes over what follows the prefix, or says what is wrong with it.
+#[cold]
+#[unsafe(link_section = ".millpond_cold")]
+fn take(settings: &mut Settings, rest: &'static [u8]) {
     let Some(at) = rest.iter().position(|byte| *byte == b'=') else { return };
     let (name, value) = (&rest[..at], &rest[at + 1..]);
     match TABLE.iter().find(|variable| variable.name.as_bytes() == name) {
@@ -156,6 +164,7 @@ fn set_mode(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     Some(())
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 fn number(value: &[u8]) -> Option<u32> {
     core::str::from_utf8(value).ok()?.parse().ok()
 }
@@ -224,6 +233,7 @@ fn set_timing(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     Some(())
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 fn set_profile(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     let number = |digits: &[u8]| core::str::from_utf8(digits).ok()?.parse().ok();
     let mut words = value.split(|byte| *byte == b',');
@@ -258,6 +268,7 @@ fn set_show(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
 }
 
 /// The file comes last, since its name may have commas in it.
+#[unsafe(link_section = ".millpond_cold")]
 fn set_leaks(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
     let mut wanted = Leaking::default();
     let mut rest = value;
@@ -342,7 +353,7 @@ mod tests {
 
     fn taken(texts: &[&'static str]) -> Settings {
         let mut settings = Settings::default();
-        texts.iter().for_each(|text| take(&mut settings, text.as_bytes()));
+        texts.iter().for_each(|text| look_at(&mut settings, text.as_bytes()));
         settings
     }
 

@@ -307,11 +307,10 @@ pub(crate) fn configure() {
     if settings.log != Log::Off {
         log::set(settings.log);
     }
-    // Before the first free.
-    TRACKER.quarantine.set(settings.quarantine, settings.freed);
     let mode = settings.mode.or(wanted).unwrap_or_default();
     if mode != Mode::Fast {
-        // Before the first record.
+        // Before the first record, and the first free.
+        TRACKER.quarantine.set(settings.quarantine, settings.freed);
         TRACKER.keep_callers(settings.backtrace.unwrap_or(WANTED_CALLERS.load(Ordering::Relaxed)) as usize);
         TRACKER.guard(settings.guard.unwrap_or(WANTED_GUARD.load(Ordering::Relaxed)));
         choose(mode);
@@ -503,6 +502,7 @@ pub fn stats() -> Stats {
 }
 
 /// Adds what the heap does not know.
+#[unsafe(link_section = ".millpond_cold")]
 fn with_records(stats: Stats) -> Stats {
     let tables = FRONTS.bytes() + watch::bytes();
     let stats = Stats {

@@ -77,6 +77,10 @@ extern crate std;
 mod macros;
 mod report;
 
+// What is large and of which few programs have need, such as modes, statistics and what follows a fork, lies in a section of
+// the program's file by itself, `.millpond_cold`. The system reads code in by pieces of some 64 KiB, so that otherwise nearly
+// all of it would be resident in every program.
+
 /// Declares the modules of the core, which is there only where it can run.
 macro_rules! core_modules {
     ($($module:ident)*) => {

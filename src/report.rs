@@ -209,13 +209,16 @@ impl PoolStats {
     }
 }
 
-/// A part of a whole in per cent, seven columns wide. In whole numbers: the formatting of others would be a tenth of the
-/// library in every program.
+/// A part of a whole in per cent, seven columns wide. In whole numbers of no more than 64 bits: the formatting of others would
+/// be a tenth of the library in every program.
 struct Percent(u64, u64);
 
 impl fmt::Display for Percent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tenths = (self.0 as u128 * 1000 + self.1 as u128 / 2) / self.1.max(1) as u128;
+        // So that neither product overflows; of what is larger, the last bits say nothing.
+        let shift = 10u32.saturating_sub(self.0.max(self.1).leading_zeros());
+        let (part, whole) = (self.0 >> shift, self.1 >> shift);
+        let tenths = (part * 1000 + whole / 2) / whole.max(1);
         write!(f, "{:>4}.{}%", tenths / 10, tenths % 10)
     }
 }
@@ -300,6 +303,8 @@ impl Stats {
 }
 
 impl fmt::Display for Stats {
+    // Other systems' files name their sections in other ways.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".millpond_cold"))]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = [
             ("live", self.live),

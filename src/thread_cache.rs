@@ -50,9 +50,6 @@ use core::ptr::null_mut;
 #[repr(C, align(64))]
 pub(crate) struct ThreadCache {
     bins: [Bin; CLASSES],
-    loaded: [AtomicU32; CLASSES],
-    /// How many chunks the next carve of each class takes; zero while the owner is a stranger to it.
-    portions: [AtomicU32; CLASSES],
     link: AtomicU32,
     index: AtomicU32,
     /// The system's number of the thread, a count of owners, and the state: one word, so that an adopter that has
@@ -129,8 +126,6 @@ impl ThreadCache {
         pub(crate) const fn new() -> Self {
             Self {
                 bins: array_of![Bin::new(); CLASSES],
-                loaded: array_of![AtomicU32::new(NONE); CLASSES],
-                portions: array_of![AtomicU32::new(0); CLASSES],
                 link: AtomicU32::new(NONE),
                 index: AtomicU32::new(NONE),
                 state: AtomicU64::new(FREE),
@@ -216,7 +211,7 @@ impl ThreadCache {
     /// Makes the caller's cache that of the thread with this number. Also after a fork, in which threads are renumbered.
     pub(crate) fn join(&self, thread: u32) {
         let owners = (self.state.load(Ordering::Relaxed) as u32 as u64 & !STATE).wrapping_add(OWNER) as u32 as u64;
-        self.portions.iter().for_each(|portion| portion.store(0, Ordering::Relaxed));
+        self.bins.iter().for_each(|bin| bin.portion.store(0, Ordering::Relaxed));
         self.set_tag("");
         self.robbed.store(1, Ordering::Relaxed);
         // ORDERING: Release pairs with `owner`: whoever sees it alive sees what was set before.
@@ -282,7 +277,7 @@ impl ThreadCache {
     /// The magazine loaded for a class.
     pub(crate) fn loaded<'a>(&self, class: Class, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
         // ORDERING: Acquire pairs with `load`, for those who look at another thread's cache.
-        match self.loaded[class].load(Ordering::Acquire) {
+        match self.bins[class].loaded.load(Ordering::Acquire) {
             NONE => None,
             index => Some(magazines.get(index)),
         }
@@ -294,7 +289,7 @@ impl ThreadCache {
         let count = magazine.count();
         // ORDERING: Release, and this order: see the module's documentation.
         let publish = if planted(Fault::LoadRelaxed) { Ordering::Relaxed } else { Ordering::Release };
-        self.loaded[class].store(magazine.index(), publish);
+        self.bins[class].loaded.store(magazine.index(), publish);
         self.bound(class, magazine, magazine.base().wrapping_add(count));
     }
 
@@ -325,20 +320,20 @@ impl ThreadCache {
     pub(crate) fn portion(&self, class: Class) -> Portion {
         let lines = self.is_stranger(class);
         self.settle_in(class);
-        let chunks = self.portions[class].load(Ordering::Relaxed);
-        self.portions[class].store((2 * chunks).min(INFO[class].slots as u32), Ordering::Relaxed);
+        let chunks = self.bins[class].portion.load(Ordering::Relaxed);
+        self.bins[class].portion.store((2 * chunks).min(INFO[class].slots as u32), Ordering::Relaxed);
         Portion { chunks: chunks as usize, lines }
     }
 
     /// Whether chunks of the class share lines of the processor's caches, and the owner has had none but what others handed
     /// it, less than a magazine.
     pub(crate) fn is_stranger(&self, class: Class) -> bool {
-        INFO[class].size < LINE && self.portions[class].load(Ordering::Relaxed) == 0
+        INFO[class].size < LINE && self.bins[class].portion.load(Ordering::Relaxed) == 0
     }
 
     /// Says that the owner is no stranger to a class any more.
     pub(crate) fn settle_in(&self, class: Class) {
-        let portion = &self.portions[class];
+        let portion = &self.bins[class].portion;
         if portion.load(Ordering::Relaxed) == 0 {
             let (size, slots) = (INFO[class].size, INFO[class].slots);
             // Eight chunks are whole lines, whatever their size.
@@ -357,14 +352,14 @@ impl ThreadCache {
         bin.bottom.store(null_mut(), Ordering::Relaxed);
         bin.limit.store(null_mut(), Ordering::Relaxed);
         // ORDERING: Release, as above.
-        self.loaded[class].store(NONE, Ordering::Release);
+        bin.loaded.store(NONE, Ordering::Release);
         Some(magazine)
     }
 
     /// Has loaded bins miss at their next pop, so that the calling thread does upkeep even if it would never miss.
     pub(crate) fn arm(&self, classes: Range<Class>) {
-        for (bin, loaded) in self.bins[classes.clone()].iter().zip(&self.loaded[classes]) {
-            if loaded.load(Ordering::Relaxed) != NONE {
+        for bin in &self.bins[classes] {
+            if bin.loaded.load(Ordering::Relaxed) != NONE {
                 bin.bottom.store(bin.limit.load(Ordering::Relaxed), Ordering::Relaxed);
             }
         }
@@ -575,7 +570,7 @@ impl ThreadCache {
         self.robbed.store(0, Ordering::Relaxed);
         let charge = (0..CLASSES)
             .map(|class| {
-                let loaded = (self.loaded[class].load(Ordering::Relaxed) != NONE) as usize;
+                let loaded = (self.bins[class].loaded.load(Ordering::Relaxed) != NONE) as usize;
                 (loaded + self.spare_count(class)) * INFO[class].magazine_bytes()
             })
             .sum();
@@ -587,7 +582,8 @@ impl ThreadCache {
     pub(crate) fn next_victim(&self, except: Class) -> Option<Class> {
         let hand = self.hand.load(Ordering::Relaxed);
         let victim = (1..=CLASSES).map(|step| (hand + step) % CLASSES).find(|class| {
-            *class != except && (self.loaded[*class].load(Ordering::Relaxed) != NONE || self.spare_count(*class) > 0)
+            *class != except
+                && (self.bins[*class].loaded.load(Ordering::Relaxed) != NONE || self.spare_count(*class) > 0)
         })?;
         self.hand.store(victim, Ordering::Relaxed);
         Some(victim)

@@ -161,6 +161,7 @@ pub(crate) fn read(times: &Slab<Times>) -> Timing {
     Timing { alloc: latency(times, Call::Alloc), free: latency(times, Call::Free) }
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 fn latency(times: &Slab<Times>, call: Call) -> Latency {
     let mut buckets = [0; BUCKETS];
     let (mut sum, mut max) = (0, 0);

@@ -145,11 +145,11 @@ fn tallied(probe: &Path, ways: &[Way], pinned: Option<&Table>) -> (Table, Vec<(S
 }
 
 /// Of the misses counted in each round, the one at this place: of that round in which it was as pinned, if there is one,
-/// else of that in which it executed least. Upkeep comes along with some, depending on time; counted are those that look at
-/// the clock, whose code is not the program's, and find that it has not moved.
+/// else of that in which it executed least. Upkeep comes along with some, depending on time; counted are those that do not even
+/// look at the clock, whose code is not the program's.
 fn miss(misses: &[Vec<Executed>], at: usize, pinned: Option<Tally>) -> &[Executed] {
     let executed = |miss: &&Vec<Executed>| miss.iter().map(|one| one.count).sum::<u64>();
-    let misses = || misses.iter().skip(at).step_by(4).filter(|miss| miss.iter().any(Executed::is_elsewhere));
+    let misses = || misses.iter().skip(at).step_by(4).filter(|miss| !miss.iter().any(Executed::is_elsewhere));
     let as_pinned = misses().find(|miss| Some(Tally::of(miss, 1)) == pinned);
     as_pinned.or_else(|| misses().min_by_key(executed)).expect("there are misses")
 }

@@ -32,14 +32,15 @@ use crate::sync::{AtomicPtr, AtomicUsize, Fault, Ordering, Point, planted, point
 use core::ptr;
 use region::{Books, Took};
 
-/// See the module's documentation.
+/// See the module's documentation; in this order for the heap's sake.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Arenas {
-    table: [AtomicPtr<Arena>; ARENAS],
     books: Books,
     budget: Budget,
     reserved: AtomicUsize,
     metadata: AtomicUsize,
+    table: [AtomicPtr<Arena>; ARENAS],
 }
 
 impl Arenas {

@@ -362,6 +362,7 @@ impl Arena {
 
     /// Makes the claims what `placed` says of each page, clears what `clear` clears for those that are given up, and
     /// counts anew, while no other thread uses the arena. Returns the bytes of dirty pages.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn rebuild(&self, placed: impl Fn(usize) -> bool, clear: impl Fn(usize)) -> usize {
         let (mut free, mut dirty, mut dirty_free) = (0, 0, 0);
         for word in 0..self.words {

@@ -128,6 +128,7 @@ pub(crate) fn free_missed(chunk: NonNull<u8>, size: usize, align: usize, place: 
 /// As `GlobalAlloc::realloc`.
 #[cold]
 #[inline(never)]
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) unsafe fn realloc_watched(ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
     let frame = os::frame();
     let (size, align) = (layout.size(), layout.align());

@@ -53,6 +53,7 @@ fn thread() -> Index {
 }
 
 #[inline(never)]
+#[unsafe(link_section = ".millpond_cold")]
 fn begin_timed(call: Call) -> u64 {
     let is_due = times::of(&TIMES, thread()).is_some_and(|times| times.is_due(call));
     if is_due { os::nanoseconds() } else { 0 }

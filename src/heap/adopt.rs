@@ -158,6 +158,7 @@ impl Heap {
 
     /// Adopts every live cache that has not been heard of in this process.
     #[cold]
+    #[unsafe(link_section = ".millpond_cold")]
     fn adopt_unheard(&self) {
         let process = os::process_id();
         self.heard(0).store(process, Ordering::Relaxed);
@@ -199,6 +200,7 @@ impl Heap {
     }
 
     /// Gives back all that an adopted cache holds, and the cache itself.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn settle(&self, cache: &ThreadCache) {
         for class in 0..CLASSES {
             if let Some(magazine) = cache.unload(class, &self.magazines) {

@@ -34,6 +34,7 @@ impl Tracked<'_> {
     /// A guarded allocation. `None`: it is to be an ordinary one.
     #[cold]
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn alloc_guarded(&self, size: usize, align: usize, fill: Fill) -> Option<NonNull<u8>> {
         let page = os::page_size();
         if size > GUARDED_MAX || align > page || size + 2 * page > PAGE {
@@ -88,6 +89,7 @@ impl Tracked<'_> {
     /// Takes the addresses of a freed allocation with pages of its own out of use for a while.
     #[cold]
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn keep_run(&self, ended: &Ended) {
         let run = run_of(ended.address);
         let bytes = match self.heap.spans.page_map.noted(run) {

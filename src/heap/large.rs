@@ -149,6 +149,7 @@ impl Heap {
     }
 
     /// Sets the use of transparent huge pages, for what there is and for what comes.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn set_thp(&self, thp: Thp) {
         self.spans.arenas.set_thp(thp);
         for node in self.larges().filter(|node| node.head.kind() == HUGE) {

@@ -38,17 +38,21 @@ use shelf::Shelf;
 use stats::Counts;
 use upkeep::{Clock, Miss};
 
-/// See the module's documentation.
+/// See the module's documentation. What a small program touches lies together, since each OS page that is touched is one that the
+/// program has less of: at the beginning the pools, small classes first; at the end what follows the entries of the page map
+/// for the addresses that the system gives first, which are its last. Most of what is between stays untouched.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Heap {
-    pub(crate) spans: Spans,
     pub(crate) pools: [Pool; CLASSES],
-    pub(crate) magazines: Slab<Magazine>,
-    pub(crate) caches: Slab<ThreadCache>,
-    larges: Slab<Large>,
+    counts: Counts,
     shelf: Shelf,
+    larges: Slab<Large>,
     /// Bytes of huge allocations.
     huge: AtomicUsize,
+    pub(crate) spans: Spans,
+    pub(crate) magazines: Slab<Magazine>,
+    pub(crate) caches: Slab<ThreadCache>,
     clock: Clock,
     /// One word a cache: the number of the process in which its thread was heard of, zero in the child of a fork until
     /// then. Word 0 is the process's own, zero there until the fork is settled.
@@ -57,7 +61,6 @@ pub(crate) struct Heap {
     asked: AtomicU32,
     /// Threads in the allocator without a live cache of their own.
     guests: AtomicU32,
-    counts: Counts,
 }
 
 /// A thread in the allocator without a live cache of its own: it counts as long as this lives.
@@ -339,6 +342,7 @@ impl Heap {
     }
 
     /// Gives all that a cache holds back to the spans.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn flush(&self, cache: &ThreadCache) {
         for (class, info) in INFO.iter().enumerate() {
             if let Some(magazine) = cache.unload(class, &self.magazines) {

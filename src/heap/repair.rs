@@ -61,6 +61,7 @@ impl Drop for Marks {
 
 /// The free nodes of a slab. Not inlined, as others here: it is in every program, for few, and was there many times.
 #[inline(never)]
+#[unsafe(link_section = ".millpond_cold")]
 fn free_nodes<T: Node>(slab: &Slab<T>) -> Option<Marks> {
     let marks = Marks::new(slab.made() as usize + 1)?;
     slab.walk_free(|index| marks.mark(index as usize));
@@ -126,6 +127,7 @@ impl Heap {
 
     /// Restores a chunk unless it is free already.
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     fn restore_stray(&self, chunk: usize) {
         let Some(class) = self.spans.page_map.get(chunk).map(|head| head.kind()).filter(|kind| *kind < LARGE) else {
             return;

@@ -37,6 +37,7 @@ impl Counts {
 
 impl Heap {
     /// See [`Stats`]. Linear in the number of spans and thread caches.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats {
             dirty: self.spans.arenas.dirty(),

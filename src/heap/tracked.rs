@@ -57,6 +57,7 @@ impl Tracked<'_> {
     }
 
     /// An allocation of `size` bytes aligned to `align`, from the class that serves `padded(size)` bytes, or whole pages.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn alloc(&self, size: usize, align: usize, class: Option<Class>, fill: Fill) -> Option<NonNull<u8>> {
         let padded = self.padded(size);
         let once = || match class {
@@ -93,6 +94,7 @@ impl Tracked<'_> {
     }
 
     /// Makes the record of an allocation. False: there is no memory for it.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn begin(&self, place: Place, size: usize, align: usize) -> bool {
         let depth = self.tracker.depth();
         if depth == 0 { self.begin_with(place, size, align, &[]) } else { self.begin_traced(place, size, align, depth) }
@@ -100,6 +102,7 @@ impl Tracked<'_> {
 
     #[cold]
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     fn begin_traced(&self, place: Place, size: usize, align: usize, depth: usize) -> bool {
         let mut callers = [0; CALLERS];
         let count = os::frames_from(self.frame, &mut callers[..depth]);
@@ -148,6 +151,7 @@ impl Tracked<'_> {
 
     /// Frees an allocation, of that size and alignment if the caller says so. Ends the process if it is none. `late`: an
     /// allocation without a record may be one from before there were any.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn free(&self, address: usize, layout: Option<(usize, usize)>, late: bool) {
         if self.mode == Mode::Hardened {
             // It will be overwritten, once its record has been found.
@@ -189,6 +193,7 @@ impl Tracked<'_> {
     }
 
     /// Gives a freed allocation back that was kept until now.
+    #[unsafe(link_section = ".millpond_cold")]
     fn release(&self, address: usize, size: usize) {
         let quarantine = &self.tracker.quarantine;
         // Long ones are remembered without their size, which the record has until another begins there.
@@ -222,6 +227,7 @@ impl Tracked<'_> {
     }
 
     /// Adds what the records know to the heap's statistics.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn add_to(&self, stats: Stats) -> Stats {
         let (count, bytes) = self.kept();
         let tables = self.tracker.bytes();
@@ -304,6 +310,7 @@ impl Tracked<'_> {
         }
     }
 
+    #[unsafe(link_section = ".millpond_cold")]
     fn die_unknown(&self, verb: &str, address: usize) -> ! {
         if let Some(seen) = self.around(address) {
             let (into, known) = (address.wrapping_sub(seen.address), Known(&seen, self.tracker));
@@ -352,6 +359,7 @@ pub(super) fn canary(address: usize) -> [u8; CANARY] {
 struct Known<'a>(&'a Seen, &'a Tracker);
 
 impl fmt::Display for Known<'_> {
+    #[unsafe(link_section = ".millpond_cold")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seen, since) = (self.0, |ms: u64| ms.saturating_sub(self.1.origin_ms()));
         let seconds = |ms: u64| (since(ms) / 1000, since(ms) % 1000);

@@ -9,6 +9,7 @@ use crate::thread_cache::ThreadCache;
 impl Heap {
     /// Gives back the caller's whole cache, the spares of all other threads, the pools, the free OS pages of spans in
     /// use, and all free runs. Linear in what there is; other threads go on meanwhile.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn trim(&self, cache: Option<&ThreadCache>) -> Trimmed {
         let before = self.committed();
         if let Some(cache) = cache {

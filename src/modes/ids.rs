@@ -148,6 +148,7 @@ impl Ids {
     /// Begins a further block.
     #[cold]
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     fn open(&self, lot: &Lot) -> Option<(u64, tagged::Index)> {
         self.leave(lot);
         let block = self.use_again().or_else(|| self.blocks.take())?;

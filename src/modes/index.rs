@@ -60,6 +60,7 @@ impl Index {
     }
 
     /// Inserts a key with its number, which is not zero. False: there is no memory for it.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn insert(&self, key: u64, number: u32) -> bool {
         let hash = hash(key);
         let entry = entry(hash, number);
@@ -83,6 +84,7 @@ impl Index {
     }
 
     /// The number under a key for which `is` says that its record has that key.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn find(&self, key: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
         let hash = hash(key);
         for level in (0..self.made()).rev() {

@@ -150,6 +150,7 @@ impl Tracker {
 
     /// Makes the record of an allocation that the caller has just taken and nobody knows yet, with the next ID of its lot,
     /// which it returns; `None` if there is no memory for it: then nothing has changed.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn begin(&self, lot: &Lot, place: Place, birth: Birth<'_>) -> Option<u64> {
         let word = self.places.make(place)?;
         // Relaxed: whoever has the chunk has the word, by the same hand-over.
@@ -187,6 +188,7 @@ impl Tracker {
     /// Ends the record of an allocation that is being freed, with the size and alignment that the caller says it has, if it
     /// says so; the size may be rounded up to the alignment, beyond the grain. Afterwards the caller, and nobody else, may
     /// free it; the record is the caller's to [`remember`](Self::remember), as long as the chunk is.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn end(
         &self,
         place: Place,
@@ -219,6 +221,7 @@ impl Tracker {
 
     /// Why nothing can be freed at a place.
     #[cold]
+    #[unsafe(link_section = ".millpond_cold")]
     fn why_not(&self, place: Place) -> Misuse {
         let freed = self.find(place).filter(|seen| !seen.is_live).or_else(|| self.last_at(place.address));
         freed.map_or(Misuse::Unknown, Misuse::Double)

@@ -46,6 +46,7 @@ fn is_fixed(start: usize) -> bool {
 }
 
 impl fmt::Display for Location {
+    #[unsafe(link_section = ".millpond_cold")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some((name, start)) = find(self.0) else { return write!(f, "{:#x}", self.0) };
         let offset = if is_fixed(start) { self.0 } else { self.0 - start };

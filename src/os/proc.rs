@@ -158,6 +158,7 @@ impl Pages {
 }
 
 /// Calls `visit` with the number of each thread of this process.
+#[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn threads(visit: &mut dyn FnMut(u32)) {
     let Some(folder) = Opened::open(c"/proc/self/task") else { return visit(thread_id()) };
     #[repr(align(8))]
@@ -191,6 +192,7 @@ fn decimal(text: &[u8]) -> Option<u32> {
 
 /// The registers of a thread that waits in the system: `visit` is called with what it gave the system, and its stack
 /// pointer is returned. `None`: it runs, or the system does not say.
+#[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn waiting_at(thread: u32, visit: &mut dyn FnMut(usize)) -> Option<usize> {
     let file = Opened::open(Path::new(format_args!("/proc/self/task/{thread}/syscall")).text())?;
     let mut bytes = [0; 256];
@@ -257,6 +259,7 @@ pub(crate) fn exit_with(code: i32) -> ! {
 pub(crate) struct Place(pub(crate) usize);
 
 impl fmt::Display for Place {
+    #[unsafe(link_section = ".millpond_cold")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(address) = *self;
         match address as isize >> 47 {

@@ -116,14 +116,21 @@ impl Pool {
     /// Ends a period: sets the bound for the next, and of the magazines that were not needed in this one, half to return to
     /// their spans; or all, if they are few.
     pub(crate) fn tick(&self) {
-        let (drains, refills) = (self.full.drains.load(Ordering::Relaxed), self.full.refills.load(Ordering::Relaxed));
-        self.full.drains.store(0, Ordering::Relaxed);
-        self.full.refills.store(0, Ordering::Relaxed);
-        self.full.burst.store((drains > 16 + 8 * refills) as u32, Ordering::Relaxed);
-        let depth = self.full.depth.load(Ordering::Relaxed);
-        let low = self.full.low.load(Ordering::Relaxed).min(depth);
-        self.full.low.store(depth, Ordering::Relaxed);
-        self.full.surplus.store(if low > 16 { low.div_ceil(2) } else { low }, Ordering::Relaxed);
+        let full = &*self.full;
+        let (drains, refills) = (full.drains.load(Ordering::Relaxed), full.refills.load(Ordering::Relaxed));
+        let depth = full.depth.load(Ordering::Relaxed);
+        let low = full.low.load(Ordering::Relaxed).min(depth);
+        // Most pools rest: what does not change is not written, and the memory of those that were never used not touched.
+        let set = |word: &AtomicU32, value| {
+            if word.load(Ordering::Relaxed) != value {
+                word.store(value, Ordering::Relaxed);
+            }
+        };
+        set(&full.drains, 0);
+        set(&full.refills, 0);
+        set(&full.burst, (drains > 16 + 8 * refills) as u32);
+        set(&full.low, depth);
+        set(&full.surplus, if low > 16 { low.div_ceil(2) } else { low });
     }
 
     /// Whether one more magazine is to return to its spans; if so, the caller must see to it.

@@ -53,6 +53,7 @@ fn minus_log2(random: u64) -> u64 {
 }
 
 /// For how many allocations of `size` bytes a sampled one stands, with `WEIGHT_BITS` behind the point: at least one.
+#[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn weight(size: u64, mean: u64) -> u64 {
     ((1 << (SHARE_BITS + WEIGHT_BITS)) / share(size, mean)) as u64
 }

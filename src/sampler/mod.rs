@@ -171,6 +171,7 @@ impl Sampler {
 
     /// Counts an allocation of `size` bytes by the thread with the cache of this index: whether it is to be sampled.
     /// O(1); only that thread may.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn is_due(&self, thread: Index, size: usize) -> bool {
         let Some(countdown) = self.countdowns.reached(thread).or_else(|| self.countdowns.reach(thread)) else {
             return false;
@@ -192,6 +193,7 @@ impl Sampler {
     }
 
     /// Makes an allocation of `size` bytes a sample, made from this stack, innermost frame first. The caller owns it. O(1).
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn begin(&self, address: usize, size: usize, stack: &[usize]) {
         // What was freed there by a thread that did not know of the run yet.
         while self.end(address) {}

@@ -249,6 +249,7 @@ impl Span {
     }
 
     /// Makes the state what the bitmap says, of a live span in no stack, while no other thread uses it.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn rebuild(&self) -> Restored {
         // A thread that vanished in the middle of a carve had cleared bits whose units it had not yet unpurged.
         for chunk in (0..self.info().chunks).filter(|chunk| !self.is_free(*chunk)) {

@@ -2,7 +2,7 @@
 
 use super::{Head, Span};
 use crate::arena::{Arenas, Fill};
-use crate::config::PAGE;
+use crate::config::{PAGE, SPAN_WORDS};
 use crate::log::tell;
 use crate::os::{self, Purged};
 use crate::page_map::PageMap;
@@ -10,31 +10,29 @@ use crate::size_class::{CLASSES, Class, INFO, place};
 use crate::slab::Slab;
 use crate::sync::Ordering;
 
-/// Slabs of span nodes, by the power of two that holds the words of their bitmaps.
-pub(crate) const SLABS: usize = 8;
+/// Slabs of span nodes, by the words of their bitmaps.
+pub(crate) const SLABS: usize = SPAN_WORDS.len();
 
-/// See the module's documentation.
+/// See the module's documentation; in this order for the heap's sake.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Spans {
     pub(crate) arenas: Arenas,
     pub(crate) page_map: PageMap<Head>,
     slabs: [Slab<Span>; SLABS],
 }
 
-const fn slab_of(class: Class) -> usize {
-    INFO_WORDS[class].next_power_of_two().trailing_zeros() as usize
-}
-
-/// A copy of what `slab_of` needs, known when it is compiled.
-const INFO_WORDS: [usize; CLASSES] = {
-    let mut words = [0; CLASSES];
+/// The slab of each class's spans.
+static SLAB_OF: [u8; CLASSES] = {
+    let mut slabs = [0; CLASSES];
     let mut class = 0;
     while class < CLASSES {
-        words[class] = INFO[class].words;
-        assert!(words[class] <= 1 << (SLABS - 1));
+        while SPAN_WORDS[slabs[class] as usize] < INFO[class].words {
+            slabs[class] += 1;
+        }
         class += 1;
     }
-    words
+    slabs
 };
 
 impl Spans {
@@ -50,7 +48,7 @@ impl Spans {
 
     /// The nodes of a class's spans.
     pub(crate) fn nodes(&self, class: Class) -> &Slab<Span> {
-        &self.slabs[slab_of(class)]
+        &self.slabs[SLAB_OF[class] as usize]
     }
 
     /// All slabs of span nodes.
@@ -87,7 +85,7 @@ impl Spans {
         let pages = INFO[class].pages;
         let run = self.arenas.take_run(pages, 1, Fill::Any)?;
         let nodes = self.nodes(class);
-        nodes.shape(1 << slab_of(class));
+        nodes.shape(SPAN_WORDS[SLAB_OF[class] as usize]);
         let Some(span) = self.page_map.prepare(run.page, pages).and_then(|()| nodes.take()) else {
             self.arenas.give_run(run.page, pages);
             return None;

@@ -3,8 +3,8 @@
 //! See [`thread_cache`](super) for the states of a bin.
 
 use crate::os;
-use crate::sync::{AtomicPtr, AtomicU64, Counter, Ordering, Slot};
-use crate::tagged::Index;
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Counter, Ordering, Slot};
+use crate::tagged::{Index, NONE};
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 
 /// One class's part of a cache: a cache line.
@@ -15,6 +15,10 @@ pub(crate) struct Bin {
     pub(super) bottom: AtomicPtr<Slot>,
     pub(super) limit: AtomicPtr<Slot>,
     pub(super) spares: AtomicU64,
+    /// The magazine that `top` points into.
+    pub(super) loaded: AtomicU32,
+    /// What the next carve takes; zero before the first.
+    pub(super) portion: AtomicU32,
     /// Chunks that this bin has handed out, for all of its owners so far; how often it had none, and how often no room.
     pub(crate) served: Counter,
     pub(crate) refills: Counter,
@@ -49,6 +53,8 @@ impl Bin {
                 bottom: AtomicPtr::new(null_mut()),
                 limit: AtomicPtr::new(null_mut()),
                 spares: AtomicU64::new(Chain::NONE),
+                loaded: AtomicU32::new(NONE),
+                portion: AtomicU32::new(0),
                 served: Counter::new(),
                 refills: Counter::new(),
                 drains: Counter::new(),

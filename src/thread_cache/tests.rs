@@ -279,7 +279,7 @@ fn a_cache_without_magazines_misses_both_ways() {
 /// Chunks that the loaded and spare magazines can hold, over all classes.
 fn capacity(cache: &ThreadCache) -> usize {
     let magazines =
-        |class| cache.spare_count(class) + (cache.loaded[class].load(super::Ordering::Relaxed) != 0) as usize;
+        |class| cache.spare_count(class) + (cache.bins[class].loaded.load(super::Ordering::Relaxed) != 0) as usize;
     (0..CLASSES).map(|class| magazines(class) * INFO[class].magazine_bytes()).sum()
 }
 

@@ -6,7 +6,7 @@ use super::world::{Client, World, class_of};
 use crate::arena::Fill;
 use crate::config::{HUGE_MIN, PAGE};
 use crate::size_class::INFO;
-use crate::span::Pop;
+use crate::span::{Pop, SLABS};
 use crate::tagged::NONE;
 use std::vec::Vec;
 
@@ -209,7 +209,7 @@ fn without_memory_a_repair_loses_nothing() {
         world.heap.settle_fork(clients[0].cache.unwrap());
         verify(&world, clients, lost, &std::format!("call {call}"));
         if calls <= call {
-            assert!(call > 8, "one set of marks for each kind");
+            assert!(call > SLABS as u64 + 2, "one set of marks for each kind");
             return;
         }
     }
