@@ -105,6 +105,8 @@ mod values {
 
     /// Slow paths between two looks at the clock.
     pub(crate) const PULSE: u32 = 8;
+    /// And how many times as many, at most, while the clock has not moved.
+    pub(crate) const VAIN: u32 = 8;
     /// Milliseconds between two ticks.
     pub(crate) const TICK_MS: u64 = 100;
     /// Ticks between two visits of a purge to a page: it is purged at the second visit after it was given back.
@@ -206,6 +208,7 @@ mod values {
     pub(crate) const CALLERS: usize = 2;
 
     pub(crate) const PULSE: u32 = u32::MAX;
+    pub(crate) const VAIN: u32 = 1;
     pub(crate) const TICK_MS: u64 = 1 << 40;
     pub(crate) const PURGE_TICKS: usize = 2;
     pub(crate) const PURGE_WORDS: usize = 1;

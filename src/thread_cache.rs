@@ -66,6 +66,8 @@ pub(crate) struct ThreadCache {
     empty_count: AtomicU32,
     /// Slow paths until the next look at the clock.
     pub(crate) pulse: AtomicU32,
+    /// How many times as many as at first, since the clock had not moved.
+    pub(crate) pulses: AtomicU32,
     /// What the clock said then.
     pub(crate) seen_ms: AtomicU64,
     /// How often a bin may be armed again before the clock moves.
@@ -136,6 +138,7 @@ impl ThreadCache {
                 empties: AtomicU32::new(NONE),
                 empty_count: AtomicU32::new(0),
                 pulse: AtomicU32::new(0),
+                pulses: AtomicU32::new(0),
                 seen_ms: AtomicU64::new(0),
                 rearm: AtomicU32::new(0),
                 earned_us: AtomicU64::new(0),

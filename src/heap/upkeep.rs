@@ -24,7 +24,7 @@
 use super::Heap;
 use crate::config::{
     DIRTY_BYTES, DIRTY_PART, EARN_US, EARNED, EBB_TICKS, PAGE_SHIFT, PULSE, PURGE_TICKS, QUIET_TICKS, REARMS,
-    REFUSED_TICKS, RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SPARE_TICKS, SWEEP_SPANS, TICK_CACHES, TICK_MS,
+    REFUSED_TICKS, RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SPARE_TICKS, SWEEP_SPANS, TICK_CACHES, TICK_MS, VAIN,
 };
 use crate::log::tell;
 use crate::os;
@@ -115,7 +115,6 @@ impl Heap {
         let spent = cache.rearm.load(Ordering::Relaxed) == 0;
         let step = if armed != spent { PULSE / 2 } else { 1 };
         if left < step {
-            cache.pulse.store(PULSE, Ordering::Relaxed);
             self.upkeep(cache);
             cache.disarm(class, &self.magazines);
         } else {
@@ -168,10 +167,7 @@ impl Heap {
         }
         let cache = self.caches.get(thread);
         match cache.pulse.load(Ordering::Relaxed) {
-            0 => {
-                cache.pulse.store(PULSE, Ordering::Relaxed);
-                self.upkeep(cache);
-            }
+            0 => self.upkeep(cache),
             left => cache.pulse.store(left - 1, Ordering::Relaxed),
         }
     }
@@ -180,7 +176,12 @@ impl Heap {
     fn upkeep(&self, cache: &ThreadCache) {
         self.settle_fork(cache);
         let now = os::coarse_ms();
-        if now == cache.seen_ms.load(Ordering::Relaxed) {
+        let vain = now == cache.seen_ms.load(Ordering::Relaxed);
+        // A thread that misses far more often than the clock moves looks at it less and less.
+        let pulses = if vain { (2 * cache.pulses.load(Ordering::Relaxed)).clamp(1, VAIN) } else { 1 };
+        cache.pulses.store(pulses, Ordering::Relaxed);
+        cache.pulse.store(PULSE.saturating_mul(pulses), Ordering::Relaxed);
+        if vain {
             return;
         }
         cache.seen_ms.store(now, Ordering::Relaxed);
