@@ -10,7 +10,7 @@ use common::table::Table;
 use common::thread::{Gate, light_activity};
 use common::{GIB, KIB, MIB, kernel, law, scaled};
 use std::sync::Barrier;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of chunks at the peak; less where nothing is optimised and it is the second time.
 const BURST: usize = GIB;
@@ -20,6 +20,7 @@ const AGAIN: usize = scaled(GIB, GIB / 4);
 #[derive(Clone, Copy)]
 enum Sizes {
     Of48,
+    Of1000,
     Mixed,
     Of4096,
 }
@@ -29,11 +30,14 @@ enum Sizes {
 enum Then {
     Trim,
     LightActivity,
+    /// One chunk at a time, always of one size: the thread's magazine never runs out.
+    OneSize,
 }
 
 fn size(sizes: Sizes, random: &mut Random) -> usize {
     match sizes {
         Sizes::Of48 => 48,
+        Sizes::Of1000 => 1000,
         Sizes::Mixed => 16 + random.below(2048 - 16 + 1),
         Sizes::Of4096 => 4 * KIB,
     }
@@ -58,6 +62,7 @@ fn free(chunk: u64) {
 fn burst(total: usize, sizes: Sizes, random: &mut Random) -> (Table<u64>, usize, usize) {
     let most = match sizes {
         Sizes::Of48 => total / 48 + 1,
+        Sizes::Of1000 => total / 1000 + 1,
         Sizes::Mixed => total / 512,
         Sizes::Of4096 => total / (4 * KIB),
     };
@@ -86,6 +91,19 @@ fn settle(then: Then) {
             println!("{trimmed:?}");
         }
         Then::LightActivity => light_activity(Duration::from_secs(2)),
+        Then::OneSize => one_size(Duration::from_secs(2)),
+    }
+}
+
+/// Each millisecond one chunk comes and goes.
+fn one_size(duration: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        let chunk = take(64, 8);
+        assert!(!chunk.is_null());
+        // SAFETY: a live allocation of that size.
+        unsafe { give(chunk, 64, 8) };
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -170,6 +188,7 @@ scenarios! {
     of_48_light_activity: None, all_freed(BURST, Sizes::Of48, 1, Then::LightActivity);
     of_48_by_eight_trim: None, all_freed(BURST, Sizes::Of48, 8, Then::Trim);
     of_48_by_eight_light_activity: None, all_freed(BURST, Sizes::Of48, 8, Then::LightActivity);
+    of_1000_then_one_size: None, all_freed(AGAIN / 4, Sizes::Of1000, 1, Then::OneSize);
     mixed_trim: None, all_freed(BURST, Sizes::Mixed, 1, Then::Trim);
     mixed_light_activity: None, all_freed(BURST, Sizes::Mixed, 1, Then::LightActivity);
     mixed_by_eight_trim: None, all_freed(BURST, Sizes::Mixed, 8, Then::Trim);

@@ -16,8 +16,8 @@
 //!
 //! Bins are armed a limited number of times between two moves of the clock, or a busy program would miss all the time.
 //! After the limit a miss of its own looks at the clock again; but a loop that never misses would then keep what was freed
-//! before it for ever. So while memory *ebbs* (magazines went back to spans of late, or many pages to arenas), whoever frees
-//! arms the bin for the next pop, which costs other frees nothing; and a loop that takes its time, some microseconds from
+//! before it for ever. So while memory *ebbs* (magazines went back to spans of late, or many pages to arenas), whoever frees,
+//! or misses though the bin was not armed, arms the bin for the next pop, which costs frees nothing; and a loop that takes its time, some microseconds from
 //! one pop to the next, earns a further arming with each. One that takes none keeps its speed, and what lies there until
 //! any thread misses.
 
@@ -132,8 +132,8 @@ impl Heap {
             cache.arm(class..class + 1);
         } else if left == 0 && self.clock.is_ahead(&self.clock.ebb) {
             let arms = match miss {
-                Miss::Push => true,
-                Miss::Pop => false,
+                // A miss of its own may be the last for long.
+                Miss::Push | Miss::Pop => true,
                 Miss::ArmedPop => self.has_earned(cache),
             };
             if arms {
