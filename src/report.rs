@@ -152,9 +152,9 @@ pub struct Latency {
     pub max_ns: u64,
 }
 
-/// How many pools a heap has.
+/// How many pools a heap has: 56, and where C is served (features `malloc` and `prefixed`) 4 more.
 #[cfg(not(millpond_loom))]
-pub const POOLS: usize = 56;
+pub const POOLS: usize = if cfg!(any(test, feature = "malloc", feature = "prefixed")) { 60 } else { 56 };
 /// As many as the models have classes: their stacks are small.
 #[cfg(millpond_loom)]
 pub const POOLS: usize = 2;
