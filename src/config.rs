@@ -58,7 +58,7 @@ mod values {
     /// Alignment of an arena's start: a transparent huge page.
     pub(crate) const ARENA_ALIGN: usize = 2 << 20;
     /// Of a heap's first arena, what is used before huge pages are asked for.
-    pub(crate) const GROWN: usize = 8 << 20;
+    pub(crate) const GROWN: usize = if IN_C { 32 << 20 } else { 8 << 20 };
     /// In runs from this length on, dirty pages that must be zero are purged rather than written.
     pub(crate) const ZERO_BY_PURGE: usize = 4 << 20;
     /// How many arenas there can be.
