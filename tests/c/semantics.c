@@ -218,6 +218,19 @@ static void information(void)
     CHECK(malloc_info(1, stream) == -1 && errno == EINVAL);
     fclose(stream);
     CHECK(strncmp(text, "<malloc version=", 16) == 0 && strstr(text, "</malloc>\n"));
+    /* Its parts are as many bytes as are committed. */
+    size_t parts = 0, committed = 0;
+    for (const char *row = text; (row = strstr(row, "<bytes type=\"")); row++) {
+        char name[32];
+        size_t bytes;
+        CHECK(sscanf(row, "<bytes type=\"%31[a-z_]\" size=\"%zu\"/>", name, &bytes) == 2);
+        if (strcmp(name, "committed") == 0) {
+            committed = bytes;
+        } else if (strcmp(name, "reserved") != 0 && strcmp(name, "purged") != 0) {
+            parts += bytes;
+        }
+    }
+    CHECK(parts == committed && committed >= 100000);
     CHECK(mallopt(M_ARENA_MAX, 1) == 1 && mallopt(M_PERTURB, 1) == 0 && mallopt(12345, 1) == 0);
     free(text);
     free(chunk);
