@@ -6,7 +6,9 @@ mod instructions;
 mod library;
 
 use instructions::{CALLS, Way, disassembly, has_valgrind, listing, profile, walk};
-use library::{archive, compile, compile_file, link_shared, preloaded, root, run, shared, succeeds, workbench};
+use library::{
+    Ended, archive, build, compile, compile_file, link_shared, preloaded, root, run, shared, succeeds, workbench,
+};
 use std::collections::BTreeSet;
 use std::process::Command;
 
@@ -78,6 +80,19 @@ fn the_family_to_the_letter() {
             }
         }
     }
+}
+
+/// Beside another malloc: the archive has the prefixed names alone.
+#[test]
+fn the_prefixed_names_stand_alone() {
+    let archive = build("prefixed", "prefixed/libmillpond.a");
+    let symbols = succeeds(Command::new("nm").args(["--defined-only", "--extern-only"]).arg(&archive)).stdout;
+    let defined = |name: &str| symbols.lines().any(|line| line.ends_with(&format!(" T {name}")));
+    assert!(defined("mp_malloc") && defined("mp_free"));
+    let of_libc: Vec<&str> = FAMILY.split_whitespace().filter(|name| defined(name)).collect();
+    assert!(of_libc.is_empty(), "{of_libc:?}");
+    let program = compile("prefixed.c", "prefixed", &[archive.to_str().expect("UTF-8")]);
+    assert_eq!(succeeds(&mut Command::new(program)).stdout, "done\n");
 }
 
 #[test]
