@@ -1,6 +1,6 @@
 //! A server of keys and values under load, and a database in a file.
 
-use super::{On, Run, WATCHDOG, well};
+use super::{On, Run, WATCHDOG, measured_well, well};
 use crate::library::run;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -28,7 +28,7 @@ pub fn redis(on: On, folder: &Path) -> Run {
         assert!(!kinds.is_empty());
         format!("{set}{sum}")
     });
-    let ended = well(&mut server);
+    let ended = measured_well(&server);
     Run::of(ended, client.join().expect("the client's work"))
 }
 
@@ -42,7 +42,7 @@ pub fn sqlite(on: On, folder: &Path) -> Run {
         select part, count(*), sum(length(body)), min(name) from t group by part order by 3 desc, 1 limit 20;
         select count(distinct a.name) from t a join t b on a.name = b.name;
         pragma integrity_check; vacuum; pragma integrity_check;";
-    let ended = well(on.command("sqlite3").arg(folder.join("data.db")).arg(script));
+    let ended = measured_well(on.command("sqlite3").arg(folder.join("data.db")).arg(script));
     let said = ended.stdout.clone();
     assert!(said.ends_with("ok\nok\n"), "{said}");
     Run::of(ended, said)

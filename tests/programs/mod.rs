@@ -6,9 +6,10 @@ pub mod databases;
 pub mod python;
 pub mod tools;
 
-use crate::library::{Ended, run, shared, workbench};
+use crate::library::{Ended, compile, run, shared, workbench};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 const WATCHDOG: u32 = 600;
 
@@ -72,15 +73,13 @@ impl Program {
         PROGRAMS.into_iter().find(|program| program.name == name).expect("a program of that name")
     }
 
-    fn folder(self) -> PathBuf {
-        workbench().join(self.name)
-    }
-
     pub fn run(self, on: On) -> Run {
-        let folder = self.folder();
-        let _ = std::fs::remove_dir_all(&folder); // An earlier run's.
+        // The same for both: compilers write it into what they make.
+        let folder = workbench().join(format!("{} of {}", self.name, std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
-        (self.once)(on, &folder)
+        let run = (self.once)(on, &folder);
+        std::fs::remove_dir_all(&folder).expect("it was there");
+        run
     }
 
     /// A run on each, on malloc first or last; what they say must be the same.
@@ -106,4 +105,28 @@ pub fn most(on_malloc: f64) -> f64 {
 fn well(command: &mut Command) -> Ended {
     let what = format!("{command:?}");
     run(command, WATCHDOG, &[]).well(&what)
+}
+
+/// Runs a program, and says what it alone took: to the system its peak begins with ours.
+fn measured(command: &Command) -> Ended {
+    static HELPER: OnceLock<PathBuf> = OnceLock::new();
+    let helper = HELPER.get_or_init(|| compile("usage.c", "usage", &[]));
+    let told = workbench().join(format!("usage of {}", std::process::id()));
+    let mut helped = Command::new(helper);
+    helped.arg(&told).arg(command.get_program()).args(command.get_args());
+    helped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(folder) = command.get_current_dir() {
+        helped.current_dir(folder);
+    }
+    let mut ended = run(&mut helped, WATCHDOG, &[]);
+    let text = std::fs::read_to_string(&told).unwrap_or_else(|error| panic!("{command:?}: {error}: {ended:#?}"));
+    std::fs::remove_file(told).expect("it was there");
+    let (seconds, peak) = text.trim().split_once(' ').expect("two numbers");
+    ended.seconds = seconds.parse().expect("a number");
+    ended.peak = peak.parse().expect("a number");
+    ended
+}
+
+fn measured_well(command: &Command) -> Ended {
+    measured(command).well(&format!("{command:?}"))
 }

@@ -1,7 +1,7 @@
 //! Python's own test suite, with each object an allocation.
 
-use super::{On, Run};
-use crate::library::{Ended, run};
+use super::{On, Run, measured};
+use crate::library::Ended;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub fn python(on: On, folder: &Path) -> Run {
 pub fn test(on: On, modules: &[&str], options: &[&str], folder: &Path) -> (Ended, BTreeMap<String, String>) {
     let mut command = on.command("python3");
     command.args(["-m", "test", "-v"]).args(options).args(modules).env("PYTHONMALLOC", "malloc").current_dir(folder);
-    let ended = run(&mut command, super::WATCHDOG, &[]);
+    let ended = measured(&command);
     // Each test's own line, `test_name (where) ... ok`.
     let lines = ended.stdout.lines().chain(ended.stderr.lines());
     let outcomes = lines

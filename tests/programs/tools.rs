@@ -1,7 +1,7 @@
 //! Compilers, a script with worker threads, a version control system, and a multithreaded program in C++.
 
-use super::{On, Run, well};
-use crate::library::{compile, succeeds, workbench};
+use super::{On, Run, measured_well};
+use crate::library::{compile, succeeds};
 use std::path::Path;
 use std::process::Command;
 
@@ -17,12 +17,12 @@ pub fn gcc(on: On, folder: &Path) -> Run {
         .collect();
     let (file, object) = (folder.join("big.c"), folder.join("big.o"));
     std::fs::write(&file, source).expect("a file");
-    let ended = well(on.command("gcc").args(["-O2", "-c", "-o"]).arg(&object).arg(&file));
+    let ended = measured_well(on.command("gcc").args(["-O2", "-c", "-o"]).arg(&object).arg(&file));
     Run::of(ended, checksum(&object))
 }
 
 /// Six worker threads with maps and buffers.
-pub fn node(on: On, _: &Path) -> Run {
+pub fn node(on: On, folder: &Path) -> Run {
     let script = "const { Worker, isMainThread, parentPort, workerData } = require('worker_threads');
         if (isMainThread) {
           const all = [];
@@ -39,9 +39,9 @@ pub fn node(on: On, _: &Path) -> Run {
           for (const b of buffers) sum = (sum + b.reduce((a, c) => a + c, 0)) % 1000000007;
           parentPort.postMessage(sum + workerData);
         }";
-    let file = workbench().join("workers.js");
+    let file = folder.join("workers.js");
     std::fs::write(&file, script).expect("a file");
-    let ended = well(on.command("node").arg(file));
+    let ended = measured_well(on.command("node").arg(file));
     let said = ended.stdout.clone();
     Run::of(ended, said)
 }
@@ -63,7 +63,7 @@ pub fn git(on: On, folder: &Path) -> Run {
         command.env(format!("GIT_{who}_NAME"), "a").env(format!("GIT_{who}_EMAIL"), "a@b");
         command.env(format!("GIT_{who}_DATE"), "2020-01-01T00:00:00Z");
     }
-    let ended = well(&mut command);
+    let ended = measured_well(&command);
     let said = ended.stdout.clone();
     Run::of(ended, said)
 }
@@ -71,7 +71,7 @@ pub fn git(on: On, folder: &Path) -> Run {
 /// Strings, maps and vectors that pass from thread to thread.
 pub fn cpp(on: On, _: &Path) -> Run {
     let program = compile("threads.cpp", "threads_cpp", &[]);
-    let ended = well(&mut on.command(program.to_str().expect("UTF-8")));
+    let ended = measured_well(&on.command(program.to_str().expect("UTF-8")));
     let said = ended.stdout.clone();
     Run::of(ended, said)
 }
@@ -100,7 +100,7 @@ pub fn rust(on: On, folder: &Path) -> Run {
     std::fs::write(folder.join("src/main.rs"), program).expect("a file");
     let mut command = on.command(env!("CARGO"));
     command.args(["build", "--quiet", "--offline", "--target-dir"]).arg(folder.join("target")).current_dir(folder);
-    let ended = well(&mut command);
+    let ended = measured_well(&command);
     Run::of(ended, checksum(&folder.join("target/debug/crate-to-build")))
 }
 
