@@ -270,13 +270,6 @@ impl Pools {
 }
 
 impl Stats {
-    /// Adds bytes of tables.
-    pub(crate) fn add_tables(&mut self, bytes: usize) {
-        self.metadata += bytes;
-        self.committed += bytes;
-        self.reserved += bytes;
-    }
-
     /// The sum that must equal `committed`.
     pub fn accounted(&self) -> usize {
         self.live

@@ -35,6 +35,15 @@ impl Counts {
     }
 }
 
+impl Stats {
+    /// Adds bytes of tables.
+    pub(crate) fn add_tables(&mut self, bytes: usize) {
+        self.metadata += bytes;
+        self.committed += bytes;
+        self.reserved += bytes;
+    }
+}
+
 impl Heap {
     /// As [`fill`](Self::fill), for tests and models.
     #[allow(dead_code, reason = "others fill what they have")]
