@@ -1,10 +1,10 @@
 //! Size classes for C: which chunk serves a request that names no alignment.
 //!
 //! Memory of 16 bytes or more must suit every type there, so its classes are the multiples of 16; a smaller request gets the
-//! smallest class, which is aligned to 8.
+//! smallest class, which is aligned to 8. The odd classes are for such requests alone.
 
 use crate::config::{CLASS_MAX, GRAIN};
-use crate::size_class::{COARSE, COARSE_GRAIN, FINE_MAX, compute, place, places};
+use crate::size_class::{COARSE_GRAIN, FINE_MAX, compute, compute_unaligned, place, places};
 
 /// The alignment of C's `max_align_t`.
 pub(crate) const C_ALIGN: usize = 16;
@@ -15,6 +15,17 @@ const FINE: [u16; FINE_MAX / GRAIN + 1] = {
     let mut at = 2;
     while at < table.len() {
         table[at] = place(compute((at * GRAIN).next_multiple_of(C_ALIGN))) as u16;
+        at += 1;
+    }
+    table
+};
+
+/// As the table for sizes above, with the odd classes.
+const COARSE: [u16; CLASS_MAX / COARSE_GRAIN + 1] = {
+    let mut table = [0; CLASS_MAX / COARSE_GRAIN + 1];
+    let mut at = 0;
+    while at < table.len() {
+        table[at] = place(compute_unaligned(at * COARSE_GRAIN)) as u16;
         at += 1;
     }
     table
@@ -44,7 +55,9 @@ mod tests {
             let info = &INFO[at_place(place_in_c(size).unwrap())];
             let align = if size <= 8 { 8 } else { C_ALIGN };
             assert!(info.size >= size && info.size % align == 0, "{size} {info:?}");
-            let better = INFO.iter().find(|other| other.size >= size && other.size % align == 0).unwrap();
+            // Sizes above the finer table are looked up a grain at a time.
+            let least = if size <= FINE_MAX { size } else { size.next_multiple_of(COARSE_GRAIN) };
+            let better = INFO.iter().find(|other| other.size >= least && other.size % align == 0).unwrap();
             assert_eq!(better.size, info.size, "{size}");
         }
         assert_eq!(place_in_c(CLASS_MAX + 1), None);

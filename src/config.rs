@@ -18,6 +18,11 @@ mod values {
     pub(crate) const LINEAR_MAX: usize = 64;
     /// The largest class.
     pub(crate) const CLASS_MAX: usize = 256 << 10;
+    /// Classes beside the regular ones, in order: for C alone, and only where it is linked in.
+    pub(crate) const ODD: &[usize] =
+        if IN_C { &[4096 + 528, (8 << 10) + 272, (16 << 10) + 272, (32 << 10) + 272] } else { &[] };
+    /// Whether C programs are served: their allocations name no alignment, and their memory is compared with malloc's.
+    const IN_C: bool = cfg!(any(test, feature = "malloc", feature = "prefixed"));
     /// The least number of chunks in a span of classes up to 32 KiB, and above.
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (8, 4);
 
@@ -53,7 +58,7 @@ mod values {
     /// Alignment of an arena's start: a transparent huge page.
     pub(crate) const ARENA_ALIGN: usize = 2 << 20;
     /// Of a heap's first arena, what is used before huge pages are asked for.
-    pub(crate) const GROWN: usize = 8 << 20;
+    pub(crate) const GROWN: usize = if IN_C { 32 << 20 } else { 8 << 20 };
     /// In runs from this length on, dirty pages that must be zero are purged rather than written.
     pub(crate) const ZERO_BY_PURGE: usize = 4 << 20;
     /// How many arenas there can be.
@@ -161,6 +166,7 @@ mod values {
     pub(crate) const GRAIN: usize = 16;
     pub(crate) const LINEAR_MAX: usize = 32;
     pub(crate) const CLASS_MAX: usize = 32;
+    pub(crate) const ODD: &[usize] = &[];
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (4, 4);
     pub(crate) const SPAN_WORDS: [usize; 1] = [1];
 

@@ -407,7 +407,9 @@ fn tracked_by(cache: Option<&'static ThreadCache>) -> Option<Tracked<'static>> {
 }
 
 extern "C" fn show_stats() {
-    os::say(format_args!("{}", stats()));
+    let mut stats = Stats::default();
+    fill(&mut stats);
+    os::say(format_args!("{stats}"));
 }
 
 /// With as little as can be of its own on the stack, which is looked at from here on.
@@ -498,21 +500,26 @@ pub fn owns(ptr: *const u8) -> bool {
 /// println!("{stats}");
 /// ```
 pub fn stats() -> Stats {
-    with_records(HEAP.stats())
+    let mut stats = Stats::default();
+    fill(&mut stats);
+    stats
+}
+
+/// Fills statistics that are all zeros yet.
+#[unsafe(link_section = ".millpond_cold")]
+pub(crate) fn fill(stats: &mut Stats) {
+    HEAP.fill(stats);
+    add_records(stats);
 }
 
 /// Adds what the heap does not know.
 #[unsafe(link_section = ".millpond_cold")]
-fn with_records(stats: Stats) -> Stats {
-    let tables = FRONTS.bytes() + watch::bytes();
-    let stats = Stats {
-        timing: watch::timing(),
-        metadata: stats.metadata + tables,
-        committed: stats.committed + tables,
-        reserved: stats.reserved + tables,
-        ..stats
-    };
-    tracked().map_or(stats, |tracked| tracked.add_to(stats))
+fn add_records(stats: &mut Stats) {
+    stats.timing = watch::timing();
+    stats.add_tables(FRONTS.bytes() + watch::bytes());
+    if let Some(tracked) = tracked() {
+        tracked.add_to(stats);
+    }
 }
 
 /// Verifies every structure of the allocator and that its statistics add up.
@@ -522,7 +529,15 @@ fn with_records(stats: Stats) -> Stats {
 /// # Errors
 /// Names the first equation that does not hold: a defect, or memory that the program has overwritten.
 pub fn check() -> Result<Stats, CheckError> {
-    HEAP.check().map(with_records)
+    let mut stats = Stats::default();
+    verify(&mut stats).map(|()| stats)
+}
+
+/// The same; fills statistics that are all zeros yet.
+pub(crate) fn verify(stats: &mut Stats) -> Result<(), CheckError> {
+    HEAP.verify(stats)?;
+    add_records(stats);
+    Ok(())
 }
 
 /// Sets whether transparent huge pages back the heap, for what there is and for what comes. The environment variable

@@ -5,8 +5,8 @@ use core::fmt;
 /// Transparent huge pages: whether the kernel may, should or must not back memory by pages of 2 MiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Thp {
-    /// Ask for them where a heap grows beyond some 8 MiB, and refuse them where memory has gone back: some ten per cent more
-    /// resident memory than without, and a fraction of the page faults.
+    /// Ask for them where a heap grows beyond some 8 MiB (with the features `malloc` and `prefixed` 32), and refuse them where
+    /// memory has gone back: some ten per cent more resident memory than without, and a fraction of the page faults.
     #[default]
     Default,
     /// Ask for them: fewer page faults and TLB misses, more resident memory.
@@ -152,9 +152,9 @@ pub struct Latency {
     pub max_ns: u64,
 }
 
-/// How many pools a heap has.
+/// How many pools a heap has: 56, and where C is served (features `malloc` and `prefixed`) 4 more.
 #[cfg(not(millpond_loom))]
-pub const POOLS: usize = 56;
+pub const POOLS: usize = if cfg!(any(test, feature = "malloc", feature = "prefixed")) { 60 } else { 56 };
 /// As many as the models have classes: their stacks are small.
 #[cfg(millpond_loom)]
 pub const POOLS: usize = 2;

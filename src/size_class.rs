@@ -5,13 +5,19 @@
 //! computed at compile time; a class is an index into the tables below. Four classes a doubling are jemalloc's spacing
 //! (Evans, 2006 and later).
 //!
+//! Between these lie a few *odd* classes, [`ODD`], for what C programs ask for most between 4 and 64 KiB: a power of two and a
+//! header (a page and its descriptor, a block and its link). Only requests that name no alignment are served from them, and
+//! only C's: see `c_class`. They are odd multiples of 16, so that their chunks begin at 256 different offsets in an OS page.
+//! (Were all at the page's beginning, what is read into them behind a header would lie a few bytes after its source modulo
+//! 4096, which makes the copy take twice as long on some processors.)
+//!
 //! Alignment comes for free: a request is rounded up to a multiple of its alignment first, and the smallest class that
-//! holds the result is then a multiple of that alignment itself, because between two powers of two the classes are
+//! holds the result is then a multiple of that alignment itself, because between two powers of two the regular classes are
 //! consecutive multiples of a quarter of the lower one. Spans start on a page, hence every alignment up to a page is
 //! served by a class.
 
 use crate::config::{
-    BIN_BYTES, CLASS_MAX, GRAIN, LINEAR_MAX, MAGAZINE_BYTES, MAGAZINE_SLOTS, PAGE, POOL_BYTES, SPAN_CHUNKS,
+    BIN_BYTES, CLASS_MAX, GRAIN, LINEAR_MAX, MAGAZINE_BYTES, MAGAZINE_SLOTS, ODD, PAGE, POOL_BYTES, SPAN_CHUNKS,
 };
 
 /// Index of a class: below [`CLASSES`].
@@ -20,30 +26,66 @@ pub(crate) type Class = usize;
 const LINEAR: usize = LINEAR_MAX / GRAIN;
 const LINEAR_LOG: u32 = LINEAR_MAX.ilog2();
 
+const REGULAR: usize = LINEAR + 4 * (CLASS_MAX.ilog2() - LINEAR_LOG) as usize;
+
 /// How many classes there are.
-pub(crate) const CLASSES: usize = LINEAR + 4 * (CLASS_MAX.ilog2() - LINEAR_LOG) as usize;
+pub(crate) const CLASSES: usize = REGULAR + ODD.len();
 
 /// Sizes up to here are looked up in [`FINE`], the others in [`COARSE`].
 pub(crate) const FINE_MAX: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 1024 };
 /// Above [`FINE_MAX`] all classes are multiples of this.
 pub(crate) const COARSE_GRAIN: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 256 };
 
-#[inline(always)]
+/// The regular class that serves `size`.
 pub(crate) const fn compute(size: usize) -> Class {
     let last = size.saturating_sub(1);
-    if last < LINEAR_MAX {
-        return last / GRAIN;
+    let nth = if last < LINEAR_MAX {
+        last / GRAIN
+    } else {
+        let log = last.ilog2();
+        LINEAR + 4 * (log - LINEAR_LOG) as usize + ((last >> (log - 2)) & 3)
+    };
+    nth + odd_below(regular_size(nth))
+}
+
+/// The size of the nth regular class.
+const fn regular_size(nth: usize) -> usize {
+    if nth < LINEAR {
+        return (nth + 1) * GRAIN;
     }
-    let log = last.ilog2();
-    LINEAR + 4 * (log - LINEAR_LOG) as usize + ((last >> (log - 2)) & 3)
+    let step = nth - LINEAR;
+    (LINEAR_MAX / 4 * (5 + step % 4)) << (step / 4)
+}
+
+/// How many odd classes are smaller.
+const fn odd_below(size: usize) -> usize {
+    let mut odd = 0;
+    while odd < ODD.len() && ODD[odd] < size {
+        odd += 1;
+    }
+    odd
 }
 
 const fn size_of_class(class: Class) -> usize {
-    if class < LINEAR {
-        return (class + 1) * GRAIN;
+    let mut odd = 0;
+    while odd < ODD.len() {
+        // The odd class stands before the regular one that would serve its size.
+        if compute(ODD[odd]) == class + 1 {
+            return ODD[odd];
+        }
+        odd += 1;
     }
-    let step = class - LINEAR;
-    (LINEAR_MAX / 4 * (5 + step % 4)) << (step / 4)
+    let mut nth = class - if class < ODD.len() { class } else { ODD.len() };
+    while nth + odd_below(regular_size(nth)) < class {
+        nth += 1;
+    }
+    regular_size(nth)
+}
+
+/// The smallest class that serves `size` where no alignment is named: also an odd one.
+pub(crate) const fn compute_unaligned(size: usize) -> Class {
+    let class = compute(size);
+    if class > 0 && size_of_class(class - 1) >= size { class - 1 } else { class }
 }
 
 /// Where a class's bin lies in a thread cache, for sizes at a distance of `grain`. (Constants, not statics: other crates
@@ -183,17 +225,22 @@ pub(crate) const fn at_place(place: usize) -> Class {
 }
 
 const _: () = {
-    let mut class = 0;
+    let (mut class, mut odd) = (0, 0);
     while class < CLASSES {
         let info = ClassInfo::new(class);
-        assert!(compute(info.size) == class);
-        assert!(class + 1 == CLASSES || compute(info.size + 1) == class + 1);
-        assert!(info.size <= FINE_MAX || info.size % COARSE_GRAIN == 0);
+        assert!(class + 1 == CLASSES || info.size < size_of_class(class + 1));
+        if odd < ODD.len() && info.size == ODD[odd] {
+            assert!(compute(info.size) == class + 1 && compute_unaligned(info.size) == class);
+            odd += 1;
+        } else {
+            assert!(compute(info.size) == class && compute_unaligned(info.size) == class);
+            assert!(info.size <= FINE_MAX || info.size % COARSE_GRAIN == 0);
+        }
         assert!(info.chunks >= 1 && info.chunks <= 1 << 15);
         assert!(info.tail() < info.size || info.size <= 64);
         class += 1;
     }
-    assert!(size_of_class(CLASSES - 1) == CLASS_MAX);
+    assert!(size_of_class(CLASSES - 1) == CLASS_MAX && odd == ODD.len());
 };
 
 #[cfg(all(test, not(millpond_loom)))]
@@ -214,7 +261,8 @@ mod tests {
                 };
                 let info = &INFO[class];
                 assert!(info.size >= size && info.size % align == 0, "{size} {align} {info:?}");
-                let better = INFO.iter().find(|other| other.size >= size && other.size % align == 0).unwrap();
+                let regular = INFO.iter().filter(|info| !ODD.contains(&info.size));
+                let better = regular.clone().find(|other| other.size >= size && other.size % align == 0).unwrap();
                 assert_eq!(better.size, info.size, "{size} {align}");
             }
         }

@@ -6,7 +6,9 @@ mod instructions;
 mod library;
 
 use instructions::{CALLS, Way, disassembly, has_valgrind, listing, profile, walk};
-use library::{archive, compile, compile_file, link_shared, preloaded, root, run, shared, succeeds, workbench};
+use library::{
+    Ended, archive, build, compile, compile_file, link_shared, preloaded, root, run, shared, succeeds, workbench,
+};
 use std::collections::BTreeSet;
 use std::process::Command;
 
@@ -80,9 +82,22 @@ fn the_family_to_the_letter() {
     }
 }
 
+/// Beside another malloc: the archive has the prefixed names alone.
+#[test]
+fn the_prefixed_names_stand_alone() {
+    let archive = build("prefixed", "prefixed/libmillpond.a");
+    let symbols = succeeds(Command::new("nm").args(["--defined-only", "--extern-only"]).arg(&archive)).stdout;
+    let defined = |name: &str| symbols.lines().any(|line| line.ends_with(&format!(" T {name}")));
+    assert!(defined("mp_malloc") && defined("mp_free"));
+    let of_libc: Vec<&str> = FAMILY.split_whitespace().filter(|name| defined(name)).collect();
+    assert!(of_libc.is_empty(), "{of_libc:?}");
+    let program = compile("prefixed.c", "prefixed", &[archive.to_str().expect("UTF-8")]);
+    assert_eq!(succeeds(&mut Command::new(program)).stdout, "done\n");
+}
+
 #[test]
 fn headers_compile_alone() {
-    for header in ["millpond.h", "fast_allocator.h", "allocator.h"] {
+    for header in ["millpond.h", "fast_allocator.h", "allocator.h", "improved_allocator.h"] {
         for compiler in [&["cc", "-xc", "-std=c11"][..], &["cc", "-xc", "-std=c2x"], &["c++", "-xc++", "-std=c++11"]] {
             succeeds(
                 Command::new(compiler[0])
@@ -150,28 +165,57 @@ fn fast_path_keeps_its_budget() {
     assert!(!listing.contains("__tls_get_addr"), "thread-local storage costs a call");
 }
 
-/// A C program that includes another allocator's header needs another line there, and nothing else.
-#[test]
-fn a_first_program_reports_what_it_did() {
+/// Our own program and, where they are at hand, those of the texts that use `header`'s interface: a C program that includes
+/// another allocator's file needs another line there, and nothing else.
+fn first_programs(name: &str, header: &str) -> Vec<Ended> {
     let link = link_shared();
-    let mut programs = vec![compile("learn.c", "learn", &arguments(&link))];
+    let mut programs = vec![compile(&format!("{name}.c"), name, &arguments(&link))];
     let folder = root().join("../shared/seeds");
     match std::fs::read_dir(&folder) {
-        Ok(files) => programs.extend(files.map(|file| file.expect("a file").path()).filter_map(|path| {
-            let source = workbench().join("example.c");
-            std::fs::write(&source, example(&std::fs::read_to_string(path).ok()?)?).expect("a file");
-            Some(compile_file(&source, "example", &arguments(&link)))
-        })),
+        Ok(files) => {
+            let texts = files.filter_map(|file| std::fs::read_to_string(file.expect("a file").path()).ok());
+            let examples: Vec<String> = texts.filter_map(|text| example(&text, header)).collect();
+            assert!(!examples.is_empty(), "no text in {} uses {header}.h", folder.display());
+            programs.extend(examples.iter().enumerate().map(|(nth, example)| {
+                let source = workbench().join(format!("{name}_{nth}.c"));
+                std::fs::write(&source, example).expect("a file");
+                // Warnings of theirs are not ours to mend.
+                let options = [&arguments(&link)[..], &["-Wno-error"]].concat();
+                compile_file(&source, &format!("{name}_{nth}"), &options)
+            }));
+        }
         Err(_) => println!("no {}: our own program alone", folder.display()),
     }
-    for program in programs {
-        let ended = succeeds(&mut Command::new(&program));
+    programs.iter().map(|program| succeeds(&mut Command::new(program))).collect()
+}
+
+/// The first C program of a text that includes a file of this name, or one that begins so, with our header.
+fn example(text: &str, header: &str) -> Option<String> {
+    let (_, from) = text.split_once(&format!("#include \"{header}"))?;
+    let (_, body) = from.split_once('\n')?;
+    let (program, _) = body.split_once("```")?;
+    program.contains("int main").then(|| format!("#include \"{header}.h\"\n{program}"))
+}
+
+#[test]
+fn a_first_program_reports_what_it_did() {
+    for ended in first_programs("learn", "fast_allocator") {
         for row in ["Allocations                         2", "Deallocations                       2", "4352"] {
-            assert!(ended.stdout.contains(row), "{program:?}: {}", ended.stdout);
+            assert!(ended.stdout.contains(row), "{}", ended.stdout);
         }
         let pools: Vec<&str> =
             ended.stdout.lines().filter(|line| line.ends_with(" us") && line.contains(" B ")).collect();
         assert!(pools.len() == 2 && pools[0].contains("256 B") && pools[1].contains("4096 B"), "{}", ended.stdout);
+    }
+}
+
+#[test]
+fn a_first_program_is_told_ids_and_bits() {
+    for ended in first_programs("learn_ids", "improved_allocator") {
+        for row in ["Stored: ", "Allocation ID: 1", "Bit 42: 1", "= committed", "      64            1          1"] {
+            assert!(ended.stdout.contains(row), "{row}: {}", ended.stdout);
+        }
+        assert_eq!(ended.stderr, "");
     }
 }
 
@@ -190,14 +234,6 @@ fn a_heap_for_c_keeps_its_word() {
         !misused.status.success() && stderr.contains("double free of 0x") && stderr.contains("64 bytes, id "),
         "{stderr}"
     );
-}
-
-/// The first C program of a text that uses the small interface, with our header.
-fn example(text: &str) -> Option<String> {
-    let (_, from) = text.split_once("#include \"fast_allocator")?;
-    let (_, body) = from.split_once('\n')?;
-    let (program, _) = body.split_once("```")?;
-    program.contains("int main").then(|| format!("#include \"fast_allocator.h\"\n{program}"))
 }
 
 #[test]

@@ -4,9 +4,8 @@
 
 mod library;
 
-use library::{Ended, archive, compile, link_shared, preloaded, run, shared, succeeds, workbench};
+use library::{Ended, archive, build, compile, link_shared, preloaded, run, shared, succeeds, workbench};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::Command;
 
 const WATCHDOG: u32 = 240;
@@ -40,30 +39,13 @@ fn in_libraries_that_come_and_go() {
 fn loaded_and_unloaded_itself() {
     let program = compile("loaded.c", "loaded", &[]);
     succeeds(Command::new(&program).arg(shared()));
-    let dynamic = local_dynamic();
+    let dynamic = build("plugin", "plugin/libmillpond.so");
+    let flags = succeeds(Command::new("readelf").arg("-d").arg(&dynamic)).stdout;
+    assert!(flags.contains("NODELETE") && !flags.contains("STATIC_TLS"), "{flags}");
     succeeds(Command::new(&program).arg(&dynamic));
     let folder = dynamic.parent().expect("its folder").display();
     let link = [format!("-L{folder}"), format!("-Wl,-rpath,{folder}"), "-lmillpond".into()];
     succeeds(&mut Command::new(compile("semantics.c", "semantics_dynamic", &link.each_ref().map(String::as_str))));
-}
-
-/// The library as plugins need it where static thread-local storage has run out: the README's third command.
-fn local_dynamic() -> std::path::PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("local-dynamic");
-    let options = ["--profile", "library", "--lib", "--features", "malloc,prefixed,local_dynamic_tls"];
-    succeeds(
-        Command::new(env!("CARGO"))
-            .arg("rustc")
-            .args(options)
-            .args(["--crate-type", "cdylib", "--target-dir"])
-            .arg(&target)
-            .args(["--", "--cfg", "millpond_library", "-C", "link-arg=-Wl,-z,nodelete"])
-            .current_dir(library::root()),
-    );
-    let built = target.join("library/libmillpond.so");
-    let flags = succeeds(Command::new("readelf").arg("-d").arg(&built)).stdout;
-    assert!(flags.contains("NODELETE") && !flags.contains("STATIC_TLS"), "{flags}");
-    built
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::family;
 use crate::config::PAGE;
 use crate::instance::Heap;
 use crate::os;
+use crate::report::Stats;
 use core::alloc::Layout;
 use core::fmt::Write;
 use core::ptr::{self, NonNull, null_mut};
@@ -22,7 +23,7 @@ exported! {
     mp_allocator_get_ptr(allocator: Allocator, id: i64) -> Memory = pointer(&*allocator, id);
     mp_allocator_set_bit(allocator: Allocator, index: usize, value: i32) -> i32 = bit(&*allocator, index, Some(value != 0));
     mp_allocator_get_bit(allocator: Allocator, index: usize) -> i32 = bit(&*allocator, index, None);
-    mp_allocator_live(allocator: Allocator) -> usize = (*allocator).stats().live;
+    mp_allocator_live(allocator: Allocator) -> usize = live(&*allocator);
     mp_allocator_print_stats(allocator: Allocator) = print(&*allocator);
 }
 
@@ -128,7 +129,15 @@ fn bit(heap: &Heap, index: usize, value: Option<bool>) -> i32 {
     old.map_or(-1, i32::from)
 }
 
+fn live(heap: &Heap) -> usize {
+    let mut stats = Stats::default();
+    heap.fill(&mut stats);
+    stats.live
+}
+
 fn print(heap: &Heap) {
     // A stream that takes no more has nobody to be told.
-    let _ = writeln!(os::Stream::stdout(), "{}", heap.stats());
+    let mut stats = Stats::default();
+    heap.fill(&mut stats);
+    let _ = writeln!(os::Stream::stdout(), "{stats}");
 }

@@ -1,7 +1,7 @@
 //! What the family tells about itself, and what can be set: `mallinfo`, `malloc_stats`, `malloc_info`, `mallopt`.
 //!
 //! glibc's words for it, with the equation that holds for them: `arena = uordblks + fordblks`. What has no counterpart
-//! here is zero.
+//! here is zero. All of it must do with a small stack, of which [`Stats`] is a quarter: it is filled in place.
 
 use crate::global;
 use crate::os;
@@ -35,7 +35,8 @@ pub(super) struct Mallinfo2 {
 pub(super) struct Mallinfo([c_int; 10]);
 
 pub(super) fn mallinfo2() -> Mallinfo2 {
-    let stats = global::stats();
+    let mut stats = Stats::default();
+    global::fill(&mut stats);
     Mallinfo2 {
         arena: stats.committed,
         uordblks: stats.live,
@@ -64,7 +65,9 @@ pub(super) fn mallinfo() -> Mallinfo {
 
 /// Prints where the bytes are to stderr.
 pub(super) fn print() {
-    os::say(format_args!("{}", global::stats()));
+    let mut stats = Stats::default();
+    global::fill(&mut stats);
+    os::say(format_args!("{stats}"));
 }
 
 /// Writes the statistics to a stream as XML, of a form of our own as the standard allows. -1 with `errno` if there are
@@ -80,17 +83,20 @@ pub(super) unsafe fn malloc_info(options: c_int, file: *mut os::File) -> c_int {
     // SAFETY: the caller's.
     let mut stream = unsafe { os::Stream::new(file) };
     // A stream that fails has set `errno`.
-    if write!(stream, "{}", Xml(global::stats())).is_ok() { 0 } else { -1 }
+    let mut stats = Stats::default();
+    global::fill(&mut stats);
+    if write!(stream, "{}", Xml(&stats)).is_ok() { 0 } else { -1 }
 }
 
-struct Xml(Stats);
+struct Xml<'a>(&'a Stats);
 
-impl fmt::Display for Xml {
+impl fmt::Display for Xml<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(stats) = self;
         writeln!(f, "<malloc version=\"millpond {}\">", env!("CARGO_PKG_VERSION"))?;
         for (name, bytes) in [
             ("live", stats.live),
+            ("quarantine", stats.quarantine),
             ("thread_cached", stats.thread_cached),
             ("pooled", stats.pooled),
             ("span_free", stats.span_free),

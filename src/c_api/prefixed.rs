@@ -31,7 +31,7 @@ exported! {
     mp_mallopt(parameter: c_int, value: c_int) -> c_int = info::mallopt(parameter, value);
 
     mp_version() -> *const c_char = VERSION.as_ptr();
-    mp_stats(stats: *mut CStats) = stats.write(global::stats().into());
+    mp_stats(stats: *mut CStats) = stats.write(statistics());
     mp_check() -> c_int = check();
     mp_trim() -> usize = global::trim().returned;
     mp_flush_thread() = global::flush_thread();
@@ -67,8 +67,14 @@ struct CStats {
     spans: usize,
 }
 
-impl From<Stats> for CStats {
-    fn from(stats: Stats) -> Self {
+fn statistics() -> CStats {
+    let mut stats = Stats::default();
+    global::fill(&mut stats);
+    CStats::from(&stats)
+}
+
+impl From<&Stats> for CStats {
+    fn from(stats: &Stats) -> Self {
         Self {
             live: stats.live,
             quarantine: stats.quarantine,
@@ -90,8 +96,8 @@ impl From<Stats> for CStats {
 
 /// 0, or -1 with a line on stderr.
 fn check() -> c_int {
-    match global::check() {
-        Ok(_) => 0,
+    match global::verify(&mut Stats::default()) {
+        Ok(()) => 0,
         Err(error) => {
             os::say(format_args!("check: {error}"));
             -1

@@ -15,7 +15,14 @@ fn ensure(holds: bool, what: &'static str, at: usize) -> Result<(), CheckError> 
 
 impl Heap {
     /// Verifies all structures while no other thread is inside the allocator.
+    #[allow(dead_code, reason = "for tests and models")]
     pub(crate) fn check(&self) -> Result<Stats, CheckError> {
+        let mut stats = Stats::default();
+        self.verify(&mut stats).map(|()| stats)
+    }
+
+    /// The same; fills what is all zeros yet.
+    pub(crate) fn verify(&self, stats: &mut Stats) -> Result<(), CheckError> {
         self.spans.arenas.check().map_err(|at| CheckError { what: "arena's bitmaps and counts agree", at })?;
         for span in self.spans.slabs().iter().flat_map(|slab| (1..=slab.made()).map(|index| slab.get(index))) {
             ensure(span.check(), "span's bitmap, count and state agree", span.head.start())?;
@@ -69,9 +76,8 @@ impl Heap {
         ensure(larges.is_some(), "each large node is in use, on the shelf or free", 0)?;
         let misplaced = self.shelf.runs().find(|run| !self.is_shelved(*run));
         ensure(misplaced.is_none(), "a run on the shelf is freed and whole", misplaced.map_or(0, |run| run.pages))?;
-        let stats = self.stats();
-        ensure(stats.accounted() == stats.committed, "what is accounted for is what is committed", stats.accounted())?;
-        Ok(stats)
+        self.fill(stats);
+        ensure(stats.accounted() == stats.committed, "what is accounted for is what is committed", stats.accounted())
     }
 
     /// The first of a magazine's chunks that cannot be there.

@@ -228,18 +228,12 @@ impl Tracked<'_> {
 
     /// Adds what the records know to the heap's statistics.
     #[unsafe(link_section = ".millpond_cold")]
-    pub(crate) fn add_to(&self, stats: Stats) -> Stats {
+    pub(crate) fn add_to(&self, stats: &mut Stats) {
         let (count, bytes) = self.kept();
-        let tables = self.tracker.bytes();
-        Stats {
-            live: stats.live.saturating_sub(bytes),
-            quarantine: bytes,
-            deallocations: stats.deallocations + count,
-            metadata: stats.metadata + tables,
-            committed: stats.committed + tables,
-            reserved: stats.reserved + tables,
-            ..stats
-        }
+        stats.live = stats.live.saturating_sub(bytes);
+        stats.quarantine = bytes;
+        stats.deallocations += count;
+        stats.add_tables(self.tracker.bytes());
     }
 
     pub(super) fn check_canary(&self, ended: &Ended) {

@@ -423,25 +423,27 @@ impl Heap {
 
     /// Where the heap's bytes are, and what its pools have done. Linear in the number of spans and threads.
     pub fn stats(&self) -> Stats {
-        self.with_records(self.inner().core.stats())
+        let mut stats = Stats::default();
+        self.fill(&mut stats);
+        stats
+    }
+
+    /// Fills statistics that are all zeros yet.
+    pub(crate) fn fill(&self, stats: &mut Stats) {
+        self.inner().core.fill(stats);
+        self.add_records(stats);
     }
 
     /// Adds what the core does not know.
-    fn with_records(&self, stats: Stats) -> Stats {
+    fn add_records(&self, stats: &mut Stats) {
         let inner = self.inner();
         // Without the thread's cache, which might be made for it: to ask changes nothing.
         let tracked =
             Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: None, tag: "", frame: 0 };
-        let tables = inner.times.bytes();
-        let stats = Stats {
-            fallbacks: inner.fallbacks.get(),
-            timing: inner.timed.then(|| times::read(&inner.times)),
-            metadata: stats.metadata + tables,
-            committed: stats.committed + tables,
-            reserved: stats.reserved + tables,
-            ..stats
-        };
-        tracked.add_to(stats)
+        stats.fallbacks = inner.fallbacks.get();
+        stats.timing = inner.timed.then(|| times::read(&inner.times));
+        stats.add_tables(inner.times.bytes());
+        tracked.add_to(stats);
     }
 
     /// Verifies every structure of the heap, while no other thread uses it.
@@ -449,7 +451,10 @@ impl Heap {
     /// # Errors
     /// Names the first equation that does not hold: a defect, or memory that the program has overwritten.
     pub fn check(&self) -> Result<Stats, CheckError> {
-        self.inner().core.check().map(|stats| self.with_records(stats))
+        let mut stats = Stats::default();
+        self.inner().core.verify(&mut stats)?;
+        self.add_records(&mut stats);
+        Ok(stats)
     }
 
     /// The bytes that may be used at `ptr`: `None` if no allocation of this heap begins there. O(1). In the mode

@@ -1,5 +1,6 @@
 /* The whole allocator on the stack of a thread that has 20 KiB in all. */
 #include "check.h"
+#include "millpond.h"
 
 static void *thread(void *argument)
 {
@@ -25,6 +26,15 @@ static void *thread(void *argument)
     }
     free(huge);
     trim(0);
+    /* What is told of the allocator has no stack to spare either. */
+    struct mallinfo2 info = mallinfo2();
+    CHECK(info.arena == info.uordblks + info.fordblks);
+    FILE *nowhere = fopen("/dev/null", "w");
+    CHECK(nowhere && malloc_info(0, nowhere) == 0);
+    fclose(nowhere);
+    struct mp_stats stats;
+    mp_stats(&stats);
+    CHECK(stats.committed > 0 && mp_check() == 0);
     return NULL;
 }
 

@@ -21,19 +21,20 @@ pub fn workbench() -> PathBuf {
 /// `libmillpond.so`, by `cargo shared`.
 pub fn shared() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build("shared", "libmillpond.so"))
+    BUILT.get_or_init(|| build("shared", "library/libmillpond.so"))
 }
 
 /// `libmillpond.a`, by `cargo static`.
 pub fn archive() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build("static", "libmillpond.a"))
+    BUILT.get_or_init(|| build("static", "library/libmillpond.a"))
 }
 
-fn build(alias: &str, file: &str) -> PathBuf {
+/// What a command of the README's builds, in the target folder.
+pub fn build(alias: &str, file: &str) -> PathBuf {
     succeeds(Command::new(env!("CARGO")).arg(alias).current_dir(root()));
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
-    let built = target.join("library").join(file);
+    let built = target.join(file);
     assert!(built.is_file(), "`cargo {alias}` has made no {}", built.display());
     built
 }
