@@ -2,7 +2,7 @@
 
 use crate::global::{self, HEAP, TRACKER};
 use crate::leaks::{self, JsonText, Leaks, LeaksUnknown};
-use crate::modes::{Place, Seen, Tracker};
+use crate::modes::{Of, Place, Seen, Tracker};
 use crate::os;
 use crate::report::Record;
 use crate::thread_cache::ThreadCache;
@@ -89,7 +89,7 @@ pub fn record(id: u64) -> Option<Record> {
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
 pub fn callers(id: u64, out: &mut [usize]) -> usize {
-    TRACKER.find_id(id).map_or(0, |seen| TRACKER.callers(&seen, out))
+    TRACKER.find_id(id).map_or(0, |seen| TRACKER.callers(&seen, Of::Birth, out))
 }
 
 /// Calls `visit` with the record of each live allocation, while other threads go on: exact for those that live throughout.

@@ -9,7 +9,7 @@ use super::Heap;
 use crate::arena::Fill;
 use crate::config::{CALLERS, CANARY, KEPT_MAX, PAGE};
 use crate::log::tell;
-use crate::modes::{Birth, Ended, Misuse, Place, Seen, Tracker};
+use crate::modes::{Birth, Ended, Misuse, Of, Place, Seen, Tracker};
 use crate::os;
 use crate::report::{Mode, Stats};
 use crate::size_class::{Class, INFO, at_place};
@@ -124,7 +124,14 @@ impl Tracked<'_> {
 
     fn take(&self, class: Class) -> Option<NonNull<u8>> {
         match self.cache {
-            Some(cache) => cache.bin(class).pop().or_else(|| self.heap.alloc_slow(cache, class)),
+            Some(cache) => {
+                let chunk = cache.bin(class).pop().or_else(|| self.heap.alloc_slow(cache, class));
+                if let Some(next) = cache.bin(class).peek() {
+                    // Its record is what the next allocation would wait for.
+                    self.tracker.prefetch(place_in(class, next));
+                }
+                chunk
+            }
             None => self.heap.alloc_shared(class),
         }
     }
@@ -164,6 +171,9 @@ impl Tracked<'_> {
             Err(Misuse::Unknown) if late && self.heap.usable_size(address).is_some() => return self.give(address),
             Err(misuse) => self.die(address, layout, misuse),
         };
+        if self.tracker.depth() > 0 {
+            self.trace_free(place);
+        }
         tell!(Cache, "{} bytes freed at {address:#x}, id {}", ended.size, ended.id);
         if self.is_guarded(address) {
             return self.keep_guarded(&ended);
@@ -190,6 +200,14 @@ impl Tracked<'_> {
             let Some((address, size)) = self.tracker.forget_oldest() else { break };
             self.release(address, size);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn trace_free(&self, place: Place) {
+        let mut callers = [0; CALLERS];
+        let count = os::frames_from(self.frame, &mut callers[..self.tracker.depth()]);
+        self.tracker.keep_freed(place, &callers[..count]);
     }
 
     /// Gives a freed allocation back that was kept until now.
@@ -366,11 +384,16 @@ impl fmt::Display for Known<'_> {
             let (whole, part) = seconds(seen.freed_ms);
             write!(f, ", freed by thread {} at {whole}.{part:03} s", seen.freed_by)?;
         }
-        let mut callers = [0; CALLERS];
-        let count = self.1.callers(seen, &mut callers);
-        // Where the call is, not what follows it, which may belong to another line.
-        for (at, caller) in callers[..count].iter().enumerate() {
-            write!(f, "{} {}", if at == 0 { ", allocated from" } else { "," }, os::Location(caller.saturating_sub(1)))?;
+        for (of, what) in [(Of::Birth, ", allocated from"), (Of::Free, ", freed from")] {
+            if of == Of::Free && seen.is_live {
+                break;
+            }
+            let mut callers = [0; CALLERS];
+            let count = self.1.callers(seen, of, &mut callers);
+            // Where the call is, not what follows it, which may belong to another line.
+            for (at, caller) in callers[..count].iter().enumerate() {
+                write!(f, "{} {}", if at == 0 { what } else { "," }, os::Location(caller.saturating_sub(1)))?;
+            }
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ use crate::bitset::{BitRangeError, Bitset};
 use crate::global::{self, HEAP};
 use crate::heap::{Heap as Core, Tracked};
 use crate::leaks::{self, Leaks, LeaksUnknown};
-use crate::modes::Tracker;
+use crate::modes::{Of, Tracker};
 use crate::os;
 use crate::records::{GroupBy, LiveSince, Snapshot};
 use crate::report::{CheckError, Mode, Record, Stats, Trimmed};
@@ -313,9 +313,11 @@ impl Heap {
     /// # Safety
     /// `ptr` came from this heap, and nobody uses it any more.
     #[cfg(feature = "prefixed")]
+    #[inline(never)]
     pub(crate) unsafe fn free_at(&self, ptr: NonNull<u8>) {
         if self.inner().mode != Mode::Fast {
-            return self.tracked().free(ptr.as_ptr().expose_provenance(), None, false);
+            let tracked = Tracked { frame: os::frame(), ..self.tracked() };
+            return tracked.free(ptr.as_ptr().expose_provenance(), None, false);
         }
         // SAFETY: the caller's word. Without records and a fallback, nobody looks at the layout.
         unsafe { self.free(ptr, Layout::new::<u8>()) };
@@ -344,7 +346,7 @@ impl Heap {
 
     /// # Safety
     /// As [`free`](Self::free).
-    unsafe fn free_tracked(&self, ptr: NonNull<u8>, layout: Layout) {
+    unsafe fn free_tracked(&self, frame: usize, ptr: NonNull<u8>, layout: Layout) {
         let place = self.inner().core.place(ptr.addr().get());
         match self.inner().fallback {
             // SAFETY: as in `free_other`; and it is none that the heap has unmapped.
@@ -353,7 +355,8 @@ impl Heap {
             },
             _ => {
                 let address = ptr.as_ptr().expose_provenance();
-                self.tracked().free(address, Some((layout.size(), layout.align())), false);
+                let tracked = Tracked { frame, ..self.tracked() };
+                tracked.free(address, Some((layout.size(), layout.align())), false);
             }
         }
     }
@@ -496,7 +499,7 @@ impl Heap {
     /// [`callers`](crate::callers).
     pub fn callers(&self, id: u64, out: &mut [usize]) -> usize {
         let tracker = &self.inner().tracker;
-        tracker.find_id(id).map_or(0, |seen| tracker.callers(&seen, out))
+        tracker.find_id(id).map_or(0, |seen| tracker.callers(&seen, Of::Birth, out))
     }
 
     /// Calls `visit` with the record of each live allocation, while other threads go on: exact for those that live

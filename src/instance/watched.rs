@@ -51,7 +51,7 @@ impl Heap {
         // SAFETY: the caller's word.
         unsafe {
             if self.inner().mode != Mode::Fast {
-                self.free_tracked(ptr, layout);
+                self.free_tracked(os::frame(), ptr, layout);
             } else {
                 self.free_plain(ptr, layout);
             }

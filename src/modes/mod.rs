@@ -25,7 +25,7 @@ pub(crate) use ids::Ids;
 pub(crate) use index::Index;
 pub(crate) use places::{Place, Places};
 pub(crate) use quarantine::Quarantine;
-pub(crate) use record::{Birth, Ended, Record, Seen};
+pub(crate) use record::{Birth, Ended, Of, Record, Seen};
 
 use crate::config::{ADDRESS_BITS, CALLERS, GRAIN, GUARDED, KEPT_MAX, KEPT_RUNS, RECENT};
 use crate::os;
@@ -110,7 +110,7 @@ impl Tracker {
     /// Has each record keep up to so many callers; before the first is made.
     pub(crate) fn keep_callers(&self, most: usize) {
         let most = most.min(CALLERS);
-        self.records.shape(most);
+        self.records.shape(record::words(most));
         self.depth.store(most as u32, Ordering::Relaxed);
     }
 
@@ -165,7 +165,7 @@ impl Tracker {
             }
             return None;
         };
-        record.begin(id, block, place.address, birth);
+        record.begin(id, block, place.address, birth, self.depth());
         if known == NONE {
             // ORDERING: Release pairs with the Acquire in `at`: the record is made.
             word.store(
@@ -346,9 +346,26 @@ impl Tracker {
         self.records.get(self.ids.find(id)?).read().filter(|seen| seen.id == id && seen.is_live)
     }
 
-    /// Those who called for an allocation, innermost first: how many were stored.
-    pub(crate) fn callers(&self, seen: &Seen, out: &mut [usize]) -> usize {
-        self.records.get(seen.index).callers(seen.id, out)
+    /// Those who called for an allocation, or freed it, innermost first: how many were stored.
+    pub(crate) fn callers(&self, seen: &Seen, of: Of, out: &mut [usize]) -> usize {
+        self.records.get(seen.index).callers(seen.id, of, self.depth(), out)
+    }
+
+    /// Keeps those who freed an allocation that the caller has just ended.
+    pub(crate) fn keep_freed(&self, place: Place, callers: &[usize]) {
+        if let Some(record) = self.at(place) {
+            record.keep(Of::Free, callers, self.depth());
+        }
+    }
+
+    /// Has the processor fetch the record of a place at which an allocation will begin soon.
+    #[inline]
+    pub(crate) fn prefetch(&self, place: Place) {
+        // Relaxed: only an address to prefetch.
+        let index = self.places.get(place).map_or(NONE, |word| word.load(Ordering::Relaxed));
+        if index != NONE {
+            os::prefetch_write(core::ptr::from_ref(self.records.get(index)).addr());
+        }
     }
 
     /// An ID such that what is allocated from now on has a higher one, and all else has not.
