@@ -11,6 +11,7 @@
 //! which its allocations begin. It has one cache line to itself: what an allocation and its free touch of it is one miss
 //! each. Behind it are the addresses of those who called for it and who freed it, where that is asked for.
 
+use crate::config::GRAIN;
 use crate::slab::Node;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
 use crate::tagged::{Index, NONE};
@@ -46,9 +47,9 @@ pub(crate) struct Record {
 
 const _: () = assert!(size_of::<Record>() == 64 || !crate::config::ZERO_IS_NODE);
 
-/// Words behind a record that keeps up to `most` callers of each kind: how many there are, and they.
+/// Words behind a record that keeps up to `most` callers of each kind: how many there are, and they; whole cache lines.
 pub(crate) const fn words(most: usize) -> usize {
-    if most == 0 { 0 } else { 1 + 2 * most }
+    if most == 0 { 0 } else { (1 + 2 * most).next_multiple_of(64 / size_of::<AtomicUsize>()) }
 }
 
 /// Whose callers.
@@ -106,10 +107,20 @@ pub(crate) struct Ended {
     pub(crate) size: usize,
 }
 
+impl Ended {
+    /// Whether an allocation aligned to `align` has the size and alignment that are said: the size may be rounded up to the
+    /// alignment, beyond the grain.
+    #[inline]
+    pub(crate) fn has(&self, align: usize, (size, said): (usize, usize)) -> bool {
+        let is_rounded = || align > GRAIN && Some(size) == self.size.checked_next_multiple_of(align);
+        said == align && (size == self.size || is_rounded())
+    }
+}
+
 // SAFETY: zeros are a record in state none; the link is one word, which is the block's only while the record is somebody's.
 unsafe impl Node for Record {
     fn stride(words: usize) -> usize {
-        (size_of::<Self>() + words * size_of::<AtomicUsize>()).next_multiple_of(align_of::<Self>())
+        size_of::<Self>() + words * size_of::<AtomicUsize>()
     }
 
     fn link(&self) -> &AtomicU32 {

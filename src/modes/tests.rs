@@ -1,7 +1,7 @@
 //! A tracker against a map: IDs rise and are found until the end, stale ones never, and each end is had once.
 
 use super::*;
-use crate::config::PAGE;
+use crate::config::{GRAIN, PAGE};
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
