@@ -206,7 +206,11 @@ fn what_is_live_is_grouped_by_who_asked_for_it() {
     let heap = Heap::builder().ids(true).backtrace(3).build().unwrap();
     let from = heap.snapshot();
     for at in 0..30 {
-        if at % 3 == 0 { one_site(&heap) } else { other_site(&heap) };
+        if at % 3 == 0 {
+            one_site(&heap)
+        } else {
+            other_site(&heap)
+        };
     }
     let live = heap.diff(from, heap.snapshot(), GroupBy::Site);
     let groups = live.groups();

@@ -289,6 +289,11 @@ impl Tracked<'_> {
         stats.quarantine = bytes;
         stats.deallocations += count;
         stats.add_tables(self.tracker.bytes());
+        if self.mode != Mode::Fast {
+            let mut requested = 0;
+            self.tracker.walk(|seen| requested += seen.size);
+            stats.requested = Some(requested);
+        }
     }
 
     pub(super) fn check_canary(&self, ended: &Ended) {
