@@ -213,7 +213,7 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub(crate) fn resize_large(&self, thread: Index, address: usize, size: usize, align: usize) -> Option<NonNull<u8>> {
-        let new = size.checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
+        let new = size.max(1).checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
         let _guest = self.enter(thread);
         let node = self.large_at(address);
         let (page, old) = (node.head.page(), node.bytes());

@@ -80,6 +80,9 @@ pub struct Heap {
 unsafe impl Send for Heap {}
 // SAFETY: as above.
 unsafe impl Sync for Heap {}
+/// No panic passes through a heap's own code: none leaves it half changed.
+impl core::panic::UnwindSafe for Heap {}
+impl core::panic::RefUnwindSafe for Heap {}
 
 /// What is mapped for a heap. The core is valid as zeros.
 struct Inner {
