@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::child::Scenario;
 use common::random::Random;
 use common::scaled;
 use core::alloc::Layout;
@@ -204,4 +205,53 @@ fn a_panic_ends_its_tags() {
     let long: &'static str = "ä".repeat(50_000).leak();
     let _long = millpond::tag(long);
     assert!(long.starts_with(tag(&heap)) && tag(&heap).len() > 65_000);
+}
+
+/// What a heap has is in the profile as long as it lives, in each mode and whatever becomes of it; what another has is not.
+#[test]
+fn a_heap_is_profiled_where_it_was_built_so() {
+    Scenario::new("a_heap_is_profiled_where_it_was_built_so").passes(profiled);
+}
+
+fn profiled() {
+    const BLOCKS: usize = 4000;
+    let live = || {
+        let mut sum = 0.0;
+        millpond::profile::visit(|stack| sum += stack.live_bytes as f64);
+        sum
+    };
+    // Some 1600 samples of 500 bytes: 10 % are four standard deviations. The seed makes them the same ones each time.
+    let is_near = |bytes: usize| {
+        let (found, truth) = (live(), bytes as f64);
+        assert!((found - truth).abs() <= truth * 0.1, "{found} of {truth}");
+    };
+    let other = Heap::builder().mode(Mode::Tracked).build().expect("memory");
+    // The test's own memory is there before it begins.
+    let mut blocks: Vec<NonNull<u8>> = Vec::with_capacity(BLOCKS);
+    let small = layout(500, 8);
+    let fill = |heap: &Heap, blocks: &mut Vec<_>| blocks.extend((0..BLOCKS).filter_map(|_| heap.alloc(small).ok()));
+    millpond::profile::start_seeded(1000, 7);
+    fill(&other, &mut blocks);
+    assert_eq!(live(), 0.0);
+    for mode in MODES {
+        let heap = Heap::builder().mode(mode).profiled(true).build().expect("memory");
+        blocks.clear();
+        fill(&heap, &mut blocks);
+        is_near(BLOCKS * 500);
+        // SAFETY: the heap's, each freed once.
+        blocks.drain(BLOCKS / 2..).for_each(|block| unsafe { heap.free(block, small) });
+        is_near(BLOCKS / 2 * 500);
+        // In the same chunk, in another, and in pages of its own, which grow where they are or move.
+        let mut block = Held { heap: &heap, ptr: blocks.pop().expect("there are some"), layout: small, mark: 1 };
+        block.fill();
+        for size in [505, 50_000, 10_000_000, 60_000_000, 100_000_000, 300] {
+            assert!(block.resize(size));
+            is_near(if size > 100_000 { size } else { 0 } + (BLOCKS / 2 - 1) * 500);
+        }
+        drop(block);
+        is_near((BLOCKS / 2 - 1) * 500);
+        drop(heap);
+        assert_eq!(live(), 0.0, "{mode:?}");
+    }
+    millpond::profile::stop();
 }
