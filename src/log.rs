@@ -37,7 +37,6 @@ pub(crate) fn set(level: Log) {
 }
 
 /// Has lines go to a file: the path in memory that stays, with its zero.
-#[cfg_attr(any(test, millpond_loom), allow(dead_code))]
 pub(crate) fn set_file(path: usize) {
     PATH.set(path as u64);
 }

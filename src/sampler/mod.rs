@@ -274,7 +274,6 @@ impl Sampler {
     /// Ends all samples whose addresses are gone, at once. Linear in the samples that there are.
     #[cold]
     #[inline(never)]
-    #[cfg_attr(any(test, millpond_loom), allow(dead_code))]
     pub(crate) fn end_all(&self, is_gone: impl Fn(usize) -> bool) {
         for sample in (1..=self.samples.made()).map(|index| self.samples.get(index)) {
             let address = sample.address.load(Ordering::Relaxed);
