@@ -156,6 +156,20 @@ fn a_limit_that_many_threads_meet_is_never_passed() {
     }
 }
 
+/// A request for pages fails only when all that is free has been given back: the caller's own cached chunks too, each of
+/// which may be the only one in its span.
+#[test]
+fn a_large_request_gets_what_the_threads_cache_pins() {
+    for mode in MODES {
+        let heap = Heap::builder().mode(mode).capacity(2 << 20).build().expect("memory");
+        for size in (3..18).map(|log| 1 << log) {
+            drop(Held::new(&heap, layout(size, 8), false, 1).expect("memory"));
+        }
+        assert!(Held::new(&heap, layout(31 * 64 << 10, 8), false, 2).is_some(), "{mode:?}\n{}", heap.stats());
+        is_at_rest(&heap, &format!("{mode:?}"));
+    }
+}
+
 #[test]
 fn what_cannot_be_is_refused_and_what_was_never_made_is_none() {
     for mode in MODES {

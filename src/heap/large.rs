@@ -75,7 +75,8 @@ impl Heap {
             if !os::could_give(bytes.saturating_add(padding)) || !self.spans.arenas.budget().could_hold(bytes / PAGE) {
                 return None;
             }
-            self.reclaim(None);
+            // The caller's own cache goes too: its last chunks of large classes may pin a good part of a limited heap.
+            self.reclaim((thread != NONE).then(|| self.caches.get(thread)));
             once()
         })
     }
