@@ -165,7 +165,7 @@ fn a_large_request_gets_what_the_threads_cache_pins() {
         for size in (3..18).map(|log| 1 << log) {
             drop(Held::new(&heap, layout(size, 8), false, 1).expect("memory"));
         }
-        assert!(Held::new(&heap, layout(31 * 64 << 10, 8), false, 2).is_some(), "{mode:?}\n{}", heap.stats());
+        assert!(Held::new(&heap, layout(31 * (64 << 10), 8), false, 2).is_some(), "{mode:?}\n{}", heap.stats());
         is_at_rest(&heap, &format!("{mode:?}"));
     }
 }

@@ -98,6 +98,7 @@ impl Tracked<'_> {
     /// What is kept back goes before a request fails.
     #[cold]
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     fn alloc_after_release(
         &self,
         padded: usize,
@@ -216,6 +217,7 @@ impl Tracked<'_> {
     }
 
     /// The end of a free, where it is not the mode `hardened` as it is by default.
+    #[unsafe(link_section = ".millpond_cold")]
     fn keep_as_wished(&self, ended: &Ended) {
         let Ended { address, size, .. } = *ended;
         let quarantine = &self.tracker.quarantine;
@@ -241,6 +243,7 @@ impl Tracked<'_> {
 
     #[cold]
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     fn trace_free(&self, place: Place) {
         let mut callers = [0; CALLERS];
         let count = os::frames_from(self.frame, &mut callers[..self.tracker.depth()]);

@@ -183,6 +183,7 @@ impl Tracker {
 
     #[cold]
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     fn end_left_over(&self, id: u64, block: u32) {
         self.ids.end(id, block);
     }
@@ -368,6 +369,7 @@ impl Tracker {
     }
 
     /// Keeps those who freed an allocation that the caller has just ended.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn keep_freed(&self, place: Place, callers: &[usize]) {
         if let Some(record) = self.at(place) {
             record.keep(Of::Free, callers, self.depth());

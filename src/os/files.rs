@@ -87,6 +87,7 @@ impl core::fmt::Write for Output {
 
 /// Writes `millpond: ` and `text`, with a line's end, at the end of a file, which is open for so long only: a descriptor that
 /// stays would be closed, and its number used again, by programs that close all. Keeps `errno`.
+#[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn say_in(path: &CStr, text: core::fmt::Arguments<'_>) {
     if let Some(file) = Opened::append(path) {
         let mut file = Output::new(Some(file));
@@ -97,6 +98,7 @@ pub(crate) fn say_in(path: &CStr, text: core::fmt::Arguments<'_>) {
 
 /// A path in memory of its own, from the root on: it stays right wherever the program goes. `None`: it is too long, or the system
 /// refuses.
+#[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn keep_path(path: &[u8]) -> Option<usize> {
     let at = metadata(PATH_MAX)?;
     let place = core::ptr::with_exposed_provenance_mut::<u8>(at);

@@ -274,6 +274,7 @@ impl Sampler {
     /// Ends all samples whose addresses are gone, at once. Linear in the samples that there are.
     #[cold]
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn end_all(&self, is_gone: impl Fn(usize) -> bool) {
         for sample in (1..=self.samples.made()).map(|index| self.samples.get(index)) {
             let address = sample.address.load(Ordering::Relaxed);
