@@ -71,7 +71,7 @@ pub fn two_remove() {
 pub fn two_end() {
     let records = Rc::new(Slab::<Record>::new());
     let record = records.take().expect("the fake system gives memory");
-    record.begin(1, 1, 64, birth(10));
+    record.begin(1, 1, 64, birth(10), 0);
     let index = record.index();
     let other = spawn(&records, move |records| records.get(index).end(1, 2, 3));
     let mine = record.end(1, 3, 4);

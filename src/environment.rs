@@ -7,7 +7,7 @@
 //! | `MILLPOND_GUARD` | a number | one allocation in so many gets pages of its own without access around it, where the mode is `hardened`; 0: none |
 //! | `MILLPOND_QUARANTINE` | bytes, as `1000000`, `1000K`, `1M` | how much freed memory is kept back at most where there are records, of the last 1024 frees; 0: none |
 //! | `MILLPOND_FREED` | `junk`, `zero`, `keep` | what is written over freed memory where there are records |
-//! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool`, `cache` | what slow paths do, a line a step on stderr; each level tells what those before it do, too |
+//! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool` or `cache`, and `file=PATH` behind a comma | what slow paths do, a line a step on stderr, or at the end of a file; each level tells what those before it do, too |
 //! | `MILLPOND_THP` | `default`, `always`, `never`, `system` | transparent huge pages: where the heap grows, everywhere, nowhere, or as the system is set |
 //! | `MILLPOND_LEAKS` | a list of `report`, `json`, `fail` or `fail=CODE`, and last `file=PATH` | what can be got at no more at the program's end: as text, as JSON, by the exit code (1 to 255; 23), to the end of a file instead of stderr |
 //! | `MILLPOND_PROFILE` | `FILE[,bytes=N][,seed=N][,collapsed]` | a memory profile, written to the file at the program's end: see `profile` |
@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) freed: Option<Freed>,
     pub(crate) thp: Thp,
     pub(crate) log: Log,
+    /// Where it goes; `None`: stderr.
+    pub(crate) log_file: Option<&'static [u8]>,
     pub(crate) profile: Option<Profile>,
     /// Time calls.
     pub(crate) timing: bool,
@@ -106,7 +108,7 @@ const TABLE: [Variable; 11] = [
     Variable { name: "FREED", values: "one of junk, zero, keep", set: set_freed },
     Variable { name: "GUARD", values: "a number", set: set_guard },
     Variable { name: "QUARANTINE", values: "a number of bytes", set: set_quarantine },
-    Variable { name: "LOG", values: "one of os, arena, span, pool, cache", set: set_log },
+    Variable { name: "LOG", values: "one of os, arena, span, pool, cache, with or without ,file=PATH", set: set_log },
     Variable { name: "MODE", values: "one of fast, tracked, hardened", set: set_mode },
     Variable { name: "THP", values: "one of default, always, never, system", set: set_thp },
     Variable { name: "LEAKS", values: "a list of report, json, fail, fail=CODE, file=PATH", set: set_leaks },
@@ -202,7 +204,9 @@ fn set_quarantine(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
 }
 
 fn set_log(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
-    settings.log = match value {
+    let comma = value.iter().position(|byte| *byte == b',').unwrap_or(value.len());
+    let (level, file) = value.split_at(comma);
+    let level = match level {
         b"os" => Log::Os,
         b"arena" => Log::Arena,
         b"span" => Log::Span,
@@ -210,6 +214,11 @@ fn set_log(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
         b"cache" => Log::Cache,
         _ => return None,
     };
+    let file = match file {
+        [] => None,
+        file => Some(file.strip_prefix(b",file=").filter(|path| !path.is_empty())?),
+    };
+    (settings.log, settings.log_file) = (level, file);
     Some(())
 }
 
@@ -396,6 +405,19 @@ mod tests {
             assert_eq!(quarantine(std::format!("MILLPOND_QUARANTINE={text}").leak()), None, "{text}");
         }
         assert_eq!(taken(&["MILLPOND_FREED=zero"]).freed, Some(Freed::Zero));
+    }
+
+    #[test]
+    fn a_log_has_a_level_and_may_have_a_file() {
+        let log = |text| {
+            let taken = taken(&[text]);
+            (taken.log, taken.log_file)
+        };
+        assert_eq!(log("MILLPOND_LOG=span"), (Log::Span, None));
+        assert_eq!(log("MILLPOND_LOG=os,file=a,b"), (Log::Os, Some(&b"a,b"[..])));
+        for text in ["MILLPOND_LOG=os,", "MILLPOND_LOG=os,file=", "MILLPOND_LOG=file=a", "MILLPOND_LOG=os,span"] {
+            assert_eq!(log(text), (Log::Off, None), "{text}");
+        }
     }
 
     #[test]

@@ -305,6 +305,11 @@ pub(crate) fn configure() {
         _ => None,
     };
     if settings.log != Log::Off {
+        match settings.log_file.map(os::keep_path) {
+            None => {}
+            Some(Some(path)) => log::set_file(path),
+            Some(None) => os::say(format_args!("the log's file has no path that is known: told here")),
+        }
         log::set(settings.log);
     }
     let mode = settings.mode.or(wanted).unwrap_or_default();
@@ -550,7 +555,8 @@ pub fn set_thp(thp: Thp) {
 }
 
 /// Sets how much slow paths tell of what they do, on stderr, a line a step, for all heaps. The environment variable
-/// `MILLPOND_LOG` (`os`, `arena`, `span`, `pool`, `cache`) sets it at the first allocation.
+/// `MILLPOND_LOG` (`os`, `arena`, `span`, `pool`, `cache`) sets it at the first allocation; with `,file=PATH` behind it lines go
+/// to the end of a file.
 ///
 /// The fast path tells nothing, unless records are kept ([`Mode::Tracked`]): then each allocation and free is told as well.
 pub fn set_log(level: Log) {

@@ -37,24 +37,51 @@
 //!
 //! # What the teaching allocators had
 //!
-//! Millpond descends from two small allocators in C that were made to learn from. What they have is here:
+//! Millpond descends from two small allocators in C that were made to learn from. What their texts name is here, each row
+//! shown by a test, which `tests/seeds.rs` sees to:
 //!
 //! | theirs | here | shown by |
 //! |---|---|---|
-//! | eight pools from 32 B to 256 KiB | `PoolTable::Classic`, beside finer ones | `tests/heap.rs`: `the_classic_pools_are_the_seeds` |
-//! | pooled sizes in O(1) | bins of each thread | `tests/fastpath.rs`: `fast_path_keeps_its_budget` |
-//! | free lists: a freed chunk is the next | magazines | `examples/classic_pools.rs` |
-//! | large allocations by `mmap` | runs of pages, mappings of their own | `tests/large.rs` |
+//! | eight pools from 32 B to 256 KiB | `PoolTable::Classic` | `tests/heap.rs`: `the_classic_pools_are_the_seeds` |
+//! | pools from 8 B on | the default table | `tests/sizes.rs`: `small_sizes_are_rounded_little` |
+//! | pool sizes that are changed for a workload | `PoolTable::Sizes` | `tests/heap.rs`: `a_table_of_ones_own_serves_what_it_can` |
+//! | pooled sizes in O(1), both ways | bins of each thread | `tests/fastpath.rs`: `fast_path_keeps_its_budget` |
+//! | a free list: the freed chunk is the next | magazines | `tests/realloc.rs`: `a_new_class_moves_and_the_old_chunk_is_free` |
+//! | which pool a pointer belongs to | the page map | `tests/sizes.rs`: `live_memory_is_known_and_its_inside_is_no_chunk` |
+//! | structures on cache lines of their own | bins, records, heads of stacks | `src/slab.rs`: `what_each_take_writes_shares_no_line_with_what_each_get_reads` |
+//! | 16 bytes of alignment, and 64 | any power of two | `tests/shadow.rs`: `every_alignment` |
+//! | large contiguous regions from `mmap` | arenas | `tests/preload.rs`: `in_little_address_space` |
+//! | large allocations by `mmap`, and their free | runs of pages, mappings of their own | `tests/large.rs`: `huge_blocks_go_back_where_mappings_are_used_up` |
+//! | no fragmentation, by pools and size classes | what is lost, inside chunks and outside, is told | `tests/statistics.rs`: `fragmentation_is_told_inside_chunks_and_outside` |
+//! | overhead of the tables | outside of chunks, 0.3 % | `tests/statistics.rs`: `metadata_is_small` |
 //! | a capacity | `HeapBuilder::capacity` | `tests/heap.rs`: `a_capacity_is_met_and_never_passed` |
+//! | used and free memory accounted for | [`Stats`]: the parts are the whole | `tests/statistics.rs`: `the_law_holds_whatever_is_done` |
 //! | fallback to malloc, in number and per cent | `HeapBuilder::fallback`, [`Stats::fallback_share`] | `tests/heap.rs`: `an_exhausted_heap_falls_back_and_counts_it` |
-//! | totals, utilisation, hit rate, a report | [`Stats`], [`PoolStats`] | `tests/statistics.rs`: `each_allocation_is_counted_once` |
-//! | average times | [`Timing`], and in `include/fast_allocator.h` | `tests/statistics.rs`: `calls_are_timed_where_that_is_asked_for` |
-//! | IDs, both ways; time stamps | `Heap::id_of`, `Heap::ptr_of`, `Record` | `tests/records.rs`: `ids_rise_and_are_found_until_the_end` |
-//! | a bitset | `Heap::set_bit`, `Heap::get_bit` | `tests/heap.rs`: `bits_are_set_by_many_threads_and_end_where_they_end` |
-//! | double frees detected | [`Mode::Tracked`], [`Mode::Hardened`] | `tests/records.rs`: `tracked_names_a_double_free` and others |
+//! | totals of allocations, deallocations, bytes | [`Stats`] | `tests/statistics.rs`: `each_allocation_is_counted_once` |
+//! | for each pool its size, allocations, utilisation; the hit rate | [`PoolStats`], [`Stats::hit_rate`] | `tests/examples.rs`: `classic_pools` |
+//! | average times, in all and of each pool | [`Timing`], and in `include/fast_allocator.h` | `tests/c_api.rs`: `a_first_program_reports_what_it_did` |
+//! | times of allocation and free | [`Timing`] | `tests/statistics.rs`: `calls_are_timed_where_that_is_asked_for` |
+//! | `fast_allocator_init`, `fast_malloc`, `fast_free`, `fast_allocator_stats`, `fast_allocator_cleanup` | `include/fast_allocator.h` | `tests/c_api.rs`: `a_first_program_reports_what_it_did` |
+//! | `allocator_create`, `_malloc`, `_free`, `_destroy`, `_get_id`, `_get_ptr`, `_print_stats`, `_set_bit`, `_get_bit` | `include/allocator.h` | `tests/c_api.rs`: `a_heap_for_c_keeps_its_word` |
+//! | compiled by a C compiler | headers for C11, C23 and C++ | `tests/c_api.rs`: `headers_compile_alone` |
+//! | an allocator that is destroyed | `Heap`'s drop | `tests/heap.rs`: `a_heap_that_is_dropped_leaves_nothing` |
+//! | IDs, both ways | `Heap::id_of`, `Heap::ptr_of` | `tests/records.rs`: `ids_rise_and_are_found_until_the_end` |
+//! | size, ID and time stamp of an allocation | [`Record`] | `tests/records.rs`: `threads_share_records` |
+//! | a bitset: bits set, read and cleared | `Heap::set_bit`, `Heap::get_bit` | `tests/heap.rs`: `bits_are_set_by_many_threads_and_end_where_they_end` |
 //! | verbose logging | `set_log`, `MILLPOND_LOG` | `tests/examples.rs`: `way_of_a_chunk` |
-//! | bad requests are refused | typed errors of the builder and the look-ups | `tests/heap.rs`: `what_was_wished_is_checked` |
-//! | usable from C | `include/allocator.h`, `include/fast_allocator.h` | `tests/c_api.rs`: `a_heap_for_c_keeps_its_word` |
+//! | double frees detected | [`Mode::Tracked`], [`Mode::Hardened`] | `tests/records.rs`: `tracked_names_a_double_free` |
+//! | protection against common mistakes, bounds checked | [`Mode::Hardened`] | `tests/hardened.rs`: `what_is_deterministic_is_stopped_and_named` |
+//! | leaks detected | `leaks`, `MILLPOND_LEAKS` | `tests/leaks.rs`: `what_a_thread_has_lost_is_found_after_it` |
+//! | errors and edge cases handled | typed errors of the builder and the look-ups | `tests/heap.rs`: `what_was_wished_is_checked` |
+//! | memory is used again | spans, pools, caches | `tests/statistics.rs`: `what_is_freed_in_one_class_serves_another` |
+//! | a stress of a thousand allocations and frees | a hundred thousand and more, with many threads | `tests/churn.rs`: `ten_thousand_short_threads` |
+//! | thread safety, an exercise there | no lock anywhere | `tests/heap.rs`: `many_threads_share_a_capacity` |
+//! | educational comments | each file says what it is, and why | `tests/house.rs`: `sources_keep_the_rules` |
+//!
+//! `make`, `make test`, `make debug` and `make bench` are `cargo build`, `cargo test`, `.ci/sanitize` and
+//! `cargo bench --bench throughput`, which measures what is faster than malloc, and by how much. Of the exercises that one
+//! of them sets, strategies of fit have no place in size classes, and neither garbage collection nor compression is an
+//! allocator's.
 //!
 //! # Where it runs
 //!

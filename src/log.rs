@@ -1,10 +1,11 @@
 //! The log: what the slow paths do, one line a step, for whoever wants to see the machine work.
 //!
-//! Lines go to stderr by raw system calls, without allocating. Whether they are wanted is one word, looked at on slow paths
+//! Lines go to stderr, or to the end of a file, by raw system calls, without allocating. Whether they are wanted is one word, looked at on slow paths
 //! alone.
 
 use crate::os;
-use crate::sync::Quiet;
+use crate::sync::{Counter, Quiet};
+use core::ffi::CStr;
 use core::fmt::Arguments;
 
 /// How much is told: each level also tells what those before it do.
@@ -27,10 +28,17 @@ pub enum Log {
 }
 
 static LEVEL: Quiet = Quiet::new();
+/// Where the path of the file is, which stays; zero: stderr. Set before there is a second thread.
+static PATH: Counter = Counter::new();
 
 /// Sets how much is told from now on.
 pub(crate) fn set(level: Log) {
     LEVEL.set(level as u32);
+}
+
+/// Has lines go to a file: the path in memory that stays, with its zero.
+pub(crate) fn set_file(path: usize) {
+    PATH.set(path as u64);
 }
 
 /// Whether a step of this level is to be told.
@@ -51,7 +59,13 @@ pub(crate) fn line(level: Log, step: Arguments<'_>) {
         Log::Pool => "pool  ",
         Log::Cache => "cache ",
     };
-    os::say(format_args!("[{}] {floor} {step}", os::thread_id()));
+    let path = PATH.get() as usize;
+    if path == 0 {
+        return os::say(format_args!("[{}] {floor} {step}", os::thread_id()));
+    }
+    // SAFETY: as `set_file` was told.
+    let path = unsafe { CStr::from_ptr(core::ptr::with_exposed_provenance(path)) };
+    os::say_in(path, format_args!("[{}] {floor} {step}", os::thread_id()));
 }
 
 /// Tells a step of a level of [`Log`], if it is wanted.

@@ -44,7 +44,8 @@
 //! * **Threads**: a profile begun while other threads run is joined by each at its next miss, which upkeep brings about if it
 //!   allocates; what they allocate before is not in it. What a thread without a cache allocates, at its very end, is not either.
 //! * **Fork**: the child goes on with the profile that it was born with.
-//! * Heaps as values are not profiled.
+//! * **Heaps** as values are in it where they were built so: [`HeapBuilder::profiled`](crate::HeapBuilder::profiled). What lives in
+//!   one that is dropped is freed to the profile.
 
 use crate::config::FRAMES;
 use crate::global;

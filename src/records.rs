@@ -2,7 +2,7 @@
 
 use crate::global::{self, HEAP, TRACKER};
 use crate::leaks::{self, JsonText, Leaks, LeaksUnknown};
-use crate::modes::{Place, Seen, Tracker};
+use crate::modes::{Of, Place, Seen, Tracker};
 use crate::os;
 use crate::report::Record;
 use crate::thread_cache::ThreadCache;
@@ -41,7 +41,7 @@ impl Tracker {
                     first: seen.id,
                     time_ms: seen.born_ms.saturating_sub(self.origin_ms()),
                     age_ms: now.saturating_sub(seen.born_ms),
-                    ..by.key(&seen, now.saturating_sub(seen.born_ms))
+                    ..by.key(self, &seen, now.saturating_sub(seen.born_ms))
                 };
                 live.add(group);
             }
@@ -89,7 +89,7 @@ pub fn record(id: u64) -> Option<Record> {
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
 pub fn callers(id: u64, out: &mut [usize]) -> usize {
-    TRACKER.find_id(id).map_or(0, |seen| TRACKER.callers(&seen, out))
+    TRACKER.find_id(id).map_or(0, |seen| TRACKER.callers(&seen, Of::Birth, out))
 }
 
 /// Calls `visit` with the record of each live allocation, while other threads go on: exact for those that live throughout.
@@ -185,11 +185,14 @@ pub enum GroupBy {
     Tag,
     /// How old they are: up to 100 ms, 1 s, 10 s, 100 s and so on.
     Age,
+    /// Who called for them: the innermost eight, as far as records keep them: `MILLPOND_BACKTRACE`,
+    /// [`HeapBuilder::backtrace`](crate::HeapBuilder::backtrace).
+    Site,
 }
 
 impl GroupBy {
     /// A group of one, with what it is known by and nothing else: whatever else records come to know is told apart here.
-    fn key(self, seen: &Seen, age_ms: u64) -> LiveGroup {
+    fn key(self, tracker: &Tracker, seen: &Seen, age_ms: u64) -> LiveGroup {
         let none = LiveGroup::default();
         match self {
             Self::SizeAndTag => LiveGroup { size: seen.size, tag: seen.tag, ..none },
@@ -199,8 +202,23 @@ impl GroupBy {
                 younger_ms: (2..19).map(|log| 10u64.pow(log)).find(|most| age_ms < *most).unwrap_or(u64::MAX),
                 ..none
             },
+            Self::Site => {
+                let mut site = Site { callers: [0; SITE], len: 0 };
+                site.len = tracker.callers(seen, Of::Birth, &mut site.callers) as u8;
+                LiveGroup { site, ..none }
+            }
         }
     }
+}
+
+/// Callers by which sites are told apart.
+const SITE: usize = 8;
+
+/// Where allocations were asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Site {
+    callers: [usize; SITE],
+    len: u8,
 }
 
 /// Allocations that have something in common: see [`GroupBy`].
@@ -213,6 +231,8 @@ pub struct LiveGroup {
     pub tag: &'static str,
     /// Milliseconds that each is younger than; zero where they are not told apart by that.
     pub younger_ms: u64,
+    /// Who called for them.
+    site: Site,
     /// How many there are.
     pub count: u64,
     /// Their bytes together.
@@ -223,6 +243,14 @@ pub struct LiveGroup {
     pub time_ms: u64,
     /// See `time_ms`.
     pub age_ms: u64,
+}
+
+impl LiveGroup {
+    /// The addresses to which those return who called for them, innermost first, where they are told apart by that: none
+    /// else, and where records keep none. [`Location`](crate::Location) writes one so that `addr2line` understands it.
+    pub fn callers(&self) -> &[usize] {
+        &self.site.callers[..self.site.len as usize]
+    }
 }
 
 const GROUPS: usize = 64;
@@ -248,7 +276,7 @@ impl LiveSince {
     fn add(&mut self, one: LiveGroup) {
         self.count += 1;
         self.bytes += one.bytes;
-        let key = |group: &LiveGroup| (group.size, group.tag, group.younger_ms);
+        let key = |group: &LiveGroup| (group.size, group.tag, group.younger_ms, group.site);
         if let Some(group) = self.groups[..self.len].iter_mut().find(|group| key(group) == key(&one)) {
             let (count, bytes) = (group.count + 1, group.bytes + one.bytes);
             if one.first < group.first {
@@ -277,7 +305,8 @@ impl LiveSince {
         &self.groups[..self.len]
     }
 
-    /// The same as JSON: an object with `count`, `bytes` and `groups`.
+    /// The same as JSON: an object with `count`, `bytes` and `groups`; in a group by [`GroupBy::Site`] `callers` are addresses
+    /// inside the calls, as numbers.
     pub fn json(&self) -> impl fmt::Display + '_ {
         Json(self)
     }
@@ -299,6 +328,10 @@ impl fmt::Display for LiveSince {
             if !group.tag.is_empty() {
                 write!(f, ", for {}", group.tag)?;
             }
+            for (at, caller) in group.callers().iter().enumerate() {
+                let before = if at == 0 { ", allocated from" } else { "," };
+                write!(f, "{before} {}", os::Location(caller.saturating_sub(1)))?;
+            }
         }
         Ok(())
     }
@@ -314,7 +347,12 @@ impl fmt::Display for Json<'_> {
             let LiveGroup { size, younger_ms, count, bytes, first, time_ms, age_ms, .. } = group;
             write!(f, "{comma}{{\"size\":{size},\"count\":{count},\"bytes\":{bytes},\"first\":{first}")?;
             write!(f, ",\"younger_ms\":{younger_ms},\"time_ms\":{time_ms},\"age_ms\":{age_ms}")?;
-            write!(f, ",\"tag\":{}}}", JsonText(group.tag))?;
+            write!(f, ",\"tag\":{}", JsonText(group.tag))?;
+            for (at, caller) in group.callers().iter().enumerate() {
+                let before = if at == 0 { ",\"callers\":[" } else { "," };
+                write!(f, "{before}{}", caller.saturating_sub(1))?;
+            }
+            f.write_str(if group.callers().is_empty() { "}" } else { "]}" })?;
         }
         write!(f, "]}}")
     }

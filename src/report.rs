@@ -114,6 +114,9 @@ pub struct Stats {
     pub large_live: u64,
     /// Requests that went to another allocator, since the heap was exhausted: in no other count here.
     pub fallbacks: u64,
+    /// Of `live`, the bytes that the program asked for, where records are kept.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub requested: Option<usize>,
     /// How long calls take, if they are timed (`MILLPOND_TIMING`, `HeapBuilder::timing`).
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub timing: Option<Timing>,
@@ -283,6 +286,17 @@ impl Stats {
             .wrapping_add(self.metadata)
     }
 
+    /// Fragmentation outside chunks: the share of committed memory that is not in the program's hands, from 0 to 1.
+    pub fn fragmentation_outside(&self) -> f64 {
+        share(self.committed.saturating_sub(self.live) as u64, self.committed as u64)
+    }
+
+    /// Fragmentation inside chunks: the share of what is in the program's hands that it did not ask for, from 0 to 1; `None`
+    /// where no records are kept.
+    pub fn fragmentation_inside(&self) -> Option<f64> {
+        self.requested.map(|requested| share(self.live.saturating_sub(requested) as u64, self.live as u64))
+    }
+
     /// The share of requests that went to another allocator, from 0 to 1.
     pub fn fallback_share(&self) -> f64 {
         share(self.fallbacks, self.allocations + self.fallbacks)
@@ -325,6 +339,12 @@ impl fmt::Display for Stats {
             [("= committed", self.committed), ("purged in spans", self.purged), ("reserved", self.reserved)]
         {
             writeln!(f, "{name:<18} {bytes:>14}")?;
+        }
+        let mut unused =
+            |name, bytes: usize, of: usize| writeln!(f, "{name:<18} {bytes:>14} {}", Percent(bytes as u64, of as u64));
+        unused("unused outside", self.committed.saturating_sub(self.live), self.committed)?;
+        if let Some(requested) = self.requested {
+            unused("unused inside", self.live.saturating_sub(requested), self.live)?;
         }
         writeln!(f, "{} spans, {} threads", self.spans, self.threads)?;
         writeln!(f)?;

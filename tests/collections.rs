@@ -1,10 +1,11 @@
 //! Collections that live in a heap, and statistics as JSON: with the features `allocator-api2` and `serde`.
 #![cfg(feature = "allocator-api2")]
 
+use allocator_api2::alloc::Allocator;
 use allocator_api2::boxed::Box;
 use allocator_api2::vec::Vec;
 use hashbrown::{DefaultHashBuilder, HashMap};
-use millpond::{Heap, Millpond};
+use millpond::{Heap, Millpond, Mode};
 
 #[global_allocator]
 static GLOBAL: Millpond = Millpond;
@@ -49,6 +50,34 @@ fn a_collection_meets_the_limit() {
     list.extend(std::iter::repeat_n(1, 1000));
     assert!(list.try_reserve(2 << 20).is_err());
     assert!(list.iter().all(|byte| *byte == 1) && list.len() == 1000);
+}
+
+/// What a vector gets when it shrinks to nothing it may never give back: so it gets no memory.
+#[test]
+fn nothing_takes_no_memory() {
+    for mode in [Mode::Fast, Mode::Tracked, Mode::Hardened] {
+        let heap = Heap::builder().mode(mode).build().unwrap();
+        let mut list: Vec<u64, _> = Vec::new_in(&heap);
+        for round in 0..100 {
+            list.extend(0..round);
+            list.clear();
+            list.shrink_to_fit();
+        }
+        let heap = &heap;
+        let [nothing, wide, some] = [(0, 1), (0, 1 << 17), (300, 1 << 17)]
+            .map(|(size, align)| std::alloc::Layout::from_size_align(size, align).unwrap());
+        let at = Allocator::allocate(&heap, nothing).unwrap().cast();
+        // SAFETY: each allocation with its own layout, which the next call takes.
+        unsafe {
+            let at = Allocator::grow_zeroed(&heap, at, nothing, some).unwrap();
+            assert!(at.cast::<u8>().addr().get() % some.align() == 0 && at.as_ref().iter().all(|byte| *byte == 0));
+            let at = Allocator::shrink(&heap, at.cast(), some, wide).unwrap().cast::<u8>();
+            assert_eq!(at.addr().get() % wide.align(), 0);
+            Allocator::deallocate(&heap, at, wide);
+        }
+        heap.trim();
+        assert_eq!(heap.check().unwrap().live, 0, "{mode:?}");
+    }
 }
 
 #[cfg(feature = "serde")]

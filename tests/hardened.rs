@@ -126,11 +126,15 @@ fn what_has_pages_of_its_own_faults_at_once() {
 fn callers_are_named() {
     let ended = hardened("twice 100", &[("MILLPOND_BACKTRACE", "4")]);
     assert_eq!(misjudged(&ended, &["double free of 0x", ", allocated from misuse+0x"]), None);
-    let (_, callers) = ended.stderr.trim_end().split_once(", allocated from ").expect("callers");
-    let offsets: Vec<&str> = callers.split(", ").take(2).filter_map(|caller| caller.strip_prefix("misuse+")).collect();
-    let lines = library::succeeds(Command::new("addr2line").arg("-fe").arg(program()).args(&offsets)).stdout;
-    let names: Vec<&str> = lines.lines().step_by(2).collect();
-    assert_eq!(names, ["take", "main"], "{callers}\n{lines}");
+    let (_, known) = ended.stderr.trim_end().split_once(", allocated from ").expect("callers");
+    let (allocated, freed) = known.split_once(", freed from ").expect("callers");
+    for (callers, expected) in [(allocated, ["take", "main"]), (freed, ["give", "main"])] {
+        let offsets: Vec<&str> =
+            callers.split(", ").take(2).filter_map(|caller| caller.strip_prefix("misuse+")).collect();
+        let lines = library::succeeds(Command::new("addr2line").arg("-fe").arg(program()).args(&offsets)).stdout;
+        let names: Vec<&str> = lines.lines().step_by(2).collect();
+        assert_eq!(names, expected, "{callers}\n{lines}");
+    }
 }
 
 #[test]

@@ -164,6 +164,23 @@ fn the_environment_is_heard() {
     assert!(stats.starts_with("millpond: where") && stats.contains("= committed"), "{stats}");
 }
 
+/// In a file the log meets nobody: not a program that closes what is open and whose own file is the second descriptor then. The
+/// file is where the program began, wherever it goes.
+#[test]
+fn a_log_in_a_file_is_in_no_other() {
+    let folder = workbench().join(format!("log{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let script = "cd / && exec 2>&- && exec 2>\"$0\" && echo written >&2 && exec ls -l /proc/self";
+    let mut command = preloaded("sh");
+    command.args(["-c", script]).arg(folder.join("own")).current_dir(&folder).env("MILLPOND_LOG", "cache,file=log");
+    run(&mut command, WATCHDOG, &[]).well("sh");
+    let [own, log] = ["own", "log"].map(|name| std::fs::read_to_string(folder.join(name)).expect("written"));
+    assert_eq!(own, "written\n");
+    assert!(log.lines().count() > 20 && log.lines().all(|line| line.starts_with("millpond: [")), "{log}");
+    assert!(["os     ", "arena  ", "span   ", "cache  "].iter().all(|floor| log.contains(floor)), "{log}");
+    std::fs::remove_dir_all(folder).expect("our own");
+}
+
 /// A program with more rights than its user ignores the variables. Only root can install one.
 #[test]
 fn the_environment_of_privileged_programs_is_not() {

@@ -191,6 +191,38 @@ fn what_is_live_between_two_marks_is_grouped() {
     assert_eq!(heap.diff(to, from, GroupBy::Size).count(), 0);
 }
 
+#[inline(never)]
+fn one_site(heap: &Heap) -> NonNull<u8> {
+    std::hint::black_box(take(heap, 40))
+}
+
+#[inline(never)]
+fn other_site(heap: &Heap) -> NonNull<u8> {
+    std::hint::black_box(take(heap, 40))
+}
+
+#[test]
+fn what_is_live_is_grouped_by_who_asked_for_it() {
+    let heap = Heap::builder().ids(true).backtrace(3).build().unwrap();
+    let from = heap.snapshot();
+    for at in 0..30 {
+        if at % 3 == 0 {
+            one_site(&heap)
+        } else {
+            other_site(&heap)
+        };
+    }
+    let live = heap.diff(from, heap.snapshot(), GroupBy::Site);
+    let groups = live.groups();
+    assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), 30, "{live}");
+    assert!(groups.iter().all(|group| matches!(group.callers().len(), 1..=3)), "{live}");
+    // Without frame pointers the innermost caller alone is sure.
+    let json: serde_json::Value = serde_json::from_str(&live.json().to_string()).expect("JSON");
+    assert_eq!(json["groups"][0]["callers"][0], groups[0].callers()[0] - 1);
+    assert!(live.to_string().contains(", allocated from records-"), "{live}");
+    assert!(heap.diff(from, heap.snapshot(), GroupBy::Size).groups()[0].callers().is_empty());
+}
+
 #[test]
 fn a_limited_heap_gives_what_it_keeps_back_when_it_must() {
     let heap = Heap::builder().mode(Mode::Hardened).capacity(MIB).build().unwrap();

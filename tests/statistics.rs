@@ -353,6 +353,24 @@ fn an_allocation_where_there_should_be_none_is_told() {
 }
 
 /// Times are told only where they are asked for, and each percentile lies between its neighbours.
+/// What a chunk has more than was asked for is known where there are records; what lies outside of chunks always is.
+#[test]
+fn fragmentation_is_told_inside_chunks_and_outside() {
+    let layout = std::alloc::Layout::from_size_align(33, 1).expect("valid");
+    for (ids, inside) in [(true, Some(0.175)), (false, None)] {
+        let heap = millpond::Heap::builder().ids(ids).build().expect("memory");
+        let blocks: Vec<_> = (0..100).map(|_| heap.alloc(layout).expect("memory")).collect();
+        let stats = heap.stats();
+        assert_eq!((stats.live, stats.requested), (4000, ids.then_some(3300)));
+        assert_eq!(stats.fragmentation_inside(), inside);
+        assert_eq!(stats.fragmentation_outside(), (stats.committed - 4000) as f64 / stats.committed as f64);
+        let text = stats.to_string();
+        assert_eq!((text.contains("unused outside"), text.contains("unused inside       ")), (true, ids), "{text}");
+        // SAFETY: allocated above, each freed once.
+        blocks.into_iter().for_each(|block| unsafe { heap.free(block, layout) });
+    }
+}
+
 #[test]
 fn calls_are_timed_where_that_is_asked_for() {
     Scenario::new("calls_are_timed_where_that_is_asked_for").variable("MILLPOND_TIMING", "1").passes(|| {

@@ -46,13 +46,14 @@ pub(crate) fn large(frame: usize, size: usize, align: usize, fill: Fill) -> *mut
 #[cold]
 #[inline(never)]
 pub(crate) fn free_large(ptr: *mut u8, size: usize, align: usize) {
+    let frame = os::frame();
     watch::freeing(ptr.addr());
     let start = watch::begin(Call::Free);
     match tracked() {
         None => HEAP.free_large(thread(), ptr.expose_provenance()),
         Some(tracked) => {
             let layout = (size != usize::MAX).then_some((size, align));
-            tracked.free(ptr.expose_provenance(), layout, is_late());
+            Tracked { frame, ..tracked }.free(ptr.expose_provenance(), layout, is_late());
         }
     }
     watch::end(Call::Free, start);
@@ -105,12 +106,13 @@ pub(crate) fn alloc_for(frame: usize, size: usize, align: usize, place: usize) -
 #[cold]
 #[inline(never)]
 pub(crate) fn free_missed(chunk: NonNull<u8>, size: usize, align: usize, place: usize) {
+    let frame = os::frame();
     watch::freeing(chunk.addr().get());
     let start = watch::begin(Call::Free);
     let cache = own_cache();
     if let Some(tracked) = tracked_by(cache) {
         let layout = (size != usize::MAX).then_some((size, align));
-        tracked.free(chunk.as_ptr().expose_provenance(), layout, is_late());
+        Tracked { frame, ..tracked }.free(chunk.as_ptr().expose_provenance(), layout, is_late());
     } else {
         let class = size_class::at_place(place);
         match cache {

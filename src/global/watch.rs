@@ -77,7 +77,7 @@ fn end_timed(call: Call, start: u64) {
 
 /// An allocation was made by whoever called the function with this frame.
 #[inline(always)]
-pub(super) fn allocated(frame: usize, at: *mut u8, size: usize) {
+pub(crate) fn allocated(frame: usize, at: *mut u8, size: usize) {
     if is(SAMPLED) {
         count(frame, at, size);
     }
@@ -102,7 +102,7 @@ fn sample(frame: usize, address: usize, size: usize) {
 
 /// An allocation is about to be freed.
 #[inline(always)]
-pub(super) fn freeing(address: usize) {
+pub(crate) fn freeing(address: usize) {
     if is(SAMPLED) {
         SAMPLER.end(address);
     }
@@ -144,6 +144,11 @@ pub(crate) fn start_sampling(mean: u64, seed: Option<u64>) {
     let seed = seed.unwrap_or_else(|| mix(os::wall_ns() ^ (os::process_id() as u64) << 40));
     SAMPLER.restart(mean, seed);
     seal(SAMPLED);
+}
+
+/// Of a heap that goes, what was sampled is freed.
+pub(crate) fn forget(is_gone: impl Fn(usize) -> bool) {
+    SAMPLER.end_all(is_gone);
 }
 
 /// Ends it; what it knows stays.

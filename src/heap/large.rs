@@ -75,7 +75,8 @@ impl Heap {
             if !os::could_give(bytes.saturating_add(padding)) || !self.spans.arenas.budget().could_hold(bytes / PAGE) {
                 return None;
             }
-            self.reclaim(None);
+            // The caller's own cache goes too: its last chunks of large classes may pin a good part of a limited heap.
+            self.reclaim((thread != NONE).then(|| self.caches.get(thread)));
             once()
         })
     }
@@ -213,7 +214,7 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub(crate) fn resize_large(&self, thread: Index, address: usize, size: usize, align: usize) -> Option<NonNull<u8>> {
-        let new = size.checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
+        let new = size.max(1).checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
         let _guest = self.enter(thread);
         let node = self.large_at(address);
         let (page, old) = (node.head.page(), node.bytes());

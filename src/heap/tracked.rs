@@ -9,7 +9,7 @@ use super::Heap;
 use crate::arena::Fill;
 use crate::config::{CALLERS, CANARY, KEPT_MAX, PAGE};
 use crate::log::tell;
-use crate::modes::{Birth, Ended, Misuse, Place, Seen, Tracker};
+use crate::modes::{Birth, Ended, JUNK, Misuse, Of, Place, Seen, Tracker};
 use crate::os;
 use crate::report::{Mode, Stats};
 use crate::size_class::{Class, INFO, at_place};
@@ -37,10 +37,16 @@ impl Heap {
     /// The place of an allocation that begins at an address: by its page's note, where it has one.
     #[inline]
     pub(crate) fn place(&self, address: usize) -> Place {
-        match self.spans.page_map.noted(address) {
-            0 => Place { address, word: 0 },
-            note => place_in(at_place(note as usize - 1), address),
-        }
+        noted_place(self.spans.page_map.noted(address), address)
+    }
+}
+
+/// The same, where the page's note is known.
+#[inline]
+fn noted_place(note: u32, address: usize) -> Place {
+    match note {
+        0 => Place { address, word: 0 },
+        note => place_in(at_place(note as usize - 1), address),
     }
 }
 
@@ -69,11 +75,7 @@ impl Tracked<'_> {
                 return Some(at);
             }
         }
-        let at = once().or_else(|| {
-            // What is kept back goes before a request fails.
-            self.release_kept();
-            once()
-        })?;
+        let at = once().or_else(|| self.alloc_after_release(padded, align, class, fill))?;
         let address = at.as_ptr().expose_provenance();
         let place = class.map_or(Place { address, word: 0 }, |class| place_in(class, address));
         if !self.begin(place, size, align) {
@@ -93,8 +95,27 @@ impl Tracked<'_> {
         Some(at)
     }
 
+    /// What is kept back goes before a request fails.
+    #[cold]
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
+    fn alloc_after_release(
+        &self,
+        padded: usize,
+        align: usize,
+        class: Option<Class>,
+        fill: Fill,
+    ) -> Option<NonNull<u8>> {
+        self.release_kept();
+        match class {
+            Some(class) => self.take(class),
+            None => self.heap.alloc_large(self.index(), padded, align, fill),
+        }
+    }
+
     /// Makes the record of an allocation. False: there is no memory for it.
     #[unsafe(link_section = ".millpond_cold")]
+    #[inline]
     pub(super) fn begin(&self, place: Place, size: usize, align: usize) -> bool {
         let depth = self.tracker.depth();
         if depth == 0 { self.begin_with(place, size, align, &[]) } else { self.begin_traced(place, size, align, depth) }
@@ -124,7 +145,14 @@ impl Tracked<'_> {
 
     fn take(&self, class: Class) -> Option<NonNull<u8>> {
         match self.cache {
-            Some(cache) => cache.bin(class).pop().or_else(|| self.heap.alloc_slow(cache, class)),
+            Some(cache) => {
+                let chunk = cache.bin(class).pop().or_else(|| self.heap.alloc_slow(cache, class));
+                if let Some(next) = cache.bin(class).peek() {
+                    // Its record is what the next allocation would wait for.
+                    self.tracker.prefetch(place_in(class, next));
+                }
+                chunk
+            }
             None => self.heap.alloc_shared(class),
         }
     }
@@ -158,38 +186,68 @@ impl Tracked<'_> {
             os::prefetch_write(address);
         }
         let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
-        let place = self.heap.place(address);
+        let note = self.heap.spans.page_map.noted(address);
+        let place = noted_place(note, address);
         let ended = match self.tracker.end(place, layout, thread, os::coarse_ms()) {
             Ok(ended) => ended,
             Err(Misuse::Unknown) if late && self.heap.usable_size(address).is_some() => return self.give(address),
             Err(misuse) => self.die(address, layout, misuse),
         };
+        if self.tracker.depth() > 0 {
+            self.trace_free(place);
+        }
         tell!(Cache, "{} bytes freed at {address:#x}, id {}", ended.size, ended.id);
-        if self.is_guarded(address) {
+        if note == 0 && self.is_guarded(address) {
             return self.keep_guarded(&ended);
         }
-        if self.mode == Mode::Hardened {
+        let is_hardened = self.mode == Mode::Hardened;
+        if is_hardened {
             self.check_canary(&ended);
         }
-        let quarantine = &self.tracker.quarantine;
-        if let Some(byte) = quarantine.fill(self.mode, ended.size) {
+        if is_hardened && ended.size <= KEPT_MAX && self.tracker.quarantine.is_default() {
             // SAFETY: the caller's allocation, which nobody uses any more.
-            unsafe { with_exposed_provenance_mut::<u8>(address).write_bytes(byte, ended.size) };
+            unsafe { with_exposed_provenance_mut::<u8>(address).write_bytes(JUNK, ended.size) };
+            if let Some((address, size)) = self.tracker.remember(address, ended.size) {
+                self.check_junk(address, size);
+                self.give(address);
+            }
+            return;
         }
-        if !quarantine.keeps(self.mode, ended.size) {
-            if self.mode == Mode::Hardened && ended.size > KEPT_MAX {
-                return self.keep_run(&ended);
+        self.keep_as_wished(&ended);
+    }
+
+    /// The end of a free, where it is not the mode `hardened` as it is by default.
+    #[unsafe(link_section = ".millpond_cold")]
+    fn keep_as_wished(&self, ended: &Ended) {
+        let Ended { address, size, .. } = *ended;
+        let quarantine = &self.tracker.quarantine;
+        if let Some(byte) = quarantine.fill(self.mode, size) {
+            // SAFETY: the caller's allocation, which nobody uses any more.
+            unsafe { with_exposed_provenance_mut::<u8>(address).write_bytes(byte, size) };
+        }
+        if !quarantine.keeps(self.mode, size) {
+            if self.mode == Mode::Hardened && size > KEPT_MAX {
+                return self.keep_run(ended);
             }
             return self.give(address);
         }
-        quarantine.take(ended.size);
-        if let Some((address, size)) = self.tracker.remember(address, ended.size) {
+        quarantine.take(size);
+        if let Some((address, size)) = self.tracker.remember(address, size) {
             self.release(address, size);
         }
         while quarantine.is_over() {
             let Some((address, size)) = self.tracker.forget_oldest() else { break };
             self.release(address, size);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
+    fn trace_free(&self, place: Place) {
+        let mut callers = [0; CALLERS];
+        let count = os::frames_from(self.frame, &mut callers[..self.tracker.depth()]);
+        self.tracker.keep_freed(place, &callers[..count]);
     }
 
     /// Gives a freed allocation back that was kept until now.
@@ -234,6 +292,11 @@ impl Tracked<'_> {
         stats.quarantine = bytes;
         stats.deallocations += count;
         stats.add_tables(self.tracker.bytes());
+        if self.mode != Mode::Fast {
+            let mut requested = 0;
+            self.tracker.walk(|seen| requested += seen.size);
+            stats.requested = Some(requested);
+        }
     }
 
     pub(super) fn check_canary(&self, ended: &Ended) {
@@ -254,6 +317,25 @@ impl Tracked<'_> {
         self.die_of(address, format_args!("write {byte} bytes past the end of {address:#x}"))
     }
 
+    /// The same as [`check_fill`](Self::check_fill), for junk in what is hardened and was kept as by default.
+    #[inline]
+    fn check_junk(&self, address: usize, size: usize) {
+        const PIECE: usize = size_of::<u128>();
+        if CANARY < PIECE {
+            return self.check_fill(address, size, JUNK);
+        }
+        let at = with_exposed_provenance_mut::<u8>(address).cast::<u128>();
+        let (whole, rest) = (size / PIECE, size % PIECE);
+        // SAFETY: kept back since it was freed, and whole pieces of it.
+        let bad = (0..whole).fold(0, |bad, piece| bad | (unsafe { at.add(piece).read_unaligned() } ^ JUNKS));
+        // SAFETY: the canary's bytes, which nobody looks at any more, are behind it.
+        let last = unsafe { at.add(whole).read_unaligned() } ^ JUNKS;
+        if bad != 0 || last & !(u128::MAX << (8 * rest)) != 0 {
+            self.check_fill(address, size, JUNK);
+        }
+    }
+
+    #[cold]
     fn check_fill(&self, address: usize, size: usize, fill: u8) {
         // SAFETY: kept back since it was freed: ours.
         let kept = unsafe { core::slice::from_raw_parts(with_exposed_provenance_mut::<u8>(address), size) };
@@ -341,6 +423,8 @@ impl Tracked<'_> {
     }
 }
 
+const JUNKS: u128 = u128::from_ne_bytes([JUNK; size_of::<u128>()]);
+
 /// What is written behind an allocation: no two addresses have the same, and no byte is a letter, a small number or all ones.
 pub(super) fn canary(address: usize) -> [u8; CANARY] {
     let word = (address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) & 0x3f3f_3f3f_3f3f_3f3f | 0x8080_8080_8080_8080;
@@ -366,11 +450,16 @@ impl fmt::Display for Known<'_> {
             let (whole, part) = seconds(seen.freed_ms);
             write!(f, ", freed by thread {} at {whole}.{part:03} s", seen.freed_by)?;
         }
-        let mut callers = [0; CALLERS];
-        let count = self.1.callers(seen, &mut callers);
-        // Where the call is, not what follows it, which may belong to another line.
-        for (at, caller) in callers[..count].iter().enumerate() {
-            write!(f, "{} {}", if at == 0 { ", allocated from" } else { "," }, os::Location(caller.saturating_sub(1)))?;
+        for (of, what) in [(Of::Birth, ", allocated from"), (Of::Free, ", freed from")] {
+            if of == Of::Free && seen.is_live {
+                break;
+            }
+            let mut callers = [0; CALLERS];
+            let count = self.1.callers(seen, of, &mut callers);
+            // Where the call is, not what follows it, which may belong to another line.
+            for (at, caller) in callers[..count].iter().enumerate() {
+                write!(f, "{} {}", if at == 0 { what } else { "," }, os::Location(caller.saturating_sub(1)))?;
+            }
         }
         Ok(())
     }

@@ -1,4 +1,6 @@
 //! A heap as the allocator of collections.
+//!
+//! What has no bytes takes no memory: a collection that shrinks to nothing may never give back what it got for that.
 
 use super::Heap;
 use allocator_api2::alloc::{AllocError, Allocator};
@@ -10,19 +12,27 @@ use core::ptr::NonNull;
 unsafe impl Allocator for &Heap {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if layout.size() == 0 {
+            return Ok(nothing(layout));
+        }
         let at = self.alloc(layout).map_err(|_| AllocError)?;
         Ok(NonNull::slice_from_raw_parts(at, layout.size()))
     }
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if layout.size() == 0 {
+            return Ok(nothing(layout));
+        }
         let at = self.alloc_zeroed(layout).map_err(|_| AllocError)?;
         Ok(NonNull::slice_from_raw_parts(at, layout.size()))
     }
 
     #[inline]
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller's word.
-        unsafe { self.free(ptr, layout) };
+        if layout.size() > 0 {
+            // SAFETY: the caller's word.
+            unsafe { self.free(ptr, layout) };
+        }
     }
 
     unsafe fn grow(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
@@ -49,17 +59,24 @@ impl Heap {
     /// # Safety
     /// As for `realloc`; both layouts are valid.
     unsafe fn resize(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        if old.align() == new.align() {
+        if old.align() == new.align() && old.size() > 0 && new.size() > 0 {
             // SAFETY: the caller's word.
             let at = unsafe { self.realloc(ptr, old, new.size()) }.map_err(|_| AllocError)?;
             return Ok(NonNull::slice_from_raw_parts(at, new.size()));
         }
-        let at = self.alloc(new).map_err(|_| AllocError)?;
+        let at = Allocator::allocate(&self, new)?;
         // SAFETY: two allocations of at least that many bytes; the old one is the caller's, and freed once.
         unsafe {
-            at.copy_from_nonoverlapping(ptr, old.size().min(new.size()));
-            self.free(ptr, old);
+            at.cast().copy_from_nonoverlapping(ptr, old.size().min(new.size()));
+            Allocator::deallocate(&self, ptr, old);
         }
-        Ok(NonNull::slice_from_raw_parts(at, new.size()))
+        Ok(at)
     }
+}
+
+/// An allocation of no bytes, of the alignment that is asked for.
+fn nothing(layout: Layout) -> NonNull<[u8]> {
+    // SAFETY: an alignment is not zero.
+    let at = unsafe { NonNull::new_unchecked(core::ptr::without_provenance_mut(layout.align())) };
+    NonNull::slice_from_raw_parts(at, 0)
 }

@@ -10,6 +10,7 @@
 mod builder;
 #[cfg(feature = "allocator-api2")]
 mod collections;
+mod known;
 mod report;
 mod watched;
 
@@ -20,11 +21,9 @@ use crate::arena::Fill;
 use crate::bitset::{BitRangeError, Bitset};
 use crate::global::{self, HEAP};
 use crate::heap::{Heap as Core, Tracked};
-use crate::leaks::{self, Leaks, LeaksUnknown};
 use crate::modes::Tracker;
 use crate::os;
-use crate::records::{GroupBy, LiveSince, Snapshot};
-use crate::report::{CheckError, Mode, Record, Stats, Trimmed};
+use crate::report::{CheckError, Mode, Stats, Trimmed};
 use crate::size_class::{self, CLASSES, Class, INFO};
 use crate::slab::Slab;
 use crate::sync::Counter;
@@ -80,6 +79,9 @@ pub struct Heap {
 unsafe impl Send for Heap {}
 // SAFETY: as above.
 unsafe impl Sync for Heap {}
+/// No panic passes through a heap's own code: none leaves it half changed.
+impl core::panic::UnwindSafe for Heap {}
+impl core::panic::RefUnwindSafe for Heap {}
 
 /// What is mapped for a heap. The core is valid as zeros.
 struct Inner {
@@ -96,6 +98,8 @@ struct Inner {
     plain: bool,
     /// Whether calls are timed.
     timed: bool,
+    /// Whether its allocations are in the profile.
+    profiled: bool,
     /// Valid as zeros too.
     tracker: Tracker,
     times: Slab<Times>,
@@ -217,8 +221,8 @@ impl Heap {
         Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: self.cache(), tag, frame: 0 }
     }
 
-    fn alloc_tracked(&self, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
-        let tracked = Tracked { frame: os::frame(), ..self.tracked() };
+    fn alloc_tracked(&self, frame: usize, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
+        let tracked = Tracked { frame, ..self.tracked() };
         let class = Layout::from_size_align(tracked.padded(layout.size()), layout.align())
             .ok()
             .and_then(|padded| self.inner().class_of(padded));
@@ -313,9 +317,11 @@ impl Heap {
     /// # Safety
     /// `ptr` came from this heap, and nobody uses it any more.
     #[cfg(feature = "prefixed")]
+    #[inline(never)]
     pub(crate) unsafe fn free_at(&self, ptr: NonNull<u8>) {
         if self.inner().mode != Mode::Fast {
-            return self.tracked().free(ptr.as_ptr().expose_provenance(), None, false);
+            let tracked = Tracked { frame: os::frame(), ..self.tracked() };
+            return tracked.free(ptr.as_ptr().expose_provenance(), None, false);
         }
         // SAFETY: the caller's word. Without records and a fallback, nobody looks at the layout.
         unsafe { self.free(ptr, Layout::new::<u8>()) };
@@ -344,7 +350,7 @@ impl Heap {
 
     /// # Safety
     /// As [`free`](Self::free).
-    unsafe fn free_tracked(&self, ptr: NonNull<u8>, layout: Layout) {
+    unsafe fn free_tracked(&self, frame: usize, ptr: NonNull<u8>, layout: Layout) {
         let place = self.inner().core.place(ptr.addr().get());
         match self.inner().fallback {
             // SAFETY: as in `free_other`; and it is none that the heap has unmapped.
@@ -353,7 +359,8 @@ impl Heap {
             },
             _ => {
                 let address = ptr.as_ptr().expose_provenance();
-                self.tracked().free(address, Some((layout.size(), layout.align())), false);
+                let tracked = Tracked { frame, ..self.tracked() };
+                tracked.free(address, Some((layout.size(), layout.align())), false);
             }
         }
     }
@@ -370,7 +377,9 @@ impl Heap {
     /// # Safety
     /// As [`free`](Self::free); if it succeeds, only the returned address may be used. `new_size`, rounded up to the
     /// alignment, must not overflow an `isize`.
+    #[inline(never)]
     pub unsafe fn realloc(&self, ptr: NonNull<u8>, layout: Layout, new_size: usize) -> Result<NonNull<u8>, AllocError> {
+        let frame = os::frame();
         let inner = self.inner();
         // SAFETY: the caller's word.
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
@@ -385,16 +394,22 @@ impl Heap {
         } else if !self.is_foreign(ptr) {
             // SAFETY: the page map names it, and it is live.
             let served = inner.class_of(new).is_some();
+            // It may move: to a profile it is freed, and another allocated.
+            self.end_sample(ptr);
             let resized =
                 if served { None } else { inner.core.resize_large(self.index(), address, new_size, layout.align()) };
             if let Some(resized) = resized {
+                self.sample(frame, resized, new_size);
                 return Ok(resized);
             }
         } else if let Some(fallback) = inner.fallback {
             let new = unempty(new);
+            self.end_sample(ptr);
             // SAFETY: the caller's word: it is the fallback's.
             let at = unsafe { fallback.realloc(ptr.as_ptr(), unempty(layout), new.size()) };
-            return self.of_fallback(at);
+            let at = self.of_fallback(at)?;
+            self.sample(frame, at, new_size);
+            return Ok(at);
         }
         let target = self.alloc(new)?;
         // SAFETY: two allocations of at least that many bytes; the old one is the caller's, and freed once.
@@ -421,7 +436,8 @@ impl Heap {
         }
     }
 
-    /// Where the heap's bytes are, and what its pools have done. Linear in the number of spans and threads.
+    /// Where the heap's bytes are, and what its pools have done. Linear in the number of spans and threads, and of records where
+    /// they are kept.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::default();
         self.fill(&mut stats);
@@ -477,60 +493,6 @@ impl Heap {
         Some(self.inner().capacity).filter(|capacity| *capacity > 0)
     }
 
-    /// The ID of the live allocation that begins at `ptr`: `None` if none does, or the heap gives no IDs. O(1), any thread.
-    pub fn id_of(&self, ptr: *const u8) -> Option<u64> {
-        self.inner().tracker.id_of(self.inner().core.place(ptr.addr()))
-    }
-
-    /// The address of the live allocation with this ID: `None` if it has been freed, or was never made. O(1), any thread.
-    pub fn ptr_of(&self, id: u64) -> Option<NonNull<u8>> {
-        NonNull::new(ptr::with_exposed_provenance_mut(self.inner().tracker.find_id(id)?.address))
-    }
-
-    /// What is known of the live allocation with this ID. O(1), any thread.
-    pub fn record(&self, id: u64) -> Option<Record> {
-        self.inner().tracker.record(id)
-    }
-
-    /// The addresses to which the functions return that called for the live allocation with this ID: see
-    /// [`callers`](crate::callers).
-    pub fn callers(&self, id: u64, out: &mut [usize]) -> usize {
-        let tracker = &self.inner().tracker;
-        tracker.find_id(id).map_or(0, |seen| tracker.callers(&seen, out))
-    }
-
-    /// Calls `visit` with the record of each live allocation, while other threads go on: exact for those that live
-    /// throughout. Of a heap without IDs there are none.
-    pub fn walk(&self, mut visit: impl FnMut(Record)) {
-        let tracker = &self.inner().tracker;
-        tracker.walk(|seen| visit(tracker.public(seen)));
-    }
-
-    /// A mark in the row of the heap's allocations, for [`live_since`](Self::live_since). O(1).
-    pub fn snapshot(&self) -> Snapshot {
-        self.inner().tracker.snapshot()
-    }
-
-    /// What is live now and was not at the mark: leaks, if nothing should be. Linear in the most records that there ever
-    /// were.
-    pub fn live_since(&self, snapshot: Snapshot) -> LiveSince {
-        self.inner().tracker.live(snapshot, Snapshot::LAST, GroupBy::SizeAndTag)
-    }
-
-    /// What is live now of what was allocated after one mark and before another, in groups.
-    pub fn diff(&self, from: Snapshot, to: Snapshot, by: GroupBy) -> LiveSince {
-        self.inner().tracker.live(from, to, by)
-    }
-
-    /// What the heap has given out and can be got at no more: as [`leaks`](crate::leaks).
-    ///
-    /// # Errors
-    /// As there.
-    #[inline(never)]
-    pub fn leaks(&self) -> Result<Leaks, LeaksUnknown> {
-        leaks::find(&self.inner().core, &self.inner().tracker, &os::registers(), 0)
-    }
-
     /// Sets or clears a bit of the heap's bitset and returns what it was. O(1), atomic: it acquires and releases.
     ///
     /// # Errors
@@ -550,6 +512,9 @@ impl Heap {
 
 impl Drop for Heap {
     fn drop(&mut self) {
+        if self.inner().profiled {
+            global::watch::forget(|address| self.inner().core.owns(address));
+        }
         // SAFETY: nobody has the heap any more, and its users had to be done with what it gave out.
         unsafe {
             self.inner().core.dispose();

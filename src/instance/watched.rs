@@ -1,4 +1,4 @@
-//! A heap's calls where there is more to do than to serve them: records, or times.
+//! A heap's calls where there is more to do than to serve them: records, times, or samples for a profile.
 
 use super::{AllocError, Heap};
 use crate::arena::Fill;
@@ -10,18 +10,36 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 impl Heap {
-    /// With records, or timed, or both.
+    /// With records, timed, or profiled.
     #[cold]
     #[inline(never)]
     pub(super) fn alloc_watched(&self, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
+        let frame = os::frame();
         let start = self.begin(Call::Alloc);
         let at = match fill {
-            _ if self.inner().mode != Mode::Fast => self.alloc_tracked(layout, fill),
+            _ if self.inner().mode != Mode::Fast => self.alloc_tracked(frame, layout, fill),
             Fill::Any => self.alloc_plain(layout),
             Fill::Zero => self.alloc_plain_zeroed(layout),
         };
         self.end(Call::Alloc, start);
+        if let Ok(at) = at {
+            self.sample(frame, at, layout.size());
+        }
         at
+    }
+
+    /// The caller of the function with this frame has been given an allocation.
+    pub(super) fn sample(&self, frame: usize, at: NonNull<u8>, size: usize) {
+        if self.inner().profiled {
+            global::watch::allocated(frame, at.as_ptr(), size);
+        }
+    }
+
+    /// An allocation is about to be freed, or to move.
+    pub(super) fn end_sample(&self, at: NonNull<u8>) {
+        if self.inner().profiled {
+            global::watch::freeing(at.addr().get());
+        }
     }
 
     /// The calling thread's times; `None` if calls are not timed, or it has no index.
@@ -47,11 +65,13 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub(super) unsafe fn free_watched(&self, ptr: NonNull<u8>, layout: Layout) {
+        let frame = os::frame();
+        self.end_sample(ptr);
         let start = self.begin(Call::Free);
         // SAFETY: the caller's word.
         unsafe {
             if self.inner().mode != Mode::Fast {
-                self.free_tracked(ptr, layout);
+                self.free_tracked(frame, ptr, layout);
             } else {
                 self.free_plain(ptr, layout);
             }

@@ -24,10 +24,10 @@ mod tests;
 pub(crate) use ids::Ids;
 pub(crate) use index::Index;
 pub(crate) use places::{Place, Places};
-pub(crate) use quarantine::Quarantine;
-pub(crate) use record::{Birth, Ended, Record, Seen};
+pub(crate) use quarantine::{JUNK, Quarantine};
+pub(crate) use record::{Birth, Ended, Of, Record, Seen};
 
-use crate::config::{ADDRESS_BITS, CALLERS, GRAIN, GUARDED, KEPT_MAX, KEPT_RUNS, RECENT};
+use crate::config::{ADDRESS_BITS, CALLERS, GUARDED, KEPT_MAX, KEPT_RUNS, RECENT};
 use crate::os;
 use crate::slab::Slab;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
@@ -110,7 +110,7 @@ impl Tracker {
     /// Has each record keep up to so many callers; before the first is made.
     pub(crate) fn keep_callers(&self, most: usize) {
         let most = most.min(CALLERS);
-        self.records.shape(most);
+        self.records.shape(record::words(most));
         self.depth.store(most as u32, Ordering::Relaxed);
     }
 
@@ -151,13 +151,14 @@ impl Tracker {
     /// Makes the record of an allocation that the caller has just taken and nobody knows yet, with the next ID of its lot,
     /// which it returns; `None` if there is no memory for it: then nothing has changed.
     #[unsafe(link_section = ".millpond_cold")]
+    #[inline]
     pub(crate) fn begin(&self, lot: &Lot, place: Place, birth: Birth<'_>) -> Option<u64> {
         let word = self.places.make(place)?;
         // Relaxed: whoever has the chunk has the word, by the same hand-over.
         let known = word.load(Ordering::Relaxed);
         let record = if known == NONE { self.records.take()? } else { self.records.get(known) };
         if let Some((id, block)) = record.left_over() {
-            self.ids.end(id, block);
+            self.end_left_over(id, block);
         }
         let Some((id, block)) = self.ids.issue(lot, record.index()) else {
             if known == NONE {
@@ -165,7 +166,7 @@ impl Tracker {
             }
             return None;
         };
-        record.begin(id, block, place.address, birth);
+        record.begin(id, block, place.address, birth, self.depth());
         if known == NONE {
             // ORDERING: Release pairs with the Acquire in `at`: the record is made.
             word.store(
@@ -180,6 +181,13 @@ impl Tracker {
         Some(id)
     }
 
+    #[cold]
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
+    fn end_left_over(&self, id: u64, block: u32) {
+        self.ids.end(id, block);
+    }
+
     /// Leaves a lot whose owner will use it no more.
     pub(crate) fn leave(&self, lot: &Lot) {
         self.ids.leave(lot);
@@ -189,6 +197,7 @@ impl Tracker {
     /// says so; the size may be rounded up to the alignment, beyond the grain. Afterwards the caller, and nobody else, may
     /// free it; the record is the caller's to [`remember`](Self::remember), as long as the chunk is.
     #[unsafe(link_section = ".millpond_cold")]
+    #[inline(always)]
     pub(crate) fn end(
         &self,
         place: Place,
@@ -196,20 +205,20 @@ impl Tracker {
         thread: u32,
         now: u64,
     ) -> Result<Ended, Misuse> {
-        let Some(record) = self.at(place) else { return Err(self.why_not(place)) };
-        let Some((ended, align, block)) = record.live_at(place.address) else { return Err(self.why_not(place)) };
-        if let Some((size, said)) = layout {
-            let is_rounded = || align > GRAIN && Some(size) == ended.size.checked_next_multiple_of(align);
-            if (size != ended.size && !is_rounded()) || said != align {
-                return Err(self.find(place).map_or(Misuse::Unknown, Misuse::Layout));
-            }
-        }
-        if !record.end(ended.id, thread, now) {
-            // Somebody else has, be it just now.
-            return Err(self.why_not(place));
+        // What went wrong is found out by those who look again.
+        self.try_end(place, layout, thread, now).ok_or_else(|| self.why_not(place, layout))
+    }
+
+    /// The same; `None` if it cannot be.
+    #[inline(always)]
+    fn try_end(&self, place: Place, layout: Option<(usize, usize)>, thread: u32, now: u64) -> Option<Ended> {
+        let record = self.at(place)?;
+        let (ended, align, block) = record.live_at(place.address)?;
+        if layout.is_some_and(|layout| !ended.has(align, layout)) || !record.end(ended.id, thread, now) {
+            return None;
         }
         self.ids.end(ended.id, block);
-        Ok(ended)
+        Some(ended)
     }
 
     /// Forgets a free at a place that another allocator has given out since.
@@ -219,10 +228,17 @@ impl Tracker {
         }
     }
 
-    /// Why nothing can be freed at a place.
+    /// Why nothing can be freed at a place with a layout; whatever went before, somebody else may have freed it just now.
     #[cold]
     #[unsafe(link_section = ".millpond_cold")]
-    fn why_not(&self, place: Place) -> Misuse {
+    #[inline(never)]
+    fn why_not(&self, place: Place, layout: Option<(usize, usize)>) -> Misuse {
+        let live = self.at(place).and_then(|record| record.live_at(place.address));
+        if let (Some((ended, align, _)), Some(layout)) = (live, layout) {
+            if !ended.has(align, layout) {
+                return self.find(place).map_or(Misuse::Unknown, Misuse::Layout);
+            }
+        }
         let freed = self.find(place).filter(|seen| !seen.is_live).or_else(|| self.last_at(place.address));
         freed.map_or(Misuse::Unknown, Misuse::Double)
     }
@@ -234,6 +250,7 @@ impl Tracker {
     }
 
     /// Puts what is kept back among the recent frees and returns what comes out for it, if anything does: address and size.
+    #[inline]
     pub(crate) fn remember(&self, address: usize, size: usize) -> Option<(usize, usize)> {
         let next = self.next.fetch_add(1, Ordering::Relaxed) as usize;
         // Relaxed: only an address to prefetch, which need not be right.
@@ -346,9 +363,27 @@ impl Tracker {
         self.records.get(self.ids.find(id)?).read().filter(|seen| seen.id == id && seen.is_live)
     }
 
-    /// Those who called for an allocation, innermost first: how many were stored.
-    pub(crate) fn callers(&self, seen: &Seen, out: &mut [usize]) -> usize {
-        self.records.get(seen.index).callers(seen.id, out)
+    /// Those who called for an allocation, or freed it, innermost first: how many were stored.
+    pub(crate) fn callers(&self, seen: &Seen, of: Of, out: &mut [usize]) -> usize {
+        self.records.get(seen.index).callers(seen.id, of, self.depth(), out)
+    }
+
+    /// Keeps those who freed an allocation that the caller has just ended.
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn keep_freed(&self, place: Place, callers: &[usize]) {
+        if let Some(record) = self.at(place) {
+            record.keep(Of::Free, callers, self.depth());
+        }
+    }
+
+    /// Has the processor fetch the record of a place at which an allocation will begin soon.
+    #[inline]
+    pub(crate) fn prefetch(&self, place: Place) {
+        // Relaxed: only an address to prefetch.
+        let index = self.places.get(place).map_or(NONE, |word| word.load(Ordering::Relaxed));
+        if index != NONE {
+            os::prefetch_write(core::ptr::from_ref(self.records.get(index)).addr());
+        }
     }
 
     /// An ID such that what is allocated from now on has a higher one, and all else has not.

@@ -10,7 +10,7 @@ use crate::report::{Freed, Mode};
 use crate::sync::{AtomicU32, AtomicUsize, Ordering};
 
 /// What freed memory is overwritten with, unless it is to be something else.
-const JUNK: u8 = 0xdf;
+pub(crate) const JUNK: u8 = 0xdf;
 
 /// See the module's documentation. Zeros: as the mode has it.
 #[derive(Debug)]
@@ -34,6 +34,12 @@ impl Quarantine {
         // Relaxed, as all here: numbers that publish nothing.
         self.limit.store(bytes.map_or(0, |bytes| bytes.saturating_add(1)), Ordering::Relaxed);
         self.freed.store(freed.map_or(0, |freed| freed as u32 + 1), Ordering::Relaxed);
+    }
+
+    /// Whether nothing was wished.
+    #[inline]
+    pub(crate) fn is_default(&self) -> bool {
+        self.limit.load(Ordering::Relaxed) == 0 && self.freed.load(Ordering::Relaxed) == 0
     }
 
     /// Whether a freed allocation of so many bytes is kept back: always the same.

@@ -8,39 +8,66 @@
 //!
 //! State and ID are one word, written last and read first and last again: a reader that finds the same word twice has read
 //! one allocation's record (a sequence lock, without a writer that anybody waits for). A record stays with the place at
-//! which its allocations begin; behind it are the addresses of those who called for it, where that is asked for.
+//! which its allocations begin. It has one cache line to itself: what an allocation and its free touch of it is one miss
+//! each. Behind it are the addresses of those who called for it and who freed it, where that is asked for.
 
+use crate::config::GRAIN;
 use crate::slab::Node;
-use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
 use crate::tagged::{Index, NONE};
-use core::ptr::null_mut;
+use core::ptr::with_exposed_provenance;
 
 const LIVE: u64 = 1;
 const FREED: u64 = 2;
 const STATE: u64 = 3;
 
-/// See the module's documentation. What a free looks at comes first, in as few cache lines as may be.
+/// Where in a word with an address in it something else begins.
+const HIGH: u32 = 48;
+const LOW: u64 = (1 << HIGH) - 1;
+
+/// See the module's documentation.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(crate) struct Record {
     /// ID and state.
     word: AtomicU64,
-    address: AtomicUsize,
+    /// The address, and above it log2 of the alignment asked for.
+    place: AtomicU64,
     size: AtomicUsize,
-    /// log2 of the alignment asked for.
-    align: AtomicU32,
     index: AtomicU32,
-    /// The block of the ID.
+    /// The block of the ID; in a record that nobody has, what links it in the slab.
     block: AtomicU32,
-    freed_by: AtomicU32,
-    freed_ms: AtomicU64,
-    born_ms: AtomicU64,
-    tag: AtomicPtr<u8>,
-    tag_len: AtomicU32,
     thread: AtomicU32,
-    link: AtomicU32,
-    /// How many callers there are behind the record.
-    depth: AtomicU32,
+    freed_by: AtomicU32,
+    born_ms: AtomicU64,
+    freed_ms: AtomicU64,
+    /// Where the tag is, and above it how long.
+    tag: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Record>() == 64 || !crate::config::ZERO_IS_NODE);
+
+/// Words behind a record that keeps up to `most` callers of each kind: how many there are, and they; whole cache lines.
+pub(crate) const fn words(most: usize) -> usize {
+    if most == 0 { 0 } else { (1 + 2 * most).next_multiple_of(64 / size_of::<AtomicUsize>()) }
+}
+
+/// Whose callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// Who asked for the allocation.
+    Birth,
+    /// Who freed it.
+    Free,
+}
+
+/// A tag in a word: of one that is longer than 64 KiB, what comes first.
+fn pack_tag(tag: &'static str) -> u64 {
+    let mut len = tag.len().min(u16::MAX as usize);
+    while !tag.is_char_boundary(len) {
+        len -= 1;
+    }
+    tag.as_ptr().expose_provenance() as u64 | (len as u64) << HIGH
 }
 
 /// What is known of an allocation when it begins.
@@ -80,32 +107,38 @@ pub(crate) struct Ended {
     pub(crate) size: usize,
 }
 
-// SAFETY: zeros are a record in state none; the link is one word.
+impl Ended {
+    /// Whether an allocation aligned to `align` has the size and alignment that are said: the size may be rounded up to the
+    /// alignment, beyond the grain.
+    #[inline]
+    pub(crate) fn has(&self, align: usize, (size, said): (usize, usize)) -> bool {
+        let is_rounded = || align > GRAIN && Some(size) == self.size.checked_next_multiple_of(align);
+        said == align && (size == self.size || is_rounded())
+    }
+}
+
+// SAFETY: zeros are a record in state none; the link is one word, which is the block's only while the record is somebody's.
 unsafe impl Node for Record {
     fn stride(words: usize) -> usize {
         size_of::<Self>() + words * size_of::<AtomicUsize>()
     }
 
     fn link(&self) -> &AtomicU32 {
-        &self.link
+        &self.block
     }
 
     unsafe fn make(at: *mut Self, words: usize) {
         let record = Self {
             word: AtomicU64::new(0),
-            address: AtomicUsize::new(0),
+            place: AtomicU64::new(0),
             size: AtomicUsize::new(0),
-            align: AtomicU32::new(0),
+            index: AtomicU32::new(NONE),
+            block: AtomicU32::new(NONE),
             thread: AtomicU32::new(0),
+            freed_by: AtomicU32::new(0),
             born_ms: AtomicU64::new(0),
             freed_ms: AtomicU64::new(0),
-            freed_by: AtomicU32::new(0),
-            index: AtomicU32::new(NONE),
-            link: AtomicU32::new(NONE),
-            tag_len: AtomicU32::new(0),
-            tag: AtomicPtr::new(null_mut()),
-            block: AtomicU32::new(NONE),
-            depth: AtomicU32::new(0),
+            tag: AtomicU64::new(0),
         };
         // SAFETY: the caller gives the place, with this many words behind the record.
         unsafe {
@@ -131,68 +164,94 @@ impl Record {
         (word & STATE == LIVE).then(|| (word >> 2, self.block.load(Ordering::Relaxed)))
     }
 
+    fn address(&self, order: Ordering) -> (usize, u32) {
+        let place = self.place.load(order);
+        ((place & LOW) as usize, (place >> HIGH) as u32)
+    }
+
     /// What is needed for a free of a live allocation at this address: its ID, size, alignment and block, if it is one.
     #[inline]
     pub(crate) fn live_at(&self, address: usize) -> Option<(Ended, usize, Index)> {
         // ORDERING: Acquire, as in `read`; should they be of two allocations, the exchange in `end` fails.
         let each = Ordering::Acquire;
         let word = self.word.load(each);
-        if word & STATE != LIVE || self.address.load(each) != address {
+        let (start, align) = self.address(each);
+        if word & STATE != LIVE || start != address {
             return None;
         }
         let ended = Ended { id: word >> 2, address, size: self.size.load(each) };
-        Some((ended, 1 << (self.align.load(each) & (usize::BITS - 1)), self.block.load(each)))
+        Some((ended, 1 << (align & (usize::BITS - 1)), self.block.load(each)))
     }
 
-    /// Writes what is known at an allocation. The caller has the record alone: its place is that of a chunk in its hand.
-    pub(crate) fn begin(&self, id: u64, block: Index, address: usize, birth: Birth<'_>) {
+    /// Writes what is known at an allocation, of whose callers up to `most` are kept. The caller has the record alone: its
+    /// place is that of a chunk in its hand.
+    pub(crate) fn begin(&self, id: u64, block: Index, address: usize, birth: Birth<'_>, most: usize) {
         let Birth { size, align, thread, now, tag, callers } = birth;
         // Relaxed: the fields' own stores order it.
         self.word.store(0, Ordering::Relaxed);
         // ORDERING: Release on each: who reads one of them sees that the word is no longer what it was.
         let each = if planted(Fault::RecordRelaxed) { Ordering::Relaxed } else { Ordering::Release };
-        self.address.store(address, each);
+        self.place.store(address as u64 | (align.trailing_zeros() as u64) << HIGH, each);
         self.size.store(size, each);
-        self.align.store(align.trailing_zeros(), each);
         self.thread.store(thread, each);
         self.born_ms.store(now, each);
-        self.tag.store(tag.as_ptr().cast_mut(), each);
-        self.tag_len.store(tag.len() as u32, each);
+        self.tag.store(pack_tag(tag), each);
         self.block.store(block, each);
-        self.depth.store(callers.len() as u32, each);
-        for (word, caller) in callers.iter().enumerate() {
-            self.caller(word).store(*caller, each);
+        if most > 0 {
+            self.keep(Of::Birth, callers, most);
         }
         // ORDERING: Release publishes all of it.
         self.word.store(id << 2 | LIVE, Ordering::Release);
     }
 
+    /// Keeps callers. The caller has the record, or the chunk that it is of, alone.
+    pub(crate) fn keep(&self, of: Of, callers: &[usize], most: usize) {
+        let callers = &callers[..callers.len().min(most)];
+        let (first, counts) = match of {
+            Of::Birth => (1, callers.len()),
+            Of::Free => (1 + most, self.behind(0).load(Ordering::Relaxed) & 0xff | callers.len() << 8),
+        };
+        // ORDERING: Release, as in `begin`.
+        let each = Ordering::Release;
+        callers.iter().enumerate().for_each(|(at, caller)| self.behind(first + at).store(*caller, each));
+        self.behind(0).store(counts, each);
+    }
+
     /// Makes a freed record of an allocation at this address nobody's.
     pub(crate) fn forget(&self, address: usize) {
         let word = self.word.load(Ordering::Relaxed);
-        if word & STATE == FREED && self.address.load(Ordering::Relaxed) == address {
+        if word & STATE == FREED && self.address(Ordering::Relaxed).0 == address {
             // Relaxed: by exchange, should an allocation begin in the page meanwhile.
             let _ = self.word.compare_exchange(word, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
     /// A word behind the record, of those that the slab was told of.
-    fn caller(&self, word: usize) -> &AtomicUsize {
-        // SAFETY: `depth` is at most the number of words behind each record of the slab.
+    fn behind(&self, word: usize) -> &AtomicUsize {
+        // SAFETY: the slab was told of `words(most)`, where `most` is always the same, and not zero for who calls.
         unsafe { &*(&raw const *self).add(1).cast::<AtomicUsize>().add(word) }
     }
 
-    /// Those who called for the allocation with this ID, innermost first: how many were stored.
-    pub(crate) fn callers(&self, id: u64, out: &mut [usize]) -> usize {
+    /// Those who called for the allocation with this ID, or freed it, innermost first: how many were stored. `most`: how many
+    /// the record may have.
+    pub(crate) fn callers(&self, id: u64, of: Of, most: usize, out: &mut [usize]) -> usize {
+        if most == 0 {
+            return 0;
+        }
         // ORDERING: Acquire, as in `read`.
         let each = Ordering::Acquire;
         let word = self.word.load(each);
-        let depth = (self.depth.load(each) as usize).min(out.len());
-        for (at, out) in out[..depth].iter_mut().enumerate() {
-            *out = self.caller(at).load(each);
+        let counts = self.behind(0).load(each);
+        let (first, count) = match of {
+            Of::Birth => (1, counts & 0xff),
+            Of::Free => (1 + most, counts >> 8),
+        };
+        let count = count.min(most).min(out.len());
+        for (at, out) in out[..count].iter_mut().enumerate() {
+            *out = self.behind(first + at).load(each);
         }
         let is_one = word >> 2 == id && self.word.load(Ordering::Relaxed) >> 2 == id;
-        if is_one { depth } else { 0 }
+        if is_one { count } else { 0 }
     }
 
     /// Moves a live record with this ID on to freed. True for one caller only.
@@ -218,14 +277,15 @@ impl Record {
         // allocation, the second look at the word would show it.
         let each = Ordering::Acquire;
         let word = self.word.load(each);
-        let (tag, len) = (self.tag.load(each), self.tag_len.load(each));
+        let tag = self.tag.load(each);
+        let (address, align) = self.address(each);
         let seen = Seen {
             index: self.index(),
             id: word >> 2,
             is_live: word & STATE == LIVE,
-            address: self.address.load(each),
+            address,
             size: self.size.load(each),
-            align: 1 << (self.align.load(each) & (usize::BITS - 1)),
+            align: 1 << (align & (usize::BITS - 1)),
             thread: self.thread.load(each),
             born_ms: self.born_ms.load(each),
             freed_by: self.freed_by.load(each),
@@ -235,11 +295,11 @@ impl Record {
         if word & STATE == 0 || self.word.load(Ordering::Relaxed) != word {
             return None;
         }
-        let tag = if tag.is_null() {
-            ""
-        } else {
-            // SAFETY: both are of one allocation, as the word has shown: a tag that was given as a whole, and stays.
-            unsafe { core::str::from_utf8_unchecked(core::slice::from_raw_parts(tag, len as usize)) }
+        let (at, len) = ((tag & LOW) as usize, (tag >> HIGH) as usize);
+        // SAFETY: both are of one allocation, as the word has shown: a tag that was given as a whole, or what comes first of
+        // it, and stays.
+        let tag = unsafe {
+            core::str::from_utf8_unchecked(core::slice::from_raw_parts(with_exposed_provenance::<u8>(at), len))
         };
         Some(Seen { tag, ..seen })
     }

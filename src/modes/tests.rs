@@ -1,7 +1,7 @@
 //! A tracker against a map: IDs rise and are found until the end, stale ones never, and each end is had once.
 
 use super::*;
-use crate::config::PAGE;
+use crate::config::{GRAIN, PAGE};
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
@@ -31,7 +31,13 @@ fn records_are_found_until_they_end() {
             let freed = tracker.end(place(address), Some((size, 8)), 2, 7).expect("live");
             assert_eq!((freed.id, freed.address, freed.size), (id, address, size));
             match tracker.end(place(address), None, 3, 8) {
-                Err(Misuse::Double(first)) => assert_eq!((first.id, first.freed_by, first.freed_ms), (id, 2, 7)),
+                Err(Misuse::Double(first)) => {
+                    assert_eq!((first.id, first.freed_by, first.freed_ms), (id, 2, 7));
+                    tracker.keep_freed(place(address), &[1, 2, 3]);
+                    let mut callers = [0; 3];
+                    assert_eq!((tracker.callers(&first, Of::Free, &mut callers), callers), (2, [1, 2, 0]));
+                    assert_eq!((tracker.callers(&first, Of::Birth, &mut callers), callers), (2, [size, address, 0]));
+                }
                 other => panic!("{other:?}"),
             }
             if let Some((old, size)) = tracker.remember(address, size) {
@@ -50,7 +56,8 @@ fn records_are_found_until_they_end() {
         let seen = tracker.find(place(*address)).expect("live");
         assert_eq!((seen.id, seen.size, seen.is_live), (*id, *size, true));
         let mut callers = [0; 3];
-        assert_eq!((tracker.callers(&seen, &mut callers), callers), (2, [*size, *address, 0]));
+        assert_eq!((tracker.callers(&seen, Of::Birth, &mut callers), callers), (2, [*size, *address, 0]));
+        assert_eq!(tracker.callers(&seen, Of::Free, &mut callers), 0);
         assert_eq!(tracker.find_id(*id), Some(seen));
     }
     assert!(ended.iter().chain(&[0, last + 1, u64::MAX]).all(|id| tracker.find_id(*id).is_none()));

@@ -166,6 +166,8 @@ pub(crate) fn at_exit(_last: extern "C" fn()) {}
 
 pub(crate) fn say(_text: Arguments<'_>) {}
 
+pub(crate) fn say_in(_path: &core::ffi::CStr, _text: Arguments<'_>) {}
+
 pub(crate) fn die(text: Arguments<'_>) -> ! {
     panic!("millpond: {text}")
 }

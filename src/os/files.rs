@@ -2,9 +2,10 @@
 //!
 //! Raw system calls, since libc's are cancellation points, from buffers on the stack; `errno` stays what it was.
 
-use super::linux::{errno, quietly};
+use super::linux::{errno, metadata, quietly, release_metadata};
 use super::proc::Opened;
 use core::ffi::CStr;
+use core::fmt::Write as _;
 
 /// The longest path, with its end.
 pub(crate) const PATH_MAX: usize = libc::PATH_MAX as usize;
@@ -82,6 +83,40 @@ impl core::fmt::Write for Output {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
         self.write(text.as_bytes()).map_err(|Refused| core::fmt::Error)
     }
+}
+
+/// Writes `millpond: ` and `text`, with a line's end, at the end of a file, which is open for so long only: a descriptor that
+/// stays would be closed, and its number used again, by programs that close all. Keeps `errno`.
+#[unsafe(link_section = ".millpond_cold")]
+pub(crate) fn say_in(path: &CStr, text: core::fmt::Arguments<'_>) {
+    if let Some(file) = Opened::append(path) {
+        let mut file = Output::new(Some(file));
+        let _ = writeln!(file, "millpond: {text}");
+        let _ = file.finish();
+    }
+}
+
+/// A path in memory of its own, from the root on: it stays right wherever the program goes. `None`: it is too long, or the system
+/// refuses.
+#[unsafe(link_section = ".millpond_cold")]
+pub(crate) fn keep_path(path: &[u8]) -> Option<usize> {
+    let at = metadata(PATH_MAX)?;
+    let place = core::ptr::with_exposed_provenance_mut::<u8>(at);
+    let mut len = 0;
+    if path.first() != Some(&b'/') {
+        // SAFETY: so many bytes are there. The system writes a path and its zero, and says how long both are.
+        let got = quietly(|| unsafe { libc::syscall(libc::SYS_getcwd, place, PATH_MAX) });
+        len = usize::try_from(got).ok().filter(|got| *got > 1)?;
+        // SAFETY: where its zero was.
+        unsafe { place.add(len - 1).write(b'/') };
+    }
+    if len + path.len() >= PATH_MAX {
+        release_metadata(at, PATH_MAX);
+        return None;
+    }
+    // SAFETY: there is room for it, and for the zero behind it, which is there.
+    unsafe { place.add(len).copy_from(path.as_ptr(), path.len()) };
+    Some(at)
 }
 
 /// Makes a call again for as long as signals interrupt it.

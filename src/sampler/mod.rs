@@ -271,6 +271,19 @@ impl Sampler {
         self.samples.give(sample.index.load(Ordering::Relaxed));
     }
 
+    /// Ends all samples whose addresses are gone, at once. Linear in the samples that there are.
+    #[cold]
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn end_all(&self, is_gone: impl Fn(usize) -> bool) {
+        for sample in (1..=self.samples.made()).map(|index| self.samples.get(index)) {
+            let address = sample.address.load(Ordering::Relaxed);
+            if address != 0 && is_gone(address) {
+                self.settle(address, sample.index.load(Ordering::Relaxed));
+            }
+        }
+    }
+
     /// The site of a stack. Two threads that meet a stack first at the same time may make two.
     fn site(&self, stack: &[usize]) -> Option<&Site> {
         let hash = stack.iter().fold(stack.len() as u64, |hash, frame| mix(hash.wrapping_add(STEP) ^ *frame as u64));

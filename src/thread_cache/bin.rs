@@ -80,6 +80,14 @@ impl Bin {
         Some(unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(chunk)) })
     }
 
+    /// The address that [`pop`](Self::pop) takes next. Only the owner may ask.
+    #[inline]
+    pub(crate) fn peek(&self) -> Option<usize> {
+        let top = self.top.load(Ordering::Relaxed);
+        // SAFETY: as in `pop`.
+        (top > self.bottom.load(Ordering::Relaxed)).then(|| unsafe { (*top.wrapping_sub(1)).get() })
+    }
+
     /// Puts a chunk. O(1); false if the bin misses. Only the owner may.
     #[inline(always)]
     pub(crate) fn push(&self, chunk: NonNull<u8>) -> bool {

@@ -1,0 +1,65 @@
+//! What a heap knows of its allocations, for whoever asks: IDs, records, what is live since when, what is lost.
+
+use super::Heap;
+use crate::leaks::{self, Leaks, LeaksUnknown};
+use crate::modes::Of;
+use crate::os;
+use crate::records::{GroupBy, LiveSince, Snapshot};
+use crate::report::Record;
+use core::ptr::{self, NonNull};
+
+impl Heap {
+    /// The ID of the live allocation that begins at `ptr`: `None` if none does, or the heap gives no IDs. O(1), any thread.
+    pub fn id_of(&self, ptr: *const u8) -> Option<u64> {
+        self.inner().tracker.id_of(self.inner().core.place(ptr.addr()))
+    }
+
+    /// The address of the live allocation with this ID: `None` if it has been freed, or was never made. O(1), any thread.
+    pub fn ptr_of(&self, id: u64) -> Option<NonNull<u8>> {
+        NonNull::new(ptr::with_exposed_provenance_mut(self.inner().tracker.find_id(id)?.address))
+    }
+
+    /// What is known of the live allocation with this ID. O(1), any thread.
+    pub fn record(&self, id: u64) -> Option<Record> {
+        self.inner().tracker.record(id)
+    }
+
+    /// The addresses to which the functions return that called for the live allocation with this ID: see
+    /// [`callers`](crate::callers).
+    pub fn callers(&self, id: u64, out: &mut [usize]) -> usize {
+        let tracker = &self.inner().tracker;
+        tracker.find_id(id).map_or(0, |seen| tracker.callers(&seen, Of::Birth, out))
+    }
+
+    /// Calls `visit` with the record of each live allocation, while other threads go on: exact for those that live
+    /// throughout. Of a heap without IDs there are none.
+    pub fn walk(&self, mut visit: impl FnMut(Record)) {
+        let tracker = &self.inner().tracker;
+        tracker.walk(|seen| visit(tracker.public(seen)));
+    }
+
+    /// A mark in the row of the heap's allocations, for [`live_since`](Self::live_since). O(1).
+    pub fn snapshot(&self) -> Snapshot {
+        self.inner().tracker.snapshot()
+    }
+
+    /// What is live now and was not at the mark: leaks, if nothing should be. Linear in the most records that there ever
+    /// were.
+    pub fn live_since(&self, snapshot: Snapshot) -> LiveSince {
+        self.inner().tracker.live(snapshot, Snapshot::LAST, GroupBy::SizeAndTag)
+    }
+
+    /// What is live now of what was allocated after one mark and before another, in groups.
+    pub fn diff(&self, from: Snapshot, to: Snapshot, by: GroupBy) -> LiveSince {
+        self.inner().tracker.live(from, to, by)
+    }
+
+    /// What the heap has given out and can be got at no more: as [`leaks`](crate::leaks).
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(never)]
+    pub fn leaks(&self) -> Result<Leaks, LeaksUnknown> {
+        leaks::find(&self.inner().core, &self.inner().tracker, &os::registers(), 0)
+    }
+}
