@@ -212,7 +212,7 @@ const MODELS: &[Model] = &[
     model!(
         modes::find_against_reuse,
         "modes/mod.rs modes/record.rs modes/places.rs modes/ids.rs thread_cache/lot.rs",
-        Some(2),
+        Some(3),
         [("relaxed", Fault::RecordRelaxed, "a record of two allocations")]
     ),
     model!(
@@ -273,7 +273,7 @@ const MODELS: &[Model] = &[
     model!(
         sampler::end_against_restart,
         "sampler/mod.rs sampler/site.rs modes/index.rs",
-        Some(2),
+        Some(3),
         [("stores", Fault::IndexStore, "each sample is given back once")]
     ),
     model!(stock::two_take, "os/stock.rs", None, [("stores", Fault::StockTake, "Causality violation")]),
@@ -431,6 +431,12 @@ struct Model {
     twins: &'static [(&'static str, Fault, &'static str)],
 }
 
+impl Model {
+    fn bound(&self) -> String {
+        self.bound.map_or("no bound".into(), |bound| format!("bound {bound}"))
+    }
+}
+
 macro_rules! model {
     ($module:ident :: $name:ident, $files:expr, $bound:expr, $twins:expr) => {
         Model {
@@ -476,7 +482,7 @@ pub fn main() {
     let ok = match arguments[..] {
         ["--one", name] => Task::named(name).run_here(),
         ["--list"] => {
-            MODELS.iter().for_each(|model| println!("{}: {}", model.name, model.files));
+            MODELS.iter().for_each(|model| println!("{}, {}: {}", model.name, model.bound(), model.files));
             true
         }
         [] => run_all(None),
@@ -591,7 +597,7 @@ impl Task {
             None => model_verdict(&output),
             Some(twin) => twin_verdict(&output, self.model.twins[twin].2),
         };
-        let bound = self.model.bound.map_or("no bound".into(), |bound| format!("bound {bound}"));
+        let bound = self.model.bound();
         let seconds = start.elapsed().as_secs_f64();
         let (word, said) = match &verdict {
             Ok(said) => ("ok", said),

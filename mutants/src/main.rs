@@ -4,7 +4,7 @@
 //!
 //! The sources are copied to a folder under `target`, all mutants are put in behind switches (see [`sites`]), the models
 //! are built once, and each mutant is switched on when the models are run. Results are kept, so that a run that was
-//! stopped goes on where it was; they hold as long as the sources, the models and this program are the same.
+//! stopped goes on where it was (see [`results`]).
 
 mod explained;
 mod models;
@@ -26,7 +26,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use models::{Build, Ended, Model};
 use report::{Report, Row};
-use results::{Fate, Results};
+use results::{Fate, Prints, Results};
 use sites::Mutant;
 
 /// Weakens Millpond one place at a time and sees whether its models notice.
@@ -74,7 +74,9 @@ fn run(options: &Options) -> Result<bool> {
     let start = Instant::now();
     let build = build(root, &place)?;
     println!("{} mutants, {} models", build.mutants.len(), build.models.len());
-    let results = Results::open(&place.join("results.jsonl"), build.fingerprint.clone(), options.afresh)?;
+    let prints = build.models.iter().map(|model| (model.name.clone(), model.fingerprint.clone())).collect();
+    let prints = Prints { code: build.fingerprint.clone(), models: prints };
+    let results = Results::open(&place.join("results.jsonl"), prints, options.afresh)?;
 
     let wanted: Vec<&Mutant> = build.mutants.iter().filter(|mutant| options.lets_through(mutant)).collect();
     ensure!(!wanted.is_empty(), "no mutant has {:?} in it", options.filter.as_deref().unwrap_or_default());
@@ -113,8 +115,8 @@ fn build(root: &Path, place: &Path) -> Result<Build> {
         match models::build(&copy, &place.join("build"))? {
             Ok(executable) => {
                 spinner.finish_and_clear();
-                let fingerprint = tree::fingerprint(root)?;
-                let models = models::list(&executable)?;
+                let fingerprint = tree::fingerprint(root, &models::sources(&executable, &copy)?)?;
+                let models = models::list(&executable, root)?;
                 return Ok(Build { executable, models, mutants, broken, fingerprint });
             }
             Err(errors) => {

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use wait_timeout::ChildExt;
 
 use crate::sites::Mutant;
+use crate::tree;
 
 /// What the models take unweakened, at most.
 const PATIENCE: Duration = Duration::from_secs(1200);
@@ -25,6 +25,7 @@ pub struct Build {
     pub mutants: Vec<Mutant>,
     /// What does not compile.
     pub broken: BTreeSet<u32>,
+    /// Of the code that the models run.
     pub fingerprint: String,
 }
 
@@ -34,6 +35,8 @@ pub struct Model {
     pub name: String,
     /// The files that it is about.
     pub files: Vec<String>,
+    /// What it depends on, beside the code.
+    pub fingerprint: String,
     /// How long it takes unweakened.
     pub takes: Duration,
     /// The mutants whose places it passes.
@@ -92,47 +95,72 @@ pub fn build(tree: &Path, target: &Path) -> Result<Result<PathBuf, Errors>> {
     Ok(Err(errors))
 }
 
-/// The models that there are, and the files that they name.
-pub fn list(executable: &Path) -> Result<Vec<Model>> {
+/// The sources that the compiler has read for the models, as paths within the tree.
+pub fn sources(executable: &Path, tree: &Path) -> Result<Vec<PathBuf>> {
+    let list = executable.with_extension("d");
+    let text = std::fs::read_to_string(&list).with_context(|| list.display().to_string())?;
+    let files = text.lines().filter_map(|line| line.strip_suffix(':')).map(Path::new);
+    let tree = tree.canonicalize()?;
+    let own = |file: &Path| {
+        let file = tree.join(file).canonicalize().ok()?;
+        Some(file.strip_prefix(&tree).ok()?.to_owned())
+    };
+    let sources: BTreeSet<PathBuf> = files.filter_map(own).collect();
+    ensure!(!sources.is_empty(), "{} names no source", list.display());
+    Ok(sources.into_iter().collect())
+}
+
+/// The models that there are, the files that they name, and what they depend on.
+pub fn list(executable: &Path, root: &Path) -> Result<Vec<Model>> {
     let output = Command::new(executable).arg("--list").output()?;
     ensure!(output.status.success(), "the models do not list themselves");
     let text = String::from_utf8(output.stdout)?;
     let model = |line: &str| {
-        let (name, files) = line.split_once(": ")?;
+        let (name, rest) = line.split_once(", ").with_context(|| format!("not a model: {line}"))?;
+        let (bound, files) = rest.split_once(": ").with_context(|| format!("not a model: {line}"))?;
         let files = files.split(' ').map(String::from).collect();
-        Some(Model { name: name.into(), files, takes: Duration::ZERO, reached: BTreeSet::new() })
+        let fingerprint = tree::fingerprint_of_model(root, name, bound)?;
+        Ok(Model { name: name.into(), files, fingerprint, takes: Duration::ZERO, reached: BTreeSet::new() })
     };
-    text.lines().map(|line| model(line).with_context(|| format!("not a model: {line}"))).collect()
+    text.lines().map(model).collect()
 }
 
 /// All models with how long they take unweakened, the quickest first. What an earlier run measured is kept in `file`.
 pub fn measured(build: &Build, jobs: usize, file: &Path) -> Result<Vec<Model>> {
     let known = std::fs::read_to_string(file).ok();
     let known = known.and_then(|text| serde_json::from_str::<(String, Vec<Model>)>(&text).ok());
-    if let Some((_, models)) = known.filter(|(fingerprint, _)| *fingerprint == build.fingerprint) {
-        return Ok(models);
+    let known =
+        known.filter(|(fingerprint, _)| *fingerprint == build.fingerprint).map_or(Vec::new(), |(_, known)| known);
+    let same = |model: &Model| {
+        let known =
+            known.iter().find(|known| (&known.name, &known.fingerprint) == (&model.name, &model.fingerprint))?;
+        Some(Model { takes: known.takes, reached: known.reached.clone(), ..model.clone() })
+    };
+    let mut models: Vec<Model> = build.models.iter().filter_map(same).collect();
+    let rest: Vec<&Model> = build.models.iter().filter(|model| same(model).is_none()).collect();
+    // A few at a time, so that a run that is stopped here goes on here.
+    for some in rest.chunks(2 * jobs.max(1)) {
+        println!("models without a mutant: {} of {} have been run", models.len(), build.models.len());
+        models.extend(measure(&build.executable, some, jobs)?);
+        std::fs::write(file, serde_json::to_string(&(&build.fingerprint, &models))?)?;
     }
-    let models = measure(build, jobs)?;
-    std::fs::write(file, serde_json::to_string(&(&build.fingerprint, &models))?)?;
+    models.sort_by_key(|model| model.takes);
     Ok(models)
 }
 
-/// Runs all models unweakened: they must pass.
-fn measure(build: &Build, jobs: usize) -> Result<Vec<Model>> {
-    let bar = ProgressBar::new(build.models.len() as u64).with_message("models without a mutant");
+/// Runs models unweakened: they must pass.
+fn measure(executable: &Path, models: &[&Model], jobs: usize) -> Result<Vec<Model>> {
     let next = AtomicUsize::new(0);
     let measured = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
-                while let Some(model) = build.models.get(next.fetch_add(1, Relaxed)) {
-                    measured.lock().unwrap().push((model, run(&build.executable, &model.name, None, PATIENCE)));
-                    bar.inc(1);
+                while let Some(model) = models.get(next.fetch_add(1, Relaxed)) {
+                    measured.lock().unwrap().push((*model, run(executable, &model.name, None, PATIENCE)));
                 }
             });
         }
     });
-    bar.finish_and_clear();
     let mut models = Vec::new();
     for (model, ended) in measured.into_inner().unwrap() {
         match ended {
@@ -144,7 +172,6 @@ fn measure(build: &Build, jobs: usize) -> Result<Vec<Model>> {
             Ended::Late => bail!("{} has no end without a mutant", model.name),
         }
     }
-    models.sort_by_key(|model| model.takes);
     Ok(models)
 }
 
