@@ -78,9 +78,11 @@ fn run(options: &Options) -> Result<bool> {
     let prints = Prints { code: build.fingerprint.clone(), models: prints };
     let results = Results::open(&place.join("results.jsonl"), prints, options.afresh)?;
 
-    let wanted: Vec<&Mutant> = build.mutants.iter().filter(|mutant| options.lets_through(mutant)).collect();
+    let mut wanted: Vec<&Mutant> = build.mutants.iter().filter(|mutant| options.lets_through(mutant)).collect();
     ensure!(!wanted.is_empty(), "no mutant has {:?} in it", options.filter.as_deref().unwrap_or_default());
     let models = models::measured(&build, options.jobs, &place.join("models.json"))?;
+    // Those whose models are quick come first: most of what there is to see is seen early.
+    wanted.sort_by_cached_key(|mutant| asked(&models, mutant).map(|model| model.takes).sum::<Duration>());
     try_all(&build, &models, &wanted, &results, options, start);
 
     let explained = explained::read(&root.join("mutants/explained.toml"))?;
@@ -166,13 +168,17 @@ fn try_all(build: &Build, models: &[Model], wanted: &[&Mutant], results: &Result
     bar.finish_and_clear();
 }
 
+/// The models that name a mutant's file and pass its place.
+fn asked<'a>(models: &'a [Model], mutant: &Mutant) -> impl Iterator<Item = &'a Model> {
+    models.iter().filter(|model| model.names(&mutant.file) && model.reached.contains(&mutant.id))
+}
+
 /// What becomes of a mutant: the quickest models that name its file and pass its place are asked first.
 fn fate(build: &Build, models: &[Model], mutant: &Mutant, options: &Options) -> Fate {
     if build.broken.contains(&mutant.id) {
         return Fate::Uncompiled;
     }
-    let asked: Vec<&Model> =
-        models.iter().filter(|model| model.names(&mutant.file) && model.reached.contains(&mutant.id)).collect();
+    let asked: Vec<&Model> = asked(models, mutant).collect();
     if asked.is_empty() {
         return Fate::Unreached;
     }
