@@ -35,7 +35,8 @@ const EXCHANGES: [&str; 8] = [
 const STEER: [&str; 6] = ["clock.", "visit", "asked", "aged()", "hint", "dirty_hint"];
 /// What is no write: it steers, counts what only its thread looks at, speaks to the system or the processor, or names a
 /// point for tests.
-const NO_WRITES: [&str; 6] = ["count", "prefetch", "discharge", "advise_thp", "debug_assert", "point"];
+const NO_WRITES: [&str; 9] =
+    ["count", "prefetch", "prefetch_read", "prefetch_write", "discharge", "advise_thp", "ebb", "debug_assert", "point"];
 /// Functions of the crate that publish what was written before: hand-overs by name.
 const HAND_OVERS: [&str; 16] = [
     "push",
@@ -233,12 +234,7 @@ impl Finder<'_> {
     fn order(&mut self, block: &syn::Block) {
         for (at, statement) in block.stmts.iter().enumerate() {
             let before = block.stmts[..at].iter().rev();
-            let Some(write) = before.take_while(passes).find(|write| !is_let(write) && !is_planted(write)) else {
-                continue;
-            };
-            if !is_write(write) {
-                continue;
-            }
+            let Some(write) = before.take_while(passes).find(|write| is_write(write)) else { continue };
             let mut found = Publications::default();
             found.visit_stmt(statement);
             if !found.here.is_empty() {
@@ -247,7 +243,7 @@ impl Finder<'_> {
                         ("({ let published = ".to_owned(), format!("; {before}{after} published }})"))
                     });
                 }
-            } else if found.within && !found.leaves && at + 1 < block.stmts.len() {
+            } else if found.within && !found.leaves && (at + 1 < block.stmts.len() || is_without_value(statement)) {
                 self.after(write, statement.span(), self.source(statement.span()), |before, after| {
                     (String::new(), format!(" {before}{after}"))
                 });
@@ -284,13 +280,12 @@ fn receiver(call: &syn::ExprMethodCall) -> String {
     text.replace(' ', "").trim_start_matches("self.").to_owned()
 }
 
-fn is_let(statement: &syn::Stmt) -> bool {
-    matches!(statement, syn::Stmt::Local(_))
-}
-
-/// The search for a write goes back over these, and to the first that is none of them.
+/// The search for a write goes back over these: what is no write, and cannot leave the block.
 fn passes(statement: &&syn::Stmt) -> bool {
-    !matches!(statement, syn::Stmt::Item(_) | syn::Stmt::Macro(_))
+    let mut finder = Publications::default();
+    finder.visit_stmt(statement);
+    let stays = matches!(statement, syn::Stmt::Local(_)) || is_planted(statement) || !finder.leaves;
+    stays && !matches!(statement, syn::Stmt::Item(_))
 }
 
 /// Visits an `if`, but of one that asks for a planted fault only what ships.
@@ -317,22 +312,49 @@ fn is_write(statement: &syn::Stmt) -> bool {
     let syn::Stmt::Expr(expression, _) = statement else { return false };
     let mut finder = Publications::default();
     finder.visit_expr(expression);
-    if finder.leaves || !finder.calls {
+    if finder.leaves || !finder.calls || is_planted(statement) || is_count(expression) {
         return false;
+    }
+    if let syn::Expr::MethodCall(call) = expression {
+        let word = receiver(call);
+        if STEER.iter().any(|start| word.starts_with(start)) {
+            return false;
+        }
     }
     let text = expression.to_token_stream().to_string();
-    if NO_WRITES.iter().any(|word| text.contains(&format!("{word} ("))) {
+    let is_none =
+        |word: &&str| text.split(|letter: char| !letter.is_alphanumeric() && letter != '_').any(|part| part == *word);
+    if matches!(expression, syn::Expr::MethodCall(_) | syn::Expr::Call(_) | syn::Expr::If(_))
+        && NO_WRITES.iter().any(is_none)
+    {
         return false;
     }
+    !matches!(expression, syn::Expr::Macro(_) | syn::Expr::Match(_) | syn::Expr::Assign(_) | syn::Expr::Binary(_))
+}
+
+/// Whether more can be put behind it, be it the last of its block.
+fn is_without_value(statement: &syn::Stmt) -> bool {
+    match statement {
+        syn::Stmt::Expr(syn::Expr::If(branch), _) => branch.else_branch.is_none(),
+        syn::Stmt::Expr(_, semicolon) => semicolon.is_some(),
+        _ => false,
+    }
+}
+
+/// A count, which is published by nobody; or such under a condition.
+fn is_count(expression: &syn::Expr) -> bool {
     match expression {
-        // A count is published by nobody.
         syn::Expr::MethodCall(call) => {
             let relaxed = call.args.iter().any(|argument| argument.to_token_stream().to_string().contains("Relaxed"));
             let name = call.method.to_string();
-            !(relaxed && (name.starts_with("fetch_add") || name.starts_with("fetch_sub")))
+            relaxed && (name.starts_with("fetch_add") || name.starts_with("fetch_sub"))
         }
-        syn::Expr::Macro(_) | syn::Expr::Match(_) | syn::Expr::Assign(_) | syn::Expr::Binary(_) => false,
-        _ => true,
+        syn::Expr::If(branch) if branch.else_branch.is_none() => branch
+            .then_branch
+            .stmts
+            .iter()
+            .all(|statement| matches!(statement, syn::Stmt::Expr(expression, _) if is_count(expression))),
+        _ => false,
     }
 }
 
@@ -490,6 +512,10 @@ mod tests {
         assert!(texts(source)[0].starts_with("node.set(1); after if x"));
         let counts = "fn f() { n.fetch_add(1, Ordering::Relaxed); list.push(nodes, node); }";
         assert_eq!(texts(counts), ["n.fetch_add -> load, store"]);
+        // What lies between is passed over.
+        let source = "fn f() { node.set(1); if x > 0 { n.fetch_add(1, Ordering::Relaxed); } got += 1; point(P); list.push(nodes, node); }";
+        assert_eq!(texts(source)[0], "node.set(1); after push");
+        assert!(texts("fn f() { node.set(1); if x() { return; } list.push(nodes, node); }").is_empty());
         assert!(texts("fn f() { if x() { return; } list.push(nodes, node); }").is_empty());
     }
 
