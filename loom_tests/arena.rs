@@ -2,7 +2,7 @@
 //! has them.
 
 use super::spawn;
-use crate::arena::{Arenas, Budget, Fill, Run};
+use crate::arena::{Arena, Arenas, Budget, Fill, Run};
 use crate::config::{PAGE, PAGE_SHIFT};
 use crate::os::fake;
 use std::prelude::v1::*;
@@ -46,6 +46,7 @@ fn check(arenas: &Arenas, held: &[Run]) {
     assert_eq!(arenas.check(), Ok(pages), "claims and counts agree");
     let committed = arenas.committed().load(crate::sync::Ordering::Relaxed);
     assert_eq!(committed, arenas.used_bytes() + arenas.dirty(), "the books are right");
+    assert_eq!(arenas.reserved(), arenas.iter().map(Arena::bytes).sum::<usize>(), "what is reserved is the arenas'");
 }
 
 /// Two claims of which only one fits: one of them crosses words, and may find its second word taken.
@@ -57,15 +58,28 @@ pub fn claim_across_words() {
     assert_eq!(arenas.reserved(), (PAGES + 4) * PAGE, "one arena had to be added");
 }
 
-/// A run is given back while another thread looks for one, finds none, and lowers what the arena says of the words.
-pub fn give_against_claim() {
+/// The last pages are given back while another thread looks for as many, finds none, and lowers what the arena says of the
+/// words.
+fn give_against_claim_of(pages: usize) {
     let arenas = Rc::new(Arenas::new());
     let run = take(&arenas, PAGES);
-    let last = Run { page: run.page + PAGES - 3, pages: 3 };
+    let last = Run { page: run.page + PAGES - pages, pages };
     let other = spawn(&arenas, move |arenas| give(arenas, last));
-    let mine = take(&arenas, 3);
+    let mine = arenas.take_run_there(pages, 1, Fill::Any);
+    mine.iter().for_each(|run| write(*run));
     other.join();
-    check(&arenas, &[Run { pages: PAGES - 3, ..run }, mine]);
+    let rest = Run { pages: PAGES - pages, ..run };
+    check(&arenas, &[rest].into_iter().chain(mine).collect::<Vec<_>>());
+}
+
+/// A run in two words is given back.
+pub fn give_against_claim() {
+    give_against_claim_of(3);
+}
+
+/// A run in one word is given back, of which as much is said as can be.
+pub fn give_in_a_word_against_claim() {
+    give_against_claim_of(2);
 }
 
 /// Two runs on both sides of a word's end are given back, and neither thread has more than its own: but what is said of
@@ -104,7 +118,7 @@ pub fn purge_against_purge() {
     give(&arenas, Run { pages: 2, ..run });
     let other = spawn(&arenas, Arenas::purge);
     give(&arenas, Run { page: run.page + 2, pages: 1 });
-    arenas.purge();
+    arenas.relieve(4 * PAGE);
     other.join();
     check(&arenas, &[Run { page: run.page + 3, pages: 1 }]);
 }
@@ -154,4 +168,15 @@ pub fn two_charge_a_budget() {
     assert!(mine.1 != theirs.1 || budget.take_passed(), "one is told");
     budget.discharge(2);
     assert_eq!(budget.used_bytes(), 0, "all is given back");
+}
+
+/// One charges a budget while another discharges it.
+pub fn charge_against_discharge() {
+    let budget = Rc::new(Budget::new());
+    budget.set(3, 0);
+    assert!(budget.charge(2), "there is room for two");
+    let other = spawn(&budget, |budget| budget.discharge(2));
+    assert!(budget.charge(1), "there is room for one more");
+    other.join();
+    assert_eq!(budget.used_bytes(), PAGE, "what was charged is used");
 }

@@ -26,3 +26,28 @@ pub fn two_set_bits_of_a_word() {
     assert_eq!((0..3).map(|bit| world.bits.get(bit)).filter(|bit| *bit == Ok(true)).count(), 2, "both are set");
     assert!(world.bits.get(3).is_err(), "there is no such bit");
 }
+
+/// Two threads clear two bits of a word.
+pub fn two_clear_bits_of_a_word() {
+    let bits = Rc::new(Bitset::new(3).expect("the fake system gives memory"));
+    assert!((0..3).all(|bit| bits.set(bit, true) == Ok(false)), "the bits were clear");
+    let other = spawn(&bits, |bits| bits.set(1, false));
+    assert_eq!(bits.set(2, false), Ok(true), "the bit was set");
+    assert_eq!(other.join(), Ok(true), "the bit was set");
+    assert_eq!((0..3).map(|bit| bits.get(bit)).filter(|bit| *bit == Ok(true)).count(), 1, "one is set");
+}
+
+/// Whoever sets a bit that was set already has what it guards.
+pub fn two_set_the_same_bit() {
+    let bits = Bitset::new(3).expect("the fake system gives memory");
+    let world = Rc::new(World { bits, guarded: Slot::new(0) });
+    let other = spawn(&world, |world| {
+        world.guarded.set(7);
+        world.bits.set(1, true)
+    });
+    let mine = world.bits.set(1, true);
+    if mine == Ok(true) {
+        assert_eq!(world.guarded.get(), 7, "what the bit guards is there");
+    }
+    assert!(mine != other.join(), "one has set it");
+}

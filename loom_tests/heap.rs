@@ -3,7 +3,7 @@
 
 use super::{spawn, touch};
 use crate::arena::Fill;
-use crate::config::PAGE;
+use crate::config::{HUGE_MIN, PAGE};
 use crate::heap::Heap;
 use crate::os::fake;
 use crate::size_class::{Class, INFO};
@@ -14,7 +14,7 @@ use core::ptr::{NonNull, with_exposed_provenance_mut};
 use std::prelude::v1::*;
 use std::rc::Rc;
 
-const CLASS: Class = 0;
+pub(super) const CLASS: Class = 0;
 /// The first cache that is made. With it, all threads of a model take and give large ones: they share a place on the shelf.
 const THREAD: Index = 1;
 
@@ -42,7 +42,7 @@ fn free(heap: &Heap, cache: &ThreadCache, chunk: usize) {
 }
 
 /// Each chunk is in one place, `live` of them with the program; nothing is left once all is given back.
-fn check(heap: &Heap, live: &[usize]) {
+pub(super) fn check(heap: &Heap, live: &[usize]) {
     let stats = heap.check().expect("the heap is sound");
     assert_eq!(stats.live, live.len() * INFO[CLASS].size, "each chunk is in one place");
     let cache = join(heap);
@@ -367,5 +367,53 @@ pub fn settle_against_birth() {
     let born = heap.caches.get(other.join());
     assert!(born.owner().is_some(), "a living thread's cache is taken from it");
     heap.leave(born);
+    check(&heap, &[]);
+}
+
+/// Two threads map huge allocations, and one of them unmaps its own.
+pub fn two_map_huge() {
+    let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
+    let huge = |heap: &Heap| {
+        let at =
+            heap.alloc_large(THREAD, HUGE_MIN, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
+        fake::touch(at, HUGE_MIN);
+        at
+    };
+    let other = spawn(&heap, move |heap| {
+        let at = huge(heap);
+        heap.free_large(THREAD, at);
+    });
+    let mine = huge(&heap);
+    other.join();
+    assert_eq!(heap.check().expect("the heap is sound").live, HUGE_MIN, "each mapping is in one place");
+    heap.free_large(THREAD, mine);
+    heap.leave(cache);
+    check(&heap, &[]);
+}
+
+/// A large allocation grows and shrinks in place while another begins.
+pub fn resize_against_alloc() {
+    let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
+    let large = |heap: &Heap, pages: usize| {
+        let at = heap.alloc_large(THREAD, pages * PAGE, 1, Fill::Any).expect("the fake system gives memory");
+        fake::touch(at.as_ptr().addr(), pages * PAGE);
+        at.as_ptr().addr()
+    };
+    let mine = large(&heap, 1);
+    let other = spawn(&heap, move |heap| large(heap, 1));
+    let mut pages = 1;
+    for size in [3 * PAGE, 2 * PAGE] {
+        if heap.resize_large(THREAD, mine, size, 1).is_some() {
+            pages = size / PAGE;
+            fake::touch(mine, size);
+        }
+    }
+    let theirs = other.join();
+    assert_eq!(heap.check().expect("the heap is sound").live, (pages + 1) * PAGE, "each run is in one place");
+    heap.free_large(THREAD, mine);
+    heap.free_large(THREAD, theirs);
+    heap.leave(cache);
     check(&heap, &[]);
 }

@@ -5,6 +5,7 @@ use super::{spawn, touch};
 use crate::heap::Heap;
 use crate::size_class::{Class, INFO};
 use crate::slab::Slab;
+use crate::sync::Slot;
 use crate::thread_cache::ThreadCache;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use std::prelude::v1::*;
@@ -91,7 +92,11 @@ pub fn two_flush() {
     let world = Rc::new(World { global: Slab::new(), heap: Heap::new() });
     let index = world.begin();
     let other = spawn(&world, move |world| {
-        world.leave(world.global.get(index));
+        let own = world.global.get(index);
+        // The last that it did: whoever empties its cache has seen it.
+        let chunk = world.alloc(own);
+        world.free(own, chunk);
+        world.leave(own);
         world.heap.flush_all_ended(&world.global)
     });
     let mine = world.heap.flush_all_ended(&world.global);
@@ -100,4 +105,46 @@ pub fn two_flush() {
     world.check(0);
     world.heap.flush_all_ended(&world.global);
     assert_eq!(world.heap.stats().thread_cached, 0, "nothing is left in caches");
+}
+
+/// Two threads have their caches made, side by side.
+pub fn two_claim() {
+    let world = Rc::new(World { global: Slab::new(), heap: Heap::new() });
+    let claim = |world: &World, index: u32| {
+        let own = world.global.get(index);
+        world.heap.cache_of(own, &world.global).is_some_and(|cache| cache.has_word_of(own))
+    };
+    let index = [world.join(7).index(), world.join(8).index()];
+    let other = spawn(&world, move |world| claim(world, index[1]));
+    assert!(claim(&world, index[0]) && other.join(), "each has its own");
+}
+
+/// A thread's cache of one heap, that of another, and what lies in it.
+struct Pair {
+    own: ThreadCache,
+    cache: ThreadCache,
+    bins: Slot,
+}
+
+/// A thread ends, and another claims what goes with its index, while a third empties what has been left.
+pub fn claim_against_adopt() {
+    let pair = Rc::new(Pair { own: ThreadCache::new(), cache: ThreadCache::new(), bins: Slot::new(0) });
+    pair.own.join(7);
+    assert!(pair.cache.claim(&pair.own), "it is free");
+    let other = spawn(&pair, |pair| {
+        pair.bins.set(7);
+        pair.own.leave();
+        pair.own.join(8);
+        if pair.cache.claim(&pair.own) {
+            pair.bins.set(8);
+        }
+    });
+    if let Some(owner) = pair.cache.owner() {
+        if !pair.own.is_owned(owner) && pair.cache.adopt(owner) {
+            pair.bins.set(9);
+            pair.cache.leave();
+        }
+    }
+    other.join();
+    assert!(pair.cache.has_word_of(&pair.own) || pair.cache.owner().is_none(), "it has its owner or none");
 }

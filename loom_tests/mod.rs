@@ -19,6 +19,7 @@ use crate::sync::{Fault, Thread, begin};
 
 mod arena;
 mod bitset;
+mod floors;
 mod heap;
 mod lease;
 mod modes;
@@ -55,8 +56,20 @@ const MODELS: &[Model] = &[
         ]
     ),
     model!(
+        arena::give_in_a_word_against_claim,
+        "arena/region.rs arena/mod.rs arena/longest.rs arena/search.rs",
+        Some(3),
+        [("relaxed", Fault::GiveRelaxed, "Causality violation")]
+    ),
+    model!(
+        arena::charge_against_discharge,
+        "arena/budget.rs",
+        None,
+        [("stores", Fault::ChargeStore, "what was charged is used")]
+    ),
+    model!(
         arena::two_give_neighbours,
-        "arena/region.rs arena/longest.rs arena/mod.rs",
+        "arena/region.rs arena/longest.rs arena/mod.rs arena/search.rs",
         Some(3),
         [("looks_relaxed", Fault::LookRelaxed, "claims and counts agree")]
     ),
@@ -102,6 +115,17 @@ const MODELS: &[Model] = &[
         None,
         [("relaxed", Fault::BitRelaxed, "Causality violation"), ("stores", Fault::BitStore, "both are set")]
     ),
+    model!(bitset::two_clear_bits_of_a_word, "bitset.rs", None, [("stores", Fault::BitStore, "one is set")]),
+    model!(bitset::two_set_the_same_bit, "bitset.rs", None, [("relaxed", Fault::BitRelaxed, "Causality violation")]),
+    model!(
+        floors::one_frees_one_allocates_one_purges,
+        "heap/mod.rs span/restore.rs span/carve.rs span/purge.rs span/store.rs pool/mod.rs",
+        Some(3),
+        [
+            ("relaxed_bit", Fault::RestoreBit, "Causality violation"),
+            ("unheld", Fault::PurgeUnheld, "Causality violation")
+        ]
+    ),
     model!(
         heap::chunks_are_freed_by_another,
         "heap/mod.rs pool/mod.rs thread_cache.rs thread_cache/bin.rs",
@@ -134,6 +158,13 @@ const MODELS: &[Model] = &[
             ("relaxed", Fault::ShelfPut, "Causality violation"),
             ("stores", Fault::ShelfTake, "each large node is in use")
         ]
+    ),
+    model!(heap::two_map_huge, "heap/large.rs", Some(3), [("stores", Fault::HugeStore, "the heap is sound")]),
+    model!(
+        heap::resize_against_alloc,
+        "heap/large.rs arena/region.rs",
+        Some(3),
+        [("stores", Fault::ClaimStore, "Causality violation")]
     ),
     model!(
         heap::trim_against_leave,
@@ -178,6 +209,18 @@ const MODELS: &[Model] = &[
         [("blindly", Fault::ClaimsBlindly, "each chunk is in one place")]
     ),
     model!(
+        lease::two_claim,
+        "heap/lease.rs thread_cache.rs slab.rs",
+        Some(3),
+        [("relaxed", Fault::ReachedRelaxed, "Causality violation")]
+    ),
+    model!(
+        lease::claim_against_adopt,
+        "thread_cache.rs",
+        None,
+        [("blindly", Fault::ClaimsBlindly, "Causality violation"), ("both", Fault::AdoptBoth, "Causality violation")]
+    ),
+    model!(
         lease::two_flush,
         "heap/lease.rs thread_cache.rs thread_cache/bin.rs",
         Some(3),
@@ -195,6 +238,44 @@ const MODELS: &[Model] = &[
         Some(3),
         [("uses_the_loser", Fault::IndexGrow, "each entry is found")]
     ),
+    model!(modes::two_mark, "modes/ids.rs thread_cache/lot.rs", Some(3), [("goes_back", Fault::MarkStore, "after")]),
+    model!(
+        modes::find_id_against_begin,
+        "modes/mod.rs modes/ids.rs thread_cache/lot.rs",
+        Some(3),
+        [("relaxed", Fault::IssueRelaxed, "no segment")]
+    ),
+    model!(
+        modes::end_against_begin,
+        "modes/mod.rs modes/record.rs",
+        Some(3),
+        [("stores", Fault::EndStore, "it is live or ended")]
+    ),
+    model!(
+        modes::read_against_begin,
+        "modes/record.rs",
+        None,
+        [("relaxed", Fault::RecordRelaxed, "callers of two allocations")]
+    ),
+    model!(
+        modes::read_against_end,
+        "modes/record.rs",
+        Some(3),
+        [("relaxed", Fault::RecordRelaxed, "a free of two allocations")]
+    ),
+    model!(
+        modes::forget_all_against_remember,
+        "modes/mod.rs",
+        Some(3),
+        [("relaxed", Fault::RememberRelaxed, "Causality violation")]
+    ),
+    model!(
+        modes::forget_runs_against_remember,
+        "modes/mod.rs",
+        Some(3),
+        [("relaxed", Fault::RememberRelaxed, "Causality violation")]
+    ),
+    model!(modes::two_are_guarded, "modes/mod.rs", None, [("stores", Fault::GuardStore, "there is room for two")]),
     model!(modes::two_remove, "modes/index.rs", None, [("stores", Fault::IndexStore, "one has removed it")]),
     model!(modes::two_end, "modes/record.rs", None, [("stores", Fault::EndStore, "one has freed it")]),
     model!(
@@ -231,7 +312,7 @@ const MODELS: &[Model] = &[
         modes::forget_against_remember,
         "modes/mod.rs",
         Some(3),
-        [("stores", Fault::ForgetStore, "each free is had once")]
+        [("stores", Fault::ForgetStore, "Causality violation")]
     ),
     model!(page_map::two_make_a_leaf, "page_map.rs", None, [("uses_the_loser", Fault::MapLeaf, "entries are lost")]),
     model!(
@@ -269,6 +350,18 @@ const MODELS: &[Model] = &[
         "sampler/mod.rs modes/index.rs",
         Some(3),
         [("stores", Fault::IndexStore, "one has ended it")]
+    ),
+    model!(
+        sampler::two_begin_samples,
+        "sampler/mod.rs sampler/site.rs",
+        Some(3),
+        [("stores", Fault::FilterStore, "each is found")]
+    ),
+    model!(
+        sampler::end_against_begin,
+        "sampler/mod.rs modes/index.rs",
+        Some(3),
+        [("late", Fault::SampleLate, "sums are those of the samples")]
     ),
     model!(
         sampler::end_against_restart,

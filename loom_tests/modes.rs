@@ -101,12 +101,16 @@ pub fn two_make_places() {
     let name = |places: &Places, page, record| {
         // Relaxed: whoever has the chunk has the word.
         places.make(place(page)).expect("there is memory").store(record, Ordering::Relaxed);
+        places.count(place(page));
     };
     let other = spawn(&places, move |places| name(places, 0, 1));
     name(&places, 1, 2);
     other.join();
     let named = [0, 1].map(|page| places.get(place(page)).map_or(0, |word| word.load(Ordering::Relaxed)));
     assert_eq!(named, [1, 2], "each place has its word");
+    let alone = Places::new();
+    [0, 1].iter().for_each(|page| name(&alone, *page, 1));
+    assert_eq!(places.bytes(), alone.bytes(), "each table is counted once");
 }
 
 /// An allocation begins, at an address where none was before, while another thread asks what is there.
@@ -153,14 +157,176 @@ pub fn ids_against_the_last() {
     assert_eq!([id, theirs.0].map(|id| ids.find(id)), [Some(2), Some(5)], "an ID is found while it lives");
 }
 
+/// A mark is set while another thread issues an ID and sets one: what comes after a mark is above it.
+pub fn two_mark() {
+    let ids = Rc::new(Ids::new());
+    ids.issue(&Lot::new(), 9).expect("there is memory");
+    let other = spawn(&ids, |ids| ids.mark());
+    let lot = Lot::new();
+    ids.issue(&lot, 1).expect("there is memory");
+    let mark = ids.mark();
+    other.join();
+    let (id, _) = ids.issue(&lot, 2).expect("there is memory");
+    assert!(id > mark, "{id} after {mark}");
+}
+
+/// An ID is guessed while its allocation begins, with the first record of a segment.
+pub fn find_id_against_begin() {
+    let tracker = Rc::new(Tracker::new());
+    let lot = Lot::new();
+    assert_eq!(tracker.begin(&lot, place(1), birth(10)), Some(1), "the first ID");
+    assert_eq!(tracker.begin(&Lot::new(), place(2), birth(10)), Some(3), "the first of another block");
+    let other = spawn(&tracker, move |tracker| tracker.begin(&lot, place(3), birth(20)));
+    if let Some(seen) = tracker.find_id(2) {
+        assert_eq!((seen.address, seen.size), (3 * PAGE, 20), "a record that is made");
+    }
+    assert_eq!(other.join(), Some(2), "the second ID");
+    assert_eq!(tracker.find_id(2).map(|seen| seen.size), Some(20), "it is there");
+}
+
+/// An allocation begins where one has ended, while another thread frees what it guesses there: it ends what it has read.
+pub fn end_against_begin() {
+    let tracker = Rc::new(Tracker::new());
+    let lot = Lot::new();
+    tracker.begin(&lot, place(1), birth(10)).expect("there is memory");
+    tracker.end(place(1), None, 1, 5).expect("live");
+    let other = spawn(&tracker, move |tracker| tracker.begin(&lot, place(1), birth(20)));
+    let ended = tracker.end(place(1), None, 1, 6);
+    if let Ok(ended) = ended {
+        assert_eq!((ended.id, ended.size), (2, 20), "a record of two allocations");
+    }
+    assert_eq!(other.join(), Some(2), "the second ID");
+    assert_eq!(tracker.find_id(2).is_some(), ended.is_err(), "it is live or ended");
+}
+
+/// A record is read while it becomes another allocation's, with callers.
+pub fn read_against_begin() {
+    let records = Rc::new(Slab::<Record>::new());
+    records.shape(1);
+    let record = records.take().expect("the fake system gives memory");
+    let begin = |record: &Record, id: u64| {
+        let callers = [id as usize];
+        record.begin(id, 1, 64, Birth { callers: &callers, ..birth(id as usize) });
+    };
+    begin(record, 1);
+    assert!(record.end(1, 1, 1), "it was live");
+    let index = record.index();
+    let other = spawn(&records, move |records| begin(records.get(index), 2));
+    let mut out = [0];
+    if record.callers(1, &mut out) == 1 {
+        assert_eq!(out, [1], "callers of two allocations");
+    }
+    if record.callers(2, &mut out) == 1 {
+        assert_eq!(out, [2], "callers of two allocations");
+    }
+    other.join();
+    assert_eq!((record.callers(2, &mut out), out), (1, [2]), "the second is there");
+}
+
+/// A freed record is read while another allocation begins and ends there: who has freed it belongs to it.
+pub fn read_against_end() {
+    let records = Rc::new(Slab::<Record>::new());
+    let record = records.take().expect("the fake system gives memory");
+    record.begin(1, 1, 64, birth(10));
+    assert!(record.end(1, 1, 1), "it was live");
+    let index = record.index();
+    let other = spawn(&records, move |records| {
+        let record = records.get(index);
+        record.begin(2, 1, 64, birth(20));
+        record.end(2, 2, 2)
+    });
+    if let Some(seen) = record.read().filter(|seen| seen.id == 1) {
+        assert_eq!((seen.is_live, seen.freed_by, seen.freed_ms), (false, 1, 1), "a free of two allocations");
+    }
+    assert!(other.join(), "the second was live");
+}
+
+/// What is kept back, and what its memory stands for.
+struct Kept {
+    tracker: Tracker,
+    memory: [Slot; 4],
+}
+
+impl Kept {
+    /// With what is freed already.
+    fn new(freed: &[usize]) -> Rc<Self> {
+        let kept = Self { tracker: Tracker::new(), memory: core::array::from_fn(|_| Slot::new(0)) };
+        freed.iter().for_each(|address| assert_eq!(kept.remember(*address), None, "there is room"));
+        Rc::new(kept)
+    }
+
+    /// Writes to what the caller has.
+    fn write(&self, address: usize) -> usize {
+        self.memory[address / 64].set(address);
+        address
+    }
+
+    fn remember(&self, address: usize) -> Option<usize> {
+        self.write(address);
+        self.tracker.remember(address, 10).map(|(address, _)| self.write(address))
+    }
+
+    fn forget_all(&self) -> Vec<usize> {
+        let mut had = Vec::new();
+        self.tracker.forget_all(|address, _| had.push(self.write(address)));
+        had
+    }
+
+    fn remember_run(&self, address: usize) -> Option<usize> {
+        self.write(address);
+        self.tracker.remember_run(address).map(|address| self.write(address))
+    }
+
+    fn forget_runs(&self) -> Vec<usize> {
+        let mut had = Vec::new();
+        self.tracker.forget_runs(|address| had.push(self.write(address)));
+        had
+    }
+}
+
+fn sorted(had: impl IntoIterator<Item = usize>) -> Vec<usize> {
+    let mut had: Vec<usize> = had.into_iter().collect();
+    had.sort_unstable();
+    had
+}
+
 /// One forgets the oldest free while another remembers one more than there is room for.
 pub fn forget_against_remember() {
+    let kept = Kept::new(&[64, 128]);
+    let other = spawn(&kept, |kept| kept.remember(192));
+    let mine = kept.tracker.forget_oldest().map(|(address, _)| kept.write(address));
+    let had = mine.into_iter().chain(other.join()).chain(kept.forget_all());
+    assert_eq!(sorted(had), [64, 128, 192], "each free is had once");
+}
+
+/// One takes all frees out while another remembers one more.
+pub fn forget_all_against_remember() {
+    let kept = Kept::new(&[64]);
+    let other = spawn(&kept, |kept| [kept.remember(128), kept.remember(192)]);
+    let mine = kept.forget_all();
+    let had = mine.into_iter().chain(other.join().into_iter().flatten()).chain(kept.forget_all());
+    assert_eq!(sorted(had), [64, 128, 192], "each free is had once");
+}
+
+/// The same of runs.
+pub fn forget_runs_against_remember() {
+    let kept = Kept::new(&[]);
+    assert_eq!(kept.remember_run(64), None, "there is room");
+    let other = spawn(&kept, |kept| [kept.remember_run(128), kept.remember_run(192)]);
+    let mine = kept.forget_runs();
+    let had = mine.into_iter().chain(other.join().into_iter().flatten()).chain(kept.forget_runs());
+    assert_eq!(sorted(had), [64, 128, 192], "each free is had once");
+}
+
+/// Two allocations are guarded, and end: as many as before may be.
+pub fn two_are_guarded() {
     let tracker = Rc::new(Tracker::new());
-    assert!([64, 128].iter().all(|address| tracker.remember(*address, 10).is_none()), "there is room for two");
-    let other = spawn(&tracker, |tracker| tracker.remember(192, 10));
-    let mine = tracker.forget_oldest();
-    let mut had: Vec<usize> = mine.into_iter().chain(other.join()).map(|(address, _)| address).collect();
-    tracker.forget_all(|address, _| had.push(address));
-    had.sort_unstable();
-    assert_eq!(had, [64, 128, 192], "each free is had once");
+    let turn = |tracker: &Tracker| {
+        assert!(tracker.guard_begins(), "there is room for two");
+        tracker.guard_ends();
+    };
+    let other = spawn(&tracker, turn);
+    turn(&tracker);
+    other.join();
+    assert_eq!((0..3).filter(|_| tracker.guard_begins()).count(), 2, "there is room for two");
 }

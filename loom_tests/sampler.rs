@@ -74,3 +74,27 @@ pub fn end_against_restart() {
     sampler.begin(128, 1 << 20, &[7]);
     assert!(sampler.end(64) && sampler.end(128), "each sample is given back once");
 }
+
+/// Two sample allocations at a time, which have the same place in the filter.
+pub fn two_begin_samples() {
+    let sampler = sampler();
+    // The tables are there already, as above.
+    sampler.begin(192, 1 << 20, &[7]);
+    let other = spawn(&sampler, |sampler| sampler.begin(64, 1 << 20, &[7]));
+    sampler.begin(128, 1 << 20, &[7]);
+    other.join();
+    assert!(sampler.check(), "sums are those of the samples");
+    assert!([64, 128, 192].iter().all(|address| sampler.end(*address)), "each is found");
+    assert_eq!(seen(&sampler), [(vec![7], 0)], "none is live");
+}
+
+/// One ends a sample while another samples, and may be given the very node.
+pub fn end_against_begin() {
+    let sampler = sampler();
+    sampler.begin(64, 1 << 20, &[7]);
+    let other = spawn(&sampler, |sampler| sampler.end(64));
+    sampler.begin(128, 1 << 20, &[7]);
+    assert!(other.join(), "it was live");
+    assert!(sampler.check(), "sums are those of the samples");
+    assert!(sampler.end(128), "it is found");
+}

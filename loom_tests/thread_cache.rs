@@ -46,6 +46,8 @@ pub fn steal_against_put_and_take() {
     let (one, two) = (world.fill(), world.fill());
     let thief = spawn(&world, World::steal);
     let World { cache, magazines } = &*world;
+    // Written to only now: the thief has it from the chain alone.
+    one.set_count(1);
     assert!(cache.put_spare(CLASS, one, 0), "there is room for a spare");
     assert!(cache.put_spare(CLASS, two, 0), "there is room for another spare");
     let mut all: Vec<usize> =

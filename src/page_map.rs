@@ -135,8 +135,8 @@ impl<T> PageMap<T> {
     /// The map is not used any more.
     pub(crate) unsafe fn dispose(&self) {
         for slot in &self.root {
-            // ORDERING: Acquire pairs with the exchange in `prepare`.
-            let leaf = slot.load(Ordering::Acquire);
+            // Relaxed: whoever says that nobody uses it any more comes after all who did.
+            let leaf = slot.load(Ordering::Relaxed);
             if !leaf.is_null() {
                 os::release_metadata(leaf.expose_provenance(), LEAF * PAGE_BYTES);
             }

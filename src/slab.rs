@@ -146,7 +146,8 @@ impl<T: Node> Slab<T> {
     pub(crate) fn reached(&self, index: Index) -> Option<&T> {
         let (segment, at) = place(index - 1);
         // ORDERING: Acquire pairs with the exchange in `segment`: the nodes of the segment are made.
-        let start = self.segments.get(segment)?.load(Ordering::Acquire);
+        let order = if planted(Fault::ReachedRelaxed) { Ordering::Relaxed } else { Ordering::Acquire };
+        let start = self.segments.get(segment)?.load(order);
         // SAFETY: as in `get`.
         (!start.is_null()).then(|| unsafe { &*start.add(at * self.stride()).cast() })
     }
@@ -183,8 +184,8 @@ impl<T: Node> Slab<T> {
     /// No node is used any more.
     pub(crate) unsafe fn dispose(&self) {
         for (segment, slot) in self.segments.iter().enumerate() {
-            // ORDERING: Acquire pairs with the exchange in `segment`.
-            let start = slot.load(Ordering::Acquire);
+            // Relaxed: whoever says that nobody uses it any more comes after all who did.
+            let start = slot.load(Ordering::Relaxed);
             if !start.is_null() {
                 os::release_metadata(start.expose_provenance(), ((SLAB_FIRST as usize) << segment) * self.stride());
             }

@@ -273,8 +273,8 @@ impl ThreadCache {
 
     /// Whether somebody is settling the cache; if they have vanished, it is for a repair to go on.
     pub(crate) fn is_adopted(&self) -> bool {
-        // ORDERING: Acquire pairs with `adopt`.
-        self.state.load(Ordering::Acquire) & STATE == ADOPTED
+        // Relaxed: nobody goes on with what is in it before a repair, which has it alone.
+        self.state.load(Ordering::Relaxed) & STATE == ADOPTED
     }
 
     /// The magazine loaded for a class.

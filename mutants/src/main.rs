@@ -80,7 +80,7 @@ fn run(options: &Options) -> Result<bool> {
 
     let mut wanted: Vec<&Mutant> = build.mutants.iter().filter(|mutant| options.lets_through(mutant)).collect();
     ensure!(!wanted.is_empty(), "no mutant has {:?} in it", options.filter.as_deref().unwrap_or_default());
-    let models = models::measured(&build, options.jobs, &place.join("models.json"))?;
+    let models = models::measured(&build, &wanted, options.jobs, &place.join("models.json"))?;
     // Those whose models are quick come first: most of what there is to see is seen early.
     wanted.sort_by_cached_key(|mutant| asked(&models, mutant).map(|model| model.takes).sum::<Duration>());
     try_all(&build, &models, &wanted, &results, options, start);
@@ -88,7 +88,7 @@ fn run(options: &Options) -> Result<bool> {
     let explained = explained::read(&root.join("mutants/explained.toml"))?;
     let rows: Vec<Row> = build.mutants.iter().map(|mutant| Row::new(mutant, results.fate(mutant))).collect();
     let whole = options.filter.is_none();
-    let report = Report::new(rows, explained, models.len(), whole, results.seconds());
+    let report = Report::new(rows, explained, build.models.len(), whole, results.seconds());
     report.print();
     let file = place.join("report.json");
     report.write(&file)?;

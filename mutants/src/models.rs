@@ -125,8 +125,9 @@ pub fn list(executable: &Path, root: &Path) -> Result<Vec<Model>> {
     text.lines().map(model).collect()
 }
 
-/// All models with how long they take unweakened, the quickest first. What an earlier run measured is kept in `file`.
-pub fn measured(build: &Build, jobs: usize, file: &Path) -> Result<Vec<Model>> {
+/// The models that name the file of a wanted mutant, with how long they take unweakened, the quickest first. What an earlier
+/// run measured is kept in `file`.
+pub fn measured(build: &Build, wanted: &[&Mutant], jobs: usize, file: &Path) -> Result<Vec<Model>> {
     let known = std::fs::read_to_string(file).ok();
     let known = known.and_then(|text| serde_json::from_str::<(String, Vec<Model>)>(&text).ok());
     let known =
@@ -137,10 +138,11 @@ pub fn measured(build: &Build, jobs: usize, file: &Path) -> Result<Vec<Model>> {
         Some(Model { takes: known.takes, reached: known.reached.clone(), ..model.clone() })
     };
     let mut models: Vec<Model> = build.models.iter().filter_map(same).collect();
-    let rest: Vec<&Model> = build.models.iter().filter(|model| same(model).is_none()).collect();
+    let is_asked = |model: &Model| wanted.iter().any(|mutant| model.names(&mutant.file));
+    let rest: Vec<&Model> = build.models.iter().filter(|model| same(model).is_none() && is_asked(model)).collect();
     // A few at a time, so that a run that is stopped here goes on here.
     for some in rest.chunks(2 * jobs.max(1)) {
-        println!("models without a mutant: {} of {} have been run", models.len(), build.models.len());
+        println!("models without a mutant: {} have been run", models.len());
         models.extend(measure(&build.executable, some, jobs)?);
         std::fs::write(file, serde_json::to_string(&(&build.fingerprint, &models))?)?;
     }

@@ -128,8 +128,9 @@ impl Arenas {
     fn find(&self, pages: usize, align: usize, fill: Fill, may_grow: bool) -> Option<Run> {
         let mut again = 3;
         loop {
-            // ORDERING: Acquire pairs with the Release in `give_run`: pages returned before are seen by the search.
-            let before = self.books.changes.load(Ordering::Acquire);
+            // Relaxed: only a hint. What was given back before the call is seen anyhow; a search that misses what comes back
+            // at that moment adds an arena too soon.
+            let before = self.books.changes.load(Ordering::Relaxed);
             let mut vacancy = None;
             for slot in &self.table {
                 // ORDERING: Acquire pairs with the exchange in `grow`: the arena is made.
@@ -149,8 +150,7 @@ impl Arenas {
                     Took::Nothing => {}
                 }
             }
-            // ORDERING: Acquire, as above.
-            if again > 0 && self.books.changes.load(Ordering::Acquire) != before {
+            if again > 0 && self.books.changes.load(Ordering::Relaxed) != before {
                 again -= 1;
                 continue;
             }
@@ -176,8 +176,8 @@ impl Arenas {
         tell!(Arena, "{pages} pages given back at {:#x}", page << PAGE_SHIFT);
         arena.give(page, pages, zero);
         self.budget.discharge(pages);
-        // ORDERING: Release pairs with the loads in `take_run`.
-        self.books.changes.fetch_add(1, Ordering::Release);
+        // Relaxed: a hint, as in `find`.
+        self.books.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Makes a run that the caller owns longer, in place.
@@ -224,8 +224,8 @@ impl Arenas {
             gone
         };
         let purged = self.iter().map(purge_one).sum();
-        // ORDERING: Release pairs with the loads in `take_run`: a search may have missed what was being purged.
-        self.books.changes.fetch_add(1, Ordering::Release);
+        // Relaxed: a hint, as in `find`: a search may have missed what was being purged.
+        self.books.changes.fetch_add(1, Ordering::Relaxed);
         purged
     }
 

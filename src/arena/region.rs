@@ -69,7 +69,7 @@ pub(crate) struct Arena {
 pub(crate) struct Books {
     /// Bytes that may hold memory, without metadata. Changed at commit and purge alone.
     pub(crate) committed: AtomicUsize,
-    /// Counts returns of pages: a search that failed looks again if there was one.
+    /// Counts returns of pages: a search that failed looks again if there was one. A hint.
     pub(crate) changes: AtomicUsize,
     /// The use of transparent huge pages.
     pub(super) thp: AtomicU32,
@@ -235,8 +235,8 @@ impl Arena {
                     let done = (word * 64).max(start) - start;
                     if done > 0 && !planted(Fault::ClaimRollback) {
                         self.unclaim(start, done);
-                        // ORDERING: Release pairs with the loads in `take_run`: a search may have missed these pages.
-                        books.changes.fetch_add(1, Ordering::Release);
+                        // Relaxed: a hint, as in `find`: a search may have missed these pages.
+                        books.changes.fetch_add(1, Ordering::Relaxed);
                     }
                     return Err(word * 64 + 63 - (old & mask).leading_zeros() as usize);
                 }
@@ -277,8 +277,8 @@ impl Arena {
         if !os::commit(page << PAGE_SHIFT, pages * PAGE) {
             self.free.fetch_add(pages as u32, Ordering::Relaxed);
             self.unclaim(start, pages);
-            // ORDERING: Release pairs with the loads in `take_run`: a search may have missed these pages.
-            books.changes.fetch_add(1, Ordering::Release);
+            // Relaxed: a hint, as in `find`: a search may have missed these pages.
+            books.changes.fetch_add(1, Ordering::Relaxed);
             return Took::Refused;
         }
         let mut clean = 0;

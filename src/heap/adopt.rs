@@ -74,8 +74,8 @@ impl Heap {
     /// Does nothing, but in the forking thread of a new child once.
     #[inline]
     pub(crate) fn settle_fork(&self, cache: &ThreadCache) {
-        // ORDERING: Acquire pairs with the exchange in `hear`. A heap whose caches go with those of another has no words.
-        if self.heard.load(Ordering::Acquire).is_null() {
+        // Relaxed: `heard` acquires them. A heap whose caches go with those of another has no words.
+        if self.heard.load(Ordering::Relaxed).is_null() {
             return;
         }
         let heard = self.heard(cache.index());
@@ -96,8 +96,8 @@ impl Heap {
     /// What a thread without a cache does before anything else here. Does nothing, but in the forking thread of a new child
     /// once.
     pub(crate) fn settle_without_cache(&self) {
-        // ORDERING: Acquire pairs with the exchange in `hear`. Without words, no thread has ever had a cache.
-        if self.heard.load(Ordering::Acquire).is_null() || self.heard(0).load(Ordering::Relaxed) != 0 {
+        // Relaxed: `heard` acquires them. Without words, no thread has ever had a cache.
+        if self.heard.load(Ordering::Relaxed).is_null() || self.heard(0).load(Ordering::Relaxed) != 0 {
             return;
         }
         if os::is_first_thread() && !self.is_shared(os::process_id()) {

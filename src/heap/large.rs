@@ -15,7 +15,7 @@ use crate::log::tell;
 use crate::os;
 use crate::report::Thp;
 use crate::span::{HUGE, Head, LARGE, Large};
-use crate::sync::Ordering;
+use crate::sync::{Fault, Ordering, planted};
 use crate::tagged::{Index, NONE};
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 
@@ -142,7 +142,11 @@ impl Heap {
         };
         tell!(Os, "{bytes} bytes mapped at {start:#x}, for one allocation");
         self.advise(start, bytes);
-        self.huge.fetch_add(bytes, Ordering::Relaxed);
+        if planted(Fault::HugeStore) {
+            self.huge.store(self.huge.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+        } else {
+            self.huge.fetch_add(bytes, Ordering::Relaxed);
+        }
         node.head.describe(page, HUGE);
         node.set_bytes(bytes);
         self.spans.page_map.publish(page, 1, entry(node));

@@ -100,8 +100,8 @@ impl Block {
         // ORDERING: Acquire pairs with `close`.
         (number != 0
             && self.done.load(Ordering::Acquire) != 0
-            // ORDERING: Acquire pairs with the Release in `end`: its thread has done with the slot.
-            && self.slots.iter().all(|slot| slot.load(Ordering::Acquire) == NONE))
+            // Relaxed: who sees a slot cleared stores to it later, and so behind whoever has cleared it.
+            && self.slots.iter().all(|slot| slot.load(Ordering::Relaxed) == NONE))
         .then_some(number)
     }
 }
@@ -124,8 +124,8 @@ impl Ids {
     #[inline]
     pub(crate) fn issue(&self, lot: &Lot, record: tagged::Index) -> Option<(u64, tagged::Index)> {
         let (mut id, mut block) = lot.peek();
-        // ORDERING: Acquire pairs with the exchange in `mark`, on whatever way its caller has let this thread know.
-        if block == NONE || id <= self.floor.load(Ordering::Acquire) {
+        // Relaxed: what is allocated after a mark has heard of it, on whatever way, and so sees it.
+        if block == NONE || id <= self.floor.load(Ordering::Relaxed) {
             (id, block) = self.open(lot)?;
         }
         let node = self.blocks.get(block);
@@ -137,8 +137,9 @@ impl Ids {
             }
         }
         lot.pass(id);
-        // Relaxed: the record, which is published later, is found by an ID that is known later still.
-        node.slot(id).store(record, Ordering::Relaxed);
+        // ORDERING: Release pairs with the Acquire in `find`, of a reader who has guessed the ID: the record's node is there.
+        let publish = if planted(Fault::IssueRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+        node.slot(id).store(record, publish);
         if is_last {
             node.close();
         }
@@ -202,8 +203,8 @@ impl Ids {
     /// Forgets the ID of an allocation that the caller has ended.
     #[inline]
     pub(crate) fn end(&self, id: u64, block: tagged::Index) {
-        // ORDERING: Release pairs with the Acquire in `used_up`.
-        self.blocks.get(block).slot(id).store(NONE, Ordering::Release);
+        // Relaxed: see `used_up`.
+        self.blocks.get(block).slot(id).store(NONE, Ordering::Relaxed);
     }
 
     /// The record's number under an ID that may be live. O(1).
@@ -211,7 +212,7 @@ impl Ids {
         let number = id.checked_sub(1)? / IDS + 1;
         let is = |block| self.blocks.get(block).number.load(Ordering::Relaxed) == number;
         let block = self.by_number.find(number, is)?;
-        // ORDERING: Acquire, for a reader to whom the ID came on no way that orders: the record is made.
+        // ORDERING: Acquire pairs with the Release in `issue`.
         Some(self.blocks.get(block).slot(id).load(Ordering::Acquire)).filter(|record| *record != NONE)
     }
 
@@ -220,8 +221,12 @@ impl Ids {
         let last = self.last.load(Ordering::Relaxed);
         let mut floor = self.floor.load(Ordering::Relaxed);
         while floor < last {
-            // ORDERING: Release pairs with the Acquire in `issue`.
-            match self.floor.compare_exchange_weak(floor, last, Ordering::Release, Ordering::Relaxed) {
+            if planted(Fault::MarkStore) {
+                self.floor.store(last, Ordering::Relaxed);
+                break;
+            }
+            // Relaxed: see `issue`.
+            match self.floor.compare_exchange_weak(floor, last, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(now) => floor = now,
             }

@@ -155,8 +155,8 @@ impl Index {
     /// The index is not used any more.
     pub(crate) unsafe fn dispose(&self) {
         for (level, place) in self.levels.iter().enumerate() {
-            // ORDERING: Acquire pairs with the exchange in `grow`.
-            let slots = place.load(Ordering::Acquire);
+            // Relaxed: whoever says that nobody uses it any more comes after all who did.
+            let slots = place.load(Ordering::Relaxed);
             if !slots.is_null() {
                 let bytes = buckets(level) * INDEX_SLOTS * size_of::<AtomicU64>();
                 os::release_metadata(slots.expose_provenance(), bytes);

@@ -145,6 +145,9 @@ impl Tracker {
 
     /// Counts one less.
     pub(crate) fn guard_ends(&self) {
+        if planted(Fault::GuardStore) {
+            return self.guarded.store(self.guarded.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+        }
         self.guarded.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -256,7 +259,8 @@ impl Tracker {
         // Relaxed: only an address to prefetch, which need not be right.
         os::prefetch_read(unpack(self.recent[(next + AHEAD) % RECENT].load(Ordering::Relaxed)).0);
         // ORDERING: AcqRel: what was there is the caller's from here on, and what the caller did to its own is published.
-        match self.recent[next % RECENT].swap(pack(address, size), Ordering::AcqRel) {
+        let both = if planted(Fault::RememberRelaxed) { Ordering::Relaxed } else { Ordering::AcqRel };
+        match self.recent[next % RECENT].swap(pack(address, size), both) {
             0 => None,
             old => Some(unpack(old)),
         }
@@ -280,8 +284,8 @@ impl Tracker {
                 slot.store(0, Ordering::Relaxed);
                 return (old != 0).then(|| unpack(old));
             }
-            // ORDERING: as in `remember`.
-            match slot.swap(0, Ordering::AcqRel) {
+            // ORDERING: Acquire, as in `remember`: what was there is the caller's from here on.
+            match slot.swap(0, Ordering::Acquire) {
                 0 => {}
                 old => return Some(unpack(old)),
             }
@@ -291,8 +295,8 @@ impl Tracker {
     /// Takes all recent frees out and calls `last` with each.
     pub(crate) fn forget_all(&self, mut last: impl FnMut(usize, usize)) {
         for slot in &self.recent {
-            // ORDERING: as in `remember`.
-            match slot.swap(0, Ordering::AcqRel) {
+            // ORDERING: Acquire, as in `remember`: what was there is the caller's from here on.
+            match slot.swap(0, Ordering::Acquire) {
                 0 => {}
                 old => {
                     let (address, size) = unpack(old);
@@ -306,14 +310,15 @@ impl Tracker {
     pub(crate) fn remember_run(&self, address: usize) -> Option<usize> {
         let at = self.next_run.fetch_add(1, Ordering::Relaxed) as usize % KEPT_RUNS;
         // ORDERING: as in `remember`.
-        Some(self.runs[at].swap(address, Ordering::AcqRel)).filter(|old| *old != 0)
+        let both = if planted(Fault::RememberRelaxed) { Ordering::Relaxed } else { Ordering::AcqRel };
+        Some(self.runs[at].swap(address, both)).filter(|old| *old != 0)
     }
 
     /// As [`forget_all`](Self::forget_all), for those.
     pub(crate) fn forget_runs(&self, mut last: impl FnMut(usize)) {
         for slot in &self.runs {
-            // ORDERING: as in `remember`.
-            match slot.swap(0, Ordering::AcqRel) {
+            // ORDERING: Acquire, as in `remember`: what was there is the caller's from here on.
+            match slot.swap(0, Ordering::Acquire) {
                 0 => {}
                 old => last(old),
             }

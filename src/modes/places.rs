@@ -41,8 +41,9 @@ pub(crate) struct Places {
     bytes: AtomicUsize,
 }
 
-/// A table of `len` entries made by `make`; published in `slot` by one exchange, the loser undoes. `None`: no memory.
-fn publish<T>(slot: &AtomicPtr<T>, len: usize, make: impl Fn() -> T) -> Option<*mut T> {
+/// A table of `len` entries made by `make`; published in `slot` by one exchange, the loser undoes. Says whether it is the
+/// caller's own. `None`: no memory.
+fn publish<T>(slot: &AtomicPtr<T>, len: usize, make: impl Fn() -> T) -> Option<(*mut T, bool)> {
     let bytes = len * size_of::<T>();
     let at = os::metadata(bytes)?;
     let table = with_exposed_provenance_mut::<T>(at);
@@ -52,14 +53,14 @@ fn publish<T>(slot: &AtomicPtr<T>, len: usize, make: impl Fn() -> T) -> Option<*
     }
     if planted(Fault::PlotStore) {
         slot.store(table, Ordering::Relaxed);
-        return Some(table);
+        return Some((table, true));
     }
     // ORDERING: Release publishes the table; Acquire, on failure, sees the winner's made.
     match slot.compare_exchange(null_mut(), table, Ordering::Release, Ordering::Acquire) {
-        Ok(_) => Some(table),
+        Ok(_) => Some((table, true)),
         Err(winner) => {
             os::release_metadata(at, bytes);
-            Some(winner)
+            Some((winner, false))
         }
     }
 }
@@ -103,8 +104,11 @@ impl Places {
         // ORDERING: Acquire, as in `get`.
         let mut leaf = slot.load(Ordering::Acquire);
         if leaf.is_null() {
-            leaf = publish(slot, LEAF, || AtomicPtr::new(null_mut()))?;
-            self.bytes.fetch_add(LEAF * size_of::<Plot>(), Ordering::Relaxed);
+            let own;
+            (leaf, own) = publish(slot, LEAF, || AtomicPtr::new(null_mut()))?;
+            if own {
+                self.bytes.fetch_add(LEAF * size_of::<Plot>(), Ordering::Relaxed);
+            }
         }
         // SAFETY: as in `get`.
         publish(unsafe { &*leaf.add((address >> PLOT_SHIFT) % LEAF) }, PLOT, || AtomicU32::new(NONE))?;
@@ -131,14 +135,14 @@ impl Places {
     /// They are not used any more.
     pub(crate) unsafe fn dispose(&self) {
         for slot in &self.root {
-            // ORDERING: Acquire pairs with the exchange in `publish`.
-            let leaf = slot.load(Ordering::Acquire);
+            // Relaxed, as below: whoever says that nobody uses them any more comes after all who did.
+            let leaf = slot.load(Ordering::Relaxed);
             if leaf.is_null() {
                 continue;
             }
             for plot in 0..LEAF {
-                // SAFETY: as in `get`. ORDERING: as above.
-                let plot = unsafe { &*leaf.add(plot) }.load(Ordering::Acquire);
+                // SAFETY: as in `get`.
+                let plot = unsafe { &*leaf.add(plot) }.load(Ordering::Relaxed);
                 if !plot.is_null() {
                     os::release_metadata(plot.expose_provenance(), PLOT * size_of::<AtomicU32>());
                 }

@@ -261,13 +261,14 @@ impl Record {
             self.word.store(id << 2 | FREED, Ordering::Relaxed);
             return was == id << 2 | LIVE;
         }
-        // ORDERING: Acquire: the caller goes on with what the record says.
-        if self.word.compare_exchange(id << 2 | LIVE, id << 2 | FREED, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        // Relaxed: what the caller goes on with was read with the ID, which no other allocation ever has.
+        if self.word.compare_exchange(id << 2 | LIVE, id << 2 | FREED, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return false;
         }
         // ORDERING: Release, as in `begin`.
-        self.freed_by.store(thread, Ordering::Release);
-        self.freed_ms.store(now, Ordering::Release);
+        let each = if planted(Fault::RecordRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+        self.freed_by.store(thread, each);
+        self.freed_ms.store(now, each);
         true
     }
 

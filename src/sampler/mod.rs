@@ -25,7 +25,7 @@ pub(crate) use site::{Site, Totals, Weight};
 use crate::config::FILTER;
 use crate::modes::Index as Entries;
 use crate::slab::{Node, Slab};
-use crate::sync::{AtomicU32, AtomicUsize, Counter, Ordering, Slot};
+use crate::sync::{AtomicU32, AtomicUsize, Counter, Fault, Ordering, Slot, planted};
 use crate::tagged::{Index, NONE};
 use exponential::WEIGHT_BITS;
 
@@ -216,7 +216,11 @@ impl Sampler {
         sample.address.store(address, Ordering::Relaxed);
         site.allocate(weight);
         // Relaxed: whoever is to free it was given its address afterwards.
-        self.filter(address).fetch_add(1, Ordering::Relaxed);
+        if planted(Fault::FilterStore) {
+            self.filter(address).store(self.filter(address).load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        } else {
+            self.filter(address).fetch_add(1, Ordering::Relaxed);
+        }
         // The entry publishes what was written.
         if !self.by_address.insert(address as u64, sample.index.load(Ordering::Relaxed)) {
             self.filter(address).fetch_sub(1, Ordering::Relaxed);
@@ -267,8 +271,13 @@ impl Sampler {
 
     /// Gives a sample back that the caller has alone.
     fn give(&self, sample: &Sample) {
-        sample.address.store(0, Ordering::Relaxed);
+        if !planted(Fault::SampleLate) {
+            sample.address.store(0, Ordering::Relaxed);
+        }
         self.samples.give(sample.index.load(Ordering::Relaxed));
+        if planted(Fault::SampleLate) {
+            sample.address.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Ends all samples whose addresses are gone, at once. Linear in the samples that there are.

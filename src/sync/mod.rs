@@ -88,6 +88,20 @@ pub(crate) enum Fault {
     BlockEarly,
     /// The oldest free is taken out by load and store.
     ForgetStore,
+    /// What a freed allocation is kept back as is published by a relaxed exchange.
+    RememberRelaxed,
+    /// An ID's record is named by a relaxed store.
+    IssueRelaxed,
+    /// A mark is set by load and store.
+    MarkStore,
+    /// Guarded allocations are counted by load and store.
+    GuardStore,
+    /// Bytes of huge allocations are counted by load and store.
+    HugeStore,
+    /// Samples are counted by load and store.
+    FilterStore,
+    /// A sample's address is cleared after the sample was given back.
+    SampleLate,
     /// The frames of a sampler's site are published by a relaxed store.
     SiteRelaxed,
     /// A record is ended by load and store.
@@ -144,6 +158,8 @@ pub(crate) enum Fault {
     SlabSegment,
     /// A slab says that an index is there before its segments are.
     SlabReach,
+    /// Whether a node is made is seen by a relaxed load.
+    ReachedRelaxed,
     /// A slab's segment that lost the race is used all the same.
     SlabStore,
     /// An outcome that must be found is forbidden: for the models of the tools themselves.
