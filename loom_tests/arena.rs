@@ -102,6 +102,22 @@ pub fn two_give_neighbours() {
     assert_eq!(arenas.reserved(), reserved, "there is room in the first arena");
 }
 
+/// Two threads claim, and the system refuses one of them memory: its pages are free again, for the other too.
+pub fn refused_against_claim() {
+    let (arenas, rest) = arenas_with_four();
+    fake::refuse_commit();
+    let claim = |arenas: &Arenas| {
+        let run = arenas.take_run_there(2, 1, Fill::Any);
+        run.iter().for_each(|run| write(*run));
+        run
+    };
+    let other = spawn(&arenas, claim);
+    let mine = claim(&arenas);
+    let held: Vec<Run> = [rest].into_iter().chain(mine).chain(other.join()).collect();
+    check(&arenas, &held);
+    assert_eq!(held.len(), 2, "one is refused, and one is not");
+}
+
 /// Free pages are purged while another thread claims them.
 pub fn purge_against_claim() {
     let (arenas, rest) = arenas_with_four();

@@ -26,6 +26,7 @@ std::thread_local! {
     static GRAINS: RefCell<Vec<Slot>> = const { RefCell::new(Vec::new()) };
     static TABLES: RefCell<Vec<(usize, Layout)>> = const { RefCell::new(Vec::new()) };
     static THREAD: Cell<u32> = const { Cell::new(1) };
+    static REFUSES: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Begins anew: frees all that the last execution has taken, of which nothing is used any more.
@@ -38,6 +39,7 @@ pub(crate) fn begin() {
     GRAINS.take();
     END.set(0);
     THREAD.set(1);
+    REFUSES.set(false);
 }
 
 /// Writes to memory, as whoever it was handed out to would. Fails the model if anybody else may be using it.
@@ -69,7 +71,12 @@ pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
 }
 
 pub(crate) fn commit(_at: usize, _len: usize) -> bool {
-    true
+    !REFUSES.replace(false)
+}
+
+/// The next commit is refused.
+pub(crate) fn refuse_commit() {
+    REFUSES.set(true);
 }
 
 pub(crate) fn purge(at: usize, len: usize) -> Purged {
