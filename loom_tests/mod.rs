@@ -73,7 +73,12 @@ const MODELS: &[Model] = &[
         Some(3),
         [("looks_relaxed", Fault::LookRelaxed, "claims and counts agree")]
     ),
-    model!(arena::refused_against_claim, "arena/region.rs arena/mod.rs", Some(3), [("stores", Fault::ClaimStore, "claims and counts agree")]),
+    model!(
+        arena::refused_against_claim,
+        "arena/region.rs arena/mod.rs",
+        Some(3),
+        [("stores", Fault::ClaimStore, "claims and counts agree")]
+    ),
     model!(
         arena::purge_against_claim,
         "arena/region.rs arena/mod.rs arena/purge.rs",
