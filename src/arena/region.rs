@@ -241,6 +241,7 @@ impl Arena {
                     return Err(word * 64 + 63 - (old & mask).leading_zeros() as usize);
                 }
                 if planted(Fault::ClaimStore) {
+                    // ORDERING: as below.
                     used.store(old | mask, Ordering::Release);
                     break;
                 }
