@@ -252,12 +252,6 @@ const MODELS: &[Model] = &[
         [("relaxed", Fault::IssueRelaxed, "no segment")]
     ),
     model!(
-        modes::end_against_begin,
-        "modes/mod.rs modes/record.rs",
-        Some(3),
-        [("stores", Fault::EndStore, "it is live or ended")]
-    ),
-    model!(
         modes::read_against_begin,
         "modes/record.rs",
         None,

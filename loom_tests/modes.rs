@@ -184,21 +184,6 @@ pub fn find_id_against_begin() {
     assert_eq!(tracker.find_id(2).map(|seen| seen.size), Some(20), "it is there");
 }
 
-/// An allocation begins where one has ended, while another thread frees what it guesses there: it ends what it has read.
-pub fn end_against_begin() {
-    let tracker = Rc::new(Tracker::new());
-    let lot = Lot::new();
-    tracker.begin(&lot, place(1), birth(10)).expect("there is memory");
-    tracker.end(place(1), None, 1, 5).expect("live");
-    let other = spawn(&tracker, move |tracker| tracker.begin(&lot, place(1), birth(20)));
-    let ended = tracker.end(place(1), None, 1, 6);
-    if let Ok(ended) = ended {
-        assert_eq!((ended.id, ended.size), (2, 20), "a record of two allocations");
-    }
-    assert_eq!(other.join(), Some(2), "the second ID");
-    assert_eq!(tracker.find_id(2).is_some(), ended.is_err(), "it is live or ended");
-}
-
 /// A record is read while it becomes another allocation's, with callers.
 pub fn read_against_begin() {
     let records = Rc::new(Slab::<Record>::new());
