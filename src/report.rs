@@ -317,19 +317,25 @@ impl fmt::Display for Stats {
             ("stranded", self.stranded),
             ("metadata", self.metadata),
         ];
-        writeln!(f, "{:<18} {:>14} {:>7}", "where", "bytes", "share")?;
+        f.write_str("where                       bytes   share\n")?;
         for (name, bytes) in rows {
             writeln!(f, "{name:<18} {bytes:>14} {}", Percent(bytes as u64, self.committed as u64))?;
         }
-        writeln!(f, "{:<18} {:>14}", "= committed", self.committed)?;
-        writeln!(f, "{:<18} {:>14}", "purged in spans", self.purged)?;
-        writeln!(f, "{:<18} {:>14}", "reserved", self.reserved)?;
+        for (name, bytes) in
+            [("= committed", self.committed), ("purged in spans", self.purged), ("reserved", self.reserved)]
+        {
+            writeln!(f, "{name:<18} {bytes:>14}")?;
+        }
         writeln!(f, "{} spans, {} threads", self.spans, self.threads)?;
         writeln!(f)?;
         let (hits, served) = self.hits();
-        writeln!(f, "{:<18} {:>14}", "allocations", self.allocations)?;
-        writeln!(f, "{:<18} {:>14}", "deallocations", self.deallocations)?;
-        writeln!(f, "{:<18} {:>14}", "bytes allocated", self.allocated_bytes)?;
+        for (name, count) in [
+            ("allocations", self.allocations),
+            ("deallocations", self.deallocations),
+            ("bytes allocated", self.allocated_bytes),
+        ] {
+            writeln!(f, "{name:<18} {count:>14}")?;
+        }
         writeln!(
             f,
             "{:<18} {:>14} {}",
@@ -340,28 +346,14 @@ impl fmt::Display for Stats {
         writeln!(f, "{:<18} {:>14} {}", "thread cache hits", "", Percent(hits, served))?;
         writeln!(f, "{:<18} {:>14} live of {}", "above all pools", self.large_live, self.large_allocations)?;
         if let Some(timing) = &self.timing {
-            writeln!(f, "\n{:<18} {:>14} {:>9} {:>9} {:>9} {:>9}", "time, ns", "timed", "mean", "p50", "p99", "max")?;
+            f.write_str("\ntime, ns                    timed      mean       p50       p99       max\n")?;
             for (name, latency) in [("alloc", timing.alloc), ("free", timing.free)] {
                 let Latency { timed, mean_ns, p50_ns, p99_ns, max_ns } = latency;
                 writeln!(f, "{name:<18} {timed:>14} {mean_ns:>9} {p50_ns:>9} {p99_ns:>9} {max_ns:>9}")?;
             }
         }
         writeln!(f)?;
-        write!(
-            f,
-            "{:>8} {:>12} {:>10} {:>10} {:>10} {:>10} {:>7} {:>7} {:>9} {:>9} {:>6}",
-            "chunk",
-            "allocations",
-            "live",
-            "threads",
-            "pooled",
-            "span free",
-            "used",
-            "hits",
-            "refills",
-            "drains",
-            "spans"
-        )?;
+        f.write_str("   chunk  allocations       live    threads     pooled  span free    used    hits   refills    drains  spans")?;
         for pool in self.pools.used() {
             write!(
                 f,

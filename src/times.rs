@@ -165,7 +165,7 @@ pub(crate) fn read(times: &Slab<Times>) -> Timing {
 fn latency(times: &Slab<Times>, call: Call) -> Latency {
     let mut buckets = [0; BUCKETS];
     let (mut sum, mut max) = (0, 0);
-    for histogram in (1..=times.made()).map(|index| times.get(index).of(call)) {
+    for histogram in times.iter().map(|times| times.of(call)) {
         sum += histogram.sum.get();
         max = histogram.max.get().max(max);
         buckets.iter_mut().zip(&histogram.buckets).for_each(|(all, one)| *all += one.get());

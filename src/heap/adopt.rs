@@ -107,7 +107,7 @@ impl Heap {
 
     /// Whether a thread of another process has been heard of in this memory: one of the two is the other's `vfork`.
     fn is_shared(&self, process: u32) -> bool {
-        (1..=self.caches.made()).map(|index| self.caches.get(index)).any(|cache| {
+        self.caches.iter().any(|cache| {
             let heard = cache.owner().map_or(0, |_| self.heard(cache.index()).load(Ordering::Relaxed));
             heard != 0 && heard != process
         })
@@ -163,7 +163,7 @@ impl Heap {
         let process = os::process_id();
         self.heard(0).store(process, Ordering::Relaxed);
         let mut adopted = false;
-        for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
+        for cache in self.caches.iter() {
             // A cache's word is set before the cache is live, so a thread that was born meanwhile is not mistaken.
             // One that was being settled by a thread which has vanished too: a repair goes on with it.
             adopted |= cache.is_adopted();

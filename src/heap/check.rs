@@ -24,7 +24,7 @@ impl Heap {
     /// The same; fills what is all zeros yet.
     pub(crate) fn verify(&self, stats: &mut Stats) -> Result<(), CheckError> {
         self.spans.arenas.check().map_err(|at| CheckError { what: "arena's bitmaps and counts agree", at })?;
-        for span in self.spans.slabs().iter().flat_map(|slab| (1..=slab.made()).map(|index| slab.get(index))) {
+        for span in self.spans.slabs().iter().flat_map(|slab| slab.iter()) {
             ensure(span.check(), "span's bitmap, count and state agree", span.head.start())?;
             if span.is_live() {
                 let named = self.spans.page_map.get(span.head.start());
@@ -48,7 +48,7 @@ impl Heap {
             });
             ensure(in_pool.is_some(), "pool's stacks and depth agree", class)?;
         }
-        for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
+        for cache in self.caches.iter() {
             if cache.owner().is_none() {
                 continue;
             }

@@ -306,7 +306,7 @@ impl Heap {
 
     /// All large and huge allocations: kind, start and bytes. A moment's picture.
     pub(super) fn larges(&self) -> impl Iterator<Item = &Large> {
-        (1..=self.larges.made()).map(|index| self.larges.get(index)).filter(|node| node.bytes() > 0)
+        self.larges.iter().filter(|node| node.bytes() > 0)
     }
 
     /// How many nodes of large allocations are free; `None` if their list is not well-formed.

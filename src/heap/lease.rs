@@ -58,7 +58,7 @@ impl Heap {
     /// Gives back what lies in the caches of threads that have ended: those whose word no cache in `global` bears.
     /// Says whether there was any.
     pub(crate) fn flush_all_ended(&self, global: &Slab<ThreadCache>) -> bool {
-        (1..=self.caches.made()).filter(|index| self.flush_ended(*index, global)).count() > 0
+        (1..self.caches.made() + 1).filter(|index| self.flush_ended(*index, global)).count() > 0
     }
 
     fn flush_ended(&self, index: Index, global: &Slab<ThreadCache>) -> bool {

@@ -146,9 +146,9 @@ impl Heap {
     pub(crate) fn alloc_shared(&self, class: Class) -> Option<NonNull<u8>> {
         let _guest = self.guest();
         let one = || {
-            let mut chunk = 0;
-            self.pools[class].carve(class, &self.spans, 1, self.clock.now(), |address| chunk = address);
-            NonNull::new(with_exposed_provenance_mut(chunk))
+            let mut chunk = [0];
+            self.carve(class, Portion { chunks: 1, lines: false }, &mut chunk, self.clock.now());
+            NonNull::new(with_exposed_provenance_mut(chunk[0]))
         };
         let chunk = one().or_else(|| {
             self.reclaim(None);
@@ -216,14 +216,20 @@ impl Heap {
         cache.bin(class).pop()
     }
 
-    /// Fills an empty magazine with a portion of chunks from the spans, so that the lowest address comes out first.
-    fn carve_into(&self, class: Class, magazine: &Magazine, want: Portion, now: u32) -> usize {
-        let mut chunks = [0; MAGAZINE_SLOTS];
+    /// Carves a portion into `chunks` and returns how many there are. For all who carve: in one copy.
+    fn carve(&self, class: Class, want: Portion, chunks: &mut [usize], now: u32) -> usize {
         let mut count = 0;
         self.pools[class].carve_portion(class, &self.spans, want, now, |chunk| {
             chunks[count] = chunk;
             count += 1;
         });
+        count
+    }
+
+    /// Fills an empty magazine with a portion of chunks from the spans, so that the lowest address comes out first.
+    fn carve_into(&self, class: Class, magazine: &Magazine, want: Portion, now: u32) -> usize {
+        let mut chunks = [0; MAGAZINE_SLOTS];
+        let count = self.carve(class, want, &mut chunks, now);
         for (slot, chunk) in magazine.slots().iter().zip(chunks[..count].iter().rev()) {
             slot.set(*chunk);
         }

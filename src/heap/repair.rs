@@ -69,7 +69,7 @@ fn free_nodes<T: Node>(slab: &Slab<T>) -> Option<Marks> {
 }
 
 fn indices<T: Node>(slab: &Slab<T>) -> impl Iterator<Item = Index> + use<T> {
-    1..=slab.made()
+    1..slab.made() + 1
 }
 
 impl Heap {
@@ -99,7 +99,7 @@ impl Heap {
 
     fn repair_magazines(&self) -> Option<()> {
         let placed = free_nodes(&self.magazines)?;
-        for cache in indices(&self.caches).map(|index| self.caches.get(index)) {
+        for cache in self.caches.iter() {
             if cache.owner().is_none() {
                 continue;
             }

@@ -90,7 +90,7 @@ impl Heap {
         }
         stats.large_allocations = self.counts.larges.get();
         stats.allocated_bytes = self.counts.large_bytes.get();
-        for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
+        for cache in self.caches.iter() {
             // What its former owners have counted stays.
             stats.large_allocations += cache.larges.get();
             stats.allocated_bytes += cache.large_bytes.get();

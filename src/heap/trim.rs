@@ -3,7 +3,7 @@
 use super::Heap;
 use crate::os;
 use crate::report::Trimmed;
-use crate::size_class::{CLASSES, INFO};
+use crate::size_class::INFO;
 use crate::thread_cache::ThreadCache;
 
 impl Heap {
@@ -16,8 +16,7 @@ impl Heap {
             self.settle_fork(cache);
             self.flush(cache);
         }
-        for index in 1..=self.caches.made() {
-            let other = self.caches.get(index);
+        for other in self.caches.iter() {
             other.put_mark();
             self.rob(other, |_| true);
         }
@@ -46,14 +45,14 @@ impl Heap {
 
     /// Bytes in the loaded magazines of all living threads: a moment's picture.
     fn loaded_bytes(&self) -> usize {
-        let caches = (1..=self.caches.made()).map(|index| self.caches.get(index));
-        caches
-            .filter(|cache| cache.owner().is_some())
-            .flat_map(|cache| (0..CLASSES).map(move |class| (cache, class)))
-            .filter_map(|(cache, class)| {
-                let magazine = cache.loaded(class, &self.magazines)?;
-                Some(cache.loaded_count(class, magazine) * INFO[class].size)
-            })
-            .sum()
+        let mut bytes = 0;
+        for cache in self.caches.iter().filter(|cache| cache.owner().is_some()) {
+            for (class, info) in INFO.iter().enumerate() {
+                if let Some(magazine) = cache.loaded(class, &self.magazines) {
+                    bytes += cache.loaded_count(class, magazine) * info.size;
+                }
+            }
+        }
+        bytes
     }
 }

@@ -54,7 +54,7 @@ impl Heap {
     /// Calls `visit` with the address of each chunk in a magazine: of threads, as spares, in pools.
     pub(crate) fn walk_cached(&self, visit: &mut dyn FnMut(usize)) {
         for class in 0..CLASSES {
-            for cache in (1..=self.caches.made()).map(|index| self.caches.get(index)) {
+            for cache in self.caches.iter() {
                 if cache.owner().is_none() {
                     continue;
                 }

@@ -229,7 +229,7 @@ impl Tracker {
 
     /// The last free at an address whose page has other chunks, or none, since. Linear in the records: for a last word.
     fn last_at(&self, address: usize) -> Option<Seen> {
-        let seen = (1..=self.records.made()).filter_map(|index| self.records.get(index).read());
+        let seen = self.records.iter().filter_map(Record::read);
         seen.filter(|seen| seen.address == address && !seen.is_live).max_by_key(|seen| seen.freed_ms)
     }
 
@@ -358,7 +358,7 @@ impl Tracker {
 
     /// Calls `visit` for each live allocation: exact for those that live throughout.
     pub(crate) fn walk(&self, mut visit: impl FnMut(Seen)) {
-        let seen = (1..=self.records.made()).filter_map(|index| self.records.get(index).read());
+        let seen = self.records.iter().filter_map(Record::read);
         seen.filter(|seen| seen.is_live).for_each(&mut visit);
     }
 

@@ -150,6 +150,7 @@ impl Pool {
 
     /// Carves up to `want` chunks and calls `give` with each address. Visits a bounded number of listed spans, and opens
     /// a new one if they have nothing. Returns how many; zero if the system gives no more memory.
+    #[allow(dead_code, reason = "for tests and models")]
     pub(crate) fn carve(&self, class: Class, spans: &Spans, want: usize, now: u32, give: impl FnMut(usize)) -> usize {
         self.carve_portion(class, spans, Portion { chunks: want, lines: false }, now, give)
     }

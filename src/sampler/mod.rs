@@ -150,8 +150,8 @@ impl Sampler {
         self.seed.set(seed);
         self.missed.set(0);
         let run = self.run.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        (1..=self.sites.made()).for_each(|index| self.sites.get(index).restart());
-        for sample in (1..=self.samples.made()).map(|index| self.samples.get(index)) {
+        self.sites.iter().for_each(Site::restart);
+        for sample in self.samples.iter() {
             let address = sample.address.load(Ordering::Relaxed);
             if address != 0 && sample.run.load(Ordering::Relaxed) != run {
                 // One that has become the new run's meanwhile, at the same address, is ended with the others.
@@ -289,7 +289,7 @@ impl Sampler {
 
     /// Calls `visit` for each site that something came from in this run: a moment's picture.
     pub(crate) fn walk(&self, mut visit: impl FnMut(&Site, Totals)) {
-        for site in (1..=self.sites.made()).map(|index| self.sites.get(index)) {
+        for site in self.sites.iter() {
             let totals = site.totals();
             if !site.frames().is_empty() && totals.allocated_objects > 0 {
                 visit(site, totals);
@@ -308,7 +308,7 @@ impl Sampler {
     pub(crate) fn check(&self) -> bool {
         let run = self.run.load(Ordering::Relaxed);
         let mut live = Weight { objects: 0, bytes: 0 };
-        for sample in (1..=self.samples.made()).map(|index| self.samples.get(index)) {
+        for sample in self.samples.iter() {
             let address = sample.address.load(Ordering::Relaxed);
             let index = sample.index.load(Ordering::Relaxed);
             if address == 0 || sample.run.load(Ordering::Relaxed) != run {
@@ -321,7 +321,7 @@ impl Sampler {
             live.bytes += sample.bytes.get() as u64;
         }
         let mut sum = Weight { objects: 0, bytes: 0 };
-        for site in (1..=self.sites.made()).map(|index| self.sites.get(index)) {
+        for site in self.sites.iter() {
             let weight = site.live();
             sum = Weight { objects: sum.objects + weight.objects, bytes: sum.bytes + weight.bytes };
         }

@@ -76,7 +76,7 @@ impl Spans {
 
     /// Every span that owns a run, as far as a walk can tell while others go on.
     pub(crate) fn live(&self) -> impl Iterator<Item = &Span> {
-        let nodes = self.slabs.iter().flat_map(|slab| (1..=slab.made()).map(|index| slab.get(index)));
+        let nodes = self.slabs.iter().flat_map(Slab::iter);
         nodes.filter(|span| span.is_live())
     }
 
