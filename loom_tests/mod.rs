@@ -134,7 +134,7 @@ const MODELS: &[Model] = &[
     ),
     model!(
         heap::chunks_are_freed_by_another,
-        "heap/mod.rs pool/mod.rs thread_cache.rs thread_cache/bin.rs",
+        "heap/mod.rs pool/mod.rs thread_cache.rs thread_cache/charge.rs thread_cache/bin.rs",
         Some(3),
         [("push", Fault::StackPush, "Causality violation")]
     ),

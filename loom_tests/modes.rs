@@ -2,7 +2,7 @@
 
 use super::spawn;
 use crate::config::PAGE;
-use crate::modes::{Birth, Ids, Index, Place, Places, Record, Tracker};
+use crate::modes::{Birth, Ids, Index, Of, Place, Places, Record, Tracker};
 use crate::slab::Slab;
 use crate::sync::{Ordering, Slot};
 use crate::thread_cache::Lot;
@@ -187,37 +187,38 @@ pub fn find_id_against_begin() {
 /// A record is read while it becomes another allocation's, with callers.
 pub fn read_against_begin() {
     let records = Rc::new(Slab::<Record>::new());
-    records.shape(1);
+    // A count, a caller of the allocation, one of the free.
+    records.shape(3);
     let record = records.take().expect("the fake system gives memory");
     let begin = |record: &Record, id: u64| {
         let callers = [id as usize];
-        record.begin(id, 1, 64, Birth { callers: &callers, ..birth(id as usize) });
+        record.begin(id, 1, 64, Birth { callers: &callers, ..birth(id as usize) }, 1);
     };
     begin(record, 1);
     assert!(record.end(1, 1, 1), "it was live");
     let index = record.index();
     let other = spawn(&records, move |records| begin(records.get(index), 2));
     let mut out = [0];
-    if record.callers(1, &mut out) == 1 {
+    if record.callers(1, Of::Birth, 1, &mut out) == 1 {
         assert_eq!(out, [1], "callers of two allocations");
     }
-    if record.callers(2, &mut out) == 1 {
+    if record.callers(2, Of::Birth, 1, &mut out) == 1 {
         assert_eq!(out, [2], "callers of two allocations");
     }
     other.join();
-    assert_eq!((record.callers(2, &mut out), out), (1, [2]), "the second is there");
+    assert_eq!((record.callers(2, Of::Birth, 1, &mut out), out), (1, [2]), "the second is there");
 }
 
 /// A freed record is read while another allocation begins and ends there: who has freed it belongs to it.
 pub fn read_against_end() {
     let records = Rc::new(Slab::<Record>::new());
     let record = records.take().expect("the fake system gives memory");
-    record.begin(1, 1, 64, birth(10));
+    record.begin(1, 1, 64, birth(10), 0);
     assert!(record.end(1, 1, 1), "it was live");
     let index = record.index();
     let other = spawn(&records, move |records| {
         let record = records.get(index);
-        record.begin(2, 1, 64, birth(20));
+        record.begin(2, 1, 64, birth(20), 0);
         record.end(2, 2, 2)
     });
     if let Some(seen) = record.read().filter(|seen| seen.id == 1) {
