@@ -94,12 +94,14 @@ mod values {
     pub(crate) const FRAMES: usize = 128;
     /// Counters, a power of two, that say whether anything sampled has an address with a hash.
     pub(crate) const FILTER: usize = 4096;
-    /// Bytes behind an allocation that are checked where it is hardened.
-    pub(crate) const CANARY: usize = 16;
+    /// Bytes behind an allocation, and before it, that are checked where it is hardened.
+    pub(crate) const CANARY: usize = 32;
     /// The largest allocation that is kept back with its memory.
     pub(crate) const KEPT_MAX: usize = 16 << 10;
     /// How many freed large or guarded allocations keep their addresses, without access.
     pub(crate) const KEPT_RUNS: usize = 64;
+    /// How many first chunks of spans are kept back, which have no chunk before them.
+    pub(crate) const KEPT_FIRSTS: usize = 256;
     /// From this size on such a one does not keep its memory.
     pub(crate) const KEPT_MEMORY: usize = 256 << 10;
     /// The largest allocation that is guarded, and how many are at one time: each takes two of the system's mappings.
@@ -208,6 +210,7 @@ mod values {
     pub(crate) const CANARY: usize = 8;
     pub(crate) const KEPT_MAX: usize = 64;
     pub(crate) const KEPT_RUNS: usize = 2;
+    pub(crate) const KEPT_FIRSTS: usize = 2;
     pub(crate) const KEPT_MEMORY: usize = 64;
     pub(crate) const GUARDED_MAX: usize = 16;
     pub(crate) const GUARDED: u32 = 2;

@@ -315,6 +315,9 @@ pub(crate) fn configure() {
     let mode = settings.mode.or(wanted).unwrap_or_default();
     if mode != Mode::Fast {
         // Before the first record, and the first free.
+        if is_late() {
+            TRACKER.begin_late();
+        }
         TRACKER.quarantine.set(settings.quarantine, settings.freed);
         TRACKER.keep_callers(settings.backtrace.unwrap_or(WANTED_CALLERS.load(Ordering::Relaxed)) as usize);
         TRACKER.guard(settings.guard.unwrap_or(WANTED_GUARD.load(Ordering::Relaxed)));

@@ -10,6 +10,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 const WATCHDOG: u32 = 60;
+/// From here on an allocation has pages of its own.
+const CLASS_MAX: usize = 256 << 10;
 
 fn program() -> &'static Path {
     static MADE: OnceLock<std::path::PathBuf> = OnceLock::new();
@@ -32,7 +34,7 @@ fn misjudged(ended: &Ended, parts: &[&str]) -> Option<String> {
 /// Each case with what its line must say, at each size: a chunk, the largest that is kept whole, a large and a huge one.
 #[test]
 fn what_is_deterministic_is_stopped_and_named() {
-    let sizes = [24, 1000, 100_000, 300_000, 40 << 20];
+    let sizes = [24, 1000, 100_000, 300_000, 40 << 20usize];
     let mut cases: Vec<(String, Vec<String>)> = Vec::new();
     let mut case = |words: String, parts: &[&str]| {
         cases.push((words, parts.iter().map(|part| part.to_string()).collect()));
@@ -55,9 +57,15 @@ fn what_is_deterministic_is_stopped_and_named() {
                 case(format!("inside {size} {at}"), &[&format!("{at} bytes into the allocation 0x"), &bytes]);
             }
         }
-        for past in [0, 1, 15] {
+        for past in [0, 1, 15, 16, 31] {
             let at = size + past;
             case(format!("write_at {size} {at}"), &[&format!("write {past} bytes past the end of 0x"), &bytes]);
+        }
+        for before in [1, 8, 25, 32] {
+            if size < CLASS_MAX {
+                let what = format!("write {before} bytes before the beginning of 0x");
+                case(format!("write_at {size} -{before}"), &[&what, &bytes]);
+            }
         }
         for by in [-8, 1, 1000] {
             case(format!("sized {size} {by}"), &["with a size that is not its own", &bytes]);

@@ -37,7 +37,7 @@ fn no_more_is_kept_back_than_was_wished() {
             }
             let stats = heap.check().expect("sound");
             // What lies behind a block is checked where it is hardened.
-            let behind = if mode == Mode::Hardened { 16 } else { 0 };
+            let behind = if mode == Mode::Hardened { 32 } else { 0 };
             let one = heap.alloc(layout(size)).expect("memory");
             let whole = Heap::new().expect("memory");
             let like = whole.alloc(layout(size + behind)).expect("memory");

@@ -13,7 +13,7 @@
 //! allocations, have it.
 
 use super::Tracked;
-use super::tracked::canary;
+use super::edges::canary;
 use crate::arena::Fill;
 use crate::config::{CANARY, GUARDED_MAX, KEPT_MEMORY, PAGE};
 use crate::modes::{Ended, Place};
@@ -62,7 +62,7 @@ impl Tracked<'_> {
         let at = with_exposed_provenance_mut::<u8>(address);
         let behind = CANARY.min(end - address - size);
         // SAFETY: bytes of the allocation's own pages, behind it.
-        unsafe { at.add(size).copy_from_nonoverlapping(canary(address).as_ptr(), behind) };
+        unsafe { at.add(size).copy_from_nonoverlapping(canary(address, size).as_ptr().cast(), behind) };
         NonNull::new(at)
     }
 
@@ -77,9 +77,7 @@ impl Tracked<'_> {
     pub(super) fn keep_guarded(&self, ended: &Ended) {
         let Ended { address, size, .. } = *ended;
         let behind = CANARY.min(end_of(address) - address - size);
-        let at = with_exposed_provenance_mut::<u8>(address + size);
-        // SAFETY: as written by `alloc_guarded`.
-        if unsafe { core::slice::from_raw_parts(at, behind) } != &canary(address)[..behind] {
+        if (0..behind).any(|past| self.is_broken(address, size, past)) {
             self.die_of_canary(ended, behind);
         }
         self.tracker.guard_ends();

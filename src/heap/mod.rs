@@ -9,6 +9,7 @@
 
 mod adopt;
 mod check;
+mod edges;
 mod guard;
 mod large;
 mod lease;

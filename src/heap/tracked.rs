@@ -3,7 +3,7 @@
 //! *Tracked*: each allocation has a record; a free that finds none, or one that is freed already, ends the process with a line
 //! that says what is known. *Hardened*: also, bytes behind each allocation are checked when it is freed; what is freed is
 //! overwritten and kept back for as long as the next frees take, and what was written to it meanwhile is noticed. What has pages
-//! of its own is the matter of `guard`.
+//! of its own is the matter of `guard`, what lies around allocations of `edges`.
 
 use super::Heap;
 use crate::arena::Fill;
@@ -75,21 +75,24 @@ impl Tracked<'_> {
                 return Some(at);
             }
         }
-        let at = once().or_else(|| self.alloc_after_release(padded, align, class, fill))?;
+        let mut at = once().or_else(|| self.alloc_after_release(padded, align, class, fill))?;
+        if at.addr().get() % PAGE == 0 && self.mode == Mode::Hardened {
+            if let Some(class) = class.filter(|class| self.keep_first(at.as_ptr().expose_provenance(), *class)) {
+                at = self.take(class).or_else(|| self.alloc_after_release(padded, align, Some(class), fill))?;
+            }
+        }
         let address = at.as_ptr().expose_provenance();
         let place = class.map_or(Place { address, word: 0 }, |class| place_in(class, address));
+        if padded > size {
+            self.set_edges(address, size, class);
+        }
         if !self.begin(place, size, align) {
             self.give(address);
             return None;
         }
-        // SAFETY: at least `padded` bytes, the caller's alone.
-        unsafe {
-            if fill == Fill::Zero && class.is_some() {
-                at.write_bytes(0, size);
-            }
-            if padded > size {
-                at.add(size).cast::<[u8; CANARY]>().write_unaligned(canary(address));
-            }
+        if fill == Fill::Zero && class.is_some() {
+            // SAFETY: at least `padded` bytes, the caller's alone.
+            unsafe { at.write_bytes(0, size) };
         }
         tell!(Cache, "{size} bytes allocated at {address:#x}");
         Some(at)
@@ -202,7 +205,7 @@ impl Tracked<'_> {
         }
         let is_hardened = self.mode == Mode::Hardened;
         if is_hardened {
-            self.check_canary(&ended);
+            self.check_edges(&ended, (note != 0).then(|| at_place(note as usize - 1)));
         }
         if is_hardened && ended.size <= KEPT_MAX && self.tracker.quarantine.is_default() {
             // SAFETY: the caller's allocation, which nobody uses any more.
@@ -269,6 +272,7 @@ impl Tracked<'_> {
         if self.mode == Mode::Hardened || self.tracker.quarantine.keeps(self.mode, 0) {
             self.tracker.forget_all(|address, size| self.release(address, size));
             self.tracker.forget_runs(|address| self.release_run(address));
+            self.tracker.forget_firsts(|address| self.give(address));
         }
     }
 
@@ -290,31 +294,14 @@ impl Tracked<'_> {
         let (count, bytes) = self.kept();
         stats.live = stats.live.saturating_sub(bytes);
         stats.quarantine = bytes;
-        stats.deallocations += count;
+        stats.allocations -= self.tracker.firsts_kept();
+        stats.deallocations += count - self.tracker.firsts_kept();
         stats.add_tables(self.tracker.bytes());
         if self.mode != Mode::Fast {
             let mut requested = 0;
             self.tracker.walk(|seen| requested += seen.size);
             stats.requested = Some(requested);
         }
-    }
-
-    pub(super) fn check_canary(&self, ended: &Ended) {
-        let at = with_exposed_provenance_mut::<[u8; CANARY]>(ended.address + ended.size);
-        // SAFETY: bytes of the allocation, behind those that the program asked for.
-        if unsafe { at.read_unaligned() } != canary(ended.address) {
-            self.die_of_canary(ended, CANARY);
-        }
-    }
-
-    #[cold]
-    pub(super) fn die_of_canary(&self, ended: &Ended, len: usize) -> ! {
-        let Ended { address, size, .. } = *ended;
-        let at = with_exposed_provenance_mut::<u8>(address + size);
-        let expected = canary(address);
-        // SAFETY: as in `check_canary`.
-        let byte = (0..len).find(|byte| unsafe { at.add(*byte).read() } != expected[*byte]).unwrap_or(0);
-        self.die_of(address, format_args!("write {byte} bytes past the end of {address:#x}"))
     }
 
     /// The same as [`check_fill`](Self::check_fill), for junk in what is hardened and was kept as by default.
@@ -349,7 +336,7 @@ impl Tracked<'_> {
 
     /// Ends the process for what was done to an allocation that the caller has in hand.
     #[cold]
-    fn die_of(&self, address: usize, what: fmt::Arguments<'_>) -> ! {
+    pub(super) fn die_of(&self, address: usize, what: fmt::Arguments<'_>) -> ! {
         match self.tracker.find(self.heap.place(address)) {
             Some(seen) => os::die(format_args!("{what}: {}", Known(&seen, self.tracker))),
             None => os::die(what),
@@ -425,16 +412,8 @@ impl Tracked<'_> {
 
 const JUNKS: u128 = u128::from_ne_bytes([JUNK; size_of::<u128>()]);
 
-/// What is written behind an allocation: no two addresses have the same, and no byte is a letter, a small number or all ones.
-pub(super) fn canary(address: usize) -> [u8; CANARY] {
-    let word = (address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) & 0x3f3f_3f3f_3f3f_3f3f | 0x8080_8080_8080_8080;
-    let mut bytes = [0; CANARY];
-    bytes.chunks_mut(size_of::<u64>()).for_each(|part| part.copy_from_slice(&word.to_be_bytes()));
-    bytes
-}
-
 /// What is known of an allocation, in words.
-struct Known<'a>(&'a Seen, &'a Tracker);
+pub(super) struct Known<'a>(pub(super) &'a Seen, pub(super) &'a Tracker);
 
 impl fmt::Display for Known<'_> {
     #[unsafe(link_section = ".millpond_cold")]

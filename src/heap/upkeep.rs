@@ -57,6 +57,8 @@ pub(super) struct Clock {
     swept: AtomicU64,
     /// The next cache that a tick looks at.
     cache: AtomicU32,
+    /// Whether free memory inside of a span was ever to go back.
+    thinned: AtomicU32,
     /// Batches of the sweep since the last tick that purged something.
     purged: AtomicU32,
     /// Ticks since the last that found anything to do.
@@ -77,6 +79,7 @@ impl Clock {
                 tick: AtomicU32::new(0),
                 swept: AtomicU64::new(0),
                 cache: AtomicU32::new(0),
+                thinned: AtomicU32::new(0),
                 purged: AtomicU32::new(0),
                 quiet: AtomicU32::new(0),
                 ebb: AtomicU32::new(0),
@@ -287,6 +290,12 @@ impl Heap {
         self.spans.slabs().iter().map(|slab| slab.made() as u64).sum()
     }
 
+    /// Whether free chunks of spans in use may read as zero although they did not.
+    pub(crate) fn has_thinned(&self) -> bool {
+        // Relaxed: it is set before anything has gone back.
+        self.clock.thinned.load(Ordering::Relaxed) != 0
+    }
+
     /// Visits the next `count` span nodes of this round, and purges the free OS pages of those that have rested.
     pub(super) fn sweep(&self, count: u32, rested: impl Fn(u32) -> bool + Copy) {
         // A load first: most calls come when the round is over.
@@ -320,6 +329,7 @@ impl Heap {
         for span in (first..first + count).map(|index| slab.get(index)) {
             if let Some(token) = span.hold_in_place(rested) {
                 point(Point::Sweep);
+                self.clock.thinned.store(1, Ordering::Relaxed);
                 let (bytes, done) = span.purge_units();
                 purged += bytes;
                 if bytes > 0 {

@@ -27,7 +27,7 @@ pub(crate) use places::{Place, Places};
 pub(crate) use quarantine::{JUNK, Quarantine};
 pub(crate) use record::{Birth, Ended, Of, Record, Seen};
 
-use crate::config::{ADDRESS_BITS, CALLERS, GUARDED, KEPT_MAX, KEPT_RUNS, RECENT};
+use crate::config::{ADDRESS_BITS, CALLERS, GUARDED, KEPT_FIRSTS, KEPT_MAX, KEPT_RUNS, RECENT};
 use crate::os;
 use crate::slab::Slab;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
@@ -63,6 +63,9 @@ pub(crate) struct Tracker {
     /// The same of large and guarded ones, which keep their addresses alone: that is all.
     runs: [AtomicUsize; KEPT_RUNS],
     next_run: AtomicU32,
+    /// The same of first chunks of spans, which nobody had; and how many came here so far.
+    firsts: [AtomicUsize; KEPT_FIRSTS],
+    next_first: AtomicU64,
     /// Callers that a record keeps.
     depth: AtomicU32,
     /// One allocation in so many is guarded; none if zero. And how many are.
@@ -71,6 +74,8 @@ pub(crate) struct Tracker {
     /// Up to where the oldest have been forgotten before their turn.
     gone: AtomicU64,
     pub(crate) quarantine: Quarantine,
+    /// Whether there may be allocations without a record.
+    late: AtomicU32,
     /// What the clock said at the first allocation.
     origin_ms: AtomicU64,
 }
@@ -97,11 +102,14 @@ impl Tracker {
                 next: AtomicU64::new(0),
                 runs: array_of![AtomicUsize::new(0); KEPT_RUNS],
                 next_run: AtomicU32::new(0),
+                firsts: array_of![AtomicUsize::new(0); KEPT_FIRSTS],
+                next_first: AtomicU64::new(0),
                 depth: AtomicU32::new(0),
                 guard: AtomicU32::new(0),
                 guarded: AtomicU32::new(0),
                 gone: AtomicU64::new(0),
                 quarantine: Quarantine::new(),
+                late: AtomicU32::new(0),
                 origin_ms: AtomicU64::new(0),
             }
         }
@@ -118,6 +126,17 @@ impl Tracker {
     #[inline]
     pub(crate) fn depth(&self) -> usize {
         self.depth.load(Ordering::Relaxed) as usize
+    }
+
+    /// Says that there may be allocations without a record, before the first is made.
+    pub(crate) fn begin_late(&self) {
+        self.late.store(1, Ordering::Relaxed);
+    }
+
+    /// Whether each live allocation has a record.
+    #[inline]
+    pub(crate) fn knows_all(&self) -> bool {
+        self.late.load(Ordering::Relaxed) == 0
     }
 
     /// Has one allocation in `one_in` guarded, where the mode guards; none if zero.
@@ -314,9 +333,30 @@ impl Tracker {
         Some(self.runs[at].swap(address, both)).filter(|old| *old != 0)
     }
 
+    /// The same for a first chunk of a span that comes up and is not handed out.
+    pub(crate) fn remember_first(&self, address: usize) -> Option<usize> {
+        let at = self.next_first.fetch_add(1, Ordering::Relaxed) as usize % KEPT_FIRSTS;
+        // ORDERING: as in `remember`.
+        Some(self.firsts[at].swap(address, Ordering::AcqRel)).filter(|old| *old != 0)
+    }
+
+    /// How often that was done: so many allocations and frees are none of the program's.
+    pub(crate) fn firsts_kept(&self) -> u64 {
+        self.next_first.load(Ordering::Relaxed)
+    }
+
     /// As [`forget_all`](Self::forget_all), for those.
-    pub(crate) fn forget_runs(&self, mut last: impl FnMut(usize)) {
-        for slot in &self.runs {
+    pub(crate) fn forget_firsts(&self, last: impl FnMut(usize)) {
+        Self::forget_each(&self.firsts, last);
+    }
+
+    /// And for runs.
+    pub(crate) fn forget_runs(&self, last: impl FnMut(usize)) {
+        Self::forget_each(&self.runs, last);
+    }
+
+    fn forget_each(slots: &[AtomicUsize], mut last: impl FnMut(usize)) {
+        for slot in slots {
             // ORDERING: Acquire, as in `remember`: what was there is the caller's from here on.
             match slot.swap(0, Ordering::Acquire) {
                 0 => {}
@@ -325,12 +365,12 @@ impl Tracker {
         }
     }
 
-    /// Calls `visit` with the address of each recent free, and of each run: a moment's picture.
+    /// Calls `visit` with the address of each recent free, each run, and each first chunk: a moment's picture.
     pub(crate) fn walk_kept(&self, visit: impl FnMut(usize)) {
         // Relaxed: only addresses.
         let recent = self.recent.iter().map(|slot| unpack(slot.load(Ordering::Relaxed)).0);
-        let runs = self.runs.iter().map(|slot| slot.load(Ordering::Relaxed));
-        recent.chain(runs).filter(|address| *address != 0).for_each(visit);
+        let others = self.runs.iter().chain(&self.firsts).map(|slot| slot.load(Ordering::Relaxed));
+        recent.chain(others).filter(|address| *address != 0).for_each(visit);
     }
 
     /// What the clock said at the first allocation.

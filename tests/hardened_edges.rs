@@ -1,0 +1,129 @@
+//! The mode `hardened` in a heap of one's own: writes across the edges of allocations, told apart by who is live beside them.
+#![cfg(all(target_arch = "x86_64", target_os = "linux", not(millpond_forward)))]
+
+mod common;
+
+use common::child::{Scenario, say};
+use core::alloc::Layout;
+use core::ptr::NonNull;
+use millpond::{Heap, Mode};
+use std::os::unix::process::ExitStatusExt as _;
+
+const SIZE: usize = 100;
+/// What serves it, with what lies behind it.
+const CHUNK: usize = 160;
+
+fn layout() -> Layout {
+    Layout::from_size_align(SIZE, 8).expect("valid")
+}
+
+fn heap() -> Heap {
+    Heap::builder().mode(Mode::Hardened).build().expect("memory")
+}
+
+fn take(heap: &Heap) -> NonNull<u8> {
+    heap.alloc(layout()).expect("memory")
+}
+
+fn give(heap: &Heap, block: NonNull<u8>) {
+    // SAFETY: from `take`, given back once.
+    unsafe { heap.free(block, layout()) };
+}
+
+/// Two live blocks, one right behind the other.
+fn neighbours(heap: &Heap) -> [NonNull<u8>; 2] {
+    let mut blocks: Vec<NonNull<u8>> = (0..40).map(|_| take(heap)).collect();
+    blocks.sort();
+    let at = (1..blocks.len()).find(|at| blocks[*at].addr().get() - blocks[*at - 1].addr().get() == CHUNK);
+    let at = at.expect("neighbours");
+    [blocks[at - 1], blocks[at]]
+}
+
+fn write(block: NonNull<u8>, at: isize) {
+    // SAFETY: none: the misuse under test.
+    unsafe { block.offset(at).write(block.offset(at).read() ^ 0x55) };
+}
+
+fn ends(test: &'static str, parts: &[&str], body: impl FnOnce(&Heap)) {
+    let Some(ended) = Scenario::new(test).run(|| {
+        body(&heap());
+        say(format_args!("survived\n"));
+    }) else {
+        return;
+    };
+    assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{}", ended.stdout);
+    for part in parts {
+        assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_write_before_the_beginning_names_both() {
+    let parts = ["write 3 bytes before the beginning of 0x", "; or past the end of 0x", "100 bytes, id "];
+    ends("a_write_before_the_beginning_names_both", &parts, |heap| {
+        let [_, second] = neighbours(heap);
+        write(second, -3);
+        give(heap, second);
+    });
+}
+
+/// What lies between two is the same whoever has the first: whether it was kept back, or handed out again, meanwhile.
+#[test]
+fn it_is_told_when_the_one_before_was_freed_first() {
+    let parts = ["write 1 bytes before the beginning of 0x", "; or past the end of 0x", ", freed by thread "];
+    ends("it_is_told_when_the_one_before_was_freed_first", &parts, |heap| {
+        let [first, second] = neighbours(heap);
+        give(heap, first);
+        write(second, -1);
+        give(heap, second);
+    });
+}
+
+#[test]
+fn it_is_told_when_the_chunk_before_is_handed_out_again() {
+    let parts = ["write 32 bytes before the beginning of 0x"];
+    ends("it_is_told_when_the_chunk_before_is_handed_out_again", &parts, |heap| {
+        let [first, second] = neighbours(heap);
+        give(heap, first);
+        heap.trim();
+        write(second, -32);
+        for _ in 0..10_000 {
+            take(heap);
+        }
+    });
+}
+
+/// Blocks come and go in every order, beside memory that goes back, and nothing is told.
+#[test]
+fn what_is_right_hears_nothing() {
+    let heap = heap();
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut live: Vec<(NonNull<u8>, Layout)> = Vec::new();
+    for round in 0..60_000 {
+        if live.len() > 3000 || (round % 3 == 0 && !live.is_empty()) {
+            let (block, layout) = live.swap_remove(random.usize(..live.len()));
+            // SAFETY: allocated below, freed once.
+            unsafe { heap.free(block, layout) };
+        } else {
+            let size = if random.u8(..) == 0 { random.usize(..70_000) } else { random.usize(..600) };
+            let layout = Layout::from_size_align(size, 1 << random.u32(..7)).expect("valid");
+            let block = heap.alloc(layout).expect("memory");
+            // SAFETY: allocated just now.
+            unsafe { block.write_bytes(round as u8, size) };
+            live.push((block, layout));
+        }
+        if round % 5000 == 0 {
+            heap.trim();
+            heap.check().expect("sound");
+        }
+    }
+    let stats = heap.check().expect("sound");
+    assert_eq!(stats.allocations - stats.deallocations, live.len() as u64);
+    for (block, layout) in live {
+        // SAFETY: as above.
+        unsafe { heap.free(block, layout) };
+    }
+    heap.trim();
+    let stats = heap.check().expect("sound");
+    assert_eq!((stats.live, stats.quarantine, stats.allocations), (0, 0, stats.deallocations));
+}
