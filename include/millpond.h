@@ -139,6 +139,10 @@ int mp_owns(const void *ptr) MP_NOEXCEPT;
 /* Verifies every structure: 0, or -1 with a line on stderr. Exact while no other thread is inside the allocator. */
 int mp_check(void) MP_NOEXCEPT;
 
+/* How many allocations were written to past their end, before their beginning or after they were freed, with a line each on
+ * stderr, 16 at most: with MILLPOND_MODE=hardened, else 0. Other threads may go on. The program's end looks as well. */
+size_t mp_check_memory(void) MP_NOEXCEPT;
+
 /* Whether transparent huge pages back the heap: where it grows, everywhere, nowhere, or as the system is set. 0, or -1 and EINVAL. */
 enum mp_thp { MP_THP_DEFAULT = 0, MP_THP_ALWAYS = 1, MP_THP_NEVER = 2, MP_THP_SYSTEM = 3 };
 int mp_set_thp(int thp) MP_NOEXCEPT;

@@ -345,6 +345,10 @@ pub(crate) fn configure() {
         leaks::wish(&settings.leaks);
         os::at_exit(show_leaks);
     }
+    if mode == Mode::Hardened {
+        // Last, so that it comes first: what follows tells of memory that is sound.
+        os::at_exit(check_at_exit);
+    }
 }
 
 /// The mode in force: what `MILLPOND_MODE` says, else what the program's allocator was made with, else
@@ -418,6 +422,14 @@ extern "C" fn show_stats() {
     let mut stats = Stats::default();
     fill(&mut stats);
     os::say(format_args!("{stats}"));
+}
+
+extern "C" fn check_at_exit() {
+    match check_memory() {
+        0 => {}
+        1 => os::die(format_args!("the above was found at the program's end")),
+        count => os::die(format_args!("{count} were found at the program's end")),
+    }
 }
 
 /// With as little as can be of its own on the stack, which is looked at from here on.
@@ -546,6 +558,22 @@ pub(crate) fn verify(stats: &mut Stats) -> Result<(), CheckError> {
     HEAP.verify(stats)?;
     add_records(stats);
     Ok(())
+}
+
+/// Looks at all that is live, and all that is kept back, in the mode [`Mode::Hardened`]: says a line on stderr of each
+/// allocation that was written to past its end, before its beginning or after it was freed, 16 at most, and returns how many
+/// there are. In other modes zero: nothing is known.
+///
+/// What is freed is looked at anyway; this sees what is not, or not yet. The program's end by `exit` looks as well, and ends the
+/// process by `SIGABRT` if there is any. Linear in the most allocations that there ever were at one time, with a call of the
+/// system for each of more than 256 KiB; other threads may go on. Of those the last bytes are not looked at where the system
+/// does not let a process read its own memory (`process_vm_readv`).
+///
+/// ```
+/// assert_eq!(millpond::check_memory(), 0);
+/// ```
+pub fn check_memory() -> usize {
+    tracked().map_or(0, |tracked| tracked.check_memory())
 }
 
 /// Sets whether transparent huge pages back the heap, for what there is and for what comes. The environment variable

@@ -169,7 +169,7 @@ fn panicked(info: &core::panic::PanicInfo<'_>) -> ! {
 mod global;
 
 #[cfg(any(not(any(test, millpond_loom)), miri, millpond_forward))]
-pub use global::{Millpond, check, flush_thread, owns, set_thp, stats, trim, usable_size};
+pub use global::{Millpond, check, check_memory, flush_thread, owns, set_thp, stats, trim, usable_size};
 pub use report::{CheckError, Freed, Latency, Mode, POOLS, PoolStats, Pools, Record, Stats, Thp, Timing, Trimmed};
 /// For the test that stops threads in the middle of slow paths.
 #[doc(hidden)]

@@ -33,6 +33,7 @@ exported! {
     mp_version() -> *const c_char = VERSION.as_ptr();
     mp_stats(stats: *mut CStats) = stats.write(statistics());
     mp_check() -> c_int = check();
+    mp_check_memory() -> usize = global::check_memory();
     mp_trim() -> usize = global::trim().returned;
     mp_flush_thread() = global::flush_thread();
     mp_owns(ptr: *const u8) -> c_int = global::owns(ptr) as c_int;

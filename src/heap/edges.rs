@@ -138,7 +138,7 @@ impl Tracked<'_> {
     }
 
     /// How far before the end of a chunk's edge something was written, of which the next is live, or has just ended.
-    fn broken_before(&self, chunk: usize, class: Class) -> Option<usize> {
+    pub(super) fn broken_before(&self, chunk: usize, class: Class) -> Option<usize> {
         Edge::of(chunk, class).broken(self.heap.has_thinned() && !self.is_live(chunk))
     }
 
@@ -161,12 +161,17 @@ impl Tracked<'_> {
     /// `from`: the chunk from whose end it may have come.
     #[cold]
     fn die_before(&self, address: usize, bytes: usize, from: Option<usize>) -> ! {
-        os::die(format_args!("{}", Before { tracked: self, address, bytes, from }))
+        os::die(format_args!("{}", self.told_before(address, bytes, from)))
+    }
+
+    /// What was written before an allocation's beginning, in words.
+    pub(super) fn told_before(&self, address: usize, bytes: usize, from: Option<usize>) -> impl fmt::Display {
+        Before { tracked: self, address, bytes, from }
     }
 
     /// The chunk before one of a class, if there is one in the span.
     #[inline]
-    fn before(&self, chunk: usize, class: Class) -> Option<usize> {
+    pub(super) fn before(&self, chunk: usize, class: Class) -> Option<usize> {
         let has = chunk % PAGE != 0 || self.has_before(chunk, class);
         has.then(|| chunk - INFO[class].size)
     }
@@ -202,7 +207,7 @@ impl Tracked<'_> {
     }
 }
 
-/// What was written before an allocation's beginning, in words.
+/// See [`told_before`](Tracked::told_before).
 struct Before<'a> {
     tracked: &'a Tracked<'a>,
     address: usize,

@@ -8,6 +8,7 @@
 //! else.
 
 mod adopt;
+mod audit;
 mod check;
 mod edges;
 mod guard;

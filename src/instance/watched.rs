@@ -1,4 +1,5 @@
-//! A heap's calls where there is more to do than to serve them: records, times, or samples for a profile.
+//! A heap's calls where there is more to do than to serve them: records, times, or samples for a profile; and the look at all
+//! that is recorded.
 
 use super::{AllocError, Heap};
 use crate::arena::Fill;
@@ -40,6 +41,12 @@ impl Heap {
         if self.inner().profiled {
             global::watch::freeing(at.addr().get());
         }
+    }
+
+    /// Looks at all that is live, and all that is kept back, in the mode [`Mode::Hardened`], and returns how many allocations
+    /// were written to where nobody may: as [`check_memory`](crate::check_memory). Nothing looks at a heap's end.
+    pub fn check_memory(&self) -> usize {
+        self.tracked().check_memory()
     }
 
     /// The calling thread's times; `None` if calls are not timed, or it has no index.

@@ -365,6 +365,19 @@ impl Tracker {
         }
     }
 
+    /// Calls `visit` with the address and size of each recent free that is kept back, and what says whether it still is.
+    pub(crate) fn walk_recent(&self, mut visit: impl FnMut(usize, usize, &dyn Fn() -> bool)) {
+        for slot in &self.recent {
+            // ORDERING: Acquire, as in `remember`: what was done to it before is done.
+            let each = Ordering::Acquire;
+            let word = slot.load(each);
+            if word != 0 {
+                let (address, size) = unpack(word);
+                visit(address, size, &|| slot.load(each) == word);
+            }
+        }
+    }
+
     /// Calls `visit` with the address of each recent free, each run, and each first chunk: a moment's picture.
     pub(crate) fn walk_kept(&self, visit: impl FnMut(usize)) {
         // Relaxed: only addresses.
