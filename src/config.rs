@@ -61,6 +61,8 @@ mod values {
     pub(crate) const GROWN: usize = if IN_C { 32 << 20 } else { 8 << 20 };
     /// In runs from this length on, dirty pages that must be zero are purged rather than written.
     pub(crate) const ZERO_BY_PURGE: usize = 4 << 20;
+    /// Pages to which access is given at once where a heap is hardened: 1 MiB.
+    pub(crate) const SEAL_STEP: usize = 16;
     /// How many arenas there can be.
     pub(crate) const ARENAS: usize = 512;
     /// From this size an allocation has a mapping of its own.
@@ -187,6 +189,7 @@ mod values {
     pub(crate) const ARENA_MAX: usize = 4 * PAGE_SIZE;
     pub(crate) const ARENA_ALIGN: usize = PAGE_SIZE;
     pub(crate) const GROWN: usize = usize::MAX;
+    pub(crate) const SEAL_STEP: usize = 1;
     pub(crate) const ZERO_BY_PURGE: usize = PAGE_SIZE;
     pub(crate) const ARENAS: usize = 3;
     pub(crate) const HUGE_MIN: usize = 4 * PAGE_SIZE;

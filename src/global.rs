@@ -380,7 +380,10 @@ fn choose(mode: Mode) {
     match mode {
         Mode::Fast => {}
         Mode::Tracked => seal(1),
-        Mode::Hardened => seal(2),
+        Mode::Hardened => {
+            HEAP.spans.arenas.seal();
+            seal(2);
+        }
     }
 }
 

@@ -12,6 +12,8 @@ use std::sync::OnceLock;
 const WATCHDOG: u32 = 60;
 /// From here on an allocation has pages of its own.
 const CLASS_MAX: usize = 256 << 10;
+/// What is freed is kept back with its memory up to here.
+const KEPT_MAX: usize = 16 << 10;
 
 fn program() -> &'static Path {
     static MADE: OnceLock<std::path::PathBuf> = OnceLock::new();
@@ -113,6 +115,14 @@ fn what_has_pages_of_its_own_faults_at_once() {
         ("write_at 4096 4096", &guarded),
         ("write_at 4096 -4096", &guarded),
         ("write_at 100 112", &guarded),
+        // What was never used, and what lies around.
+        ("write_at 24 1048600", &[]),
+        ("write_at 24 -1048576", &[]),
+        ("write_at 4096 1052671", &[]),
+        ("write_at 4096 -1048576", &[]),
+        ("write_at 300000 1348576", &[]),
+        ("write_at 300000 -1048576", &[]),
+        ("write_at 300000 -1", &[]),
     ] {
         let ended = hardened(words, more);
         assert_eq!((ended.signal, ended.stdout.as_str()), (Some(libc::SIGSEGV), ""), "{words}: {ended:?}");
@@ -126,6 +136,33 @@ fn what_has_pages_of_its_own_faults_at_once() {
     ] {
         let ended = hardened(words, &guarded);
         assert_eq!(misjudged(&ended, &[part]), None, "{words}");
+    }
+}
+
+/// What no free has looked at is told when the program ends.
+#[test]
+fn the_end_tells_what_is_left() {
+    let mut cases: Vec<(String, String)> = Vec::new();
+    for size in [0usize, 24, 1000, 100_000, 300_000, 40 << 20] {
+        for past in [0, 31] {
+            let what = format!("write {past} bytes past the end of 0x");
+            cases.push((format!("write_and_keep {size} {}", size + past), what));
+        }
+        if size < CLASS_MAX {
+            cases.push((format!("write_and_keep {size} -3"), "write 3 bytes before the beginning of 0x".into()));
+        }
+        if (1..=KEPT_MAX).contains(&size) {
+            let into = size / 2;
+            cases.push((format!("write_at_last {size} {into}"), format!("after it was freed, {into} bytes into it")));
+        }
+    }
+    for (words, what) in &cases {
+        let ended = hardened(words, &[]);
+        assert_eq!((ended.signal, ended.stdout.as_str()), (Some(libc::SIGABRT), "survived\n"), "{words}: {ended:?}");
+        let lines: Vec<&str> = ended.stderr.lines().collect();
+        assert_eq!(lines.len(), 2, "{words}: {ended:?}");
+        assert!(lines[0].starts_with("millpond: write ") && lines[0].contains(what), "{words}: {ended:?}");
+        assert!(lines[1].contains("found at the program's end"), "{words}: {ended:?}");
     }
 }
 

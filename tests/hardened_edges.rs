@@ -93,6 +93,76 @@ fn it_is_told_when_the_chunk_before_is_handed_out_again() {
     });
 }
 
+/// Whatever is asked for: of what is live, and of what is kept back.
+#[test]
+fn all_of_it_is_looked_at_when_asked() {
+    Scenario::new("all_of_it_is_looked_at_when_asked").passes(|| {
+        let heap = heap();
+        let [_, before] = neighbours(&heap);
+        let [behind, _] = neighbours(&heap);
+        let [_, freed] = neighbours(&heap);
+        assert_eq!(heap.check_memory(), 0);
+        write(before, -1);
+        assert_eq!(heap.check_memory(), 1);
+        write(behind, SIZE as isize + 7);
+        give(&heap, freed);
+        write(freed, 9);
+        assert_eq!(heap.check_memory(), 3);
+        // What has been written back is sound again.
+        write(before, -1);
+        write(behind, SIZE as isize + 7);
+        write(freed, 9);
+        assert_eq!(heap.check_memory(), 0);
+        heap.trim();
+        assert_eq!(heap.check_memory(), 0);
+    });
+    for mode in [Mode::Fast, Mode::Tracked] {
+        let heap = Heap::builder().mode(mode).build().expect("memory");
+        take(&heap);
+        assert_eq!(heap.check_memory(), 0, "nothing is known in {mode:?}");
+    }
+}
+
+/// Threads that allocate and free meanwhile are not mistaken for misuse.
+#[test]
+fn it_may_be_asked_for_while_others_go_on() {
+    let heap = heap();
+    let ended = core::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..3u64 {
+            let (heap, ended) = (&heap, &ended);
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(thread);
+                let mut live: Vec<(NonNull<u8>, Layout)> = Vec::new();
+                for _ in 0..20_000 {
+                    let size = if random.u8(..) == 0 { random.usize(..400_000) } else { random.usize(..300) };
+                    let layout = Layout::from_size_align(size, 8).expect("valid");
+                    let block = heap.alloc(layout).expect("memory");
+                    // SAFETY: allocated just now; freed once, below.
+                    unsafe { block.write_bytes(7, size.min(1000)) };
+                    live.push((block, layout));
+                    if live.len() > 50 {
+                        let (block, layout) = live.swap_remove(random.usize(..live.len()));
+                        // SAFETY: as above.
+                        unsafe { heap.free(block, layout) };
+                    }
+                }
+                for (block, layout) in live {
+                    // SAFETY: as above.
+                    unsafe { heap.free(block, layout) };
+                }
+                ended.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+            });
+        }
+        while ended.load(core::sync::atomic::Ordering::Relaxed) < 3 {
+            assert_eq!(heap.check_memory(), 0);
+            heap.trim();
+        }
+    });
+    assert_eq!(heap.check_memory(), 0);
+    heap.check().expect("sound");
+}
+
 /// Blocks come and go in every order, beside memory that goes back, and nothing is told.
 #[test]
 fn what_is_right_hears_nothing() {

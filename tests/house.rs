@@ -56,7 +56,7 @@ const UNMODELLED: &[(&str, &str)] = &[
     ("os/linux.rs", "the models have another system"),
     ("os/fake", "is that system, or that of the unit tests"),
     ("slot.rs", "the system's calls; a key is a number, and behind it nothing is published"),
-    ("arena/growth.rs", "advice to the system, behind which nothing is published"),
+    ("arena/growth.rs", "advice to the system, and access that it gives: behind them nothing is published"),
     ("global.rs", "a flag that publishes nothing"),
     ("global/watch.rs", "the same, and a path that is set before there is a second thread"),
     ("c_api", "counts and a flag that publish nothing"),

@@ -10,14 +10,18 @@
 //! the reach has passed meanwhile is refused huge pages: the edge moves up to the reach. Two ranges an arena, so never more
 //! than two mappings.
 //!
-//! Only where the setting is [`Thp::Default`]. All of it is advice, and so are the two numbers: where advice of two threads
+//! Where an arena is *sealed* (in the mode `hardened`), what was never used has no access: a wild write into it faults. It opens
+//! as runs are taken, a `SEAL_STEP` at a time, so it is one mapping more. What two open at the same time one of them may open
+//! again, with what the other has closed there meanwhile.
+//!
+//! The huge pages only where the setting is [`Thp::Default`]. They are advice, and so are the first two numbers: where advice of two threads
 //! overtakes each other, some memory has the other kind of pages for a while, and is right all the same.
 //!
-//! Invariant, at rest: no page from the reach on is in use.
+//! Invariant, at rest: no page from the reach on is in use, and what is below it is open.
 
 use super::bits::words_of;
 use super::region::Arena;
-use crate::config::{ARENA_ALIGN, GROWN, PAGE};
+use crate::config::{ARENA_ALIGN, GROWN, PAGE, SEAL_STEP};
 use crate::os;
 use crate::report::Thp;
 use crate::sync::{AtomicUsize, Ordering};
@@ -27,12 +31,14 @@ use crate::sync::{AtomicUsize, Ordering};
 pub(super) struct Growth {
     reach: AtomicUsize,
     edge: AtomicUsize,
+    /// Pages from the start that may be accessed.
+    open: AtomicUsize,
 }
 
 impl Growth {
     /// Of an arena of so many pages, for which nothing is advised.
     pub(super) fn new(pages: usize) -> Self {
-        Self { reach: AtomicUsize::new(0), edge: AtomicUsize::new(pages) }
+        Self { reach: AtomicUsize::new(0), edge: AtomicUsize::new(pages), open: AtomicUsize::new(pages) }
     }
 }
 
@@ -41,6 +47,31 @@ impl Arena {
     pub(super) fn grow_from_start(&self) {
         self.growth.edge.store(0, Ordering::Relaxed);
         os::advise_thp(self.start(), self.bytes(), Thp::Always);
+    }
+
+    /// Takes access to the whole arena away, which is fresh, until it is used.
+    pub(super) fn seal(&self) {
+        if GROWN < usize::MAX && os::protect(self.start(), self.bytes(), false) {
+            self.growth.open.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives access to all up to the end of a run that the caller has claimed. False: the system refuses.
+    #[inline]
+    pub(super) fn unseal(&self, end: usize) -> bool {
+        // Relaxed: access is the system's to give, and there for all at once.
+        let open = if GROWN < usize::MAX { self.growth.open.load(Ordering::Relaxed) } else { end };
+        end <= open || self.unseal_from(open, end)
+    }
+
+    #[cold]
+    fn unseal_from(&self, open: usize, end: usize) -> bool {
+        let to = end.next_multiple_of(SEAL_STEP).min(self.pages);
+        let is_open = os::protect(self.start() + open * PAGE, (to - open) * PAGE, true);
+        if is_open {
+            self.growth.open.fetch_max(to, Ordering::Relaxed);
+        }
+        is_open
     }
 
     /// Told of each run that is taken, by its end. O(1).
@@ -54,7 +85,7 @@ impl Arena {
 
     #[cold]
     fn pass(&self, end: usize, thp: Thp) {
-        let Growth { reach, edge } = &self.growth;
+        let Growth { reach, edge, .. } = &self.growth;
         reach.fetch_max(end, Ordering::Relaxed);
         if end * PAGE < GROWN || thp != Thp::Default || edge.load(Ordering::Relaxed) != self.pages {
             return;
@@ -67,7 +98,7 @@ impl Arena {
 
     /// Told when memory of this arena has gone back.
     pub(super) fn ebb(&self) {
-        let Growth { reach, edge } = &self.growth;
+        let Growth { reach, edge, .. } = &self.growth;
         let old = edge.load(Ordering::Relaxed);
         let new = self.block_from(reach.load(Ordering::Relaxed));
         if old < new && edge.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
@@ -79,8 +110,9 @@ impl Arena {
     pub(super) fn growth_holds(&self) -> bool {
         let reach = self.growth.reach.load(Ordering::Relaxed);
         GROWN == usize::MAX
-            || words_of(reach, self.pages - reach)
-                .all(|(word, mask)| self.used()[word].load(Ordering::Relaxed) & mask == 0)
+            || self.growth.open.load(Ordering::Relaxed) >= reach
+                && words_of(reach, self.pages - reach)
+                    .all(|(word, mask)| self.used()[word].load(Ordering::Relaxed) & mask == 0)
     }
 
     /// Forgets what was advised: somebody has advised otherwise.

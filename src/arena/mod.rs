@@ -259,6 +259,16 @@ impl Arenas {
         self.books.thp()
     }
 
+    /// Has arenas to come sealed: what was never used of them, and what lies around them, has no access.
+    pub(crate) fn seal(&self) {
+        self.books.sealed.store(1, Ordering::Relaxed);
+    }
+
+    fn is_sealed(&self) -> bool {
+        // Relaxed: it is set before the first arena is made, or goes for later ones.
+        self.books.sealed.load(Ordering::Relaxed) != 0
+    }
+
     /// Adds an arena with room for such a run in a slot where a search has seen none, or an abandoned one, `there`;
     /// somebody else's will do. Built privately, published by one exchange.
     fn grow(&self, pages: usize, align: usize, slot: &AtomicPtr<Arena>, there: *mut Arena) -> Option<()> {
@@ -279,10 +289,12 @@ impl Arenas {
         let own = self.budget.limit().map_or(usize::MAX, |limit| limit.saturating_mul(2 * PAGE));
         let wanted = self.reserved().clamp(ARENA_MIN, ARENA_MAX).min(modest).min(own).max(least);
         let mut bytes = wanted.next_multiple_of(PAGE);
-        let start = loop {
+        let (start, margin) = loop {
             let alignment = if bytes >= 2 * ARENA_ALIGN { ARENA_ALIGN } else { PAGE };
-            if let Some(start) = os::reserve(bytes, alignment) {
-                break start;
+            let is_wide = modest == usize::MAX && alignment == ARENA_ALIGN;
+            let margin = if is_wide && self.is_sealed() { ARENA_ALIGN } else { 0 };
+            if let Some(start) = os::reserve(bytes + 2 * margin, alignment) {
+                break (start + margin, margin);
             }
             if bytes == least {
                 return None;
@@ -294,23 +306,29 @@ impl Arenas {
         let pages = bytes / PAGE;
         let table_bytes = Arena::table_bytes(pages);
         let Some(table) = os::metadata(table_bytes) else {
-            os::release(start, bytes);
+            os::release(start - margin, bytes + 2 * margin);
             return None;
         };
         // SAFETY: fresh memory of that size, aligned to an OS page, and pages fresh from the system.
-        let arena = unsafe { Arena::make(ptr::with_exposed_provenance_mut(table), start >> PAGE_SHIFT, pages) };
+        let arena = unsafe { Arena::make(ptr::with_exposed_provenance_mut(table), start >> PAGE_SHIFT, pages, margin) };
         if self.reserved() > 0 && self.thp() == Thp::Default {
             // SAFETY: made above, and not published yet.
             unsafe { &*arena }.grow_from_start();
+        }
+        if self.is_sealed() {
+            let margins = [start - margin, start + bytes];
+            margins.iter().for_each(|at| _ = os::protect(*at, margin, false));
+            // SAFETY: as above.
+            unsafe { &*arena }.seal();
         }
         point(Point::FirstUse);
         // ORDERING: Release publishes the arena; pairs with the Acquire in `iter`. The loser looks through `iter`.
         let publish = if planted(Fault::ArenaPublish) { Ordering::Relaxed } else { Ordering::Release };
         if slot.compare_exchange(there, arena, publish, Ordering::Relaxed).is_ok() {
-            self.reserved.fetch_add(bytes, Ordering::Relaxed);
+            self.reserved.fetch_add(bytes + 2 * margin, Ordering::Relaxed);
             self.metadata.fetch_add(table_bytes + pages * PAGE_BYTES, Ordering::Relaxed);
         } else {
-            os::release(start, bytes);
+            os::release(start - margin, bytes + 2 * margin);
             os::release_metadata(table, table_bytes);
         }
         Some(())
@@ -322,11 +340,11 @@ impl Arenas {
     /// No run is used any more, and the arenas never again.
     pub(crate) unsafe fn dispose(&self) {
         for arena in self.published() {
-            let (start, bytes) = (arena.start(), arena.bytes());
+            let table_bytes = Arena::table_bytes(arena.bytes() / PAGE);
             if !arena.is_gone() {
-                os::release(start, bytes);
+                arena.release();
             }
-            os::release_metadata(ptr::from_ref(arena).expose_provenance(), Arena::table_bytes(bytes / PAGE));
+            os::release_metadata(ptr::from_ref(arena).expose_provenance(), table_bytes);
         }
     }
 

@@ -52,6 +52,8 @@ pub(crate) struct Arena {
     pub(super) first_page: usize,
     pub(super) pages: usize,
     pub(super) words: usize,
+    /// Bytes of the reservation before the first page, and behind the last, without access.
+    margin: usize,
     /// Four bitmaps, the lanes of `longest`, and their groups.
     tables: *const AtomicU64,
     free: AtomicU32,
@@ -73,12 +75,19 @@ pub(crate) struct Books {
     pub(crate) changes: AtomicUsize,
     /// The use of transparent huge pages.
     pub(super) thp: AtomicU32,
+    /// Whether arenas to come are sealed.
+    pub(super) sealed: AtomicU32,
 }
 
 impl Books {
     const_fn! {
         pub(super) const fn new() -> Self {
-            Self { committed: AtomicUsize::new(0), changes: AtomicUsize::new(0), thp: AtomicU32::new(0) }
+            Self {
+                committed: AtomicUsize::new(0),
+                changes: AtomicUsize::new(0),
+                thp: AtomicU32::new(0),
+                sealed: AtomicU32::new(0),
+            }
         }
     }
 
@@ -118,7 +127,7 @@ impl Arena {
     /// # Safety
     /// `at` points to `table_bytes(pages)` writable bytes, aligned to 16, that nobody else uses and that stay; the
     /// pages from `first_page` on are reserved, fresh from the system.
-    pub(crate) unsafe fn make(at: *mut u8, first_page: usize, pages: usize) -> *mut Self {
+    pub(crate) unsafe fn make(at: *mut u8, first_page: usize, pages: usize, margin: usize) -> *mut Self {
         let words = pages.div_ceil(64);
         // SAFETY: inside the bytes that the caller gives.
         let tables = unsafe { at.add(size_of::<Self>()) }.cast::<AtomicU64>();
@@ -130,6 +139,7 @@ impl Arena {
             first_page,
             pages,
             words,
+            margin,
             tables,
             free: AtomicU32::new(pages as u32),
             dirty_free: AtomicU32::new(0),
@@ -275,7 +285,7 @@ impl Arena {
     /// Turns claimed pages into a run in use.
     fn commit(&self, start: usize, pages: usize, fill: Fill, books: &Books) -> Took {
         let page = self.first_page + start;
-        if !os::commit(page << PAGE_SHIFT, pages * PAGE) {
+        if !self.unseal(start + pages) || !os::commit(page << PAGE_SHIFT, pages * PAGE) {
             self.free.fetch_add(pages as u32, Ordering::Relaxed);
             self.unclaim(start, pages);
             // Relaxed: a hint, as in `find`: a search may have missed these pages.
@@ -351,8 +361,18 @@ impl Arena {
         books.committed.fetch_sub(dirty as usize * PAGE, Ordering::Relaxed);
         // Relaxed: whoever sees it passes the arena over, and looks at nothing that was done to it. It stays claimed.
         self.gone.store(1, Ordering::Relaxed);
-        os::release(self.start(), self.bytes());
-        self.bytes()
+        self.release();
+        self.reserved()
+    }
+
+    /// Gives its addresses back.
+    pub(super) fn release(&self) {
+        os::release(self.start() - self.margin, self.reserved());
+    }
+
+    /// Bytes of the whole reservation.
+    pub(super) fn reserved(&self) -> usize {
+        self.bytes() + 2 * self.margin
     }
 
     /// Whether its address space was given up.

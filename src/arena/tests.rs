@@ -53,7 +53,7 @@ impl World {
         let first_page = (start >> PAGE_SHIFT) + OFFSET;
         let table = fake::metadata(Arena::table_bytes(PAGES)).unwrap();
         // SAFETY: fresh memory for the table, and fresh pages.
-        let arena = unsafe { &*Arena::make(ptr::with_exposed_provenance_mut(table), first_page, PAGES) };
+        let arena = unsafe { &*Arena::make(ptr::with_exposed_provenance_mut(table), first_page, PAGES, 0) };
         let books = Books::new();
         let model = std::vec![Page::default(); PAGES];
         Self { system, arena, books, first_page, model, runs: Vec::new(), stamp: 0 }

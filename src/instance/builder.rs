@@ -265,6 +265,9 @@ impl<'a> HeapBuilder<'a> {
             return Err(BuildError::Memory);
         };
         let heap = Heap { inner };
+        if self.mode == Mode::Hardened {
+            heap.inner().core.spans.arenas.seal();
+        }
         if capacity.is_some() || soft > 0 {
             heap.inner().core.spans.arenas.budget().set(limit, soft);
         }

@@ -78,6 +78,8 @@ int main(int count, char **words)
     CASE("twice_after_realloc") { char *old = block; block = hidden(realloc(block, 3 * size + 100)); CHECK(block != old); give_wild(old); }
     CASE("inside") { give_wild(block + at); }
     CASE("write_at") { ((volatile char *)block)[at] ^= 0x55; give(block); }
+    CASE("write_and_keep") { ((volatile char *)block)[at] ^= 0x55; }
+    CASE("write_at_last") { give(block); ((volatile char *)block)[at] ^= 0x55; }
     CASE("write_after_free") { give(block); ((volatile char *)block)[at] = 1; others(10000); }
     CASE("sized") { sized(block, size + (size_t)at); }
     CASE("aligned_sized") { aligned_sized(block, 64, size); }
