@@ -26,8 +26,9 @@ pub enum Mode {
     Fast,
     /// Each allocation has a record with an ID; each free must find it.
     Tracked,
-    /// Also, writes past the end of an allocation are noticed when it is freed, and writes after that some 1024 frees later;
-    /// or at once, where it is guarded, or large and freed.
+    /// Also, writes up to 32 bytes past the end of an allocation or before its beginning are noticed when it is freed, and writes
+    /// after that some 1024 frees later; or at once, where it is guarded, or large and freed. All of it at the program's end
+    /// at the latest. The README has in a table what is seen and what not.
     Hardened,
 }
 

@@ -37,6 +37,8 @@ impl Tracked<'_> {
     }
 
     /// Calls `tell` with a line of each. Linear in the most allocations that ever lived.
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     fn audit(&self, tell: &mut dyn FnMut(Arguments<'_>)) {
         if self.mode != Mode::Hardened {
             return;
@@ -45,6 +47,8 @@ impl Tracked<'_> {
         self.tracker.walk_recent(|address, size, is_still| self.look_at_kept(address, size, is_still, tell));
     }
 
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     fn look_at_live(&self, seen: &Seen, tell: &mut dyn FnMut(Arguments<'_>)) {
         let class = match self.heap.spans.page_map.noted(seen.address) {
             0 => None,
@@ -84,6 +88,8 @@ impl Tracked<'_> {
         self.tracker.find(self.heap.place(seen.address)).is_some_and(|now| now.is_live && now.id == seen.id)
     }
 
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     fn look_at_kept(
         &self,
         address: usize,

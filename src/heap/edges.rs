@@ -100,6 +100,7 @@ impl Tracked<'_> {
     /// Writes the edge of a chunk that is about to be live.
     #[cold]
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     fn mend(&self, chunk: usize, class: Class) {
         let edge = Edge::of(chunk, class);
         let next = chunk + INFO[class].size;
@@ -131,6 +132,7 @@ impl Tracked<'_> {
 
     #[cold]
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     fn check_before(&self, address: usize, before: usize, class: Class) {
         if let Some(bytes) = self.broken_before(before, class) {
             self.die_before(address, bytes, Some(before));
@@ -152,6 +154,7 @@ impl Tracked<'_> {
 
     #[cold]
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn die_of_canary(&self, ended: &Ended, len: usize) -> ! {
         let Ended { address, size, .. } = *ended;
         let byte = (0..len).find(|past| self.is_broken(address, size, *past)).unwrap_or(0);
@@ -193,6 +196,7 @@ impl Tracked<'_> {
     /// Keeps a chunk back that is the first of its span. False: it is another, or is to be handed out all the same.
     #[cold]
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn keep_first(&self, chunk: usize, class: Class) -> bool {
         let is_kept = self.tracker.knows_all()
             && self.tracker.quarantine.is_default()
