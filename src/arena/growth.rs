@@ -173,4 +173,27 @@ mod tests {
         assert_eq!(edges(&arenas), ends, "what was set stays");
         assert_eq!(arenas.check(), Ok(0));
     }
+
+    #[test]
+    fn a_sealed_arena_opens_as_it_is_used() {
+        let _system = System::fresh();
+        let arenas = Arenas::new();
+        arenas.seal();
+        let take = |pages| arenas.take_run(pages, 1, Fill::Any).expect("memory");
+        let open = || arenas.iter().next().expect("an arena").growth.open.load(Ordering::Relaxed);
+        let first = take(1);
+        assert_eq!(open(), SEAL_STEP);
+        let second = take(SEAL_STEP - 1);
+        assert_eq!(open(), SEAL_STEP, "there is room");
+        let third = take(2 * SEAL_STEP + 1);
+        assert_eq!(open(), 4 * SEAL_STEP);
+        let margins = 2 * ARENA_ALIGN;
+        assert_eq!(arenas.reserved(), arenas.iter().map(Arena::bytes).sum::<usize>() + margins);
+        for run in [first, second, third] {
+            arenas.give_run(run.page, run.pages);
+        }
+        assert_eq!(arenas.check(), Ok(0));
+        arenas.abandon_free();
+        assert_eq!(arenas.reserved(), 0, "the margins go with it");
+    }
 }
