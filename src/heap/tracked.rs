@@ -294,8 +294,10 @@ impl Tracked<'_> {
         let (count, bytes) = self.kept();
         stats.live = stats.live.saturating_sub(bytes);
         stats.quarantine = bytes;
-        stats.allocations -= self.tracker.firsts_kept();
-        stats.deallocations += count - self.tracker.firsts_kept();
+        // Taken from the heap, and given back to it or still kept; while others go on, a moment's picture.
+        let firsts = self.tracker.firsts_kept();
+        stats.allocations = stats.allocations.saturating_sub(firsts);
+        stats.deallocations = (stats.deallocations + count).saturating_sub(firsts);
         stats.add_tables(self.tracker.bytes());
         if self.mode != Mode::Fast {
             let mut requested = 0;
