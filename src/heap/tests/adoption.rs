@@ -1,7 +1,7 @@
 //! Caches of threads that are no more: after a fork all but the forking thread's, otherwise those whose threads the
 //! system does not know any more. Their chunks are found again, once, and by nobody else's doing.
 
-use super::world::{Client, World, wipe};
+use super::world::{Client, LOOKS, World, wipe};
 use crate::os::fake::{self, System};
 use crate::size_class::INFO;
 use std::vec::Vec;
@@ -58,7 +58,7 @@ fn it_adopts_before_it_leaves_trims_or_does_upkeep() {
         },
         |world, client| {
             world.system.advance_ms(1);
-            for _ in 0..20 {
+            for _ in 0..LOOKS {
                 world.heap.attend(client.cache.unwrap(), 0);
             }
         },

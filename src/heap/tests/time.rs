@@ -1,7 +1,7 @@
 //! Time passes, because the test says so: what is not needed goes back, tick by tick, and what is needed stays.
 
 use super::acts::SIZE;
-use super::world::{Client, World, class_of};
+use super::world::{Client, LOOKS, World, class_of};
 use crate::config::{CACHE_BYTES, DIRTY_BYTES, PAGE, PURGE_TICKS, RELIEF_BYTES, REST_TICKS, SPARE_TICKS, TICK_MS};
 use crate::size_class::{Class, INFO};
 use crate::tagged::NONE;
@@ -11,7 +11,7 @@ use std::vec::Vec;
 fn tick(world: &World, client: &Client<'_>) {
     let before = world.heap.clock.now();
     world.system.advance_ms(TICK_MS);
-    for _ in 0..20 {
+    for _ in 0..LOOKS {
         world.heap.attend(client.cache.unwrap(), 0);
     }
     assert_eq!(world.heap.clock.now(), before + 1);
@@ -53,7 +53,7 @@ fn spares(client: &Client<'_>) -> usize {
 fn a_tick_takes_its_time() {
     let world = World::new();
     let client = idle(&world);
-    let visit = || (0..20).for_each(|_| assert!(!world.heap.attend(client.cache.unwrap(), 1)));
+    let visit = || (0..LOOKS).for_each(|_| assert!(!world.heap.attend(client.cache.unwrap(), 1)));
     let start = world.heap.clock.now();
     world.system.advance_ms(TICK_MS - 1);
     visit();

@@ -2,7 +2,7 @@
 
 use super::super::Heap;
 use crate::arena::Fill;
-use crate::config::{CACHE_BYTES, HUGE_MIN, PAGE};
+use crate::config::{CACHE_BYTES, HUGE_MIN, PAGE, PULSE, VAIN};
 use crate::os::fake::System;
 use crate::report::Stats;
 use crate::size_class::{CLASSES, Class, INFO, at_place, place_of};
@@ -14,6 +14,9 @@ use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::vec::Vec;
+
+/// After so many slow paths a thread has looked at the clock.
+pub(super) const LOOKS: u32 = PULSE * VAIN + 1;
 
 /// Nothing need be wiped: the tests do it themselves.
 pub(super) extern "C" fn wipe() {}
