@@ -212,7 +212,7 @@ impl Record {
             Of::Free => (1 + most, self.behind(0).load(Ordering::Relaxed) & 0xff | callers.len() << 8),
         };
         // ORDERING: Release, as in `begin`.
-        let each = Ordering::Release;
+        let each = if planted(Fault::RecordRelaxed) { Ordering::Relaxed } else { Ordering::Release };
         callers.iter().enumerate().for_each(|(at, caller)| self.behind(first + at).store(*caller, each));
         self.behind(0).store(counts, each);
     }
