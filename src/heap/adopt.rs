@@ -93,6 +93,13 @@ impl Heap {
         }
     }
 
+    /// Whether the caller, whose cache this is, has a fork to settle.
+    #[inline]
+    pub(super) fn is_unsettled(&self, cache: &ThreadCache) -> bool {
+        // Relaxed: `heard` acquires them.
+        !self.heard.load(Ordering::Relaxed).is_null() && self.heard(cache.index()).load(Ordering::Relaxed) == 0
+    }
+
     /// What a thread without a cache does before anything else here. Does nothing, but in the forking thread of a new child
     /// once.
     pub(crate) fn settle_without_cache(&self) {

@@ -117,7 +117,8 @@ impl Heap {
         // Once the bins have been armed often enough, misses are either the bin's own and few, or armed and many.
         let spent = cache.rearm.load(Ordering::Relaxed) == 0;
         let step = if armed != spent { PULSE / 2 } else { 1 };
-        if left < step {
+        // A child's first slow path settles the fork: later there may be other threads, and what is in no place stays so.
+        if left < step || self.is_unsettled(cache) {
             self.upkeep(cache);
             cache.disarm(class, &self.magazines);
         } else {
