@@ -1,7 +1,7 @@
 //! Bitsets: no bit is lost to a neighbour in the same word, and a bit guards what the program has.
 
 use super::spawn;
-use crate::bitset::Bitset;
+use crate::bitset::{BitRangeError, Bitset};
 use crate::sync::Slot;
 use std::rc::Rc;
 
@@ -10,14 +10,23 @@ struct World {
     guarded: Slot,
 }
 
-/// One thread writes to what a bit guards and sets it; the other sets another bit of the word, and reads if it finds the first.
+impl World {
+    fn new() -> Rc<Self> {
+        Rc::new(Self { bits: Bitset::new(3).expect("the fake system gives memory"), guarded: Slot::new(0) })
+    }
+
+    /// Writes to what a bit guards and sets it: says what it was.
+    fn write_and_set(&self) -> Result<bool, BitRangeError> {
+        self.guarded.set(7);
+        self.bits.set(1, true)
+    }
+}
+
+/// One thread writes to what a bit guards and sets it; the other sets another bit of the word, and reads if it finds the
+/// first.
 pub fn two_set_bits_of_a_word() {
-    let bits = Bitset::new(3).expect("the fake system gives memory");
-    let world = Rc::new(World { bits, guarded: Slot::new(0) });
-    let other = spawn(&world, |world| {
-        world.guarded.set(7);
-        world.bits.set(1, true)
-    });
+    let world = World::new();
+    let other = spawn(&world, World::write_and_set);
     assert_eq!(world.bits.set(2, true), Ok(false), "the bit was clear");
     if world.bits.get(1) == Ok(true) {
         assert_eq!(world.guarded.get(), 7, "what the bit guards is there");
@@ -39,12 +48,8 @@ pub fn two_clear_bits_of_a_word() {
 
 /// Whoever sets a bit that was set already has what it guards.
 pub fn two_set_the_same_bit() {
-    let bits = Bitset::new(3).expect("the fake system gives memory");
-    let world = Rc::new(World { bits, guarded: Slot::new(0) });
-    let other = spawn(&world, |world| {
-        world.guarded.set(7);
-        world.bits.set(1, true)
-    });
+    let world = World::new();
+    let other = spawn(&world, World::write_and_set);
     let mine = world.bits.set(1, true);
     if mine == Ok(true) {
         assert_eq!(world.guarded.get(), 7, "what the bit guards is there");

@@ -4,6 +4,7 @@
 use super::heap::{CLASS, check};
 use super::{spawn, touch};
 use crate::heap::Heap;
+use crate::pool::Portion;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use std::prelude::v1::*;
 use std::rc::Rc;
@@ -26,7 +27,7 @@ fn free(heap: &Heap, chunk: usize) {
 pub fn one_frees_one_allocates_one_purges() {
     let heap = Rc::new(Heap::new());
     let mut chunks = Vec::new();
-    heap.pools[CLASS].carve(CLASS, &heap.spans, 2, 0, |chunk| chunks.push(chunk));
+    heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(2), 0, |chunk| chunks.push(chunk));
     let theirs = chunks[1];
     let freeing = spawn(&heap, move |heap| free(heap, theirs));
     let purging = spawn(&heap, |heap| {

@@ -6,6 +6,7 @@ use crate::arena::Fill;
 use crate::config::{HUGE_MIN, PAGE};
 use crate::heap::Heap;
 use crate::os::fake;
+use crate::pool::Portion;
 use crate::size_class::{Class, INFO};
 use crate::sync::{AtomicUsize, Ordering};
 use crate::tagged::Index;
@@ -39,6 +40,13 @@ fn free(heap: &Heap, cache: &ThreadCache, chunk: usize) {
     if !cache.bin(CLASS).push(chunk) {
         heap.free_slow(cache, CLASS, chunk);
     }
+}
+
+/// Allocates and touches so many bytes of pages.
+fn large(heap: &Heap, bytes: usize) -> usize {
+    let at = heap.alloc_large(THREAD, bytes, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
+    fake::touch(at, bytes);
+    at
 }
 
 /// Each chunk is in one place, `live` of them with the program; nothing is left once all is given back.
@@ -186,7 +194,7 @@ pub fn two_are_born() {
 pub fn two_free_the_last_of_a_span() {
     let heap = Rc::new(Heap::new());
     let mut chunks = Vec::new();
-    heap.pools[CLASS].carve(CLASS, &heap.spans, 2, 0, |chunk| chunks.push(chunk));
+    heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(2), 0, |chunk| chunks.push(chunk));
     let free = |heap: &Heap, chunk: usize| {
         touch(chunk, CLASS);
         let chunk = NonNull::new(with_exposed_provenance_mut(chunk)).expect("no chunk is at zero");
@@ -208,14 +216,8 @@ pub fn two_free_the_last_of_a_span() {
 pub fn large_is_freed_against_allocated() {
     let heap = Rc::new(Heap::new());
     let cache = join(&heap);
-    let large = |heap: &Heap| {
-        let at =
-            heap.alloc_large(THREAD, 2 * PAGE, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
-        fake::touch(at, 2 * PAGE);
-        at
-    };
-    let (first, second) = (large(&heap), large(&heap));
-    let other = spawn(&heap, large);
+    let (first, second) = (large(&heap, 2 * PAGE), large(&heap, 2 * PAGE));
+    let other = spawn(&heap, |heap| large(heap, 2 * PAGE));
     fake::touch(first, 2 * PAGE);
     heap.free_large(THREAD, first);
     let theirs = other.join();
@@ -231,13 +233,8 @@ pub fn large_is_freed_against_allocated() {
 pub fn shelf_is_cleared_against_taken() {
     let heap = Rc::new(Heap::new());
     let cache = join(&heap);
-    let large = |heap: &Heap| {
-        let at = heap.alloc_large(THREAD, PAGE, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
-        fake::touch(at, PAGE);
-        at
-    };
-    let first = large(&heap);
-    let other = spawn(&heap, large);
+    let first = large(&heap, PAGE);
+    let other = spawn(&heap, |heap| large(heap, PAGE));
     fake::touch(first, PAGE);
     heap.free_large(THREAD, first);
     heap.clear_shelf(|_| true);
@@ -252,17 +249,12 @@ pub fn shelf_is_cleared_against_taken() {
 pub fn two_shelve() {
     let heap = Rc::new(Heap::new());
     let cache = join(&heap);
-    let large = |heap: &Heap| {
-        let at = heap.alloc_large(THREAD, PAGE, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
-        fake::touch(at, PAGE);
-        at
-    };
     let free = |heap: &Heap, at: usize| {
         fake::touch(at, PAGE);
         heap.free_large(THREAD, at);
         heap.spans.arenas.purge();
     };
-    let (first, second) = (large(&heap), large(&heap));
+    let (first, second) = (large(&heap, PAGE), large(&heap, PAGE));
     let other = spawn(&heap, move |heap| free(heap, first));
     free(&heap, second);
     other.join();
@@ -306,7 +298,7 @@ pub fn stats_against_load() {
     let heap = Rc::new(Heap::new());
     let cache = join(&heap).index();
     let mut live = Vec::new();
-    heap.pools[CLASS].carve(CLASS, &heap.spans, 1, 0, |chunk| live.push(chunk));
+    heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(1), 0, |chunk| live.push(chunk));
     let other = spawn(&heap, move |heap| alloc(heap, heap.caches.get(cache)));
     heap.stats();
     live.push(other.join());
@@ -318,7 +310,7 @@ pub fn stats_against_load() {
 pub fn stats_against_drain() {
     let heap = Rc::new(Heap::new());
     let mut chunks = Vec::new();
-    heap.pools[CLASS].carve(CLASS, &heap.spans, 1, 0, |chunk| chunks.push(chunk));
+    heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(1), 0, |chunk| chunks.push(chunk));
     let other = spawn(&heap, move |heap| {
         let magazine = heap.magazines.take().expect("the fake system gives memory");
         magazine.slots()[0].set(chunks[0]);
@@ -335,7 +327,7 @@ pub fn stats_against_drain() {
 pub fn stats_against_second_drain() {
     let heap = Rc::new(Heap::new());
     let mut chunks = Vec::new();
-    heap.pools[CLASS].carve(CLASS, &heap.spans, 2, 0, |chunk| chunks.push(chunk));
+    heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(2), 0, |chunk| chunks.push(chunk));
     let fill = |heap: &Heap, chunk| {
         let magazine = heap.magazines.take().expect("the fake system gives memory");
         magazine.slots()[0].set(chunk);
@@ -374,17 +366,11 @@ pub fn settle_against_birth() {
 pub fn two_map_huge() {
     let heap = Rc::new(Heap::new());
     let cache = join(&heap);
-    let huge = |heap: &Heap| {
-        let at =
-            heap.alloc_large(THREAD, HUGE_MIN, 1, Fill::Any).expect("the fake system gives memory").as_ptr().addr();
-        fake::touch(at, HUGE_MIN);
-        at
-    };
     let other = spawn(&heap, move |heap| {
-        let at = huge(heap);
+        let at = large(heap, HUGE_MIN);
         heap.free_large(THREAD, at);
     });
-    let mine = huge(&heap);
+    let mine = large(&heap, HUGE_MIN);
     other.join();
     assert_eq!(heap.check().expect("the heap is sound").live, HUGE_MIN, "each mapping is in one place");
     heap.free_large(THREAD, mine);
@@ -396,13 +382,8 @@ pub fn two_map_huge() {
 pub fn resize_against_alloc() {
     let heap = Rc::new(Heap::new());
     let cache = join(&heap);
-    let large = |heap: &Heap, pages: usize| {
-        let at = heap.alloc_large(THREAD, pages * PAGE, 1, Fill::Any).expect("the fake system gives memory");
-        fake::touch(at.as_ptr().addr(), pages * PAGE);
-        at.as_ptr().addr()
-    };
-    let mine = large(&heap, 1);
-    let other = spawn(&heap, move |heap| large(heap, 1));
+    let mine = large(&heap, PAGE);
+    let other = spawn(&heap, |heap| large(heap, PAGE));
     let mut pages = 1;
     for size in [3 * PAGE, 2 * PAGE] {
         if heap.resize_large(THREAD, mine, size, 1).is_some() {

@@ -4,6 +4,7 @@ use super::spawn;
 use crate::config::PAGE;
 use crate::heap::Heap;
 use crate::page_map::PageMap;
+use crate::pool::Portion;
 use crate::size_class::{Class, INFO};
 use std::prelude::v1::*;
 use std::rc::Rc;
@@ -48,7 +49,7 @@ pub fn look_up_against_open() {
     let heap = Rc::new(Heap::new());
     let other = spawn(&heap, |heap| {
         let mut first = 0;
-        heap.pools[CLASS].carve(CLASS, &heap.spans, 1, 0, |chunk| first = chunk);
+        heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(1), 0, |chunk| first = chunk);
         first
     });
     if let Some(head) = heap.spans.page_map.get(PAGE) {

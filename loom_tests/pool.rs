@@ -2,7 +2,7 @@
 
 use super::{spawn, touch};
 use crate::heap::Heap;
-use crate::pool::Magazine;
+use crate::pool::{Magazine, Portion};
 use crate::size_class::{Class, INFO};
 use std::prelude::v1::*;
 use std::rc::Rc;
@@ -34,7 +34,7 @@ fn heap_with_two() -> Rc<Heap> {
     for _ in 0..2 {
         let magazine = heap.magazines.take().expect("the fake system gives memory");
         let mut slots = magazine.slots().iter();
-        let count = heap.pools[CLASS].carve(CLASS, &heap.spans, INFO[CLASS].slots, 0, |chunk| {
+        let count = heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(INFO[CLASS].slots), 0, |chunk| {
             slots.next().expect("no more than asked for").set(chunk);
         });
         magazine.set_count(count);

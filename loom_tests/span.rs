@@ -3,6 +3,7 @@
 
 use super::{spawn, touch};
 use crate::heap::Heap;
+use crate::pool::Portion;
 use crate::size_class::{Class, INFO};
 use std::prelude::v1::*;
 use std::rc::Rc;
@@ -13,7 +14,7 @@ const CLASS: Class = 0;
 /// Carves up to `want` chunks and writes to each, as whoever allocates them may.
 fn carve(heap: &Heap, want: usize) -> Vec<usize> {
     let mut chunks = Vec::new();
-    heap.pools[CLASS].carve(CLASS, &heap.spans, want, 0, |chunk| chunks.push(chunk));
+    heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(want), 0, |chunk| chunks.push(chunk));
     chunks.iter().for_each(|chunk| touch(*chunk, CLASS));
     chunks
 }
@@ -97,7 +98,7 @@ pub fn purge_against_open() {
     let heap = Rc::new(Heap::new());
     let other = spawn(&heap, |heap| {
         let mut chunks = Vec::new();
-        heap.pools[CLASS].carve(CLASS, &heap.spans, 1, 0, |chunk| chunks.push(chunk));
+        heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(1), 0, |chunk| chunks.push(chunk));
         chunks.iter().for_each(|chunk| touch(*chunk, CLASS));
         chunks
     });

@@ -523,8 +523,8 @@ pub fn owns(ptr: *const u8) -> bool {
 /// println!("{stats}");
 /// ```
 pub fn stats() -> Stats {
-    let mut stats = Stats::default();
-    fill(&mut stats);
+    let mut stats = HEAP.stats();
+    add_records(&mut stats);
     stats
 }
 

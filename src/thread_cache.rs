@@ -217,7 +217,7 @@ impl ThreadCache {
         let owners = (self.state.load(Ordering::Relaxed) as u32 as u64 & !STATE).wrapping_add(OWNER) as u32 as u64;
         self.bins.iter().for_each(|bin| bin.portion.store(0, Ordering::Relaxed));
         self.set_tag("");
-        self.robbed.store(1, Ordering::Relaxed);
+        self.note_theft();
         // ORDERING: Release pairs with `owner`: whoever sees it alive sees what was set before.
         self.state.store((thread as u64) << 32 | owners | LIVE, Ordering::Release);
     }
@@ -397,24 +397,9 @@ impl ThreadCache {
         Some(magazine)
     }
 
-    /// Takes all spares of a class, from any thread, if they have rested for so many ticks; calls `take` with each. The owner
-    /// is left to count its charge anew.
+    /// Takes all spares of a class, from any thread, if they have rested for so many ticks; calls `take` with each. Who is not
+    /// the owner leaves word by `note_theft`.
     pub(crate) fn steal_spares(
-        &self,
-        class: Class,
-        magazines: &Slab<Magazine>,
-        rested: impl Fn(u16) -> bool,
-        mut take: impl FnMut(&Magazine),
-    ) {
-        self.take_spares(class, magazines, rested, |spare| {
-            // Relaxed: the owner counts anew sooner or later.
-            self.robbed.store(1, Ordering::Relaxed);
-            take(spare);
-        });
-    }
-
-    /// As `steal_spares`, by an owner that keeps count of what it takes.
-    pub(crate) fn take_spares(
         &self,
         class: Class,
         magazines: &Slab<Magazine>,

@@ -10,12 +10,12 @@
 //! the reach has passed meanwhile is refused huge pages: the edge moves up to the reach. Two ranges an arena, so never more
 //! than two mappings.
 //!
-//! Where an arena is *sealed* (in the mode `hardened`), what was never used has no access: a wild write into it faults. It opens
-//! as runs are taken, a `SEAL_STEP` at a time, so it is one mapping more. What two open at the same time one of them may open
-//! again, with what the other has closed there meanwhile.
+//! Where an arena is *sealed* (in the mode `hardened`), what was never used has no access: a wild write into it faults. It
+//! opens as runs are taken, a `SEAL_STEP` at a time, so it is one mapping more. Of two that open it at the same time one may
+//! also open what a guard has closed there meanwhile: a fault fewer.
 //!
-//! The huge pages only where the setting is [`Thp::Default`]. They are advice, and so are the first two numbers: where advice of two threads
-//! overtakes each other, some memory has the other kind of pages for a while, and is right all the same.
+//! The huge pages only where the setting is [`Thp::Default`]. They are advice, and so are the first two numbers: where advice
+//! of two threads overtakes each other, some memory has the other kind of pages for a while, and is right all the same.
 //!
 //! Invariant, at rest: no page from the reach on is in use, and what is below it is open.
 

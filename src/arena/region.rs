@@ -15,7 +15,8 @@
 //! An arena of which all is free can be abandoned when address space is short: its pages are claimed once and for all,
 //! and it is passed over from then on.
 //!
-//! Where long runs may be is said by `longest`; the search for them is in `search`, purges in `purge`, and huge pages in `growth`.
+//! Where long runs may be is said by `longest`; the search for them is in `search`, purges in `purge`, and huge pages and access
+//! in `growth`.
 //!
 //! Invariants, at rest: `pages - |used| = free`, `|dirty & !used| = dirty_free`, and those of `longest` and `growth`.
 

@@ -74,12 +74,8 @@ impl Heap {
     /// Does nothing, but in the forking thread of a new child once.
     #[inline]
     pub(crate) fn settle_fork(&self, cache: &ThreadCache) {
-        // Relaxed: `heard` acquires them. A heap whose caches go with those of another has no words.
-        if self.heard.load(Ordering::Relaxed).is_null() {
-            return;
-        }
-        let heard = self.heard(cache.index());
-        if heard.load(Ordering::Relaxed) == 0 {
+        if self.is_unsettled(cache) {
+            let heard = self.heard(cache.index());
             let process = os::process_id();
             if planted(Fault::HeardEarly) {
                 // ORDERING: as below.
@@ -96,7 +92,7 @@ impl Heap {
     /// Whether the caller, whose cache this is, has a fork to settle.
     #[inline]
     pub(super) fn is_unsettled(&self, cache: &ThreadCache) -> bool {
-        // Relaxed: `heard` acquires them.
+        // Relaxed: `heard` acquires them. A heap whose caches go with those of another has no words.
         !self.heard.load(Ordering::Relaxed).is_null() && self.heard(cache.index()).load(Ordering::Relaxed) == 0
     }
 

@@ -14,14 +14,13 @@ fn ensure(holds: bool, what: &'static str, at: usize) -> Result<(), CheckError> 
 }
 
 impl Heap {
-    /// Verifies all structures while no other thread is inside the allocator.
-    #[allow(dead_code, reason = "for tests and models")]
+    /// As [`verify`](Self::verify), for those with a large stack.
     pub(crate) fn check(&self) -> Result<Stats, CheckError> {
         let mut stats = Stats::default();
         self.verify(&mut stats).map(|()| stats)
     }
 
-    /// The same; fills what is all zeros yet.
+    /// Verifies all structures while no other thread is inside the allocator; fills statistics that are all zeros yet.
     pub(crate) fn verify(&self, stats: &mut Stats) -> Result<(), CheckError> {
         self.spans.arenas.check().map_err(|at| CheckError { what: "arena's bitmaps and counts agree", at })?;
         for span in self.spans.slabs().iter().flat_map(|slab| slab.iter()) {

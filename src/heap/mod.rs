@@ -149,7 +149,7 @@ impl Heap {
         let _guest = self.guest();
         let one = || {
             let mut chunk = [0];
-            self.carve(class, Portion { chunks: 1, lines: false }, &mut chunk, self.clock.now());
+            self.carve(class, Portion::any(1), &mut chunk, self.clock.now());
             NonNull::new(with_exposed_provenance_mut(chunk[0]))
         };
         let chunk = one().or_else(|| {
@@ -221,7 +221,7 @@ impl Heap {
     /// Carves a portion into `chunks` and returns how many there are. For all who carve: in one copy.
     fn carve(&self, class: Class, want: Portion, chunks: &mut [usize], now: u32) -> usize {
         let mut count = 0;
-        self.pools[class].carve_portion(class, &self.spans, want, now, |chunk| {
+        self.pools[class].carve(class, &self.spans, want, now, |chunk| {
             chunks[count] = chunk;
             count += 1;
         });
@@ -311,7 +311,7 @@ impl Heap {
     }
 
     fn evict_spares(&self, cache: &ThreadCache, class: Class) {
-        cache.take_spares(
+        cache.steal_spares(
             class,
             &self.magazines,
             |_| true,
@@ -357,7 +357,7 @@ impl Heap {
                 cache.discharge(info.magazine_bytes());
                 self.dissolve(class, magazine);
             }
-            cache.take_spares(
+            cache.steal_spares(
                 class,
                 &self.magazines,
                 |_| true,

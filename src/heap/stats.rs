@@ -45,8 +45,7 @@ impl Stats {
 }
 
 impl Heap {
-    /// As [`fill`](Self::fill), for tests and models.
-    #[allow(dead_code, reason = "others fill what they have")]
+    /// As [`fill`](Self::fill), for those with a large stack.
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats::default();
         self.fill(&mut stats);

@@ -17,9 +17,9 @@
 //! Bins are armed a limited number of times between two moves of the clock, or a busy program would miss all the time.
 //! After the limit a miss of its own looks at the clock again; but a loop that never misses would then keep what was freed
 //! before it for ever. So while memory *ebbs* (magazines went back to spans of late, or many pages to arenas), whoever frees,
-//! or misses though the bin was not armed, arms the bin for the next pop, which costs frees nothing; and a loop that takes its time, some microseconds from
-//! one pop to the next, earns a further arming with each. One that takes none keeps its speed, and what lies there until
-//! any thread misses.
+//! or misses though the bin was not armed, arms the bin for the next pop, which costs frees nothing; and a loop that takes its
+//! time, some microseconds from one pop to the next, earns a further arming with each. One that takes none keeps its speed,
+//! and what lies there until any thread misses.
 
 use super::Heap;
 use crate::config::{
@@ -280,7 +280,10 @@ impl Heap {
             return;
         }
         for class in 0..CLASSES {
-            cache.steal_spares(class, &self.magazines, &rested, |spare| self.dissolve(class, spare));
+            cache.steal_spares(class, &self.magazines, &rested, |spare| {
+                cache.note_theft();
+                self.dissolve(class, spare);
+            });
             if cache.spare_count(class) > 0 {
                 cache.put_mark();
             }

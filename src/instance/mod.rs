@@ -467,8 +467,7 @@ impl Heap {
     /// # Errors
     /// Names the first equation that does not hold: a defect, or memory that the program has overwritten.
     pub fn check(&self) -> Result<Stats, CheckError> {
-        let mut stats = Stats::default();
-        self.inner().core.verify(&mut stats)?;
+        let mut stats = self.inner().core.check()?;
         self.add_records(&mut stats);
         Ok(stats)
     }

@@ -328,16 +328,19 @@ impl Tracker {
     /// As [`remember`](Self::remember), for what keeps its addresses alone.
     pub(crate) fn remember_run(&self, address: usize) -> Option<usize> {
         let at = self.next_run.fetch_add(1, Ordering::Relaxed) as usize % KEPT_RUNS;
-        // ORDERING: as in `remember`.
-        let both = if planted(Fault::RememberRelaxed) { Ordering::Relaxed } else { Ordering::AcqRel };
-        Some(self.runs[at].swap(address, both)).filter(|old| *old != 0)
+        Self::put_in(&self.runs[at], address)
     }
 
     /// The same for a first chunk of a span that comes up and is not handed out.
     pub(crate) fn remember_first(&self, address: usize) -> Option<usize> {
         let at = self.next_first.fetch_add(1, Ordering::Relaxed) as usize % KEPT_FIRSTS;
+        Self::put_in(&self.firsts[at], address)
+    }
+
+    fn put_in(slot: &AtomicUsize, address: usize) -> Option<usize> {
         // ORDERING: as in `remember`.
-        Some(self.firsts[at].swap(address, Ordering::AcqRel)).filter(|old| *old != 0)
+        let both = if planted(Fault::RememberRelaxed) { Ordering::Relaxed } else { Ordering::AcqRel };
+        Some(slot.swap(address, both)).filter(|old| *old != 0)
     }
 
     /// How often that was done: so many allocations and frees are none of the program's.

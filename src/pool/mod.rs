@@ -148,15 +148,9 @@ impl Pool {
         self.full.depth.load(Ordering::Relaxed)
     }
 
-    /// Carves up to `want` chunks and calls `give` with each address. Visits a bounded number of listed spans, and opens
-    /// a new one if they have nothing. Returns how many; zero if the system gives no more memory.
-    #[allow(dead_code, reason = "for tests and models")]
-    pub(crate) fn carve(&self, class: Class, spans: &Spans, want: usize, now: u32, give: impl FnMut(usize)) -> usize {
-        self.carve_portion(class, spans, Portion { chunks: want, lines: false }, now, give)
-    }
-
-    /// As `carve`; and in whole lines of the processor's caches, if the portion says so and there are any.
-    pub(crate) fn carve_portion(
+    /// Carves up to a portion of chunks and calls `give` with each address. Visits a bounded number of listed spans, and opens a
+    /// new one if they have nothing. Returns how many; zero if the system gives no more memory.
+    pub(crate) fn carve(
         &self,
         class: Class,
         spans: &Spans,
@@ -327,8 +321,15 @@ impl Pool {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Portion {
     pub(crate) chunks: usize,
-    /// Whether in whole lines of the processor's caches.
+    /// Whether in whole lines of the processor's caches, if there are any.
     pub(crate) lines: bool,
+}
+
+impl Portion {
+    /// Of whatever chunks come first.
+    pub(crate) fn any(chunks: usize) -> Self {
+        Self { chunks, lines: false }
+    }
 }
 
 /// What a pool is made of.

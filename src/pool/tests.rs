@@ -1,7 +1,7 @@
 //! A pool against a plain model: its magazines, its marks, and chunks that go out and come back; and each misuse that
 //! a restore must notice.
 
-use super::{Magazine, Part, Pool};
+use super::{Magazine, Part, Pool, Portion};
 use crate::config::{CARVE_SPANS, POOL_BYTES};
 use crate::os::fake::System;
 use crate::size_class::{Class, ClassInfo, INFO, at_place, place_of};
@@ -40,7 +40,7 @@ impl World {
 
     fn carve(&mut self, want: usize) -> Vec<usize> {
         let mut got = Vec::new();
-        let count = self.pool.carve(self.class, &self.spans, want, 0, |chunk| got.push(chunk));
+        let count = self.pool.carve(self.class, &self.spans, Portion::any(want), 0, |chunk| got.push(chunk));
         assert!(count == got.len() && count <= want);
         for chunk in &got {
             assert!(self.spans.page_map.get(*chunk).is_some_and(|head| head.kind() == self.class as u32));
@@ -391,7 +391,7 @@ fn behind_the_last_chunk() {
 fn of_another_class() {
     misuse(|world, chunks| {
         let class = at_place(place_of(4096, 1).unwrap());
-        Pool::new().carve(class, &world.spans, 1, 0, |chunk| chunks.push(chunk));
+        Pool::new().carve(class, &world.spans, Portion::any(1), 0, |chunk| chunks.push(chunk));
     });
 }
 

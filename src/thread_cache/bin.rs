@@ -17,7 +17,7 @@ pub(crate) struct Bin {
     pub(super) spares: AtomicU64,
     /// The magazine that `top` points into.
     pub(super) loaded: AtomicU32,
-    /// What the next carve takes; zero before the first.
+    /// How many chunks the next carve takes; zero until the owner has allocated some, or freed a magazine.
     pub(super) portion: AtomicU32,
     /// Chunks that this bin has handed out, for all of its owners so far; how often it had none, and how often no room.
     pub(crate) served: Counter,

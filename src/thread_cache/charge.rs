@@ -55,6 +55,12 @@ impl ThreadCache {
         true
     }
 
+    /// Has the owner count its charge anew when it is next full: spares were taken.
+    pub(crate) fn note_theft(&self) {
+        // Relaxed: it need not be soon.
+        self.robbed.store(1, Ordering::Relaxed);
+    }
+
     /// Takes `bytes` off the charge.
     pub(crate) fn discharge(&self, bytes: usize) {
         self.charge.store(self.charge.load(Ordering::Relaxed).saturating_sub(bytes), Ordering::Relaxed);

@@ -145,6 +145,7 @@ impl World {
         let rested = |stamp: u16| now.wrapping_sub(stamp) >= rest;
         let mut stolen = Vec::new();
         self.cache.steal_spares(class, &self.magazines, rested, |magazine| stolen.push(magazine.index()));
+        self.cache.note_theft();
         if rested(self.bins[class].stamp) {
             let spares = core::mem::take(&mut self.bins[class].spares);
             assert!(stolen.iter().eq(spares.iter().rev().map(|(index, _)| index)), "the last first");

@@ -5,6 +5,7 @@ use super::acts::SIZE;
 use super::world::{Client, World, class_of};
 use crate::arena::Fill;
 use crate::config::{HUGE_MIN, PAGE};
+use crate::pool::Portion;
 use crate::size_class::INFO;
 use crate::span::{Pop, SLABS};
 use crate::tagged::NONE;
@@ -61,7 +62,7 @@ const STRANDINGS: [Stranding; 13] = [
     ("chunks in registers", |world| {
         let class = class_of(SIZE);
         let mut lost = 0;
-        world.heap.pools[class].carve(class, &world.heap.spans, 3, 0, |_| lost += SIZE);
+        world.heap.pools[class].carve(class, &world.heap.spans, Portion::any(3), 0, |_| lost += SIZE);
         lost
     }),
     ("a span, popped", |world| {

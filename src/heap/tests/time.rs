@@ -50,6 +50,23 @@ fn spares(client: &Client<'_>) -> usize {
 }
 
 #[test]
+fn what_others_take_makes_room_for_more() {
+    let world = World::new();
+    let mut client = world.join();
+    for size in [1024, 2048, 3072, 4096] {
+        (0..10 * INFO[class_of(size)].slots).for_each(|_| assert!(client.alloc(size, 1, false)));
+    }
+    client.free_all();
+    let cache = client.cache.unwrap();
+    assert!(spares(&client) > 16 && !cache.charge(CACHE_BYTES / 2), "it is full");
+    world.heap.trim(None);
+    assert_eq!(spares(&client), 0);
+    assert!(cache.charge(CACHE_BYTES / 2), "what was taken counts no more");
+    cache.discharge(CACHE_BYTES / 2);
+    world.finish([client].into());
+}
+
+#[test]
 fn a_tick_takes_its_time() {
     let world = World::new();
     let client = idle(&world);
