@@ -4,7 +4,8 @@
 use super::spawn;
 use crate::arena::{Arena, Arenas, Budget, Fill, Run};
 use crate::config::{PAGE, PAGE_SHIFT};
-use crate::os::fake;
+use crate::os::{self, Purged, fake};
+use crate::sync::Ordering;
 use std::prelude::v1::*;
 use std::rc::Rc;
 
@@ -44,7 +45,7 @@ fn check(arenas: &Arenas, held: &[Run]) {
     }
     let pages: usize = held.iter().map(|run| run.pages).sum();
     assert_eq!(arenas.check(), Ok(pages), "claims and counts agree");
-    let committed = arenas.committed().load(crate::sync::Ordering::Relaxed);
+    let committed = arenas.committed().load(Ordering::Relaxed);
     assert_eq!(committed, arenas.used_bytes() + arenas.dirty(), "the books are right");
     assert_eq!(arenas.reserved(), arenas.iter().map(Arena::bytes).sum::<usize>(), "what is reserved is the arenas'");
 }
@@ -137,6 +138,22 @@ pub fn purge_against_purge() {
     arenas.relieve(4 * PAGE);
     other.join();
     check(&arenas, &[Run { page: run.page + 3, pages: 1 }]);
+}
+
+/// A run of zeros is given back while another thread takes the pages behind it for the first time.
+pub fn give_zeros_against_claim() {
+    let arenas = Rc::new(Arenas::new());
+    let run = take(&arenas, 2);
+    let last = Run { page: run.page + 1, pages: 1 };
+    let other = spawn(&arenas, move |arenas| {
+        // As whoever retires a span that was purged.
+        assert!(os::purge(last.page << PAGE_SHIFT, PAGE) == Purged::Zero, "the fake system purges");
+        arenas.committed().fetch_sub(PAGE, Ordering::Relaxed);
+        arenas.give_zero_run(last.page, last.pages);
+    });
+    let mine = take(&arenas, 2);
+    other.join();
+    check(&arenas, &[Run { pages: 1, ..run }, mine]);
 }
 
 /// A run grows in place while another thread looks for pages.

@@ -383,7 +383,12 @@ pub fn resize_against_alloc() {
     let heap = Rc::new(Heap::new());
     let cache = join(&heap);
     let mine = large(&heap, PAGE);
-    let other = spawn(&heap, |heap| large(heap, PAGE));
+    let other = spawn(&heap, move |heap| {
+        let theirs = large(heap, PAGE);
+        let bytes = heap.usable_size(mine).expect("it is live");
+        assert!(theirs < mine || mine + bytes <= theirs, "a run goes on into another's");
+        theirs
+    });
     let mut pages = 1;
     for size in [3 * PAGE, 2 * PAGE] {
         if heap.resize_large(THREAD, mine, size, 1).is_some() {

@@ -92,6 +92,12 @@ const MODELS: &[Model] = &[
         [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]
     ),
     model!(
+        arena::give_zeros_against_claim,
+        "arena/region.rs arena/mod.rs",
+        Some(3),
+        [("stores", Fault::GiveStore, "claims and counts agree")]
+    ),
+    model!(
         arena::extend_against_claim,
         "arena/region.rs arena/mod.rs",
         None,
@@ -274,6 +280,37 @@ const MODELS: &[Model] = &[
         "modes/mod.rs",
         Some(3),
         [("relaxed", Fault::RememberRelaxed, "Causality violation")]
+    ),
+    model!(modes::two_remember, "modes/mod.rs", Some(3), [("stores", Fault::TurnStore, "there is room for two")]),
+    model!(
+        modes::two_remember_too_much,
+        "modes/mod.rs",
+        Some(3),
+        [("relaxed", Fault::RememberRelaxed, "Causality violation")]
+    ),
+    model!(
+        modes::two_remember_too_many_runs,
+        "modes/mod.rs",
+        Some(3),
+        [("relaxed", Fault::RememberRelaxed, "Causality violation")]
+    ),
+    model!(
+        modes::look_against_remember,
+        "modes/mod.rs",
+        None,
+        [("relaxed", Fault::RememberRelaxed, "Causality violation")]
+    ),
+    model!(
+        modes::end_against_begin,
+        "modes/record.rs",
+        None,
+        [("relaxed", Fault::LiveRelaxed, "what is ended is one allocation")]
+    ),
+    model!(
+        modes::forget_against_begin,
+        "modes/record.rs",
+        None,
+        [("stores", Fault::ForgetStore, "the second is there")]
     ),
     model!(modes::two_are_guarded, "modes/mod.rs", None, [("stores", Fault::GuardStore, "there is room for two")]),
     model!(modes::two_remove, "modes/index.rs", None, [("stores", Fault::IndexStore, "one has removed it")]),
@@ -511,6 +548,18 @@ const MODELS: &[Model] = &[
         "thread_cache.rs thread_cache/bin.rs",
         None,
         [("relaxed", Fault::LinkRelaxed, "no segment")]
+    ),
+    model!(
+        thread_cache::mark_against_put,
+        "thread_cache.rs",
+        None,
+        [("stores", Fault::MarkTake, "spares that no mark tells of")]
+    ),
+    model!(
+        thread_cache::look_against_push_and_load,
+        "thread_cache.rs thread_cache/bin.rs",
+        None,
+        [("relaxed", Fault::TopRelaxed, "Causality violation")]
     ),
 ];
 

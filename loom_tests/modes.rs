@@ -230,7 +230,7 @@ pub fn read_against_end() {
 /// What is kept back, and what its memory stands for.
 struct Kept {
     tracker: Tracker,
-    memory: [Slot; 4],
+    memory: [Slot; 5],
 }
 
 impl Kept {
@@ -302,6 +302,72 @@ pub fn forget_runs_against_remember() {
     let mine = kept.forget_runs();
     let had = mine.into_iter().chain(other.join().into_iter().flatten()).chain(kept.forget_runs());
     assert_eq!(sorted(had), [64, 128, 192], "each free is had once");
+}
+
+/// Two free what there is room for: nothing comes out, and all is counted.
+pub fn two_remember() {
+    let tracker = Rc::new(Tracker::new());
+    let turn = |tracker: &Tracker, address| {
+        let run = tracker.remember_run(address).is_none() && tracker.remember_first(address).is_none();
+        run && tracker.remember(address, 10).is_none()
+    };
+    let other = spawn(&tracker, move |tracker| turn(tracker, 64));
+    assert!(turn(&tracker, 128) && other.join(), "there is room for two");
+    assert_eq!(tracker.firsts_kept(), 2, "both are counted");
+}
+
+/// Two free more than there is room for: what comes out may be what the other has just freed.
+pub fn two_remember_too_much() {
+    let kept = Kept::new(&[64]);
+    let other = spawn(&kept, |kept| [kept.remember(128), kept.remember(192)]);
+    let had = kept.remember(256).into_iter().chain(other.join().into_iter().flatten()).chain(kept.forget_all());
+    assert_eq!(sorted(had), [64, 128, 192, 256], "each free is had once");
+}
+
+/// The same of runs.
+pub fn two_remember_too_many_runs() {
+    let kept = Kept::new(&[]);
+    assert_eq!(kept.remember_run(64), None, "there is room");
+    let other = spawn(&kept, |kept| [kept.remember_run(128), kept.remember_run(192)]);
+    let had = kept.remember_run(256).into_iter().chain(other.join().into_iter().flatten()).chain(kept.forget_runs());
+    assert_eq!(sorted(had), [64, 128, 192, 256], "each free is had once");
+}
+
+/// One looks at what is kept back while another frees.
+pub fn look_against_remember() {
+    let kept = Kept::new(&[]);
+    let other = spawn(&kept, |kept| kept.remember(64));
+    kept.tracker.walk_recent(|address, _, is_kept| {
+        assert!(is_kept() && kept.memory[address / 64].get() == address, "what was freed is there");
+    });
+    assert_eq!(other.join(), None, "there is room");
+}
+
+/// An allocation is freed a second time while the next begins in its record: what is ended is one allocation.
+pub fn end_against_begin() {
+    let records = Rc::new(Slab::<Record>::new());
+    let record = records.take().expect("the fake system gives memory");
+    record.begin(1, 1, 64, birth(10), 0);
+    assert!(record.end(1, 1, 1), "it was live");
+    let index = record.index();
+    let other = spawn(&records, move |records| records.get(index).begin(2, 1, 64, birth(20), 0));
+    if let Some((ended, ..)) = record.live_at(64).filter(|(ended, ..)| record.end(ended.id, 1, 2)) {
+        assert_eq!((ended.id, ended.size), (2, 20), "what is ended is one allocation");
+    }
+    other.join();
+}
+
+/// A free is forgotten while an allocation begins in its page, and so has its record.
+pub fn forget_against_begin() {
+    let records = Rc::new(Slab::<Record>::new());
+    let record = records.take().expect("the fake system gives memory");
+    record.begin(1, 1, 64, birth(10), 0);
+    assert!(record.end(1, 1, 1), "it was live");
+    let index = record.index();
+    let other = spawn(&records, move |records| records.get(index).begin(2, 1, 128, birth(20), 0));
+    record.forget(64);
+    other.join();
+    assert_eq!(record.read().map(|seen| (seen.id, seen.is_live)), Some((2, true)), "the second is there");
 }
 
 /// Two allocations are guarded, and end: as many as before may be.

@@ -5,10 +5,13 @@ use crate::pool::Magazine;
 use crate::size_class::Class;
 use crate::slab::Slab;
 use crate::thread_cache::ThreadCache;
+use core::ptr::{NonNull, with_exposed_provenance_mut};
 use std::prelude::v1::*;
 use std::rc::Rc;
 
 const CLASS: Class = 0;
+/// The address of a chunk, in name.
+const CHUNK: usize = 64;
 
 struct World {
     cache: ThreadCache,
@@ -92,4 +95,36 @@ pub fn walk_against_put_and_take() {
     assert!(cache.put_spare(CLASS, top, 0), "there is room for another spare");
     assert!(walker.join() <= 2, "no more are walked than there can be");
     assert_eq!(world.steal().len(), 2, "each magazine is in one place");
+}
+
+/// A thief takes the spares that the mark tells of, while their owner puts one more: if one is left, so is the mark.
+pub fn mark_against_put() {
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    let (one, two) = (world.fill(), world.fill());
+    assert!(world.cache.put_spare(CLASS, one, 0), "there is room for a spare");
+    let thief = spawn(&world, |world| if world.cache.take_mark() { world.steal() } else { Vec::new() });
+    assert!(world.cache.put_spare(CLASS, two, 0), "there is room for another spare");
+    let stolen = thief.join().len();
+    assert_eq!(stolen + world.cache.spare_count(CLASS), 2, "each magazine is in one place");
+    assert!(stolen == 2 || world.cache.take_mark(), "spares that no mark tells of");
+}
+
+/// Another thread looks at the loaded magazine while the owner puts a chunk, unloads the magazine and loads it again: the
+/// slots that it is told of are written.
+pub fn look_against_push_and_load() {
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    let World { cache, magazines } = &*world;
+    cache.load(CLASS, magazines.take().expect("the fake system gives memory"));
+    let other = spawn(&world, |World { cache, magazines }| {
+        let Some(magazine) = cache.loaded(CLASS, magazines) else { return };
+        for slot in &magazine.slots()[..cache.loaded_count(CLASS, magazine)] {
+            assert_eq!(slot.get(), CHUNK, "a slot that is not written");
+        }
+    });
+    assert!(cache.bin(CLASS).push(NonNull::new(with_exposed_provenance_mut(CHUNK)).expect("no null")), "there is room");
+    let magazine = cache.unload(CLASS, magazines).expect("it is loaded");
+    assert_eq!(magazine.count(), 1, "a chunk is in one place");
+    cache.load(CLASS, magazine);
+    other.join();
+    assert_eq!(cache.loaded_count(CLASS, magazine), 1, "a chunk is in one place");
 }

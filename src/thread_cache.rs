@@ -217,9 +217,9 @@ impl ThreadCache {
         let owners = (self.state.load(Ordering::Relaxed) as u32 as u64 & !STATE).wrapping_add(OWNER) as u32 as u64;
         self.bins.iter().for_each(|bin| bin.portion.store(0, Ordering::Relaxed));
         self.set_tag("");
-        self.note_theft();
         // ORDERING: Release pairs with `owner`: whoever sees it alive sees what was set before.
         self.state.store((thread as u64) << 32 | owners | LIVE, Ordering::Release);
+        self.note_theft();
     }
 
     /// Ends the caller's ownership; all bins are empty.
@@ -242,8 +242,8 @@ impl ThreadCache {
             self.state.store(owner.0 & !STATE | ADOPTED, Ordering::Relaxed);
             return true;
         }
-        // ORDERING: Acquire pairs with `join`; the thread's own stores happened before it vanished.
-        self.state.compare_exchange(owner.0, owner.0 & !STATE | ADOPTED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        // Relaxed: `owner` has acquired what `join` published; the thread's own stores happened before it vanished.
+        self.state.compare_exchange(owner.0, owner.0 & !STATE | ADOPTED, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Whether the cache bears the word of the calling thread, whose cache of another heap is `own`.
@@ -301,17 +301,18 @@ impl ThreadCache {
     fn bound(&self, class: Class, magazine: &Magazine, top: *mut Slot) {
         let base = magazine.base();
         let bin = &self.bins[class];
+        // ORDERING: Release, as in `push`. The bounds are the owner's alone.
+        bin.top.store(top, Ordering::Release);
         bin.bottom.store(base, Ordering::Relaxed);
         bin.limit.store(base.wrapping_add(INFO[class].slots), Ordering::Relaxed);
-        // ORDERING: Release, as in `push`.
-        bin.top.store(top, Ordering::Release);
     }
 
     /// Chunks in the loaded magazine of a class. From another thread, a moment's picture.
     pub(crate) fn loaded_count(&self, class: Class, magazine: &Magazine) -> usize {
         let base = magazine.base();
         // ORDERING: Acquire pairs with `push` and `bound`.
-        let top = self.bins[class].top.load(Ordering::Acquire);
+        let each = if planted(Fault::TopRelaxed) { Ordering::Relaxed } else { Ordering::Acquire };
+        let top = self.bins[class].top.load(each);
         if top.is_null() {
             return magazine.peek_count();
         }
@@ -326,10 +327,10 @@ impl ThreadCache {
         let bin = &self.bins[class];
         // ORDERING: Release: the count is right before `top` no longer tells; then the bin lets the magazine go.
         bin.top.store(null_mut(), Ordering::Release);
+        // ORDERING: Release: in a child of a fork `top` no longer tells, if this is so.
+        bin.loaded.store(NONE, Ordering::Release);
         bin.bottom.store(null_mut(), Ordering::Relaxed);
         bin.limit.store(null_mut(), Ordering::Relaxed);
-        // ORDERING: Release, as above.
-        bin.loaded.store(NONE, Ordering::Release);
         Some(magazine)
     }
 
@@ -372,7 +373,7 @@ impl ThreadCache {
         // ORDERING: Release pairs with the Acquire of whoever takes the chain.
         let publish = if planted(Fault::SparePut) { Ordering::Relaxed } else { Ordering::Release };
         spares.store(new.bits(), publish);
-        self.has_spares.store(1, Ordering::Relaxed);
+        self.put_mark();
         !enough
     }
 
@@ -428,12 +429,22 @@ impl ThreadCache {
 
     /// Takes the mark that says whether there may be spares; a thief that leaves some puts it back.
     pub(crate) fn take_mark(&self) -> bool {
-        self.has_spares.load(Ordering::Relaxed) != 0 && self.has_spares.swap(0, Ordering::Relaxed) != 0
+        // Relaxed: only whether it is worth an exchange.
+        if self.has_spares.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        if planted(Fault::MarkTake) {
+            self.has_spares.store(0, Ordering::Relaxed);
+            return true;
+        }
+        // ORDERING: Acquire pairs with `put_mark`: what was put before a mark that this takes is seen, and not left behind.
+        self.has_spares.swap(0, Ordering::Acquire) != 0
     }
 
     /// Says that there may be spares.
     pub(crate) fn put_mark(&self) {
-        self.has_spares.store(1, Ordering::Relaxed);
+        // ORDERING: Release pairs with `take_mark`.
+        self.has_spares.store(1, Ordering::Release);
     }
 
     /// Magazines in the chain of spares. From another thread, a moment's picture.

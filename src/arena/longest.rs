@@ -67,8 +67,8 @@ fn raise(lanes: &AtomicU64, least: u64) -> bool {
         let keep = (at_least(old, least) >> 7) * 0xff;
         let new = old & keep | least & !keep;
         // ORDERING: Release pairs with the Acquire in `lower`, also if nothing changes: what was freed before is seen by
-        // whoever lowers after. Acquire, so that what was freed by others before is too.
-        match lanes.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+        // whoever lowers after. So is what others had freed before, since exchanges go on with what they have released.
+        match lanes.compare_exchange_weak(old, new, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => return new != old,
             Err(now) => old = now,
         }
@@ -84,9 +84,8 @@ fn lower(lanes: &AtomicU64, at: usize, exact: impl Fn() -> usize) -> Option<usiz
             return None;
         }
         let new = old & !in_lane(at, CAP) | in_lane(at, most);
-        // ORDERING: Acquire pairs with the Release in `raise`: what was freed before is seen by the second look. Release
-        // passes on what earlier exchanges have released.
-        match lanes.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+        // ORDERING: Acquire pairs with the Release in `raise`: what was freed before is seen by the second look.
+        match lanes.compare_exchange_weak(old, new, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => break,
             Err(now) => old = now,
         }
@@ -183,8 +182,8 @@ impl Longest<'_> {
     pub(super) fn says_enough(&self, word: usize) -> bool {
         let lanes = &self.lanes[word / EACH];
         let old = lanes.load(Ordering::Relaxed);
-        // ORDERING: as in `raise`.
-        let raise = || lanes.compare_exchange_weak(old, old, Ordering::AcqRel, Ordering::Relaxed);
+        // ORDERING: Release as in `raise`; what others have freed before is not looked at.
+        let raise = || lanes.compare_exchange_weak(old, old, Ordering::Release, Ordering::Relaxed);
         lane(old, word) == CAP && raise().is_ok()
     }
 

@@ -334,6 +334,10 @@ impl Arena {
         let start = page - self.first_page;
         if zero {
             for (word, mask) in words_of(start, pages) {
+                if planted(Fault::GiveStore) {
+                    self.dirty()[word].store(self.dirty()[word].load(Ordering::Relaxed) & !mask, Ordering::Relaxed);
+                    continue;
+                }
                 // Relaxed: the owner's bits; giving up the claim publishes them.
                 self.dirty()[word].fetch_and(!mask, Ordering::Relaxed);
                 self.touched()[word].fetch_and(!mask, Ordering::Relaxed);

@@ -136,10 +136,10 @@ impl Ids {
                 node.close();
             }
         }
-        lot.pass(id);
         // ORDERING: Release pairs with the Acquire in `find`, of a reader who has guessed the ID: the record's node is there.
         let publish = if planted(Fault::IssueRelaxed) { Ordering::Relaxed } else { Ordering::Release };
         node.slot(id).store(record, publish);
+        lot.pass(id);
         if is_last {
             node.close();
         }

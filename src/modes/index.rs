@@ -139,8 +139,8 @@ impl Index {
                 os::release_metadata(at, bytes);
             }
         }
-        // ORDERING: AcqRel: the level is there for whoever sees it counted, be it another's.
-        let _ = self.made.compare_exchange(made as u32, made as u32 + 1, Ordering::AcqRel, Ordering::Relaxed);
+        // ORDERING: Release: the level is there for whoever sees it counted, be it another's, which was seen there.
+        let _ = self.made.compare_exchange(made as u32, made as u32 + 1, Ordering::Release, Ordering::Relaxed);
         true
     }
 

@@ -62,7 +62,7 @@ pub(crate) struct Tracker {
     next: AtomicU64,
     /// The same of large and guarded ones, which keep their addresses alone: that is all.
     runs: [AtomicUsize; KEPT_RUNS],
-    next_run: AtomicU32,
+    next_run: AtomicU64,
     /// The same of first chunks of spans, which nobody had; and how many came here so far.
     firsts: [AtomicUsize; KEPT_FIRSTS],
     next_first: AtomicU64,
@@ -101,7 +101,7 @@ impl Tracker {
                 recent: array_of![AtomicU64::new(0); RECENT],
                 next: AtomicU64::new(0),
                 runs: array_of![AtomicUsize::new(0); KEPT_RUNS],
-                next_run: AtomicU32::new(0),
+                next_run: AtomicU64::new(0),
                 firsts: array_of![AtomicUsize::new(0); KEPT_FIRSTS],
                 next_first: AtomicU64::new(0),
                 depth: AtomicU32::new(0),
@@ -274,7 +274,7 @@ impl Tracker {
     /// Puts what is kept back among the recent frees and returns what comes out for it, if anything does: address and size.
     #[inline]
     pub(crate) fn remember(&self, address: usize, size: usize) -> Option<(usize, usize)> {
-        let next = self.next.fetch_add(1, Ordering::Relaxed) as usize;
+        let next = Self::turn(&self.next);
         // Relaxed: only an address to prefetch, which need not be right.
         os::prefetch_read(unpack(self.recent[(next + AHEAD) % RECENT].load(Ordering::Relaxed)).0);
         // ORDERING: AcqRel: what was there is the caller's from here on, and what the caller did to its own is published.
@@ -327,14 +327,23 @@ impl Tracker {
 
     /// As [`remember`](Self::remember), for what keeps its addresses alone.
     pub(crate) fn remember_run(&self, address: usize) -> Option<usize> {
-        let at = self.next_run.fetch_add(1, Ordering::Relaxed) as usize % KEPT_RUNS;
-        Self::put_in(&self.runs[at], address)
+        Self::put_in(&self.runs[Self::turn(&self.next_run) % KEPT_RUNS], address)
     }
 
     /// The same for a first chunk of a span that comes up and is not handed out.
     pub(crate) fn remember_first(&self, address: usize) -> Option<usize> {
-        let at = self.next_first.fetch_add(1, Ordering::Relaxed) as usize % KEPT_FIRSTS;
-        Self::put_in(&self.firsts[at], address)
+        Self::put_in(&self.firsts[Self::turn(&self.next_first) % KEPT_FIRSTS], address)
+    }
+
+    /// The next turn: one caller's, so that nothing comes out before there is no room.
+    #[inline]
+    fn turn(next: &AtomicU64) -> usize {
+        if planted(Fault::TurnStore) {
+            let turn = next.load(Ordering::Relaxed);
+            next.store(turn + 1, Ordering::Relaxed);
+            return turn as usize;
+        }
+        next.fetch_add(1, Ordering::Relaxed) as usize
     }
 
     fn put_in(slot: &AtomicUsize, address: usize) -> Option<usize> {

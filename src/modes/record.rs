@@ -172,8 +172,9 @@ impl Record {
     /// What is needed for a free of a live allocation at this address: its ID, size, alignment and block, if it is one.
     #[inline]
     pub(crate) fn live_at(&self, address: usize) -> Option<(Ended, usize, Index)> {
-        // ORDERING: Acquire, as in `read`; should they be of two allocations, the exchange in `end` fails.
-        let each = Ordering::Acquire;
+        // ORDERING: Acquire, as in `read`; should they be of two allocations, the exchange in `end` fails. Who frees by right
+        // knows all of it by the hand-over; who frees a second time may come while the next allocation begins.
+        let each = if planted(Fault::LiveRelaxed) { Ordering::Relaxed } else { Ordering::Acquire };
         let word = self.word.load(each);
         let (start, align) = self.address(each);
         if word & STATE != LIVE || start != address {
@@ -221,6 +222,9 @@ impl Record {
     pub(crate) fn forget(&self, address: usize) {
         let word = self.word.load(Ordering::Relaxed);
         if word & STATE == FREED && self.address(Ordering::Relaxed).0 == address {
+            if planted(Fault::ForgetStore) {
+                return self.word.store(0, Ordering::Relaxed);
+            }
             // Relaxed: by exchange, should an allocation begin in the page meanwhile.
             let _ = self.word.compare_exchange(word, 0, Ordering::Relaxed, Ordering::Relaxed);
         }

@@ -86,8 +86,14 @@ pub(crate) enum Fault {
     BlockStore,
     /// A block of IDs is said to be through before it is.
     BlockEarly,
-    /// The oldest free is taken out by load and store.
+    /// A free is taken out, or forgotten, by load and store.
     ForgetStore,
+    /// Turns in a queue are counted by load and store.
+    TurnStore,
+    /// What is needed of a record for a free is read by relaxed loads.
+    LiveRelaxed,
+    /// What is said of the pages that are given back as zeros is said by load and store.
+    GiveStore,
     /// What a freed allocation is kept back as is published by a relaxed exchange.
     RememberRelaxed,
     /// An ID's record is named by a relaxed store.
@@ -124,6 +130,10 @@ pub(crate) enum Fault {
     MapLeaf,
     /// A page-map entry is taken by load and store.
     MapTake,
+    /// How far another thread's magazine is filled is read by a relaxed load.
+    TopRelaxed,
+    /// The mark that there are spares is taken by load and store.
+    MarkTake,
     /// A thief leaves the spare in place when it takes it.
     StealCopies,
     /// A bin's loaded magazine is named by a relaxed store.
