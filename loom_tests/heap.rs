@@ -58,6 +58,7 @@ pub(super) fn check(heap: &Heap, live: &[usize]) {
     heap.trim(Some(cache));
     heap.leave(cache);
     let stats = heap.check().expect("the empty heap is sound");
+    assert_eq!(heap.guests(), 0, "nobody is a guest any more");
     assert_eq!((stats.live, stats.thread_cached, stats.pooled, stats.span_free), (0, 0, 0, 0), "all is given back");
     assert_eq!(stats.committed, stats.metadata, "no memory is left");
     assert_eq!(heap.magazines.free_nodes(), Some(heap.magazines.made() as usize), "each magazine is given back");

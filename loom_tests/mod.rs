@@ -340,6 +340,12 @@ const MODELS: &[Model] = &[
         [("store", Fault::BlockStore, "an ID is found while it lives")]
     ),
     model!(
+        modes::two_open_without_memory,
+        "modes/ids.rs modes/index.rs",
+        Some(3),
+        [("late", Fault::OpenLate, "an ID is found while it lives")]
+    ),
+    model!(
         modes::ids_against_the_last,
         "modes/ids.rs thread_cache/lot.rs",
         Some(3),
@@ -399,6 +405,18 @@ const MODELS: &[Model] = &[
         "sampler/mod.rs modes/index.rs",
         Some(3),
         [("late", Fault::SampleLate, "sums are those of the samples")]
+    ),
+    model!(
+        sampler::two_begin_without_sites,
+        "sampler/mod.rs sampler/site.rs",
+        Some(3),
+        [("late", Fault::SampleLate, "a site of its own")]
+    ),
+    model!(
+        sampler::two_begin_without_samples,
+        "sampler/mod.rs",
+        Some(3),
+        [("stores", Fault::FilterStore, "it is found")]
     ),
     model!(
         sampler::end_against_restart,

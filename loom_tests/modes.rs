@@ -3,6 +3,7 @@
 use super::spawn;
 use crate::config::PAGE;
 use crate::modes::{Birth, Ids, Index, Of, Place, Places, Record, Tracker};
+use crate::os::fake;
 use crate::slab::Slab;
 use crate::sync::{Ordering, Slot};
 use crate::thread_cache::Lot;
@@ -143,6 +144,20 @@ pub fn ids_against_each_other() {
     let theirs = other.join();
     assert!(mine.0 != theirs.0, "an ID of its own");
     assert_eq!([theirs, mine].map(|(id, _)| ids.find(id)), [Some(1), Some(2)], "an ID is found while it lives");
+}
+
+/// Two begin a block of IDs each, and the system refuses one of them an index: the other's is its own.
+pub fn two_open_without_memory() {
+    let ids = Rc::new(Ids::new());
+    // The blocks' own table is there afterwards.
+    fake::refuse_table(2);
+    assert_eq!(ids.issue(&Lot::new(), 9), None, "the index is refused");
+    fake::refuse_table(1);
+    let other = spawn(&ids, |ids| (ids.issue(&Lot::new(), 1).map(|(id, _)| id), 1));
+    let mine = (ids.issue(&Lot::new(), 2).map(|(id, _)| id), 2);
+    let had: Vec<(u64, u32)> = [mine, other.join()].iter().filter_map(|(id, record)| Some(((*id)?, *record))).collect();
+    assert_eq!(had.len(), 1, "one is refused, and one is not");
+    assert_eq!(ids.find(had[0].0), Some(had[0].1), "an ID is found while it lives");
 }
 
 /// A block's last ID is given out, while another thread looks for a block that is used up.

@@ -2,6 +2,7 @@
 //! the old one behind.
 
 use super::spawn;
+use crate::os::fake;
 use crate::sampler::{Sampler, Totals};
 use crate::sync::Slot;
 use std::prelude::v1::*;
@@ -97,4 +98,31 @@ pub fn end_against_begin() {
     assert!(other.join(), "it was live");
     assert!(sampler.check(), "sums are those of the samples");
     assert!(sampler.end(128), "it is found");
+}
+
+/// Two sample while the system refuses a table: one of them misses its sample, and the other's is its own.
+fn two_begin_without(table: u32) {
+    let sampler = sampler();
+    // Those before it are there afterwards.
+    fake::refuse_table(table);
+    sampler.begin(192, 1 << 20, &[7]);
+    fake::refuse_table(1);
+    let other = spawn(&sampler, |sampler| sampler.begin(64, 1 << 20, &[8]));
+    sampler.begin(128, 1 << 20, &[9]);
+    other.join();
+    assert_eq!(sampler.missed(), 2, "one is refused, and one is not");
+    assert!(sampler.check(), "sums are those of the samples");
+    let live = seen(&sampler).into_iter().filter(|(_, live)| *live == 1).count();
+    assert_eq!(live, 1, "a site of its own");
+    assert!(sampler.end(64) != sampler.end(128), "it is found");
+}
+
+/// The sites' index, which comes after the sites.
+pub fn two_begin_without_sites() {
+    two_begin_without(2);
+}
+
+/// The samples' index, which comes last.
+pub fn two_begin_without_samples() {
+    two_begin_without(4);
 }

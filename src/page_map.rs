@@ -75,16 +75,6 @@ impl<T> PageMap<T> {
         unsafe { &*leaf.add(LEAF).cast::<AtomicU32>().add(page % LEAF) }
     }
 
-    /// Makes the notes for a prepared run. Only the run's owner may.
-    pub(crate) fn note(&self, page: usize, pages: usize, note: u32) {
-        for page in page..page + pages {
-            // ORDERING: Acquire pairs with the exchange in `prepare`.
-            let leaf = self.root[page >> LEAF_BITS].load(Ordering::Acquire);
-            // Relaxed: whoever is given a chunk of the run is given it by an exchange.
-            Self::note_of(leaf, page).store(note, Ordering::Relaxed);
-        }
-    }
-
     /// Has the processor fetch the entry for `address`.
     #[inline]
     pub(crate) fn prefetch(&self, address: usize) {
@@ -156,12 +146,22 @@ impl<T> PageMap<T> {
         }
     }
 
+    /// The same, with a note for each page.
+    pub(crate) fn publish_noted(&self, page: usize, pages: usize, node: *mut T, note: u32) {
+        for page in page..page + pages {
+            // ORDERING: Acquire pairs with the exchange in `prepare`.
+            let leaf = self.root[page >> LEAF_BITS].load(Ordering::Acquire);
+            // Relaxed: whoever is given a chunk of the run is given it by an exchange; the entry publishes it to others.
+            Self::note_of(leaf, page).store(note, Ordering::Relaxed);
+            self.publish(page, 1, node);
+        }
+    }
+
     /// Clears the entry of a page that has no owner, if it has one.
     pub(crate) fn clear(&self, page: usize) {
-        // Relaxed: `note` and `publish` acquire the leaf.
+        // Relaxed: `publish_noted` acquires the leaf.
         if !self.root[page >> LEAF_BITS].load(Ordering::Relaxed).is_null() {
-            self.note(page, 1, 0);
-            self.publish(page, 1, ptr::null_mut());
+            self.publish_noted(page, 1, ptr::null_mut(), 0);
         }
     }
 

@@ -235,8 +235,8 @@ impl Heap {
                 self.spans.arenas.give_run(more.page, more.pages);
                 return None;
             }
-            node.set_bytes(new);
             self.spans.page_map.publish(more.page, more.pages, entry(node));
+            node.set_bytes(new);
         }
         NonNull::new(with_exposed_provenance_mut(address))
     }
@@ -265,8 +265,8 @@ impl Heap {
             node.set_bytes(old);
             return None;
         };
-        node.set_bytes(new);
         self.spans.page_map.publish(to >> PAGE_SHIFT, 1, entry(node));
+        node.set_bytes(new);
         self.huge.fetch_add(new.wrapping_sub(old), Ordering::Relaxed);
         self.advise(to, new);
         NonNull::new(with_exposed_provenance_mut(to))

@@ -143,6 +143,12 @@ impl Heap {
         Guest(&self.guests)
     }
 
+    /// Guests that there are.
+    #[allow(dead_code, reason = "for tests")]
+    pub(crate) fn guests(&self) -> u32 {
+        self.guests.load(Ordering::Relaxed)
+    }
+
     /// A chunk for a thread that has no cache.
     #[cold]
     pub(crate) fn alloc_shared(&self, class: Class) -> Option<NonNull<u8>> {

@@ -158,8 +158,13 @@ impl Ids {
         // ORDERING: Release pairs with the Acquire in `used_up`.
         block.number.store(number, Ordering::Release);
         if !self.by_number.insert(number, block.index()) {
-            block.number.store(0, Ordering::Relaxed);
+            if !planted(Fault::OpenLate) {
+                block.number.store(0, Ordering::Relaxed);
+            }
             self.blocks.give(block.index());
+            if planted(Fault::OpenLate) {
+                block.number.store(0, Ordering::Relaxed);
+            }
             return None;
         }
         lot.open(first, block.index());

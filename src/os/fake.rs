@@ -27,6 +27,8 @@ std::thread_local! {
     static TABLES: RefCell<Vec<(usize, Layout)>> = const { RefCell::new(Vec::new()) };
     static THREAD: Cell<u32> = const { Cell::new(1) };
     static REFUSES: Cell<bool> = const { Cell::new(false) };
+    /// Which table from now on is refused; none if zero.
+    static REFUSED_TABLE: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Begins anew: frees all that the last execution has taken, of which nothing is used any more.
@@ -40,6 +42,7 @@ pub(crate) fn begin() {
     END.set(0);
     THREAD.set(1);
     REFUSES.set(false);
+    REFUSED_TABLE.set(0);
 }
 
 /// Writes to memory, as whoever it was handed out to would. Fails the model if anybody else may be using it.
@@ -120,7 +123,15 @@ pub(crate) fn remap(at: usize, old: usize, _to: usize, _new: usize) -> bool {
     true
 }
 
+/// The `which`-th table from now on is refused.
+pub(crate) fn refuse_table(which: u32) {
+    REFUSED_TABLE.set(which);
+}
+
 pub(crate) fn metadata(len: usize) -> Option<usize> {
+    if REFUSED_TABLE.replace(REFUSED_TABLE.get().saturating_sub(1)) == 1 {
+        return None;
+    }
     let layout = Layout::from_size_align(len, TABLE_ALIGN).ok()?;
     // SAFETY: the length is not zero.
     let at = unsafe { alloc_zeroed(layout) }.expose_provenance();

@@ -192,8 +192,8 @@ impl Pool {
             let taken = want.min(INFO[class].chunks);
             let Some(span) = spans.open(class, taken, now) else { return 0 };
             let start = span.head.start();
-            (0..taken).for_each(|chunk| give(start + chunk * size));
             self.settle(class, spans, span, span.unhold());
+            (0..taken).for_each(|chunk| give(start + chunk * size));
             got = taken;
         }
         got

@@ -215,17 +215,12 @@ impl Sampler {
         sample.bytes.set(weight.bytes as usize);
         sample.address.store(address, Ordering::Relaxed);
         site.allocate(weight);
-        // Relaxed: whoever is to free it was given its address afterwards.
-        if planted(Fault::FilterStore) {
-            self.filter(address).store(self.filter(address).load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        } else {
-            self.filter(address).fetch_add(1, Ordering::Relaxed);
-        }
+        self.filter_add(address, 1);
         // The entry publishes what was written.
         if !self.by_address.insert(address as u64, sample.index.load(Ordering::Relaxed)) {
-            self.filter(address).fetch_sub(1, Ordering::Relaxed);
-            site.free(weight);
+            self.filter_add(address, u32::MAX);
             self.give(sample);
+            site.free(weight);
             return false;
         }
         true
@@ -254,12 +249,23 @@ impl Sampler {
         &self.filter[(hash >> (u64::BITS - FILTER.ilog2())) as usize]
     }
 
+    /// Adds to what the filter says of an address: one, or one less than none.
+    #[inline]
+    fn filter_add(&self, address: usize, more: u32) {
+        let filter = self.filter(address);
+        if planted(Fault::FilterStore) {
+            return filter.store(filter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+        }
+        // Relaxed: whoever is to free it was given its address afterwards.
+        filter.fetch_add(more, Ordering::Relaxed);
+    }
+
     #[cold]
     fn settle(&self, address: usize, index: Index) -> bool {
         if !self.by_address.remove(address as u64, index) {
             return false;
         }
-        self.filter(address).fetch_sub(1, Ordering::Relaxed);
+        self.filter_add(address, u32::MAX);
         let sample = self.samples.get(index);
         if sample.run.load(Ordering::Relaxed) == self.run.load(Ordering::Relaxed) {
             let weight = Weight { objects: sample.objects.get() as u64, bytes: sample.bytes.get() as u64 };
@@ -302,8 +308,13 @@ impl Sampler {
         let site = self.sites.take()?;
         site.write(stack);
         if !self.by_stack.insert(hash, site.index()) {
-            site.clear();
+            if !planted(Fault::SampleLate) {
+                site.clear();
+            }
             self.sites.give(site.index());
+            if planted(Fault::SampleLate) {
+                site.clear();
+            }
             return None;
         }
         Some(site)

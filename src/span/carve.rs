@@ -136,7 +136,7 @@ impl Span {
             let linked = state.is(LINKED) && !planted(Fault::CloseGives);
             let next = if linked { State(LINKED | RETIRED) } else { State(0) };
             // ORDERING: Release: whoever pops the tombstone comes after all we did with the node.
-            match self.state.compare_exchange_weak(state.0, next.0, Ordering::AcqRel, Ordering::Relaxed) {
+            match self.state.compare_exchange_weak(state.0, next.0, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return !linked,
                 Err(now) => state = State(now),
             }

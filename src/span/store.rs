@@ -2,7 +2,7 @@
 
 use super::{Head, Span};
 use crate::arena::{Arenas, Fill};
-use crate::config::{PAGE, SPAN_WORDS};
+use crate::config::{PAGE, PAGE_SHIFT, SPAN_WORDS};
 use crate::log::tell;
 use crate::os::{self, Purged};
 use crate::page_map::PageMap;
@@ -100,20 +100,18 @@ impl Spans {
     /// Has the page map name a span for all of its pages.
     pub(crate) fn publish(&self, span: &Span, class: Class) {
         let (page, pages) = (span.head.page(), INFO[class].pages);
-        self.page_map.note(page, pages, place(class) as u32 + 1);
-        self.page_map.publish(page, pages, (&raw const span.head).cast_mut());
+        self.page_map.publish_noted(page, pages, (&raw const span.head).cast_mut(), place(class) as u32 + 1);
     }
 
     /// Gives the run of a span back that the caller has found wholly free, and the node unless it is a tombstone.
     pub(crate) fn retire(&self, span: &Span, class: Class) {
         let (page, pages) = (span.head.page(), INFO[class].pages);
         tell!(Span, "all chunks of {} B free at {:#x}: retired", INFO[class].size, span.head.start());
-        self.page_map.note(page, pages, 0);
-        self.page_map.publish(page, pages, core::ptr::null_mut());
+        self.page_map.publish_noted(page, pages, core::ptr::null_mut(), 0);
         let purged = span.unpurge_all();
         if purged == 0 {
             self.arenas.give_run(page, pages);
-        } else if os::purge(span.head.start(), pages * PAGE) == Purged::Zero {
+        } else if os::purge(page << PAGE_SHIFT, pages * PAGE) == Purged::Zero {
             // It has rested long enough for a part to be purged; the arena accounts for whole pages, so all of it goes.
             self.arenas.committed().fetch_sub(pages * PAGE - purged, Ordering::Relaxed);
             self.arenas.give_zero_run(page, pages);

@@ -98,6 +98,8 @@ pub(crate) enum Fault {
     RememberRelaxed,
     /// An ID's record is named by a relaxed store.
     IssueRelaxed,
+    /// A block of IDs that could not be begun loses its number after it was given back.
+    OpenLate,
     /// A mark is set by load and store.
     MarkStore,
     /// Guarded allocations are counted by load and store.
