@@ -135,26 +135,31 @@ impl<T> PageMap<T> {
 
     /// Points the entries of a prepared run to its node, or clears them (null). Only the run's owner may.
     pub(crate) fn publish(&self, page: usize, pages: usize, node: *mut T) {
-        for page in page..page + pages {
-            // ORDERING: Acquire pairs with the exchange in `prepare`.
-            let leaf = self.root[page >> LEAF_BITS].load(Ordering::Acquire);
-            // SAFETY: prepared, so the leaf is there.
-            let entry = unsafe { &*leaf.add(page % LEAF) };
-            // ORDERING: Release pairs with the Acquire in `get`: whoever finds the node sees it made.
-            let publish = if planted(Fault::MapPublish) { Ordering::Relaxed } else { Ordering::Release };
-            entry.store(node, publish);
-        }
+        (page..page + pages).for_each(|page| Self::enter(self.leaf(page), page, node));
     }
 
     /// The same, with a note for each page.
     pub(crate) fn publish_noted(&self, page: usize, pages: usize, node: *mut T, note: u32) {
         for page in page..page + pages {
-            // ORDERING: Acquire pairs with the exchange in `prepare`.
-            let leaf = self.root[page >> LEAF_BITS].load(Ordering::Acquire);
+            let leaf = self.leaf(page);
             // Relaxed: whoever is given a chunk of the run is given it by an exchange; the entry publishes it to others.
             Self::note_of(leaf, page).store(note, Ordering::Relaxed);
-            self.publish(page, 1, node);
+            Self::enter(leaf, page, node);
         }
+    }
+
+    /// The leaf of a prepared page.
+    fn leaf(&self, page: usize) -> *mut AtomicPtr<T> {
+        // ORDERING: Acquire pairs with the exchange in `prepare`.
+        self.root[page >> LEAF_BITS].load(Ordering::Acquire)
+    }
+
+    fn enter(leaf: *mut AtomicPtr<T>, page: usize, node: *mut T) {
+        // SAFETY: prepared, so the leaf is there.
+        let entry = unsafe { &*leaf.add(page % LEAF) };
+        // ORDERING: Release pairs with the Acquire in `get`: whoever finds the node sees it made.
+        let publish = if planted(Fault::MapPublish) { Ordering::Relaxed } else { Ordering::Release };
+        entry.store(node, publish);
     }
 
     /// Clears the entry of a page that has no owner, if it has one.

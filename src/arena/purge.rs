@@ -111,7 +111,10 @@ impl Arena {
             if outcome != Purged::Failed {
                 gone |= ones(len) << bit;
             }
-            if outcome == Purged::Zero {
+            if outcome == Purged::Zero && planted(Fault::GiveStore) {
+                let touched = self.touched()[word].load(Ordering::Relaxed);
+                self.touched()[word].store(touched & !(ones(len) << bit), Ordering::Relaxed);
+            } else if outcome == Purged::Zero {
                 self.touched()[word].fetch_and(!(ones(len) << bit), Ordering::Relaxed);
             }
         }

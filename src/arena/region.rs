@@ -420,9 +420,13 @@ impl Arena {
             count(&|at| self.dirty()[at].load(Ordering::Relaxed) & !self.used()[at].load(Ordering::Relaxed));
         let clean_used: usize =
             count(&|at| !self.dirty()[at].load(Ordering::Relaxed) & self.used()[at].load(Ordering::Relaxed));
+        // What may be resident does not read as zero.
+        let untouched: usize =
+            count(&|at| self.dirty()[at].load(Ordering::Relaxed) & !self.touched()[at].load(Ordering::Relaxed));
         let holds = self.pages - used == self.free.load(Ordering::Relaxed) as usize
             && dirty_free == self.dirty_free.load(Ordering::Relaxed) as usize
             && clean_used == 0
+            && untouched == 0
             && self.growth_holds()
             && (0..self.words).all(|word| self.longest().holds(word, self.longest_in(word)));
         holds.then_some(used)

@@ -89,8 +89,8 @@ impl Heap {
             return None;
         };
         node.head.describe(run.page, LARGE);
-        node.set_bytes(run.pages * PAGE);
         self.spans.page_map.publish(run.page, run.pages, entry(node));
+        node.set_bytes(run.pages * PAGE);
         NonNull::new(with_exposed_provenance_mut(run.page << PAGE_SHIFT))
     }
 
@@ -102,8 +102,8 @@ impl Heap {
             // SAFETY: the run's pages, which are the caller's.
             unsafe { at.write_bytes(0, run.pages * PAGE) };
         }
-        node.set_bytes(run.pages * PAGE);
         self.spans.page_map.publish(node.head.page(), 1, entry(node));
+        node.set_bytes(run.pages * PAGE);
         NonNull::new(at)
     }
 
@@ -148,8 +148,8 @@ impl Heap {
             self.huge.fetch_add(bytes, Ordering::Relaxed);
         }
         node.head.describe(page, HUGE);
-        node.set_bytes(bytes);
         self.spans.page_map.publish(page, 1, entry(node));
+        node.set_bytes(bytes);
         NonNull::new(with_exposed_provenance_mut(start))
     }
 
