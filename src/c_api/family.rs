@@ -243,8 +243,8 @@ pub(super) unsafe fn realloc(ptr: *mut u8, size: usize) -> *mut u8 {
         return ptr;
     }
     if old.is_none() && new.is_none() {
-        if let Some(resized) = HEAP.resize_large(global::thread(), ptr.expose_provenance(), size, 1) {
-            return resized.as_ptr();
+        if let Some(resized) = doors::resize_large(ptr, size, 1) {
+            return resized;
         }
     }
     // SAFETY: the caller's.

@@ -1,7 +1,7 @@
 //! Where calls come in that the fast path does not serve: a bin that has missed, what is larger than all classes, and each
 //! call while a mode is on or calls are watched.
 
-use super::watch;
+use super::{tally, watch};
 use super::{HEAP, Millpond, configure, is_late, mode, own_cache, thread, tracked, tracked_by};
 use crate::arena::Fill;
 use crate::heap::Tracked;
@@ -170,8 +170,18 @@ pub(crate) fn resize(
         return (old == new).then_some(ptr);
     }
     // It may move: to a profile it is freed, and another allocated.
-    watch::freeing(ptr.addr());
+    watch::sample_ends(ptr.addr());
+    let resized = resize_large(ptr, size, align)?;
+    watch::sampled(frame, resized, size);
+    Some(resized)
+}
+
+/// Resizes what has whole pages, without copying, if that can be done.
+#[cold]
+#[inline(never)]
+pub(crate) fn resize_large(ptr: *mut u8, size: usize, align: usize) -> Option<*mut u8> {
+    let before = tally::before(ptr.addr());
     let resized = HEAP.resize_large(thread(), ptr.expose_provenance(), size, align)?.as_ptr();
-    watch::allocated(frame, resized, size);
+    tally::resized(before, resized.addr());
     Some(resized)
 }
