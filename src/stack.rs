@@ -7,6 +7,7 @@
 //!
 //! Invariant: following `next` from the head visits each node once and ends in [`NONE`].
 
+use crate::log::lost_race;
 use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, Point, planted, point};
 use crate::tagged::{Index, NONE, Tagged};
 
@@ -46,7 +47,10 @@ impl Stack {
             point(Point::Exchange);
             match self.head.compare_exchange_weak(head.bits(), changed.bits(), publish, Ordering::Relaxed) {
                 Ok(_) => return,
-                Err(now) => head = Tagged::from_bits(now),
+                Err(now) => {
+                    lost_race();
+                    head = Tagged::from_bits(now);
+                }
             }
         }
     }
@@ -67,7 +71,10 @@ impl Stack {
             // was loaded with it. Failure acquires as the first load does.
             match self.head.compare_exchange_weak(head.bits(), changed.bits(), Ordering::Relaxed, Ordering::Acquire) {
                 Ok(_) => return Some(head.index()),
-                Err(now) => head = Tagged::from_bits(now),
+                Err(now) => {
+                    lost_race();
+                    head = Tagged::from_bits(now);
+                }
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Where calls come in that the fast path does not serve: a bin that has missed, what is larger than all classes, and each
 //! call while a mode is on or calls are watched.
 
-use super::{tally, watch};
 use super::{HEAP, Millpond, configure, is_late, mode, own_cache, thread, tracked, tracked_by};
+use super::{tally, watch};
 use crate::arena::Fill;
 use crate::heap::Tracked;
 use crate::os;

@@ -52,7 +52,7 @@ impl Tracked<'_> {
         let address = (end - size.max(1)) & !(align - 1);
         let data = address / page * page;
         let sealed = os::protect(run, data - run, false) && os::protect(end, PAGE - (end - run), false);
-        if !sealed || !self.begin(Place { address, word: 0 }, size, align) {
+        if !sealed || self.begin(Place { address, word: 0 }, size, align).is_none() {
             if os::protect(run, PAGE, true) {
                 self.heap.free_large(self.index(), run);
             }

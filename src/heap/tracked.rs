@@ -86,15 +86,15 @@ impl Tracked<'_> {
         if padded > size {
             self.set_edges(address, size, class);
         }
-        if !self.begin(place, size, align) {
+        let Some(id) = self.begin(place, size, align) else {
             self.give(address);
             return None;
-        }
+        };
         if fill == Fill::Zero && class.is_some() {
             // SAFETY: at least `padded` bytes, the caller's alone.
             unsafe { at.write_bytes(0, size) };
         }
-        tell!(Cache, "{size} bytes allocated at {address:#x}");
+        tell!(self.heap.voice(), Cache, "{size} bytes allocated at {address:#x}, id {id}");
         Some(at)
     }
 
@@ -116,10 +116,10 @@ impl Tracked<'_> {
         }
     }
 
-    /// Makes the record of an allocation. False: there is no memory for it.
+    /// Makes the record of an allocation and returns its ID. `None`: there is no memory for it.
     #[unsafe(link_section = ".millpond_cold")]
     #[inline]
-    pub(super) fn begin(&self, place: Place, size: usize, align: usize) -> bool {
+    pub(super) fn begin(&self, place: Place, size: usize, align: usize) -> Option<u64> {
         let depth = self.tracker.depth();
         if depth == 0 { self.begin_with(place, size, align, &[]) } else { self.begin_traced(place, size, align, depth) }
     }
@@ -127,36 +127,51 @@ impl Tracked<'_> {
     #[cold]
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]
-    fn begin_traced(&self, place: Place, size: usize, align: usize, depth: usize) -> bool {
+    fn begin_traced(&self, place: Place, size: usize, align: usize, depth: usize) -> Option<u64> {
         let mut callers = [0; CALLERS];
         let count = os::frames_from(self.frame, &mut callers[..depth]);
         self.begin_with(place, size, align, &callers[..count])
     }
 
     #[inline]
-    fn begin_with(&self, place: Place, size: usize, align: usize, callers: &[usize]) -> bool {
+    fn begin_with(&self, place: Place, size: usize, align: usize, callers: &[usize]) -> Option<u64> {
         let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
         let birth = Birth { size, align, thread, now: os::coarse_ms(), tag: self.tag, callers };
         if let Some(cache) = self.cache {
-            return self.tracker.begin(&cache.lot, place, birth).is_some();
+            return self.tracker.begin(&cache.lot, place, birth);
         }
         let lot = Lot::new();
         let known = self.tracker.begin(&lot, place, birth);
         self.tracker.leave(&lot);
-        known.is_some()
+        known
     }
 
     fn take(&self, class: Class) -> Option<NonNull<u8>> {
         match self.cache {
             Some(cache) => {
-                let chunk = cache.bin(class).pop().or_else(|| self.heap.alloc_slow(cache, class));
-                if let Some(next) = cache.bin(class).peek() {
-                    // Its record is what the next allocation would wait for.
-                    self.tracker.prefetch(place_in(class, next));
+                let hit = cache.bin(class).pop();
+                if hit.is_some() {
+                    tell!(self.heap.voice(), Cache, "{} B: hit: the thread's magazine has a chunk", INFO[class].size);
                 }
+                let chunk = hit.or_else(|| self.heap.alloc_slow(cache, class));
+                self.fetch_next(cache, class);
                 chunk
             }
             None => self.heap.alloc_shared(class),
+        }
+    }
+
+    /// Has the processor fetch what the next allocations of a class would wait for: the edges around a chunk, and records.
+    #[inline]
+    fn fetch_next(&self, cache: &ThreadCache, class: Class) {
+        if self.mode == Mode::Hardened {
+            if let Some(next) = cache.bin(class).peek(0) {
+                os::prefetch_read(next - 1);
+                os::prefetch_write(next + INFO[class].size - 1);
+            }
+        }
+        if let Some(next) = cache.bin(class).peek(1) {
+            self.tracker.prefetch(place_in(class, next));
         }
     }
 
@@ -184,14 +199,17 @@ impl Tracked<'_> {
     /// allocation without a record may be one from before there were any.
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn free(&self, address: usize, layout: Option<(usize, usize)>, late: bool) {
-        if self.mode == Mode::Hardened {
-            // It will be overwritten, once its record has been found.
-            os::prefetch_write(address);
-        }
-        let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
         let note = self.heap.spans.page_map.noted(address);
         let place = noted_place(note, address);
-        let ended = match self.tracker.end(place, layout, thread, os::coarse_ms()) {
+        // First of all, since it is most of what a free waits for.
+        let record = self.tracker.fetch(place);
+        if self.mode == Mode::Hardened {
+            // It will be overwritten, once its record has been found; and what lies before it is looked at.
+            os::prefetch_write(address);
+            os::prefetch_read(address.wrapping_sub(1));
+        }
+        let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
+        let ended = match self.tracker.end_of(record, place, layout, thread, os::coarse_ms()) {
             Ok(ended) => ended,
             Err(Misuse::Unknown) if late && self.heap.usable_size(address).is_some() => return self.give(address),
             Err(misuse) => self.die(address, layout, misuse),
@@ -199,7 +217,7 @@ impl Tracked<'_> {
         if self.tracker.depth() > 0 {
             self.trace_free(place);
         }
-        tell!(Cache, "{} bytes freed at {address:#x}, id {}", ended.size, ended.id);
+        tell!(self.heap.voice(), Cache, "{} bytes freed at {address:#x}, id {}", ended.size, ended.id);
         if note == 0 && self.is_guarded(address) {
             return self.keep_guarded(&ended);
         }

@@ -3,6 +3,7 @@
 use super::{Fallback, Heap, SoftLimit, UNSERVED, map};
 use crate::bitset::Bitset;
 use crate::config::{ADDRESS_BITS, CLASS_MAX, PAGE};
+use crate::log::Log;
 use crate::report::{Freed, Mode};
 use crate::size_class::{self, CLASSES};
 use crate::sync::Counter;
@@ -79,6 +80,7 @@ pub struct HeapBuilder<'a> {
     freed: Option<Freed>,
     timing: bool,
     profiled: bool,
+    log: Option<Log>,
 }
 
 impl fmt::Debug for HeapBuilder<'_> {
@@ -92,6 +94,7 @@ impl fmt::Debug for HeapBuilder<'_> {
             .field("mode", &self.mode)
             .field("timing", &self.timing)
             .field("profiled", &self.profiled)
+            .field("log", &self.log)
             .finish()
     }
 }
@@ -111,6 +114,7 @@ impl<'a> HeapBuilder<'a> {
             freed: None,
             timing: false,
             profiled: false,
+            log: None,
         }
     }
 
@@ -220,6 +224,23 @@ impl<'a> HeapBuilder<'a> {
         self
     }
 
+    /// How much the heap tells of what it does: its own level, whatever [`set_log`](crate::set_log) and `MILLPOND_LOG` say,
+    /// which all heaps follow that have none. Lines go where all do: to stderr, or the file that `MILLPOND_LOG` names.
+    ///
+    /// ```
+    /// use core::alloc::Layout;
+    /// use millpond::{Heap, Log};
+    ///
+    /// // Tells of each miss of the thread's cache, of each span, and of what it asks of the system.
+    /// let heap = Heap::builder().log(Log::Cache).build()?;
+    /// heap.alloc(Layout::new::<u64>())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    pub fn log(mut self, level: Log) -> Self {
+        self.log = Some(level);
+        self
+    }
+
     /// Makes the heap.
     ///
     /// # Errors
@@ -265,6 +286,9 @@ impl<'a> HeapBuilder<'a> {
             return Err(BuildError::Memory);
         };
         let heap = Heap { inner };
+        if let Some(level) = self.log {
+            heap.inner().core.voice().set(level);
+        }
         if self.mode == Mode::Hardened {
             heap.inner().core.spans.arenas.seal();
         }

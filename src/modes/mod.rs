@@ -35,7 +35,7 @@ use crate::tagged::NONE;
 use crate::thread_cache::Lot;
 
 /// How many frees before it is looked at something is prefetched.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 
 /// Address and size of what is kept back, in a word.
 const fn pack(address: usize, size: usize) -> u64 {
@@ -215,11 +215,33 @@ impl Tracker {
         self.ids.leave(lot);
     }
 
+    /// The record of a place, if it has one, which the processor is to fetch.
+    #[inline]
+    pub(crate) fn fetch(&self, place: Place) -> Option<&Record> {
+        self.at(place).inspect(|record| os::prefetch_write(core::ptr::from_ref(*record).addr()))
+    }
+
     /// Ends the record of an allocation that is being freed, with the size and alignment that the caller says it has, if it
-    /// says so; the size may be rounded up to the alignment, beyond the grain. Afterwards the caller, and nobody else, may
+    /// says so; the size may be rounded up to the alignment, beyond the grain. The place's record is known, if it has one. Afterwards the caller, and nobody else, may
     /// free it; the record is the caller's to [`remember`](Self::remember), as long as the chunk is.
     #[unsafe(link_section = ".millpond_cold")]
     #[inline(always)]
+    pub(crate) fn end_of(
+        &self,
+        record: Option<&Record>,
+        place: Place,
+        layout: Option<(usize, usize)>,
+        thread: u32,
+        now: u64,
+    ) -> Result<Ended, Misuse> {
+        // What went wrong is found out by those who look again.
+        record
+            .and_then(|record| self.try_end(record, place, layout, thread, now))
+            .ok_or_else(|| self.why_not(place, layout))
+    }
+
+    /// The same, of a place whose record nobody has asked for yet.
+    #[allow(dead_code, reason = "for tests and models")]
     pub(crate) fn end(
         &self,
         place: Place,
@@ -227,14 +249,19 @@ impl Tracker {
         thread: u32,
         now: u64,
     ) -> Result<Ended, Misuse> {
-        // What went wrong is found out by those who look again.
-        self.try_end(place, layout, thread, now).ok_or_else(|| self.why_not(place, layout))
+        self.end_of(self.fetch(place), place, layout, thread, now)
     }
 
     /// The same; `None` if it cannot be.
     #[inline(always)]
-    fn try_end(&self, place: Place, layout: Option<(usize, usize)>, thread: u32, now: u64) -> Option<Ended> {
-        let record = self.at(place)?;
+    fn try_end(
+        &self,
+        record: &Record,
+        place: Place,
+        layout: Option<(usize, usize)>,
+        thread: u32,
+        now: u64,
+    ) -> Option<Ended> {
         let (ended, align, block) = record.live_at(place.address)?;
         if layout.is_some_and(|layout| !ended.has(align, layout)) || !record.end(ended.id, thread, now) {
             return None;
