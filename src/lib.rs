@@ -143,7 +143,7 @@ core_modules! {
     environment
 }
 
-program_modules! { slot leaks pprof global records measure instance }
+program_modules! { slot leaks pprof global records measure chunks instance }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(not(any(test, millpond_loom)))]
@@ -179,6 +179,7 @@ pub use sync::points::{Point, watch};
 #[cfg(not(any(test, millpond_loom)))]
 pub use {
     bitset::BitRangeError,
+    chunks::{Chunk, walk_chunks},
     global::set_log,
     global::{WithMode, mode},
     instance::{AllocError, BuildError, Fallback, Heap, HeapBuilder, PoolTable, SoftLimit},

@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["leaks"],
     &["global", "forward"],
     &["records", "measure", "profile"],
+    &["chunks"],
     &["instance"],
     &["c_api"],
 ];
