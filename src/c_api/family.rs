@@ -279,7 +279,7 @@ unsafe fn realloc_watched(ptr: *mut u8, size: usize, old: Option<usize>, new: Op
 unsafe fn moved(ptr: *mut u8, size: usize, take: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
     let Some(old) = global::usable_size(ptr) else {
         if let Some(tracked) = global::tracked() {
-            tracked.die_of_realloc(ptr.addr());
+            tracked.accuse_of_realloc(ptr.addr());
         }
         match global::owns(ptr) {
             true => os::die(format_args!("realloc of {ptr:p}, where no allocation begins")),

@@ -134,6 +134,10 @@ pub(crate) fn free_missed(chunk: NonNull<u8>, size: usize, align: usize, place: 
 pub(super) unsafe fn realloc_watched(ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
     let frame = os::frame();
     let (size, align) = (layout.size(), layout.align());
+    // Before anything is copied from there.
+    if tracked().is_some_and(|tracked| !tracked.can_be_resized(ptr.expose_provenance(), is_late())) {
+        return ptr::null_mut();
+    }
     let (old, new) = (size_class::place_of(size, align), size_class::place_of(new_size, align));
     if let Some(resized) = resize(frame, ptr, old, new, new_size, align) {
         return resized;

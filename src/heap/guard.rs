@@ -78,7 +78,7 @@ impl Tracked<'_> {
         let Ended { address, size, .. } = *ended;
         let behind = CANARY.min(end_of(address) - address - size);
         if (0..behind).any(|past| self.is_broken(address, size, past)) {
-            self.die_of_canary(ended, behind);
+            self.accuse_of_canary(ended, behind);
         }
         self.tracker.guard_ends();
         self.keep_run(ended);

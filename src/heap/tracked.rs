@@ -212,7 +212,7 @@ impl Tracked<'_> {
         let ended = match self.tracker.end_of(record, place, layout, thread, os::coarse_ms()) {
             Ok(ended) => ended,
             Err(Misuse::Unknown) if late && self.heap.usable_size(address).is_some() => return self.give(address),
-            Err(misuse) => self.die(address, layout, misuse),
+            Err(misuse) => return self.accuse(address, layout, misuse),
         };
         if self.tracker.depth() > 0 {
             self.trace_free(place);
@@ -350,61 +350,77 @@ impl Tracked<'_> {
         let is_whole = |piece: &[u8]| piece.iter().fold(0, |bad, byte| bad | (byte ^ fill)) == 0;
         if !kept.chunks(256).all(is_whole) {
             let byte = kept.iter().position(|byte| *byte != fill).unwrap_or(0);
-            self.die_of(address, format_args!("write to {address:#x} after it was freed, {byte} bytes into it"));
+            self.accuse_of(address, format_args!("write to {address:#x} after it was freed, {byte} bytes into it"));
         }
     }
 
-    /// Ends the process for what was done to an allocation that the caller has in hand.
+    /// Tells what was done to an allocation that the caller has in hand: ends the process, but for a witness.
     #[cold]
-    pub(super) fn die_of(&self, address: usize, what: fmt::Arguments<'_>) -> ! {
+    pub(super) fn accuse_of(&self, address: usize, what: fmt::Arguments<'_>) {
         match self.tracker.find(self.heap.place(address)) {
-            Some(seen) => os::die(format_args!("{what}: {}", Known(&seen, self.tracker))),
-            None => os::die(what),
+            Some(seen) => self.tracker.witness.accuse(format_args!("{what}: {}", Known(&seen, self.tracker))),
+            None => self.tracker.witness.accuse(what),
         }
     }
 
     #[cold]
-    fn die(&self, address: usize, layout: Option<(usize, usize)>, misuse: Misuse) -> ! {
+    fn accuse(&self, address: usize, layout: Option<(usize, usize)>, misuse: Misuse) {
         match misuse {
             Misuse::Double(seen) => {
-                os::die(format_args!("double free of {address:#x}: {}", Known(&seen, self.tracker)))
+                self.tracker.witness.accuse(format_args!("double free of {address:#x}: {}", Known(&seen, self.tracker)))
             }
             Misuse::Layout(seen) => {
                 let (size, align) = layout.unwrap_or_default();
                 let known = Known(&seen, self.tracker);
-                os::die(format_args!(
+                self.tracker.witness.accuse(format_args!(
                     "free of {address:#x} with a size that is not its own, {size} bytes aligned to {align}: {known}"
                 ))
             }
-            Misuse::Unknown => self.die_unknown("free", address),
+            Misuse::Unknown => self.accuse_of_unknown("free", address),
         }
     }
 
-    /// Ends the process for a `realloc` of what is not live.
-    #[allow(dead_code, reason = "the C library calls it")]
+    /// Whether an allocation begins there that may be resized; `late`: one without a record may be from before there were any.
+    /// If not, tells so before anything is read from there.
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn can_be_resized(&self, address: usize, late: bool) -> bool {
+        let place = self.heap.place(address);
+        let is_live = self.tracker.usable_size(place).is_some()
+            || late && self.tracker.find(place).is_none() && self.heap.usable_size(address).is_some();
+        if !is_live {
+            self.accuse_of_realloc(address);
+        }
+        is_live
+    }
+
+    /// Tells of a `realloc` of what is not live: ends the process, but for a witness.
     #[cold]
-    pub(crate) fn die_of_realloc(&self, address: usize) -> ! {
+    pub(crate) fn accuse_of_realloc(&self, address: usize) {
         match self.tracker.find(self.heap.place(address)) {
             Some(seen) if !seen.is_live => {
                 let known = Known(&seen, self.tracker);
-                os::die(format_args!("realloc of {address:#x}, which has been freed: {known}"))
+                self.tracker.witness.accuse(format_args!("realloc of {address:#x}, which has been freed: {known}"))
             }
-            _ => self.die_unknown("realloc", address),
+            _ => self.accuse_of_unknown("realloc", address),
         }
     }
 
     #[unsafe(link_section = ".millpond_cold")]
-    fn die_unknown(&self, verb: &str, address: usize) -> ! {
+    fn accuse_of_unknown(&self, verb: &str, address: usize) {
         if let Some(seen) = self.around(address) {
             let (into, known) = (address.wrapping_sub(seen.address), Known(&seen, self.tracker));
             let start = seen.address;
-            os::die(format_args!("{verb} of {address:#x}, {into} bytes into the allocation {start:#x}: {known}"));
+            let witness = &self.tracker.witness;
+            return witness
+                .accuse(format_args!("{verb} of {address:#x}, {into} bytes into the allocation {start:#x}: {known}"));
         }
         if self.heap.owns(address) {
-            os::die(format_args!("{verb} of {address:#x}, where no allocation begins"));
+            return self.tracker.witness.accuse(format_args!("{verb} of {address:#x}, where no allocation begins"));
         }
         let place = os::Place(address);
-        os::die(format_args!("{verb} of {address:#x}, which is not an allocation of Millpond's: {place}"))
+        self.tracker
+            .witness
+            .accuse(format_args!("{verb} of {address:#x}, which is not an allocation of Millpond's: {place}"))
     }
 
     /// The allocation in which an address lies, live or freed not long ago.

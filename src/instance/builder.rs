@@ -4,6 +4,7 @@ use super::{Fallback, Heap, SoftLimit, UNSERVED, map};
 use crate::bitset::Bitset;
 use crate::config::{ADDRESS_BITS, CLASS_MAX, PAGE};
 use crate::log::Log;
+use crate::modes::Hear;
 use crate::report::{Freed, Mode};
 use crate::size_class::{self, CLASSES};
 use crate::sync::Counter;
@@ -81,6 +82,7 @@ pub struct HeapBuilder<'a> {
     timing: bool,
     profiled: bool,
     log: Option<Log>,
+    on_misuse: Option<Hear>,
 }
 
 impl fmt::Debug for HeapBuilder<'_> {
@@ -115,6 +117,7 @@ impl<'a> HeapBuilder<'a> {
             timing: false,
             profiled: false,
             log: None,
+            on_misuse: None,
         }
     }
 
@@ -224,6 +227,27 @@ impl<'a> HeapBuilder<'a> {
         self
     }
 
+    /// Has `hear` called with the line that names each misuse, instead of ending the process, where the heap keeps records: for
+    /// tests. What was to be freed wrongly is left as it is, and the call returns; what was written to where nobody may is
+    /// freed. Lines end after 1 KiB. `hear` may allocate and free, and panic: then what was in hand stays out of use.
+    ///
+    /// Accesses that fault are not heard of, nor what a heap without records notices.
+    ///
+    /// ```should_panic
+    /// use core::alloc::Layout;
+    /// use millpond::{Heap, Mode};
+    ///
+    /// let heap = Heap::builder().mode(Mode::Tracked).on_misuse(|what| panic!("{what}")).build().unwrap();
+    /// let layout = Layout::new::<u64>();
+    /// let block = heap.alloc(layout).unwrap();
+    /// // SAFETY: none: "double free of 0x…: 8 bytes, id 1, …".
+    /// unsafe { (heap.free(block, layout), heap.free(block, layout)) };
+    /// ```
+    pub fn on_misuse(mut self, hear: fn(&str)) -> Self {
+        self.on_misuse = Some(hear);
+        self
+    }
+
     /// How much the heap tells of what it does: its own level, whatever [`set_log`](crate::set_log) and `MILLPOND_LOG` say,
     /// which all heaps follow that have none. Lines go where all do: to stderr, or the file that `MILLPOND_LOG` names.
     ///
@@ -268,6 +292,7 @@ impl<'a> HeapBuilder<'a> {
                 // Valid as zeros.
                 (*inner).tracker.keep_callers(self.callers);
                 (*inner).tracker.guard(self.guard);
+                (*inner).tracker.witness.set(self.on_misuse);
                 (*inner).tracker.quarantine.set(self.quarantine, self.freed);
                 (&raw mut (*inner).plain).write(self.mode == Mode::Fast && !self.timing && !self.profiled);
                 (&raw mut (*inner).timed).write(self.timing);

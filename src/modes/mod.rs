@@ -20,12 +20,14 @@ mod quarantine;
 mod record;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
+mod witness;
 
 pub(crate) use ids::Ids;
 pub(crate) use index::Index;
 pub(crate) use places::{Place, Places};
 pub(crate) use quarantine::{JUNK, Quarantine};
 pub(crate) use record::{Birth, Ended, Of, Record, Seen};
+pub(crate) use witness::{Hear, Witness};
 
 use crate::config::{ADDRESS_BITS, CALLERS, GUARDED, KEPT_FIRSTS, KEPT_MAX, KEPT_RUNS, RECENT};
 use crate::os;
@@ -74,6 +76,7 @@ pub(crate) struct Tracker {
     /// Up to where the oldest have been forgotten before their turn.
     gone: AtomicU64,
     pub(crate) quarantine: Quarantine,
+    pub(crate) witness: Witness,
     /// Whether there may be allocations without a record.
     late: AtomicU32,
     /// What the clock said at the first allocation.
@@ -109,6 +112,7 @@ impl Tracker {
                 guarded: AtomicU32::new(0),
                 gone: AtomicU64::new(0),
                 quarantine: Quarantine::new(),
+                witness: Witness::new(),
                 late: AtomicU32::new(0),
                 origin_ms: AtomicU64::new(0),
             }
