@@ -31,6 +31,7 @@ impl Stack {
     }
 
     /// Puts a node that the caller owns on top. O(1) but for lost races, each of which is another's success.
+    #[inline(always)]
     pub(crate) fn push(&self, nodes: &impl Nodes, index: Index) {
         let link = nodes.link(index);
         // Relaxed: what matters is checked by the exchange.
@@ -56,6 +57,7 @@ impl Stack {
     }
 
     /// Takes the top node, which the caller then owns.
+    #[inline(always)]
     pub(crate) fn pop(&self, nodes: &impl Nodes) -> Option<Index> {
         // ORDERING: Acquire pairs with the Release in `push`: the node's link, and what it carries, are visible.
         let mut head = Tagged::from_bits(self.head.load(Ordering::Acquire));
