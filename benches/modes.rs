@@ -1,8 +1,10 @@
-//! What the modes cost whole programs: user CPU time in each, over that in the mode `fast`, under `LD_PRELOAD`.
+//! What the modes cost: an allocation and its free in a heap of one's own; and whole programs, user CPU time in each over that in
+//! the mode `fast`, under `LD_PRELOAD`.
 //!
 //! ```text
 //! cargo bench --bench modes               all, about a minute
 //! cargo bench --bench modes -- perl 15    programs whose names have that in them, in so many rounds
+//! cargo bench --bench modes -- pair       an allocation and its free alone
 //! ```
 //!
 //! Rounds are interleaved: in each, a program runs once in each mode, and what is printed are the medians of the ratios of a
@@ -12,8 +14,12 @@
 mod figures;
 
 use figures::median;
+use millpond::{Heap, Mode};
+use std::alloc::Layout;
+use std::hint::black_box;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 /// Many objects that live for as long as a document, in Python: with `PYTHONMALLOC=malloc` each is an allocation.
 const PYTHON: &str = "
@@ -82,10 +88,40 @@ fn run(program: &Program, library: &Path, mode: &str) -> Option<f64> {
     status.success().then(|| children() - before)
 }
 
+/// Nanoseconds that an allocation of 64 bytes and its free take in each mode: the least of interleaved rounds, since whatever else
+/// the machine does only adds to it.
+fn pairs() -> Option<[f64; 3]> {
+    const CALLS: u32 = 20_000;
+    let heaps = [Mode::Fast, Mode::Tracked, Mode::Hardened].map(|mode| Heap::builder().mode(mode).build().ok());
+    let layout = Layout::new::<[u64; 8]>();
+    let mut least = [f64::MAX; 3];
+    for _ in 0..300 {
+        for (heap, least) in heaps.iter().zip(&mut least) {
+            let heap = heap.as_ref()?;
+            let start = Instant::now();
+            for _ in 0..CALLS {
+                let block = black_box(heap.alloc(layout).ok()?);
+                // SAFETY: allocated just now, with this layout.
+                unsafe { heap.free(block, layout) };
+            }
+            *least = least.min(start.elapsed().as_nanos() as f64 / f64::from(CALLS));
+        }
+    }
+    Some(least)
+}
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let rounds = words.iter().find_map(|word| word.parse().ok()).unwrap_or(7);
     let filter = words.iter().find(|word| word.parse::<usize>().is_err());
+    if filter.is_none_or(|word| "pair".contains(word.as_str())) {
+        if let Some([fast, tracked, hardened]) = pairs() {
+            println!("an allocation and its free, ns: fast {fast:.1}, tracked {tracked:.1}, hardened {hardened:.1}");
+        }
+        if filter.is_some() {
+            return;
+        }
+    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let built = Command::new(env!("CARGO")).arg("shared").current_dir(root).status();
     assert!(built.is_ok_and(|status| status.success()), "`cargo shared` fails");

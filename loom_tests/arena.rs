@@ -167,24 +167,6 @@ pub fn purge_against_first_claim() {
     check(&arenas, &[Run { pages: 1, ..run }, mine]);
 }
 
-/// A page is purged while another thread gives those behind it back: what is said of the first word is that all are free.
-pub fn purge_against_neighbour() {
-    let arenas = Rc::new(Arenas::new());
-    let Run { page, .. } = take(&arenas, PAGES);
-    give(&arenas, Run { page: page + 63, pages: 1 });
-    // In vain: so that it is known that no two pages of the first arena are free.
-    let elsewhere = take(&arenas, 2);
-    let other = spawn(&arenas, Arenas::purge);
-    give(&arenas, Run { page: page + 64, pages: 2 });
-    other.join();
-    let rest = Run { page, pages: 63 };
-    check(&arenas, &[rest, elsewhere]);
-    let reserved = arenas.reserved();
-    let mine = take(&arenas, 3);
-    check(&arenas, &[rest, elsewhere, mine]);
-    assert_eq!(arenas.reserved(), reserved, "there is room in the first arena");
-}
-
 /// A run grows in place while another thread looks for pages.
 pub fn extend_against_claim() {
     let (arenas, rest) = arenas_with_four();

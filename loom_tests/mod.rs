@@ -98,12 +98,6 @@ const MODELS: &[Model] = &[
         [("stores", Fault::GiveStore, "claims and counts agree")]
     ),
     model!(
-        arena::purge_against_neighbour,
-        "arena/region.rs arena/mod.rs arena/purge.rs arena/longest.rs",
-        Some(3),
-        [("raises_not", Fault::RaiseNot, "claims and counts agree")]
-    ),
-    model!(
         arena::give_zeros_against_claim,
         "arena/region.rs arena/mod.rs",
         Some(3),

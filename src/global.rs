@@ -5,6 +5,7 @@
 //! on the shared path, for destructors that run later still.
 
 pub(crate) mod doors;
+pub(crate) mod tally;
 pub(crate) mod watch;
 
 pub(crate) use doors::{alloc_large, alloc_large_zeroed, alloc_missed, free_large, free_missed};
@@ -135,8 +136,8 @@ unsafe impl GlobalAlloc for Millpond {
             return ptr;
         }
         if old.is_none() && new.is_none() {
-            if let Some(resized) = HEAP.resize_large(thread(), ptr.expose_provenance(), new_size, align) {
-                return resized.as_ptr();
+            if let Some(resized) = doors::resize_large(ptr, new_size, align) {
+                return resized;
             }
         }
         // SAFETY: the caller guarantees that the new size is not zero and does not overflow when rounded up.
@@ -266,6 +267,7 @@ fn new_cache() -> Option<&'static ThreadCache> {
 
 /// Has the thread's slot, which points `there`, point to its cache or to the front of that, as is right by now.
 fn face(there: *const ThreadCache, own: &'static ThreadCache) {
+    // One that is measured has a front where all is plain, and keeps it here.
     if ptr::eq(there, own) != is_plain() {
         if let Some(right) = front_of(own) {
             slot::set(right);
@@ -399,7 +401,7 @@ fn seal(what: u32) {
 
 /// What a thread's slot is to point to: its cache, or the front of it. `None`: no memory for one.
 fn front_of(cache: &'static ThreadCache) -> Option<&'static ThreadCache> {
-    if is_plain() {
+    if is_plain() && !cache.tally.is_on() {
         return Some(cache);
     }
     FRONTS.reach(cache.index()).inspect(|front| front.stand_before(cache))

@@ -68,7 +68,7 @@
 //! | IDs, both ways | `Heap::id_of`, `Heap::ptr_of` | `tests/records.rs`: `ids_rise_and_are_found_until_the_end` |
 //! | size, ID and time stamp of an allocation | [`Record`] | `tests/records.rs`: `threads_share_records` |
 //! | a bitset: bits set, read and cleared | `Heap::set_bit`, `Heap::get_bit` | `tests/heap.rs`: `bits_are_set_by_many_threads_and_end_where_they_end` |
-//! | verbose logging | `set_log`, `MILLPOND_LOG` | `tests/examples.rs`: `way_of_a_chunk` |
+//! | verbose logging | `HeapBuilder::log`, `set_log`, `MILLPOND_LOG` | `tests/examples.rs`: `way_of_a_chunk` |
 //! | double frees detected | [`Mode::Tracked`], [`Mode::Hardened`] | `tests/records.rs`: `tracked_names_a_double_free` |
 //! | protection against common mistakes, bounds checked | [`Mode::Hardened`] | `tests/hardened.rs`: `what_is_deterministic_is_stopped_and_named` |
 //! | leaks detected | `leaks`, `MILLPOND_LEAKS` | `tests/leaks.rs`: `what_a_thread_has_lost_is_found_after_it` |
@@ -143,7 +143,7 @@ core_modules! {
     environment
 }
 
-program_modules! { slot leaks pprof global records measure instance }
+program_modules! { slot leaks pprof global records measure chunks instance }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(not(any(test, millpond_loom)))]
@@ -179,6 +179,7 @@ pub use sync::points::{Point, watch};
 #[cfg(not(any(test, millpond_loom)))]
 pub use {
     bitset::BitRangeError,
+    chunks::{Chunk, walk_chunks},
     global::set_log,
     global::{WithMode, mode},
     instance::{AllocError, BuildError, Fallback, Heap, HeapBuilder, PoolTable, SoftLimit},

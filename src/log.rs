@@ -6,7 +6,7 @@
 use crate::os;
 use crate::sync::{Counter, Quiet};
 use core::ffi::CStr;
-use core::fmt::Arguments;
+use core::fmt::{self, Arguments};
 
 /// How much is told: each level also tells what those before it do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,25 +15,53 @@ pub enum Log {
     /// Nothing.
     #[default]
     Off,
-    /// What is asked of the system: address space, purges.
+    /// What is asked of the system: address space, and what goes back to it.
     Os,
-    /// Runs of pages, taken and given back.
+    /// Runs of pages, taken, committed and given back.
     Arena,
     /// Spans, opened and retired.
     Span,
-    /// Magazines and chunks that go between threads, pools and spans.
+    /// Magazines and chunks that go between threads, pools and spans; an exchange that another thread was faster at.
     Pool,
-    /// Each miss of a thread's cache; where records are kept, each allocation and free.
+    /// Each miss of a thread's cache; where records are kept, each hit, allocation and free.
     Cache,
 }
 
+/// The most that anybody wants told: the first look, on slow paths, is at this word alone.
+static MOST: Quiet = Quiet::new();
+/// What the process wants told, of all heaps that say nothing of their own; and the most that any heap wanted.
 static LEVEL: Quiet = Quiet::new();
+static HEAPS: Quiet = Quiet::new();
 /// Where the path of the file is, which stays; zero: stderr. Set before there is a second thread.
 static PATH: Counter = Counter::new();
 
 /// Sets how much is told from now on.
 pub(crate) fn set(level: Log) {
     LEVEL.set(level as u32);
+    MOST.set(LEVEL.get().max(HEAPS.get()));
+}
+
+/// How much one heap tells: as the process has it, or a level of its own. Zeros: as the process has it.
+#[derive(Debug)]
+pub(crate) struct Voice(Quiet);
+
+impl Voice {
+    pub(crate) const fn new() -> Self {
+        Self(Quiet::new())
+    }
+
+    /// Gives the heap a level of its own.
+    #[allow(dead_code, reason = "heaps of one's own alone have one")]
+    pub(crate) fn set(&self, level: Log) {
+        self.0.set(level as u32 + 1);
+        HEAPS.set(HEAPS.get().max(level as u32));
+        MOST.set(LEVEL.get().max(HEAPS.get()));
+    }
+
+    fn wants(&self, level: Log) -> bool {
+        let own = self.0.get();
+        level as u32 <= if own == 0 { LEVEL.get() } else { own - 1 }
+    }
 }
 
 /// Has lines go to a file: the path in memory that stays, with its zero.
@@ -41,16 +69,22 @@ pub(crate) fn set_file(path: usize) {
     PATH.set(path as u64);
 }
 
-/// Whether a step of this level is to be told.
+/// Whether a step of this level may be to be told.
 #[inline]
 pub(crate) fn wants(level: Log) -> bool {
-    LEVEL.get() >= level as u32
+    MOST.get() >= level as u32
 }
 
-/// Tells a step.
+/// Tells a step of a heap, if that wants it told.
 #[cold]
 #[inline(never)]
-pub(crate) fn line(level: Log, step: Arguments<'_>) {
+pub(crate) fn line(voice: &Voice, level: Log, step: Arguments<'_>) {
+    if voice.wants(level) {
+        line_of(level, step);
+    }
+}
+
+fn line_of(level: Log, step: Arguments<'_>) {
     let floor = match level {
         Log::Off => "",
         Log::Os => "os    ",
@@ -68,11 +102,44 @@ pub(crate) fn line(level: Log, step: Arguments<'_>) {
     os::say_in(path, format_args!("[{}] {floor} {step}", os::thread_id()));
 }
 
-/// Tells a step of a level of [`Log`], if it is wanted.
+/// Tells, where anybody wants that told, that an exchange failed.
+#[cold]
+#[inline(never)]
+pub(crate) fn lost_race() {
+    if wants(Log::Pool) {
+        // Which heap it was is not known there.
+        line_of(Log::Pool, format_args!("an exchange failed, since another thread was first: tried again"));
+    }
+}
+
+/// So many of something.
+pub(crate) struct Count(pub(crate) usize, pub(crate) &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}{}", self.0, self.1, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
+/// Bytes, in the largest unit of which they are whole.
+pub(crate) struct Bytes(pub(crate) usize);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("0 B"),
+            bytes if bytes % (1 << 20) == 0 => write!(f, "{} MiB", bytes >> 20),
+            bytes if bytes % (1 << 10) == 0 => write!(f, "{} KiB", bytes >> 10),
+            bytes => write!(f, "{bytes} B"),
+        }
+    }
+}
+
+/// Tells a step of a heap with a voice, of a level of [`Log`], if it is wanted.
 macro_rules! tell {
-    ($level:ident, $($step:tt)+) => {
+    ($voice:expr, $level:ident, $($step:tt)+) => {
         if $crate::log::wants($crate::log::Log::$level) {
-            $crate::log::line($crate::log::Log::$level, format_args!($($step)+));
+            $crate::log::line($voice, $crate::log::Log::$level, format_args!($($step)+));
         }
     };
 }

@@ -7,6 +7,7 @@
 //!
 //! Invariant: following `next` from the head visits each node once and ends in [`NONE`].
 
+use crate::log::lost_race;
 use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, Point, planted, point};
 use crate::tagged::{Index, NONE, Tagged};
 
@@ -30,6 +31,7 @@ impl Stack {
     }
 
     /// Puts a node that the caller owns on top. O(1) but for lost races, each of which is another's success.
+    #[inline(always)]
     pub(crate) fn push(&self, nodes: &impl Nodes, index: Index) {
         let link = nodes.link(index);
         // Relaxed: what matters is checked by the exchange.
@@ -46,12 +48,16 @@ impl Stack {
             point(Point::Exchange);
             match self.head.compare_exchange_weak(head.bits(), changed.bits(), publish, Ordering::Relaxed) {
                 Ok(_) => return,
-                Err(now) => head = Tagged::from_bits(now),
+                Err(now) => {
+                    lost_race();
+                    head = Tagged::from_bits(now);
+                }
             }
         }
     }
 
     /// Takes the top node, which the caller then owns.
+    #[inline(always)]
     pub(crate) fn pop(&self, nodes: &impl Nodes) -> Option<Index> {
         // ORDERING: Acquire pairs with the Release in `push`: the node's link, and what it carries, are visible.
         let mut head = Tagged::from_bits(self.head.load(Ordering::Acquire));
@@ -67,7 +73,10 @@ impl Stack {
             // was loaded with it. Failure acquires as the first load does.
             match self.head.compare_exchange_weak(head.bits(), changed.bits(), Ordering::Relaxed, Ordering::Acquire) {
                 Ok(_) => return Some(head.index()),
-                Err(now) => head = Tagged::from_bits(now),
+                Err(now) => {
+                    lost_race();
+                    head = Tagged::from_bits(now);
+                }
             }
         }
     }

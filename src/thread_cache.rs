@@ -32,9 +32,11 @@
 mod bin;
 mod charge;
 mod lot;
+mod tally;
 
 pub(crate) use bin::Bin;
 pub(crate) use lot::Lot;
+pub(crate) use tally::{Begun, Counted, Tally};
 
 use crate::config::{EMPTIES, SPARES};
 use crate::pool::Magazine;
@@ -83,6 +85,8 @@ pub(crate) struct ThreadCache {
     pub(crate) tag_len: AtomicUsize,
     /// The IDs that the owner's allocations will have, where they have any.
     pub(crate) lot: Lot,
+    /// What the owner allocates, where it is measured.
+    pub(crate) tally: Tally,
     /// Of a front, which is always empty so that each call misses: the cache behind it.
     behind: AtomicPtr<ThreadCache>,
 }
@@ -148,6 +152,7 @@ impl ThreadCache {
                 tag: AtomicPtr::new(null_mut()),
                 tag_len: AtomicUsize::new(0),
                 lot: Lot::new(),
+                tally: Tally::new(),
                 behind: AtomicPtr::new(null_mut()),
             }
         }
@@ -217,6 +222,7 @@ impl ThreadCache {
         let owners = (self.state.load(Ordering::Relaxed) as u32 as u64 & !STATE).wrapping_add(OWNER) as u32 as u64;
         self.bins.iter().for_each(|bin| bin.portion.store(0, Ordering::Relaxed));
         self.set_tag("");
+        self.tally.forget();
         // ORDERING: Release pairs with `owner`: whoever sees it alive sees what was set before.
         self.state.store((thread as u64) << 32 | owners | LIVE, Ordering::Release);
         self.note_theft();

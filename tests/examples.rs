@@ -102,26 +102,39 @@ fn profile() {
 #[test]
 fn way_of_a_chunk() {
     let (stdout, stderr) = both("way_of_a_chunk", &[]);
-    assert_eq!(stdout, "0 bytes are live\n");
+    assert_eq!(stdout, "2 chunks were taken by the other thread; 0 bytes are live\n");
     let mut rest = stderr.as_str();
     for part in [
         "-- the first chunk",
-        "cache  1024 B: the thread's magazine is empty",
-        " bytes reserved at 0x",
-        "arena  1 pages taken at 0x",
-        "span   64 chunks of 1024 B opened at 0x",
-        "pool   1024 B: 1 chunks carved from spans",
+        "cache  1024 B: miss: the thread's magazine is empty",
+        "os     64 MiB of addresses reserved at 0x",
+        "arena  64 KiB committed",
+        "arena  1 page of 64 KiB taken at 0x",
+        "span   a span of 64 chunks of 1024 B opened at 0x",
+        "pool   1024 B: 1 chunk carved from spans",
         "cache  1024 bytes allocated at 0x",
-        "-- the next ones",
-        "pool   1024 B: 16 chunks carved from spans",
-        "-- what is freed",
+        "-- the next two",
+        "pool   1024 B: 2 chunks carved from spans",
+        "the thread's magazine has a chunk",
+        ", id 3",
+        "-- what is freed goes",
         "cache  1024 bytes freed at 0x",
-        "cache  1024 B: no room in the thread's magazine",
-        "pool   1024 B: kept as a spare",
+        "the thread's magazine has a chunk",
+        ", id 4",
+        "-- what is freed last",
+        "span   the span of 1024 B at 0x",
+        "arena  1 page given back at 0x",
+        "os     64 KiB purged at 0x",
+        "-- many chunks",
+        "pool   1024 B: 16 chunks carved from spans",
+        "-- full magazines",
+        "cache  1024 B: no room: the thread's magazine is full",
+        "pool   1024 B: the full magazine is kept as a spare",
+        "pool   1024 B: the full magazine goes to the pool, by one exchange",
+        "-- another thread",
+        "pool   1024 B: refilled by a magazine of the pool's, 16 chunks, by one exchange",
         "-- a trim",
-        "span   all chunks of 1024 B free at 0x",
-        "arena  1 pages given back at 0x",
-        "os     65536 bytes purged at 0x",
+        "span   the span of 1024 B at 0x",
     ] {
         let Some((_, after)) = rest.split_once(part) else { panic!("{part} is missing in\n{stderr}") };
         rest = after;

@@ -26,6 +26,7 @@ fn figures_are_near_the_truth_and_stacks_name_who_allocates() {
         ("space bytes", 256, "inuse_space")
     );
     probe.holds(&profile.by_function(&probe.names, &probe.known()));
+    gos_viewer_agrees(&file, &profile);
     // Each stack begins where the program does.
     let outer = profile.by_function(&probe.names, &["millpond_profile_probe::main"]);
     let all = probe.rows.iter().map(|row| row.blocks).sum::<f64>();
@@ -41,6 +42,23 @@ fn figures_are_near_the_truth_and_stacks_name_who_allocates() {
             let lies_in = |mapping: &Mapping| (mapping.start..mapping.limit).contains(&address);
             assert!(mapping > 0 && lies_in(&profile.mappings[mapping as usize - 1]), "{address:#x}");
         }
+    }
+}
+
+/// Go's own viewer, where there is one, reads the file, and finds as much in it.
+fn gos_viewer_agrees(file: &Path, profile: &Profile) {
+    for (at, index) in ["alloc_objects", "alloc_space", "inuse_objects", "inuse_space"].into_iter().enumerate() {
+        let mut go = Command::new("go");
+        go.args(["tool", "pprof", "-top", "-unit=B", "-symbolize=none", "-nodefraction=0", "-sample_index", index]);
+        let Ok(output) = go.arg(file).env("PPROF_TMPDIR", workbench()).output() else {
+            return println!("there is no `go` here");
+        };
+        let text = String::from_utf8_lossy(&output.stdout);
+        // "Showing nodes accounting for 12B, 100% of 12B total".
+        let total = text.lines().find_map(|line| line.split(" of ").nth(1)?.strip_suffix(" total"));
+        let sum: u64 = profile.samples.iter().map(|sample| sample.values[at]).sum();
+        let told = total.and_then(|total| total.trim_end_matches('B').parse::<u64>().ok());
+        assert_eq!(told, Some(sum), "{index}: {output:?}");
     }
 }
 

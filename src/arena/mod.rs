@@ -24,7 +24,7 @@ pub(crate) use budget::Budget;
 pub(crate) use region::{Arena, Fill, Run};
 
 use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
-use crate::log::tell;
+use crate::log::{Bytes, Count, Voice, tell};
 use crate::os;
 use crate::page_map::PAGE_BYTES;
 use crate::report::Thp;
@@ -83,6 +83,11 @@ impl Arenas {
         &self.budget
     }
 
+    /// How much the heap tells.
+    pub(crate) fn voice(&self) -> &Voice {
+        &self.books.voice
+    }
+
     /// Bytes of address space reserved.
     pub(crate) fn reserved(&self) -> usize {
         self.reserved.load(Ordering::Relaxed)
@@ -119,7 +124,14 @@ impl Arenas {
         }
         let run = self.find(pages, align, fill, may_grow);
         match run {
-            Some(run) => tell!(Arena, "{pages} pages taken at {:#x}", run.page << PAGE_SHIFT),
+            Some(run) => tell!(
+                self.voice(),
+                Arena,
+                "{} of {} taken at {:#x}",
+                Count(pages, "page"),
+                Bytes(PAGE),
+                run.page << PAGE_SHIFT
+            ),
             None => self.budget.discharge(pages),
         }
         run
@@ -173,7 +185,7 @@ impl Arenas {
         let Some(arena) = self.of(page) else {
             os::die(format_args!("a run outside all arenas: {:#x}", page << PAGE_SHIFT))
         };
-        tell!(Arena, "{pages} pages given back at {:#x}", page << PAGE_SHIFT);
+        tell!(self.voice(), Arena, "{} given back at {:#x}", Count(pages, "page"), page << PAGE_SHIFT);
         arena.give(page, pages, zero);
         self.budget.discharge(pages);
         // Relaxed: a hint, as in `find`.
@@ -301,7 +313,7 @@ impl Arenas {
             }
             bytes = (bytes / 2).next_multiple_of(PAGE).max(least);
         };
-        tell!(Os, "{bytes} bytes reserved at {start:#x}, for an arena");
+        tell!(self.voice(), Os, "{} of addresses reserved at {start:#x} for an arena: no memory yet", Bytes(bytes));
         os::advise_thp(start, bytes, self.thp());
         let pages = bytes / PAGE;
         let table_bytes = Arena::table_bytes(pages);

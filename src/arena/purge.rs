@@ -9,7 +9,7 @@
 use super::bits::{ones, runs_of};
 use super::region::{Arena, Books};
 use crate::config::{PAGE, PAGE_SHIFT, PURGE_FAILURES, PURGE_WORDS};
-use crate::log::tell;
+use crate::log::{Bytes, tell};
 use crate::os::{self, Purged};
 use crate::sync::{Fault, Ordering, Point, planted, point};
 
@@ -40,7 +40,7 @@ impl Arena {
             if self.dirty_free.load(Ordering::Relaxed) == 0 {
                 break;
             }
-            self.visit_word(word, true, &mut purge);
+            self.visit_word(word, true, &mut purge, books);
         }
         books.committed.fetch_sub(purge.gone, Ordering::Relaxed);
         purge.gone
@@ -60,7 +60,7 @@ impl Arena {
             let first = self.visit.fetch_add(count, Ordering::Relaxed);
             let (mut next, end) = (first, first.wrapping_add(count));
             while next != end && !enough(&purge) {
-                self.visit_word(self.words - 1 - next % self.words, all, &mut purge);
+                self.visit_word(self.words - 1 - next % self.words, all, &mut purge, books);
                 next = next.wrapping_add(1);
             }
             if next != end {
@@ -73,12 +73,12 @@ impl Arena {
     }
 
     /// Purges the free dirty pages of a word: all, or those that were so at the last visit already.
-    fn visit_word(&self, word: usize, all: bool, purge: &mut Purge) {
+    fn visit_word(&self, word: usize, all: bool, purge: &mut Purge, books: &Books) {
         let dirty = self.dirty()[word].load(Ordering::Relaxed);
         let free = dirty & !self.used()[word].load(Ordering::Relaxed);
         let due = if all { free } else { free & self.aged()[word].load(Ordering::Relaxed) };
         if due != 0 {
-            self.purge_word(word, due, purge);
+            self.purge_word(word, due, purge, books);
         }
         if free != due {
             // Relaxed: a hint. A page taken meanwhile is purged a little early, once it is free again.
@@ -87,7 +87,7 @@ impl Arena {
     }
 
     /// Purges those of `due` that can be claimed.
-    fn purge_word(&self, word: usize, due: u64, purge: &mut Purge) {
+    fn purge_word(&self, word: usize, due: u64, purge: &mut Purge, books: &Books) {
         let used = &self.used()[word];
         let claimed = if planted(Fault::PurgeUnclaimed) {
             due
@@ -105,7 +105,7 @@ impl Arena {
             let at = (self.first_page + word * 64 + bit) << PAGE_SHIFT;
             point(Point::Purge);
             let outcome = os::purge(at, len * PAGE);
-            tell!(Os, "{} bytes purged at {at:#x}: {outcome:?}", len * PAGE);
+            tell!(&books.voice, Os, "{} purged at {at:#x}: {outcome}", Bytes(len * PAGE));
             purge.tried += len * PAGE;
             purge.left = if outcome == Purged::Failed { purge.left - 1 } else { purge.patience };
             if outcome != Purged::Failed {

@@ -24,6 +24,7 @@ use super::bits::{ones, runs_of, words_of};
 use super::growth::Growth;
 use super::longest::Longest;
 use crate::config::{PAGE, PAGE_SHIFT, ZERO_BY_PURGE};
+use crate::log::{Bytes, Voice, tell};
 use crate::os::{self, Purged};
 use crate::report::Thp;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, Point, planted, point};
@@ -78,6 +79,8 @@ pub(crate) struct Books {
     pub(super) thp: AtomicU32,
     /// Whether arenas to come are sealed.
     pub(super) sealed: AtomicU32,
+    /// How much the heap tells.
+    pub(super) voice: Voice,
 }
 
 impl Books {
@@ -88,6 +91,7 @@ impl Books {
                 changes: AtomicUsize::new(0),
                 thp: AtomicU32::new(0),
                 sealed: AtomicU32::new(0),
+                voice: Voice::new(),
             }
         }
     }
@@ -314,6 +318,10 @@ impl Arena {
         self.reached(start + pages, || books.thp());
         self.dirty_free.fetch_sub(pages as u32 - clean, Ordering::Relaxed);
         books.committed.fetch_add(clean as usize * PAGE, Ordering::Relaxed);
+        if clean > 0 {
+            let fresh = Bytes(clean as usize * PAGE);
+            tell!(&books.voice, Arena, "{fresh} committed: the system gives memory at the first touch");
+        }
         Took::Run(Run { page, pages })
     }
 

@@ -243,8 +243,8 @@ pub(super) unsafe fn realloc(ptr: *mut u8, size: usize) -> *mut u8 {
         return ptr;
     }
     if old.is_none() && new.is_none() {
-        if let Some(resized) = HEAP.resize_large(global::thread(), ptr.expose_provenance(), size, 1) {
-            return resized.as_ptr();
+        if let Some(resized) = doors::resize_large(ptr, size, 1) {
+            return resized;
         }
     }
     // SAFETY: the caller's.
@@ -279,7 +279,7 @@ unsafe fn realloc_watched(ptr: *mut u8, size: usize, old: Option<usize>, new: Op
 unsafe fn moved(ptr: *mut u8, size: usize, take: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
     let Some(old) = global::usable_size(ptr) else {
         if let Some(tracked) = global::tracked() {
-            tracked.die_of_realloc(ptr.addr());
+            tracked.accuse_of_realloc(ptr.addr());
         }
         match global::owns(ptr) {
             true => os::die(format_args!("realloc of {ptr:p}, where no allocation begins")),

@@ -1,8 +1,8 @@
 //! Where calls come in that the fast path does not serve: a bin that has missed, what is larger than all classes, and each
 //! call while a mode is on or calls are watched.
 
-use super::watch;
 use super::{HEAP, Millpond, configure, is_late, mode, own_cache, thread, tracked, tracked_by};
+use super::{tally, watch};
 use crate::arena::Fill;
 use crate::heap::Tracked;
 use crate::os;
@@ -134,6 +134,10 @@ pub(crate) fn free_missed(chunk: NonNull<u8>, size: usize, align: usize, place: 
 pub(super) unsafe fn realloc_watched(ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
     let frame = os::frame();
     let (size, align) = (layout.size(), layout.align());
+    // Before anything is copied from there.
+    if tracked().is_some_and(|tracked| !tracked.can_be_resized(ptr.expose_provenance(), is_late())) {
+        return ptr::null_mut();
+    }
     let (old, new) = (size_class::place_of(size, align), size_class::place_of(new_size, align));
     if let Some(resized) = resize(frame, ptr, old, new, new_size, align) {
         return resized;
@@ -170,8 +174,18 @@ pub(crate) fn resize(
         return (old == new).then_some(ptr);
     }
     // It may move: to a profile it is freed, and another allocated.
-    watch::freeing(ptr.addr());
+    watch::sample_ends(ptr.addr());
+    let resized = resize_large(ptr, size, align)?;
+    watch::sampled(frame, resized, size);
+    Some(resized)
+}
+
+/// Resizes what has whole pages, without copying, if that can be done.
+#[cold]
+#[inline(never)]
+pub(crate) fn resize_large(ptr: *mut u8, size: usize, align: usize) -> Option<*mut u8> {
+    let before = tally::before(ptr.addr());
     let resized = HEAP.resize_large(thread(), ptr.expose_provenance(), size, align)?.as_ptr();
-    watch::allocated(frame, resized, size);
+    tally::resized(before, resized.addr());
     Some(resized)
 }

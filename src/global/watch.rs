@@ -4,7 +4,7 @@
 //! nothing is watched, threads have their own caches and nobody asks. A thread takes its front, or its cache again, at its next
 //! miss after a change: at once where the change comes first, else within the time in which upkeep has it miss.
 
-use super::{MODE, seal};
+use super::{MODE, seal, tally};
 use crate::config::FRAMES;
 use crate::environment::Profile;
 use crate::os;
@@ -22,6 +22,8 @@ use core::ptr::{null_mut, with_exposed_provenance_mut};
 /// In the word of the mode: calls are timed; allocations are sampled.
 pub(super) const TIMED: u32 = 1 << 9;
 pub(super) const SAMPLED: u32 = 1 << 10;
+/// Some thread is or was measured: see [`tally`].
+pub(super) const MEASURED: u32 = 1 << 12;
 
 pub(crate) static SAMPLER: Sampler = Sampler::new();
 static TIMES: Slab<Times> = Slab::new();
@@ -77,7 +79,23 @@ fn end_timed(call: Call, start: u64) {
 
 /// An allocation was made by whoever called the function with this frame.
 #[inline(always)]
-pub(crate) fn allocated(frame: usize, at: *mut u8, size: usize) {
+pub(super) fn allocated(frame: usize, at: *mut u8, size: usize) {
+    if is(SAMPLED | MEASURED) {
+        count_both(frame, at, size);
+    }
+}
+
+#[inline(never)]
+fn count_both(frame: usize, at: *mut u8, size: usize) {
+    if is(MEASURED) {
+        tally::allocated(at.addr());
+    }
+    sampled(frame, at, size);
+}
+
+/// The same for the profile alone.
+#[inline(always)]
+pub(crate) fn sampled(frame: usize, at: *mut u8, size: usize) {
     if is(SAMPLED) {
         count(frame, at, size);
     }
@@ -102,7 +120,23 @@ fn sample(frame: usize, address: usize, size: usize) {
 
 /// An allocation is about to be freed.
 #[inline(always)]
-pub(crate) fn freeing(address: usize) {
+pub(super) fn freeing(address: usize) {
+    if is(SAMPLED | MEASURED) {
+        end_both(address);
+    }
+}
+
+#[inline(never)]
+fn end_both(address: usize) {
+    if is(MEASURED) {
+        tally::freed(address);
+    }
+    sample_ends(address);
+}
+
+/// The same for the profile alone.
+#[inline(always)]
+pub(crate) fn sample_ends(address: usize) {
     if is(SAMPLED) {
         SAMPLER.end(address);
     }

@@ -27,11 +27,11 @@ impl Tracked<'_> {
         self.audit(&mut |what| {
             count += 1;
             if count <= LINES {
-                os::say(what);
+                self.tracker.witness.say(what);
             }
         });
         if count > LINES {
-            os::say(format_args!("and {} more", count - LINES));
+            self.tracker.witness.say(format_args!("and {} more", count - LINES));
         }
         count
     }

@@ -21,7 +21,6 @@ use super::Tracked;
 use super::tracked::Known;
 use crate::config::{CANARY, PAGE};
 use crate::modes::Ended;
-use crate::os;
 use crate::size_class::{Class, INFO};
 use core::fmt;
 use core::ptr::with_exposed_provenance_mut;
@@ -107,19 +106,19 @@ impl Tracked<'_> {
         // Whoever allocates the next one writes the edge before it is live: then the second look finds it.
         if self.has_before(next, class) && self.is_live(next) {
             if let Some(bytes) = edge.broken(self.heap.has_thinned()) {
-                self.die_before(next, bytes, None);
+                self.accuse_before(next, bytes, None);
             }
         }
         edge.write();
     }
 
-    /// Ends the process if anything was written past the end of an allocation that has ended, or before its beginning.
+    /// Tells, and ends the process but for a witness, if anything was written past the end of an allocation that has ended, or before its beginning.
     #[inline]
     pub(super) fn check_edges(&self, ended: &Ended, class: Option<Class>) {
         let at = with_exposed_provenance_mut::<[u64; WORDS]>(ended.address + ended.size);
         // SAFETY: bytes of the allocation, behind those that the program asked for.
         if unsafe { at.read_unaligned() } != canary(ended.address, ended.size) {
-            self.die_of_canary(ended, CANARY);
+            self.accuse_of_canary(ended, CANARY);
         }
         if let Some(class) = class.filter(|_| self.tracker.knows_all()) {
             if let Some(before) = self.before(ended.address, class) {
@@ -135,7 +134,7 @@ impl Tracked<'_> {
     #[unsafe(link_section = ".millpond_cold")]
     fn check_before(&self, address: usize, before: usize, class: Class) {
         if let Some(bytes) = self.broken_before(before, class) {
-            self.die_before(address, bytes, Some(before));
+            self.accuse_before(address, bytes, Some(before));
         }
     }
 
@@ -155,16 +154,16 @@ impl Tracked<'_> {
     #[cold]
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]
-    pub(super) fn die_of_canary(&self, ended: &Ended, len: usize) -> ! {
+    pub(super) fn accuse_of_canary(&self, ended: &Ended, len: usize) {
         let Ended { address, size, .. } = *ended;
         let byte = (0..len).find(|past| self.is_broken(address, size, *past)).unwrap_or(0);
-        self.die_of(address, format_args!("write {byte} bytes past the end of {address:#x}"))
+        self.accuse_of(address, format_args!("write {byte} bytes past the end of {address:#x}"))
     }
 
     /// `from`: the chunk from whose end it may have come.
     #[cold]
-    fn die_before(&self, address: usize, bytes: usize, from: Option<usize>) -> ! {
-        os::die(format_args!("{}", self.told_before(address, bytes, from)))
+    fn accuse_before(&self, address: usize, bytes: usize, from: Option<usize>) {
+        self.tracker.witness.accuse(format_args!("{}", self.told_before(address, bytes, from)));
     }
 
     /// What was written before an allocation's beginning, in words.

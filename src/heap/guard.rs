@@ -52,7 +52,7 @@ impl Tracked<'_> {
         let address = (end - size.max(1)) & !(align - 1);
         let data = address / page * page;
         let sealed = os::protect(run, data - run, false) && os::protect(end, PAGE - (end - run), false);
-        if !sealed || !self.begin(Place { address, word: 0 }, size, align) {
+        if !sealed || self.begin(Place { address, word: 0 }, size, align).is_none() {
             if os::protect(run, PAGE, true) {
                 self.heap.free_large(self.index(), run);
             }
@@ -78,7 +78,7 @@ impl Tracked<'_> {
         let Ended { address, size, .. } = *ended;
         let behind = CANARY.min(end_of(address) - address - size);
         if (0..behind).any(|past| self.is_broken(address, size, past)) {
-            self.die_of_canary(ended, behind);
+            self.accuse_of_canary(ended, behind);
         }
         self.tracker.guard_ends();
         self.keep_run(ended);

@@ -11,7 +11,7 @@ use super::shelf::Shelved;
 use super::{Guest, Heap};
 use crate::arena::{Fill, Run};
 use crate::config::{ADDRESS_BITS, EBB_BYTES, HUGE_MIN, PAGE, PAGE_SHIFT};
-use crate::log::tell;
+use crate::log::{Bytes, tell};
 use crate::os;
 use crate::report::Thp;
 use crate::span::{HUGE, Head, LARGE, Large};
@@ -140,7 +140,7 @@ impl Heap {
             os::release(start, bytes);
             return None;
         };
-        tell!(Os, "{bytes} bytes mapped at {start:#x}, for one allocation");
+        tell!(self.voice(), Os, "{} mapped at {start:#x}, for one allocation alone", Bytes(bytes));
         self.advise(start, bytes);
         if planted(Fault::HugeStore) {
             self.huge.store(self.huge.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
@@ -200,7 +200,7 @@ impl Heap {
         if kind == HUGE {
             self.larges.give(node.head.index());
             self.huge.fetch_sub(bytes, Ordering::Relaxed);
-            tell!(Os, "{bytes} bytes unmapped at {address:#x}");
+            tell!(self.voice(), Os, "{} unmapped at {address:#x}", Bytes(bytes));
             os::release(address, bytes);
             self.spans.arenas.budget().discharge(bytes / PAGE);
         } else if let Some(run) = self.shelf.put(thread, node.head.index(), bytes / PAGE, self.clock.now()) {

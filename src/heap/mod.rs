@@ -28,7 +28,7 @@ mod walk;
 pub(crate) use tracked::Tracked;
 
 use crate::config::MAGAZINE_SLOTS;
-use crate::log::tell;
+use crate::log::{Count, Voice, tell};
 use crate::pool::{Magazine, Pool, Portion};
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::Slab;
@@ -127,13 +127,28 @@ impl Heap {
     fn pop_armed(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
         let strange = if cache.is_stranger(class) { cache.unload(class, &self.magazines) } else { None };
         if let Some(magazine) = strange {
-            tell!(Cache, "{} B: {} chunks of other threads restored", INFO[class].size, magazine.count());
+            tell!(
+                self.voice(),
+                Cache,
+                "{} B: {} of other threads restored",
+                INFO[class].size,
+                Count(magazine.count(), "chunk")
+            );
             if magazine.count() > 0 {
                 self.pools[class].restore_all(class, &self.spans, magazine, self.clock.now());
             }
             cache.load(class, magazine);
         }
-        cache.bin(class).pop()
+        let chunk = cache.bin(class).pop();
+        if chunk.is_some() {
+            tell!(
+                self.voice(),
+                Cache,
+                "{} B: made to miss, for upkeep; the thread's magazine has a chunk",
+                INFO[class].size
+            );
+        }
+        chunk
     }
 
     /// Should a fork leave the caller behind now, its child knows that somebody had things in hand.
@@ -181,15 +196,25 @@ impl Heap {
         let now = self.clock.now();
         cache.bin(class).refills.add(1);
         let size = INFO[class].size;
-        tell!(Cache, "{size} B: the thread's magazine is empty");
+        tell!(self.voice(), Cache, "{size} B: miss: the thread's magazine is empty");
         let full = match cache.take_spare(class, &self.magazines, now) {
             Some(spare) => {
                 cache.discharge(INFO[class].magazine_bytes());
-                tell!(Pool, "{size} B: a spare magazine of the thread's");
+                tell!(
+                    self.voice(),
+                    Pool,
+                    "{size} B: refilled by a spare magazine of the thread's, {}",
+                    Count(spare.count(), "chunk")
+                );
                 Some(spare)
             }
             None => self.pools[class].refill(&self.magazines).inspect(|full| {
-                tell!(Pool, "{size} B: a magazine of {} chunks from the pool, by one exchange", full.count());
+                tell!(
+                    self.voice(),
+                    Pool,
+                    "{size} B: refilled by a magazine of the pool's, {}, by one exchange",
+                    Count(full.count(), "chunk")
+                );
             }),
         };
         let loaded = cache.unload(class, &self.magazines);
@@ -242,7 +267,7 @@ impl Heap {
             slot.set(*chunk);
         }
         magazine.set_count(count);
-        tell!(Pool, "{} B: {count} chunks carved from spans", INFO[class].size);
+        tell!(self.voice(), Pool, "{} B: {} carved from spans", INFO[class].size, Count(count, "chunk"));
         count
     }
 
@@ -251,7 +276,7 @@ impl Heap {
         let now = self.clock.now();
         cache.bin(class).drains.add(1);
         let size = INFO[class].size;
-        tell!(Cache, "{size} B: no room in the thread's magazine");
+        tell!(self.voice(), Cache, "{size} B: no room: the thread's magazine is full");
         let bytes = INFO[class].magazine_bytes();
         let pool = &self.pools[class];
         // Charged while the bin still shows its magazine: the charge may be counted anew.
@@ -264,7 +289,7 @@ impl Heap {
             None if self.admit(cache, class) => None,
             None => return,
             Some(full) if room && cache.put_spare(class, full, now) => {
-                tell!(Pool, "{size} B: kept as a spare");
+                tell!(self.voice(), Pool, "{size} B: the full magazine is kept as a spare");
                 None
             }
             Some(full) => {
@@ -272,10 +297,10 @@ impl Heap {
                     cache.discharge(bytes);
                 }
                 if pool.drain(class, &self.magazines, full) {
-                    tell!(Pool, "{size} B: a full magazine to the pool, by one exchange");
+                    tell!(self.voice(), Pool, "{size} B: the full magazine goes to the pool, by one exchange");
                     None
                 } else {
-                    tell!(Pool, "{size} B: {} chunks restored to their spans", full.count());
+                    tell!(self.voice(), Pool, "{size} B: {} restored to their spans", Count(full.count(), "chunk"));
                     pool.restore_all(class, &self.spans, full, now);
                     self.ebb();
                     self.relieve();
@@ -382,6 +407,11 @@ impl Heap {
             self.evict(cache, class);
         }
         cache.give_empties(&self.magazines);
+    }
+
+    /// How much the heap tells.
+    pub(crate) fn voice(&self) -> &Voice {
+        self.spans.arenas.voice()
     }
 
     /// Bytes that may hold memory, counted where they are committed and purged.

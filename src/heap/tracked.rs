@@ -86,15 +86,15 @@ impl Tracked<'_> {
         if padded > size {
             self.set_edges(address, size, class);
         }
-        if !self.begin(place, size, align) {
+        let Some(id) = self.begin(place, size, align) else {
             self.give(address);
             return None;
-        }
+        };
         if fill == Fill::Zero && class.is_some() {
             // SAFETY: at least `padded` bytes, the caller's alone.
             unsafe { at.write_bytes(0, size) };
         }
-        tell!(Cache, "{size} bytes allocated at {address:#x}");
+        tell!(self.heap.voice(), Cache, "{size} bytes allocated at {address:#x}, id {id}");
         Some(at)
     }
 
@@ -116,10 +116,10 @@ impl Tracked<'_> {
         }
     }
 
-    /// Makes the record of an allocation. False: there is no memory for it.
+    /// Makes the record of an allocation and returns its ID. `None`: there is no memory for it.
     #[unsafe(link_section = ".millpond_cold")]
     #[inline]
-    pub(super) fn begin(&self, place: Place, size: usize, align: usize) -> bool {
+    pub(super) fn begin(&self, place: Place, size: usize, align: usize) -> Option<u64> {
         let depth = self.tracker.depth();
         if depth == 0 { self.begin_with(place, size, align, &[]) } else { self.begin_traced(place, size, align, depth) }
     }
@@ -127,36 +127,51 @@ impl Tracked<'_> {
     #[cold]
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]
-    fn begin_traced(&self, place: Place, size: usize, align: usize, depth: usize) -> bool {
+    fn begin_traced(&self, place: Place, size: usize, align: usize, depth: usize) -> Option<u64> {
         let mut callers = [0; CALLERS];
         let count = os::frames_from(self.frame, &mut callers[..depth]);
         self.begin_with(place, size, align, &callers[..count])
     }
 
     #[inline]
-    fn begin_with(&self, place: Place, size: usize, align: usize, callers: &[usize]) -> bool {
+    fn begin_with(&self, place: Place, size: usize, align: usize, callers: &[usize]) -> Option<u64> {
         let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
         let birth = Birth { size, align, thread, now: os::coarse_ms(), tag: self.tag, callers };
         if let Some(cache) = self.cache {
-            return self.tracker.begin(&cache.lot, place, birth).is_some();
+            return self.tracker.begin(&cache.lot, place, birth);
         }
         let lot = Lot::new();
         let known = self.tracker.begin(&lot, place, birth);
         self.tracker.leave(&lot);
-        known.is_some()
+        known
     }
 
     fn take(&self, class: Class) -> Option<NonNull<u8>> {
         match self.cache {
             Some(cache) => {
-                let chunk = cache.bin(class).pop().or_else(|| self.heap.alloc_slow(cache, class));
-                if let Some(next) = cache.bin(class).peek() {
-                    // Its record is what the next allocation would wait for.
-                    self.tracker.prefetch(place_in(class, next));
+                let hit = cache.bin(class).pop();
+                if hit.is_some() {
+                    tell!(self.heap.voice(), Cache, "{} B: hit: the thread's magazine has a chunk", INFO[class].size);
                 }
+                let chunk = hit.or_else(|| self.heap.alloc_slow(cache, class));
+                self.fetch_next(cache, class);
                 chunk
             }
             None => self.heap.alloc_shared(class),
+        }
+    }
+
+    /// Has the processor fetch what the next allocations of a class would wait for: the edges around a chunk, and records.
+    #[inline]
+    fn fetch_next(&self, cache: &ThreadCache, class: Class) {
+        if self.mode == Mode::Hardened {
+            if let Some(next) = cache.bin(class).peek(0) {
+                os::prefetch_read(next - 1);
+                os::prefetch_write(next + INFO[class].size - 1);
+            }
+        }
+        if let Some(next) = cache.bin(class).peek(1) {
+            self.tracker.prefetch(place_in(class, next));
         }
     }
 
@@ -184,22 +199,25 @@ impl Tracked<'_> {
     /// allocation without a record may be one from before there were any.
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn free(&self, address: usize, layout: Option<(usize, usize)>, late: bool) {
-        if self.mode == Mode::Hardened {
-            // It will be overwritten, once its record has been found.
-            os::prefetch_write(address);
-        }
-        let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
         let note = self.heap.spans.page_map.noted(address);
         let place = noted_place(note, address);
-        let ended = match self.tracker.end(place, layout, thread, os::coarse_ms()) {
+        // First of all, since it is most of what a free waits for.
+        let record = self.tracker.fetch(place);
+        if self.mode == Mode::Hardened {
+            // It will be overwritten, once its record has been found; and what lies before it is looked at.
+            os::prefetch_write(address);
+            os::prefetch_read(address.wrapping_sub(1));
+        }
+        let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
+        let ended = match self.tracker.end_of(record, place, layout, thread, os::coarse_ms()) {
             Ok(ended) => ended,
             Err(Misuse::Unknown) if late && self.heap.usable_size(address).is_some() => return self.give(address),
-            Err(misuse) => self.die(address, layout, misuse),
+            Err(misuse) => return self.accuse(address, layout, misuse),
         };
         if self.tracker.depth() > 0 {
             self.trace_free(place);
         }
-        tell!(Cache, "{} bytes freed at {address:#x}, id {}", ended.size, ended.id);
+        tell!(self.heap.voice(), Cache, "{} bytes freed at {address:#x}, id {}", ended.size, ended.id);
         if note == 0 && self.is_guarded(address) {
             return self.keep_guarded(&ended);
         }
@@ -332,61 +350,77 @@ impl Tracked<'_> {
         let is_whole = |piece: &[u8]| piece.iter().fold(0, |bad, byte| bad | (byte ^ fill)) == 0;
         if !kept.chunks(256).all(is_whole) {
             let byte = kept.iter().position(|byte| *byte != fill).unwrap_or(0);
-            self.die_of(address, format_args!("write to {address:#x} after it was freed, {byte} bytes into it"));
+            self.accuse_of(address, format_args!("write to {address:#x} after it was freed, {byte} bytes into it"));
         }
     }
 
-    /// Ends the process for what was done to an allocation that the caller has in hand.
+    /// Tells what was done to an allocation that the caller has in hand: ends the process, but for a witness.
     #[cold]
-    pub(super) fn die_of(&self, address: usize, what: fmt::Arguments<'_>) -> ! {
+    pub(super) fn accuse_of(&self, address: usize, what: fmt::Arguments<'_>) {
         match self.tracker.find(self.heap.place(address)) {
-            Some(seen) => os::die(format_args!("{what}: {}", Known(&seen, self.tracker))),
-            None => os::die(what),
+            Some(seen) => self.tracker.witness.accuse(format_args!("{what}: {}", Known(&seen, self.tracker))),
+            None => self.tracker.witness.accuse(what),
         }
     }
 
     #[cold]
-    fn die(&self, address: usize, layout: Option<(usize, usize)>, misuse: Misuse) -> ! {
+    fn accuse(&self, address: usize, layout: Option<(usize, usize)>, misuse: Misuse) {
         match misuse {
             Misuse::Double(seen) => {
-                os::die(format_args!("double free of {address:#x}: {}", Known(&seen, self.tracker)))
+                self.tracker.witness.accuse(format_args!("double free of {address:#x}: {}", Known(&seen, self.tracker)))
             }
             Misuse::Layout(seen) => {
                 let (size, align) = layout.unwrap_or_default();
                 let known = Known(&seen, self.tracker);
-                os::die(format_args!(
+                self.tracker.witness.accuse(format_args!(
                     "free of {address:#x} with a size that is not its own, {size} bytes aligned to {align}: {known}"
                 ))
             }
-            Misuse::Unknown => self.die_unknown("free", address),
+            Misuse::Unknown => self.accuse_of_unknown("free", address),
         }
     }
 
-    /// Ends the process for a `realloc` of what is not live.
-    #[allow(dead_code, reason = "the C library calls it")]
+    /// Whether an allocation begins there that may be resized; `late`: one without a record may be from before there were any.
+    /// If not, tells so before anything is read from there.
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn can_be_resized(&self, address: usize, late: bool) -> bool {
+        let place = self.heap.place(address);
+        let is_live = self.tracker.usable_size(place).is_some()
+            || late && self.tracker.find(place).is_none() && self.heap.usable_size(address).is_some();
+        if !is_live {
+            self.accuse_of_realloc(address);
+        }
+        is_live
+    }
+
+    /// Tells of a `realloc` of what is not live: ends the process, but for a witness.
     #[cold]
-    pub(crate) fn die_of_realloc(&self, address: usize) -> ! {
+    pub(crate) fn accuse_of_realloc(&self, address: usize) {
         match self.tracker.find(self.heap.place(address)) {
             Some(seen) if !seen.is_live => {
                 let known = Known(&seen, self.tracker);
-                os::die(format_args!("realloc of {address:#x}, which has been freed: {known}"))
+                self.tracker.witness.accuse(format_args!("realloc of {address:#x}, which has been freed: {known}"))
             }
-            _ => self.die_unknown("realloc", address),
+            _ => self.accuse_of_unknown("realloc", address),
         }
     }
 
     #[unsafe(link_section = ".millpond_cold")]
-    fn die_unknown(&self, verb: &str, address: usize) -> ! {
+    fn accuse_of_unknown(&self, verb: &str, address: usize) {
         if let Some(seen) = self.around(address) {
             let (into, known) = (address.wrapping_sub(seen.address), Known(&seen, self.tracker));
             let start = seen.address;
-            os::die(format_args!("{verb} of {address:#x}, {into} bytes into the allocation {start:#x}: {known}"));
+            let witness = &self.tracker.witness;
+            return witness
+                .accuse(format_args!("{verb} of {address:#x}, {into} bytes into the allocation {start:#x}: {known}"));
         }
         if self.heap.owns(address) {
-            os::die(format_args!("{verb} of {address:#x}, where no allocation begins"));
+            return self.tracker.witness.accuse(format_args!("{verb} of {address:#x}, where no allocation begins"));
         }
         let place = os::Place(address);
-        os::die(format_args!("{verb} of {address:#x}, which is not an allocation of Millpond's: {place}"))
+        self.tracker
+            .witness
+            .accuse(format_args!("{verb} of {address:#x}, which is not an allocation of Millpond's: {place}"))
     }
 
     /// The allocation in which an address lies, live or freed not long ago.

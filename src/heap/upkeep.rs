@@ -26,7 +26,7 @@ use crate::config::{
     DIRTY_BYTES, DIRTY_PART, EARN_US, EARNED, EBB_TICKS, PAGE_SHIFT, PULSE, PURGE_TICKS, QUIET_TICKS, REARMS,
     REFUSED_TICKS, RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SPARE_TICKS, SWEEP_SPANS, TICK_CACHES, TICK_MS, VAIN,
 };
-use crate::log::tell;
+use crate::log::{Bytes, tell};
 use crate::os;
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::Slab;
@@ -225,7 +225,7 @@ impl Heap {
 
     fn tick(&self) {
         let now = self.clock.tick.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        tell!(Pool, "tick {now}: what was not needed goes back");
+        tell!(self.voice(), Pool, "tick {now}: magazines that nobody needed go back to their spans");
         let mut pooled = 0;
         for class in 0..CLASSES {
             self.pools[class].tick();
@@ -337,6 +337,7 @@ impl Heap {
                 let (bytes, done) = span.purge_units();
                 purged += bytes;
                 if bytes > 0 {
+                    tell!(self.voice(), Os, "{} purged inside the span at {:#x}", Bytes(bytes), span.head.start());
                     self.spans.arenas.ebb(span.head.start() >> PAGE_SHIFT);
                 }
                 let class = span.head.kind() as Class;

@@ -3,6 +3,8 @@
 use super::{Fallback, Heap, SoftLimit, UNSERVED, map};
 use crate::bitset::Bitset;
 use crate::config::{ADDRESS_BITS, CLASS_MAX, PAGE};
+use crate::log::Log;
+use crate::modes::Hear;
 use crate::report::{Freed, Mode};
 use crate::size_class::{self, CLASSES};
 use crate::sync::Counter;
@@ -79,6 +81,8 @@ pub struct HeapBuilder<'a> {
     freed: Option<Freed>,
     timing: bool,
     profiled: bool,
+    log: Option<Log>,
+    on_misuse: Option<Hear>,
 }
 
 impl fmt::Debug for HeapBuilder<'_> {
@@ -92,6 +96,7 @@ impl fmt::Debug for HeapBuilder<'_> {
             .field("mode", &self.mode)
             .field("timing", &self.timing)
             .field("profiled", &self.profiled)
+            .field("log", &self.log)
             .finish()
     }
 }
@@ -111,6 +116,8 @@ impl<'a> HeapBuilder<'a> {
             freed: None,
             timing: false,
             profiled: false,
+            log: None,
+            on_misuse: None,
         }
     }
 
@@ -220,6 +227,44 @@ impl<'a> HeapBuilder<'a> {
         self
     }
 
+    /// Has `hear` called with the line that names each misuse, instead of ending the process, where the heap keeps records: for
+    /// tests. What was to be freed wrongly is left as it is, and the call returns; what was written to where nobody may is
+    /// freed. Lines end after 1 KiB. `hear` may allocate and free, and panic: then what was in hand stays out of use.
+    ///
+    /// Accesses that fault are not heard of, nor what a heap without records notices.
+    ///
+    /// ```should_panic
+    /// use core::alloc::Layout;
+    /// use millpond::{Heap, Mode};
+    ///
+    /// let heap = Heap::builder().mode(Mode::Tracked).on_misuse(|what| panic!("{what}")).build().unwrap();
+    /// let layout = Layout::new::<u64>();
+    /// let block = heap.alloc(layout).unwrap();
+    /// // SAFETY: none: "double free of 0x…: 8 bytes, id 1, …".
+    /// unsafe { (heap.free(block, layout), heap.free(block, layout)) };
+    /// ```
+    pub fn on_misuse(mut self, hear: fn(&str)) -> Self {
+        self.on_misuse = Some(hear);
+        self
+    }
+
+    /// How much the heap tells of what it does: its own level, whatever [`set_log`](crate::set_log) and `MILLPOND_LOG` say,
+    /// which all heaps follow that have none. Lines go where all do: to stderr, or the file that `MILLPOND_LOG` names.
+    ///
+    /// ```
+    /// use core::alloc::Layout;
+    /// use millpond::{Heap, Log};
+    ///
+    /// // Tells of each miss of the thread's cache, of each span, and of what it asks of the system.
+    /// let heap = Heap::builder().log(Log::Cache).build()?;
+    /// heap.alloc(Layout::new::<u64>())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    pub fn log(mut self, level: Log) -> Self {
+        self.log = Some(level);
+        self
+    }
+
     /// Makes the heap.
     ///
     /// # Errors
@@ -247,6 +292,7 @@ impl<'a> HeapBuilder<'a> {
                 // Valid as zeros.
                 (*inner).tracker.keep_callers(self.callers);
                 (*inner).tracker.guard(self.guard);
+                (*inner).tracker.witness.set(self.on_misuse);
                 (*inner).tracker.quarantine.set(self.quarantine, self.freed);
                 (&raw mut (*inner).plain).write(self.mode == Mode::Fast && !self.timing && !self.profiled);
                 (&raw mut (*inner).timed).write(self.timing);
@@ -265,6 +311,9 @@ impl<'a> HeapBuilder<'a> {
             return Err(BuildError::Memory);
         };
         let heap = Heap { inner };
+        if let Some(level) = self.log {
+            heap.inner().core.voice().set(level);
+        }
         if self.mode == Mode::Hardened {
             heap.inner().core.spans.arenas.seal();
         }

@@ -1,6 +1,7 @@
 //! What a heap knows of its allocations, for whoever asks: IDs, records, what is live since when, what is lost.
 
 use super::Heap;
+use crate::chunks::{self, Chunk};
 use crate::leaks::{self, Leaks, LeaksUnknown};
 use crate::modes::Of;
 use crate::os;
@@ -32,10 +33,17 @@ impl Heap {
     }
 
     /// Calls `visit` with the record of each live allocation, while other threads go on: exact for those that live
-    /// throughout. Of a heap without IDs there are none.
+    /// throughout. Of a heap without IDs there are none: see [`walk_chunks`](Self::walk_chunks).
     pub fn walk(&self, mut visit: impl FnMut(Record)) {
         let tracker = &self.inner().tracker;
         tracker.walk(|seen| visit(tracker.public(seen)));
+    }
+
+    /// Calls `visit` with each allocation of the heap, in every mode, while other threads go on: see
+    /// [`walk_chunks`](crate::walk_chunks). What a fallback has given out is none of the heap's.
+    pub fn walk_chunks(&self, mut visit: impl FnMut(Chunk)) -> Option<usize> {
+        let inner = self.inner();
+        chunks::walk(&inner.core, &inner.tracker, inner.mode, &mut visit)
     }
 
     /// A mark in the row of the heap's allocations, for [`live_since`](Self::live_since). O(1).

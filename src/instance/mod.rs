@@ -351,10 +351,9 @@ impl Heap {
     /// # Safety
     /// As [`free`](Self::free).
     unsafe fn free_tracked(&self, frame: usize, ptr: NonNull<u8>, layout: Layout) {
-        let place = self.inner().core.place(ptr.addr().get());
         match self.inner().fallback {
             // SAFETY: as in `free_other`; and it is none that the heap has unmapped.
-            Some(fallback) if self.is_foreign(ptr) && self.inner().tracker.find(place).is_none() => unsafe {
+            Some(fallback) if self.is_of_fallback(ptr) => unsafe {
                 fallback.dealloc(ptr.as_ptr(), unempty(layout));
             },
             _ => {
@@ -363,6 +362,13 @@ impl Heap {
                 tracked.free(address, Some((layout.size(), layout.align())), false);
             }
         }
+    }
+
+    /// Whether it can only be the fallback's, where there are records: of the heap's own nothing is known there.
+    fn is_of_fallback(&self, ptr: NonNull<u8>) -> bool {
+        let inner = self.inner();
+        let place = inner.core.place(ptr.addr().get());
+        inner.fallback.is_some() && self.is_foreign(ptr) && inner.tracker.find(place).is_none()
     }
 
     fn is_foreign(&self, ptr: NonNull<u8>) -> bool {
@@ -385,8 +391,11 @@ impl Heap {
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         let address = ptr.as_ptr().expose_provenance();
         let class = inner.core.spans.page_map.noted(address);
-        if inner.mode != Mode::Fast && !self.is_foreign(ptr) {
-            // Moved, so that it has a record of its own.
+        if inner.mode != Mode::Fast && !self.is_of_fallback(ptr) {
+            // Moved, so that it has a record of its own; but nothing is read where nothing is live.
+            if !(Tracked { frame, ..self.tracked() }).can_be_resized(address, false) {
+                return Err(AllocError);
+            }
         } else if class != 0 {
             if inner.class_of(new) == Some(size_class::at_place(class as usize - 1)) {
                 return Ok(ptr);

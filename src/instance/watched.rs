@@ -32,14 +32,14 @@ impl Heap {
     /// The caller of the function with this frame has been given an allocation.
     pub(super) fn sample(&self, frame: usize, at: NonNull<u8>, size: usize) {
         if self.inner().profiled {
-            global::watch::allocated(frame, at.as_ptr(), size);
+            global::watch::sampled(frame, at.as_ptr(), size);
         }
     }
 
     /// An allocation is about to be freed, or to move.
     pub(super) fn end_sample(&self, at: NonNull<u8>) {
         if self.inner().profiled {
-            global::watch::freeing(at.addr().get());
+            global::watch::sample_ends(at.addr().get());
         }
     }
 

@@ -20,12 +20,14 @@ mod quarantine;
 mod record;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
+mod witness;
 
 pub(crate) use ids::Ids;
 pub(crate) use index::Index;
 pub(crate) use places::{Place, Places};
 pub(crate) use quarantine::{JUNK, Quarantine};
 pub(crate) use record::{Birth, Ended, Of, Record, Seen};
+pub(crate) use witness::{Hear, Witness};
 
 use crate::config::{ADDRESS_BITS, CALLERS, GUARDED, KEPT_FIRSTS, KEPT_MAX, KEPT_RUNS, RECENT};
 use crate::os;
@@ -35,7 +37,7 @@ use crate::tagged::NONE;
 use crate::thread_cache::Lot;
 
 /// How many frees before it is looked at something is prefetched.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 
 /// Address and size of what is kept back, in a word.
 const fn pack(address: usize, size: usize) -> u64 {
@@ -74,6 +76,7 @@ pub(crate) struct Tracker {
     /// Up to where the oldest have been forgotten before their turn.
     gone: AtomicU64,
     pub(crate) quarantine: Quarantine,
+    pub(crate) witness: Witness,
     /// Whether there may be allocations without a record.
     late: AtomicU32,
     /// What the clock said at the first allocation.
@@ -109,6 +112,7 @@ impl Tracker {
                 guarded: AtomicU32::new(0),
                 gone: AtomicU64::new(0),
                 quarantine: Quarantine::new(),
+                witness: Witness::new(),
                 late: AtomicU32::new(0),
                 origin_ms: AtomicU64::new(0),
             }
@@ -215,11 +219,33 @@ impl Tracker {
         self.ids.leave(lot);
     }
 
+    /// The record of a place, if it has one, which the processor is to fetch.
+    #[inline]
+    pub(crate) fn fetch(&self, place: Place) -> Option<&Record> {
+        self.at(place).inspect(|record| os::prefetch_write(core::ptr::from_ref(*record).addr()))
+    }
+
     /// Ends the record of an allocation that is being freed, with the size and alignment that the caller says it has, if it
-    /// says so; the size may be rounded up to the alignment, beyond the grain. Afterwards the caller, and nobody else, may
+    /// says so; the size may be rounded up to the alignment, beyond the grain. The place's record is known, if it has one. Afterwards the caller, and nobody else, may
     /// free it; the record is the caller's to [`remember`](Self::remember), as long as the chunk is.
     #[unsafe(link_section = ".millpond_cold")]
     #[inline(always)]
+    pub(crate) fn end_of(
+        &self,
+        record: Option<&Record>,
+        place: Place,
+        layout: Option<(usize, usize)>,
+        thread: u32,
+        now: u64,
+    ) -> Result<Ended, Misuse> {
+        // What went wrong is found out by those who look again.
+        record
+            .and_then(|record| self.try_end(record, place, layout, thread, now))
+            .ok_or_else(|| self.why_not(place, layout))
+    }
+
+    /// The same, of a place whose record nobody has asked for yet.
+    #[allow(dead_code, reason = "for tests and models")]
     pub(crate) fn end(
         &self,
         place: Place,
@@ -227,14 +253,19 @@ impl Tracker {
         thread: u32,
         now: u64,
     ) -> Result<Ended, Misuse> {
-        // What went wrong is found out by those who look again.
-        self.try_end(place, layout, thread, now).ok_or_else(|| self.why_not(place, layout))
+        self.end_of(self.fetch(place), place, layout, thread, now)
     }
 
     /// The same; `None` if it cannot be.
     #[inline(always)]
-    fn try_end(&self, place: Place, layout: Option<(usize, usize)>, thread: u32, now: u64) -> Option<Ended> {
-        let record = self.at(place)?;
+    fn try_end(
+        &self,
+        record: &Record,
+        place: Place,
+        layout: Option<(usize, usize)>,
+        thread: u32,
+        now: u64,
+    ) -> Option<Ended> {
         let (ended, align, block) = record.live_at(place.address)?;
         if layout.is_some_and(|layout| !ended.has(align, layout)) || !record.end(ended.id, thread, now) {
             return None;

@@ -69,3 +69,13 @@ pub(crate) enum Purged {
     /// The system refused: as before.
     Failed,
 }
+
+impl core::fmt::Display for Purged {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Zero => "its memory has gone back, and it reads as zero",
+            Self::Clean => "its memory may go back",
+            Self::Failed => "the system refuses",
+        })
+    }
+}

@@ -86,6 +86,7 @@ impl Pool {
     }
 
     /// Puts a magazine that the caller owns among the full ones, if the pool does not hold enough: O(1).
+    #[inline]
     pub(crate) fn drain(&self, class: Class, magazines: &Slab<Magazine>, magazine: &Magazine) -> bool {
         self.count(&self.full.drains);
         if self.full.depth.load(Ordering::Relaxed) >= self.bound(class) {

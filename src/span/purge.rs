@@ -11,7 +11,6 @@
 
 use super::{CALM, HELD, LINKED, LIVE, Restored, Span, State};
 use crate::config::PAGE;
-use crate::log::tell;
 use crate::os::{self, Purged};
 use crate::size_class::ClassInfo;
 use crate::sync::{Fault, Ordering, Point, planted, point};
@@ -90,7 +89,6 @@ impl Span {
             let len = (due >> first).trailing_ones() as usize;
             let mask = if len == 64 { u64::MAX } else { ((1 << len) - 1) << first };
             due &= !mask;
-            tell!(Os, "{} bytes purged inside the span at {:#x}", len * unit, self.head.start());
             point(Point::Purge);
             if os::purge(self.head.start() + first * unit, len * unit) != Purged::Failed {
                 gone |= mask;

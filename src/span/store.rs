@@ -3,7 +3,7 @@
 use super::{Head, Span};
 use crate::arena::{Arenas, Fill};
 use crate::config::{PAGE, PAGE_SHIFT, SPAN_WORDS};
-use crate::log::tell;
+use crate::log::{Count, tell};
 use crate::os::{self, Purged};
 use crate::page_map::PageMap;
 use crate::size_class::{CLASSES, Class, INFO, place};
@@ -93,7 +93,13 @@ impl Spans {
         span.open(run.page, class, taken, now);
         self.publish(span, class);
         let (size, chunks) = (INFO[class].size, INFO[class].chunks);
-        tell!(Span, "{chunks} chunks of {size} B opened at {:#x}", span.head.start());
+        tell!(
+            self.arenas.voice(),
+            Span,
+            "a span of {} of {size} B opened at {:#x}",
+            Count(chunks, "chunk"),
+            span.head.start()
+        );
         Some(span)
     }
 
@@ -106,7 +112,13 @@ impl Spans {
     /// Gives the run of a span back that the caller has found wholly free, and the node unless it is a tombstone.
     pub(crate) fn retire(&self, span: &Span, class: Class) {
         let (page, pages) = (span.head.page(), INFO[class].pages);
-        tell!(Span, "all chunks of {} B free at {:#x}: retired", INFO[class].size, span.head.start());
+        tell!(
+            self.arenas.voice(),
+            Span,
+            "the span of {} B at {:#x} is wholly free: retired",
+            INFO[class].size,
+            span.head.start()
+        );
         self.page_map.publish_noted(page, pages, core::ptr::null_mut(), 0);
         let purged = span.unpurge_all();
         if purged == 0 {

@@ -80,12 +80,14 @@ impl Bin {
         Some(unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(chunk)) })
     }
 
-    /// The address that [`pop`](Self::pop) takes next. Only the owner may ask.
+    /// The address that [`pop`](Self::pop) takes after `others` more, if the magazine has so many. Only the owner may ask.
     #[inline]
-    pub(crate) fn peek(&self) -> Option<usize> {
-        let top = self.top.load(Ordering::Relaxed);
-        // SAFETY: as in `pop`.
-        (top > self.bottom.load(Ordering::Relaxed)).then(|| unsafe { (*top.wrapping_sub(1)).get() })
+    pub(crate) fn peek(&self, others: usize) -> Option<usize> {
+        let (top, bottom) = (self.top.load(Ordering::Relaxed), self.bottom.load(Ordering::Relaxed));
+        let left = top.addr().wrapping_sub(bottom.addr()) / size_of::<Slot>();
+        // An armed bin has its bottom above its top.
+        // SAFETY: so the slot lies in the loaded magazine, which is this thread's.
+        (top > bottom && left > others).then(|| unsafe { (*top.wrapping_sub(1 + others)).get() })
     }
 
     /// Puts a chunk. O(1); false if the bin misses. Only the owner may.

@@ -23,6 +23,8 @@ const SIZES: [usize; 10] = [1, 8, 24, 64, 129, 200, 1000, 5000, 40_000, 256 * 10
 const RESIZES: [(usize, usize); 2] = [(57, 64), (64, 128)];
 
 fn main() {
+    // A thread that was measured is as fast afterwards as if it had not been.
+    assert_eq!(millpond::measure(|| black_box(vec![1u8; 100])).1.peak, 112);
     phase(|| {
         let chunk = probe_alloc();
         assert!(!chunk.is_null());

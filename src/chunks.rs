@@ -1,0 +1,158 @@
+//! A walk over all that a heap has given out, with records or without.
+//!
+//! A chunk is given out if neither its span has it nor a magazine. Magazines are looked at before the spans, and once more
+//! behind them. What one had before was free at that moment, and is left out. What one has behind was freed meanwhile, or was
+//! about to be taken: *maybe*. What lives throughout is in neither look, so it is told for sure. Where each allocation has a
+//! record, that decides.
+//!
+//! Lists lie in memory of their own: nothing is asked of the heap, and what `visit` does to it changes no list.
+//!
+//! Invariant, at rest: what is told is what the statistics call live.
+
+use crate::global::{self, HEAP, TRACKER};
+use crate::heap::Heap;
+use crate::modes::Tracker;
+use crate::os;
+use crate::report::{Mode, Record};
+use core::ptr::{slice_from_raw_parts_mut, with_exposed_provenance_mut};
+
+/// One allocation, as a walk over a heap finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Chunk {
+    /// Where it begins.
+    pub address: usize,
+    /// The bytes that it takes: those of its class, or of whole pages.
+    pub size: usize,
+    /// Whether it may be none: it was being freed, or allocated, during the walk. Never so of what lives throughout.
+    pub maybe: bool,
+    /// What is known of it, where there are records.
+    pub record: Option<Record>,
+}
+
+/// Room beyond what was counted, since others go on.
+const MORE: usize = 4096;
+
+/// Words of `N`, in memory of its own.
+struct List<const N: usize> {
+    at: usize,
+    room: usize,
+    used: usize,
+}
+
+impl<const N: usize> List<N> {
+    fn new(counted: usize) -> Option<Self> {
+        let room = counted + counted / 4 + MORE;
+        Some(Self { at: os::metadata(room.checked_mul(size_of::<[usize; N]>())?)?, room, used: 0 })
+    }
+
+    /// Whether there was room.
+    fn push(&mut self, item: [usize; N]) -> bool {
+        let fits = self.used < self.room;
+        if fits {
+            // SAFETY: inside the memory that was mapped for it, which is aligned to an OS page.
+            unsafe { with_exposed_provenance_mut::<[usize; N]>(self.at).add(self.used).write(item) };
+            self.used += 1;
+        }
+        fits
+    }
+
+    fn items(&mut self) -> &mut [[usize; N]] {
+        // SAFETY: these have been written, and are this list's alone.
+        unsafe { &mut *slice_from_raw_parts_mut(with_exposed_provenance_mut(self.at), self.used) }
+    }
+}
+
+impl<const N: usize> Drop for List<N> {
+    fn drop(&mut self) {
+        os::release_metadata(self.at, self.room * size_of::<[usize; N]>());
+    }
+}
+
+/// What magazines hold at some moment of the call, in order. `None`: no memory, or there were many more than a moment before.
+fn cached(heap: &Heap) -> Option<List<1>> {
+    let mut count = 0;
+    heap.walk_cached(&mut |_| count += 1);
+    let (mut list, mut fits) = (List::new(count)?, true);
+    heap.walk_cached(&mut |address| fits &= list.push([address]));
+    list.items().sort_unstable();
+    fits.then_some(list)
+}
+
+/// Calls `visit` with each allocation of a heap, and returns how many there were. `None`: there is no memory for the lists.
+pub(crate) fn walk(heap: &Heap, tracker: &Tracker, mode: Mode, visit: &mut dyn FnMut(Chunk)) -> Option<usize> {
+    let mut before = cached(heap)?;
+    let mut count = 0;
+    heap.walk_blocks(&mut |found| count += found.count);
+    // Where it begins, its bytes, and whether it has pages of its own.
+    let mut taken = List::<3>::new(count)?;
+    let mut fits = true;
+    heap.walk_blocks(&mut |found| {
+        for word in 0..found.count.div_ceil(64) {
+            let mut bits = found.taken(word);
+            while bits != 0 {
+                let at = found.start + (64 * word + bits.trailing_zeros() as usize) * found.size;
+                bits &= bits - 1;
+                if before.items().binary_search(&[at]).is_err() {
+                    fits &= taken.push([at, found.size, usize::from(found.class().is_none())]);
+                }
+            }
+        }
+    });
+    let mut behind = cached(heap)?;
+    if !fits {
+        return None;
+    }
+    let (mut told, mut last) = (0, 0);
+    taken.items().sort_unstable();
+    let mut rest = taken.items().iter().copied().peekable();
+    while let Some([address, size, is_alone]) = rest.next() {
+        // Where one has gone and another come meanwhile, that one is told that is there now, or else the last.
+        let is_one_of_two = rest.peek().is_some_and(|[next, ..]| *next == address);
+        if last == address || is_one_of_two && heap.usable_size(address) != Some(size) {
+            continue;
+        }
+        last = address;
+        let chunk = Chunk { address, size, maybe: behind.items().binary_search(&[address]).is_ok(), record: None };
+        let chunk = if mode == Mode::Fast { Some(chunk) } else { recorded(heap, tracker, chunk, is_alone != 0) };
+        if let Some(chunk) = chunk {
+            told += 1;
+            visit(chunk);
+        }
+    }
+    Some(told)
+}
+
+/// The same with its record. `None`: it is none of the program's any more.
+fn recorded(heap: &Heap, tracker: &Tracker, chunk: Chunk, is_alone: bool) -> Option<Chunk> {
+    let place = heap.place(chunk.address);
+    let seen = if is_alone { tracker.find_beside(place) } else { tracker.find(place) };
+    let ends = chunk.address + chunk.size;
+    match seen.filter(|seen| seen.is_live && (chunk.address..ends).contains(&seen.address)) {
+        Some(seen) => Some(Chunk { address: seen.address, maybe: false, record: Some(tracker.public(seen)), ..chunk }),
+        // It may be from before there were records; but one that was kept back has had one.
+        None if !tracker.knows_all() && seen.is_none() => Some(chunk),
+        None => None,
+    }
+}
+
+/// Calls `visit` with each allocation of the global heap, in every mode, and returns how many there were. `None`: there is no
+/// memory for the lists, or other threads allocate faster than they are made.
+///
+/// Other threads go on meanwhile. All that lives throughout is told, once, and not as [`maybe`](Chunk::maybe). What comes or goes
+/// meanwhile may be told, and is marked so where a magazine had it; a chunk that another thread has in its hands at that
+/// moment, between a magazine and a span, may be told unmarked. Where each allocation has a record all that is told was live.
+///
+/// Linear in the memory that there is. `visit` may allocate and free.
+///
+/// ```
+/// # #[global_allocator]
+/// # static GLOBAL: millpond::Millpond = millpond::Millpond;
+/// let text = vec![0u8; 1000];
+/// let mut found = 0;
+/// millpond::walk_chunks(|chunk| found += usize::from(chunk.address == text.as_ptr() as usize && chunk.size == 1024));
+/// assert_eq!(found, 1);
+/// ```
+pub fn walk_chunks(mut visit: impl FnMut(Chunk)) -> Option<usize> {
+    walk(&HEAP, &TRACKER, global::mode(), &mut visit)
+}

@@ -1,0 +1,182 @@
+//! Misuse that is heard of by a function of the test's own, in the process that does it: each kind is named, and none takes effect.
+#![cfg(all(target_arch = "x86_64", target_os = "linux", not(millpond_forward)))]
+
+mod common;
+
+use millpond::{Heap, Mode};
+use std::alloc::Layout;
+use std::cell::RefCell;
+use std::ptr::NonNull;
+
+thread_local! {
+    static HEARD: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+fn hear(what: &str) {
+    HEARD.with_borrow_mut(|heard| heard.push(what.to_owned()));
+}
+
+/// What was heard since the last call.
+fn heard() -> Vec<String> {
+    HEARD.take()
+}
+
+fn heap(mode: Mode, guard: u32) -> Heap {
+    Heap::builder().mode(mode).guard(guard).on_misuse(hear).build().expect("memory")
+}
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 8).expect("valid")
+}
+
+fn take(heap: &Heap, size: usize) -> NonNull<u8> {
+    heap.alloc(layout(size)).expect("memory")
+}
+
+fn give(heap: &Heap, block: NonNull<u8>, size: usize) {
+    // SAFETY: a block of that size, or the misuse under test.
+    unsafe { heap.free(block, layout(size)) };
+}
+
+/// One line was heard that has all of this in it.
+#[track_caller]
+fn one(parts: &[&str]) {
+    let heard = heard();
+    assert!(heard.len() == 1 && parts.iter().all(|part| heard[0].contains(part)), "{parts:?}: {heard:?}");
+}
+
+fn address(at: usize) -> NonNull<u8> {
+    NonNull::new(std::ptr::with_exposed_provenance_mut(at)).expect("not null")
+}
+
+const SIZES: [usize; 4] = [24, 1000, 100_000, 300_000];
+
+#[test]
+fn a_wrong_free_is_heard_of_and_changes_nothing() {
+    for (mode, guard) in [(Mode::Tracked, 0), (Mode::Hardened, 0), (Mode::Hardened, 1)] {
+        let heap = heap(mode, guard);
+        for size in SIZES {
+            let [live, freed] = [take(&heap, size), take(&heap, size)];
+            // SAFETY: live, and of that size.
+            unsafe { live.write_bytes(7, size) };
+            let id = heap.id_of(live.as_ptr()).expect("live");
+            give(&heap, freed, size);
+            let bytes = format!(": {size} bytes, id ");
+            give(&heap, freed, size);
+            one(&["double free of 0x", &bytes, ", freed by thread "]);
+            give(&heap, live, size + 8);
+            one(&["with a size that is not its own", &bytes]);
+            // SAFETY: inside of it.
+            give(&heap, unsafe { live.add(8) }, size);
+            one(&["free of 0x", ", 8 bytes into the allocation 0x", &bytes]);
+            // SAFETY: none: the misuse under test, of what is freed, inside of what is live, and of no memory at all.
+            unsafe {
+                assert!(heap.realloc(freed, layout(size), 2 * size).is_err());
+                one(&["realloc of 0x", "which has been freed", &bytes]);
+                assert!(heap.realloc(live.add(8), layout(size), 2 * size).is_err());
+                one(&["realloc of 0x", ", 8 bytes into the allocation 0x", &bytes]);
+            }
+            for (at, what) in [
+                (8, "too small to be an address"),
+                (0x1234_5678_9000, "which is not an allocation of Millpond's"),
+                (0xdead_beef_dead_beef, "not canonical: no address at all"),
+                ((&raw const size).addr(), "an address of the stack of this thread"),
+                ((heard as *const ()).addr(), "which is not an allocation of Millpond's"),
+                ((&raw const SIZE).addr(), "which is not an allocation of Millpond's"),
+            ] {
+                give(&heap, address(at), size);
+                one(&["free of 0x", what]);
+                // SAFETY: as above.
+                assert!(unsafe { heap.realloc(address(at), layout(size), size + 1) }.is_err());
+                one(&["realloc of 0x", what]);
+                assert_eq!(heap.usable_size(address(at).as_ptr()), None);
+                assert_eq!(heap.id_of(address(at).as_ptr()), None);
+            }
+            assert_eq!(heap.id_of(live.as_ptr()), Some(id));
+            // SAFETY: live still.
+            assert!((0..size).all(|at| unsafe { live.add(at).read() } == 7));
+            give(&heap, live, size);
+            assert_eq!(heard(), [""; 0]);
+        }
+        heap.trim();
+        let stats = heap.check().expect("sound");
+        assert_eq!((stats.live, stats.quarantine, stats.allocations), (0, 0, stats.deallocations), "{mode:?}\n{stats}");
+        assert_eq!(heard(), [""; 0]);
+    }
+}
+
+static SIZE: usize = 1;
+
+#[test]
+fn what_was_written_where_nobody_may_is_heard_of_and_freed() {
+    let heap = heap(Mode::Hardened, 0);
+    for size in SIZES {
+        for past in [0, 1, 31] {
+            let block = take(&heap, size);
+            // SAFETY: none: the misuse under test; what lies there is the heap's, and written by nobody else.
+            unsafe { block.add(size + past).write(block.add(size + past).read() ^ 0x55) };
+            assert_eq!(heap.check_memory(), 1);
+            one(&[&format!("write {past} bytes past the end of 0x"), &format!(": {size} bytes, id ")]);
+            give(&heap, block, size);
+            one(&[&format!("write {past} bytes past the end of 0x")]);
+        }
+    }
+    for size in [24, 1000, 16 << 10] {
+        let block = take(&heap, size);
+        give(&heap, block, size);
+        // SAFETY: none: as above.
+        unsafe { block.add(size - 1).write(1) };
+        heap.trim();
+        one(&["write to 0x", &format!("after it was freed, {} bytes into it", size - 1)]);
+    }
+    heap.trim();
+    let stats = heap.check().expect("sound");
+    assert_eq!((stats.live, stats.quarantine), (0, 0));
+}
+
+/// A panic may leave the heap by a free, as tests want it to; the heap goes on.
+#[test]
+fn a_witness_may_panic() {
+    let heap = Heap::builder().mode(Mode::Hardened).on_misuse(|what| panic!("{what}")).build().expect("memory");
+    let block = take(&heap, 100);
+    give(&heap, block, 100);
+    let panicked = std::panic::catch_unwind(|| give(&heap, block, 100)).expect_err("misuse");
+    assert!(panicked.downcast_ref::<String>().is_some_and(|what| what.starts_with("double free of 0x")));
+    let other = take(&heap, 100);
+    give(&heap, other, 100);
+    heap.trim();
+    assert_eq!(heap.check().expect("sound").live, 0);
+}
+
+/// Questions about addresses that are none are answered, and nothing is read there: of heaps in each mode, and of the program's
+/// own.
+#[test]
+fn questions_about_wild_addresses_are_answered() {
+    let on_the_stack = 1u64;
+    let wild = [
+        1,
+        8,
+        4095,
+        0x1234_5678_9000,
+        0x7fff_ffff_f000,
+        0x8000_0000_0000,
+        0xdead_beef_dead_beef,
+        usize::MAX,
+        (&raw const on_the_stack).addr(),
+        (&raw const SIZE).addr(),
+        (heard as *const ()).addr(),
+    ];
+    for mode in [Mode::Fast, Mode::Tracked, Mode::Hardened] {
+        let heap = Heap::builder().mode(mode).build().expect("memory");
+        let block = take(&heap, 100);
+        for at in wild {
+            let ptr = std::ptr::with_exposed_provenance::<u8>(at);
+            assert_eq!((heap.usable_size(ptr), heap.owns(ptr), heap.id_of(ptr)), (None, false, None), "{at:#x}");
+            assert_eq!((millpond::usable_size(ptr), millpond::owns(ptr), millpond::id_of(ptr)), (None, false, None));
+        }
+        for id in [0, 2, 63, 64, 65, 1 << 62, u64::MAX] {
+            assert_eq!((heap.ptr_of(id), heap.record(id), heap.callers(id, &mut [0])), (None, None, 0), "ID {id}");
+        }
+        give(&heap, block, 100);
+    }
+}
