@@ -217,12 +217,17 @@ impl ThreadCache {
         self.tag_len.store(tag.len(), Ordering::Relaxed);
     }
 
-    /// Makes the caller's cache that of the thread with this number. Also after a fork, in which threads are renumbered.
+    /// Makes the caller's cache that of the thread with this number.
     pub(crate) fn join(&self, thread: u32) {
-        let owners = (self.state.load(Ordering::Relaxed) as u32 as u64 & !STATE).wrapping_add(OWNER) as u32 as u64;
         self.bins.iter().for_each(|bin| bin.portion.store(0, Ordering::Relaxed));
         self.set_tag("");
         self.tally.forget();
+        self.renumber(thread);
+    }
+
+    /// Says the number of the cache's owner anew: after a fork, in which threads are renumbered.
+    pub(crate) fn renumber(&self, thread: u32) {
+        let owners = (self.state.load(Ordering::Relaxed) as u32 as u64 & !STATE).wrapping_add(OWNER) as u32 as u64;
         // ORDERING: Release pairs with `owner`: whoever sees it alive sees what was set before.
         self.state.store((thread as u64) << 32 | owners | LIVE, Ordering::Release);
         self.note_theft();

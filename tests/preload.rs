@@ -35,6 +35,21 @@ fn in_libraries_that_come_and_go() {
     scenario("plugins", &[plugin.to_str().expect("UTF-8")], &[]);
 }
 
+/// `RTLD_DEEPBIND` would give such a library libc's `malloc` and `free` back; and who asks for a library is still the program,
+/// with its own search path.
+#[test]
+fn in_libraries_that_prefer_their_own_names() {
+    let folder = workbench().join("searched");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let plugin = compile("plugin.c", "deep.so", &["-shared", "-fPIC"]);
+    compile("plugin.c", "searched/millpond_searched.so", &["-shared", "-fPIC"]);
+    let program = compile("deepbind.c", "deepbind", &[&format!("-Wl,-rpath,{}", folder.display())]);
+    let mut command = preloaded(program);
+    command.arg(plugin).arg("millpond_searched.so");
+    let ended = run(&mut command, WATCHDOG, &[]).well("deepbind");
+    assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{ended:#?}");
+}
+
 #[test]
 fn loaded_and_unloaded_itself() {
     let program = compile("loaded.c", "loaded", &[]);

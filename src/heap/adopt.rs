@@ -81,7 +81,7 @@ impl Heap {
                 // ORDERING: as below.
                 heard.store(process, Ordering::Release);
             }
-            cache.join(os::thread_id());
+            cache.renumber(os::thread_id());
             // ORDERING: Release, and this order: pairs with the Acquire in `adopt_ended`. Whoever finds the word set finds
             // the cache under its new number, and so cannot take it for that of the old one, which no thread has here.
             heard.store(process, Ordering::Release);
@@ -161,7 +161,6 @@ impl Heap {
 
     /// Adopts every live cache that has not been heard of in this process.
     #[cold]
-    #[unsafe(link_section = ".millpond_cold")]
     fn adopt_unheard(&self) {
         let process = os::process_id();
         self.heard(0).store(process, Ordering::Relaxed);

@@ -178,7 +178,11 @@ impl Heap {
 
     #[cold]
     fn upkeep(&self, cache: &ThreadCache) {
-        self.settle_fork(cache);
+        if self.is_unsettled(cache) {
+            // The clock is left to the next slow path: most children run another program at once, and each page that they
+            // touch is copied.
+            return self.settle_fork(cache);
+        }
         let now = os::coarse_ms();
         let vain = now == cache.seen_ms.load(Ordering::Relaxed);
         // A thread that misses far more often than the clock moves looks at it less and less.
@@ -197,6 +201,11 @@ impl Heap {
     /// What is done when a thread's clock has moved.
     fn beat(&self, now: u64) {
         let last = self.clock.last_ms.load(Ordering::Relaxed);
+        if last == 0 {
+            // The heap's first look at the clock: nothing has rested yet, and pools that nobody has used are not touched. Who
+            // comes late does no harm.
+            return self.clock.last_ms.store(now, Ordering::Relaxed);
+        }
         if now.wrapping_sub(last) >= TICK_MS
             && self.clock.last_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {

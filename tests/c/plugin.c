@@ -21,3 +21,9 @@ char *plugin_text(size_t size)
     char *copy = malloc(size);
     return copy ? strcpy(copy, text) : NULL;
 }
+
+void plugin_release(char *given);
+void plugin_release(char *given)
+{
+    free(given);
+}

@@ -4,6 +4,7 @@
 use super::world::{Client, LOOKS, World, wipe};
 use crate::os::fake::{self, System};
 use crate::size_class::INFO;
+use crate::sync::Ordering;
 use std::vec::Vec;
 
 /// Has a client leave something in each part of its cache: loaded and armed bins, spares, empty magazines.
@@ -47,6 +48,28 @@ fn the_forking_thread_adopts_all_others_at_its_next_slow_path() {
     settled(&world, &clients.iter().collect::<Vec<_>>(), 1);
     // The child frees what it has inherited, on both paths.
     world.finish(clients);
+}
+
+/// Most children run another program at once, and each page that they write to is copied: so what the forking thread has stays
+/// its own, chunks, portions and tag, and it does not look at the clock yet, which would arm all bins.
+#[test]
+fn the_forking_thread_keeps_what_it_has() {
+    let world = World::new();
+    let mut client = world.join();
+    let cache = client.cache.unwrap();
+    cache.set_tag("mine");
+    assert!(client.alloc(48, 1, false) && client.alloc(512, 1, false));
+    let portions = || (0..INFO.len()).filter(|class| cache.is_stranger(*class)).count();
+    let clock = || cache.seen_ms.load(Ordering::Relaxed);
+    let (strange, cached, seen) = (portions(), client.cached(), clock());
+    world.fork();
+    world.system.advance_ms(1000);
+    assert!(client.alloc(4096, 1, false), "a slow path");
+    assert!(!world.heap.is_unsettled(cache));
+    assert_eq!((portions(), cache.tag(), clock()), (strange, "mine", seen));
+    assert!(client.alloc(48, 1, false));
+    assert_eq!(client.cached(), cached - 48);
+    world.finish([client].into());
 }
 
 #[test]
