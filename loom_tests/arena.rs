@@ -190,6 +190,18 @@ pub fn abandon_against_claim() {
     assert!(arenas.reserved() <= 2 * 4 * PAGE, "what was abandoned is off the books");
 }
 
+/// Two threads would have an abandoned arena again: one has it, and the other waits for nobody.
+pub fn two_revive_an_arena() {
+    let arenas = Rc::new(Arenas::new());
+    let run = take(&arenas, 2);
+    give(&arenas, run);
+    arenas.abandon_free();
+    let other = spawn(&arenas, |arenas| arenas.revive(PAGE, PAGE * 4));
+    let mine = arenas.revive(PAGE, PAGE * 4);
+    assert!(mine != other.join(), "one has it again");
+    check(&arenas, &[]);
+}
+
 /// Two threads find no arena and add one each; one of these stays.
 pub fn two_add_an_arena() {
     let arenas = Rc::new(Arenas::new());

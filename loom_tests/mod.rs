@@ -113,7 +113,16 @@ const MODELS: &[Model] = &[
         arena::abandon_against_claim,
         "arena/region.rs arena/mod.rs",
         Some(3),
-        [("unclaimed", Fault::AbandonUnclaimed, "Causality violation")]
+        [
+            ("unclaimed", Fault::AbandonUnclaimed, "Causality violation"),
+            ("relaxed", Fault::GoneRelaxed, "Causality violation")
+        ]
+    ),
+    model!(
+        arena::two_revive_an_arena,
+        "arena/region.rs arena/mod.rs",
+        None,
+        [("both", Fault::ReviveBoth, "what is reserved is the arenas'")]
     ),
     model!(
         arena::two_charge_a_budget,

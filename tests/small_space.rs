@@ -57,3 +57,33 @@ fn under_strict_accounting_reservations_are_modest() {
         assert!(many.iter().enumerate().all(|(item, held)| held[7] == item as u8));
     });
 }
+
+/// Each time that nothing more is to be had, and all is given back, must leave as much for the next time.
+#[test]
+fn address_space_can_be_used_up_any_number_of_times() {
+    Scenario::new("address_space_can_be_used_up_any_number_of_times").address_space(28 * MIB).passes(|| {
+        let most = |size: usize| {
+            let mut all: Vec<Vec<u8>> = Vec::with_capacity(32 * MIB / size);
+            while all.len() < all.capacity() {
+                let mut one = Vec::new();
+                if one.try_reserve_exact(size).is_err() {
+                    break;
+                }
+                all.push(one);
+            }
+            let bytes = all.len() * size;
+            drop(all);
+            millpond::trim();
+            bytes
+        };
+        let sizes = [2 * KIB, 40 * KIB, 400 * KIB];
+        let first: Vec<usize> = (0..6).map(|time| most(sizes[time % 3])).collect();
+        (0..150).for_each(|time| _ = most(sizes[time % 3]));
+        let last: Vec<usize> = sizes.iter().map(|size| most(*size)).collect();
+        println!("{first:?} {last:?}");
+        law::holds();
+        for (first, last) in first[3..].iter().zip(&last) {
+            assert!(last + 2 * MIB >= *first, "{last} bytes to be had, where once there were {first}");
+        }
+    });
+}

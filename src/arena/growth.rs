@@ -40,6 +40,13 @@ impl Growth {
     pub(super) fn new(pages: usize) -> Self {
         Self { reach: AtomicUsize::new(0), edge: AtomicUsize::new(pages), open: AtomicUsize::new(pages) }
     }
+
+    /// As if it were new.
+    pub(super) fn reset(&self, pages: usize) {
+        self.reach.store(0, Ordering::Relaxed);
+        self.edge.store(pages, Ordering::Relaxed);
+        self.open.store(pages, Ordering::Relaxed);
+    }
 }
 
 impl Arena {

@@ -2,12 +2,13 @@
 //!
 //! `take_run` searches the arenas in order and adds one when none has room; `give_run` returns a run to its arena. Both
 //! are lock-free: a claim is undone only because another claim succeeded. An arena's tables stay for ever; its addresses
-//! are given up only when the system refuses more and all of it is free.
+//! are given up only when the system refuses more and all of it is free, and had again with the tables if they can be: else
+//! each time that memory is short would cost the address space of some tables.
 //!
 //! A new arena is as large as all before it together (between `ARENA_MIN` and `ARENA_MAX`), so address space stays
 //! proportional to use; where the system refuses (`ulimit -v`, strict overcommit), smaller ones are tried.
 //!
-//! Invariant: arenas fill `table` from the front; an abandoned one's slot is taken by a new one.
+//! Invariant: arenas fill `table` from the front; once it is full, a new one takes the slot of an abandoned one, and names it.
 
 mod bits;
 mod budget;
@@ -149,11 +150,11 @@ impl Arenas {
                 let there = slot.load(Ordering::Acquire);
                 // SAFETY: a published arena stays for ever.
                 let Some(arena) = (unsafe { there.as_ref() }) else {
-                    vacancy = vacancy.or(Some((slot, there)));
+                    vacancy = Some((slot, there));
                     break;
                 };
                 if arena.is_gone() {
-                    vacancy = vacancy.or(Some((slot, there)));
+                    vacancy = vacancy.or_else(|| arena.is_abandoned().then_some((slot, there)));
                     continue;
                 }
                 match arena.take(pages, align, fill, &self.books) {
@@ -281,8 +282,43 @@ impl Arenas {
         self.books.sealed.load(Ordering::Relaxed) != 0
     }
 
+    /// Has the addresses of an abandoned arena again, one of at least `least` bytes and not much above `wanted`: the smallest of
+    /// those that can be had.
+    pub(crate) fn revive(&self, least: usize, wanted: usize) -> bool {
+        let mut above = least;
+        loop {
+            let fits =
+                |arena: &&Arena| arena.is_abandoned() && (above..=wanted.saturating_mul(2)).contains(&arena.bytes());
+            let Some(bytes) = self.published().filter(fits).map(Arena::bytes).min() else { return false };
+            for arena in self.published().filter(|arena| arena.bytes() == bytes && arena.hold()) {
+                if arena.reserve_again() {
+                    tell!(self.voice(), Os, "{} of addresses reserved again at {:#x} for an arena", Bytes(bytes), arena.start());
+                    self.prepare(arena, arena.margin());
+                    self.reserved.fetch_add(arena.reserved(), Ordering::Relaxed);
+                    arena.revive();
+                    return true;
+                }
+            }
+            above = bytes + 1;
+        }
+    }
+
+    /// Says what is to be said to the system of an arena's fresh addresses, which nobody else uses yet.
+    fn prepare(&self, arena: &Arena, margin: usize) {
+        os::advise_thp(arena.start(), arena.bytes(), self.thp());
+        if self.reserved() > 0 && self.thp() == Thp::Default {
+            arena.grow_from_start();
+        }
+        if self.is_sealed() {
+            let margins = [arena.start() - margin, arena.start() + arena.bytes()];
+            margins.iter().for_each(|at| _ = os::protect(*at, margin, false));
+            arena.seal();
+        }
+    }
+
     /// Adds an arena with room for such a run in a slot where a search has seen none, or an abandoned one, `there`;
-    /// somebody else's will do. Built privately, published by one exchange.
+    /// somebody else's will do, and so will one that was abandoned, if it can be had again. Built privately, published by one
+    /// exchange.
     fn grow(&self, pages: usize, align: usize, slot: &AtomicPtr<Arena>, there: *mut Arena) -> Option<()> {
         // Relaxed: whoever put one there meanwhile does not matter; the search looks at it next.
         if slot.load(Ordering::Relaxed) != there {
@@ -301,6 +337,9 @@ impl Arenas {
         let own = self.budget.limit().map_or(usize::MAX, |limit| limit.saturating_mul(2 * PAGE));
         let wanted = self.reserved().clamp(ARENA_MIN, ARENA_MAX).min(modest).min(own).max(least);
         let mut bytes = wanted.next_multiple_of(PAGE);
+        if self.revive(least, bytes) {
+            return Some(());
+        }
         let (start, margin) = loop {
             let alignment = if bytes >= 2 * ARENA_ALIGN { ARENA_ALIGN } else { PAGE };
             let is_wide = modest == usize::MAX && alignment == ARENA_ALIGN;
@@ -314,7 +353,6 @@ impl Arenas {
             bytes = (bytes / 2).next_multiple_of(PAGE).max(least);
         };
         tell!(self.voice(), Os, "{} of addresses reserved at {start:#x} for an arena: no memory yet", Bytes(bytes));
-        os::advise_thp(start, bytes, self.thp());
         let pages = bytes / PAGE;
         let table_bytes = Arena::table_bytes(pages);
         let Some(table) = os::metadata(table_bytes) else {
@@ -323,20 +361,18 @@ impl Arenas {
         };
         // SAFETY: fresh memory of that size, aligned to an OS page, and pages fresh from the system.
         let arena = unsafe { Arena::make(ptr::with_exposed_provenance_mut(table), start >> PAGE_SHIFT, pages, margin) };
-        if self.reserved() > 0 && self.thp() == Thp::Default {
-            // SAFETY: made above, and not published yet.
-            unsafe { &*arena }.grow_from_start();
-        }
-        if self.is_sealed() {
-            let margins = [start - margin, start + bytes];
-            margins.iter().for_each(|at| _ = os::protect(*at, margin, false));
-            // SAFETY: as above.
-            unsafe { &*arena }.seal();
-        }
+        // SAFETY: made above, and not published yet.
+        self.prepare(unsafe { &*arena }, margin);
+        // SAFETY: a published arena stays for ever.
+        let gone = unsafe { there.as_ref() };
+        // What is held goes on being passed over, and nobody else changes its slot.
+        let may_replace = gone.is_none_or(Arena::hold);
+        // SAFETY: as above.
+        unsafe { (*arena).replaced = there };
         point(Point::FirstUse);
         // ORDERING: Release publishes the arena; pairs with the Acquire in `iter`. The loser looks through `iter`.
         let publish = if planted(Fault::ArenaPublish) { Ordering::Relaxed } else { Ordering::Release };
-        if slot.compare_exchange(there, arena, publish, Ordering::Relaxed).is_ok() {
+        if may_replace && slot.compare_exchange(there, arena, publish, Ordering::Relaxed).is_ok() {
             self.reserved.fetch_add(bytes + 2 * margin, Ordering::Relaxed);
             self.metadata.fetch_add(table_bytes + pages * PAGE_BYTES, Ordering::Relaxed);
         } else {
@@ -352,11 +388,16 @@ impl Arenas {
     /// No run is used any more, and the arenas never again.
     pub(crate) unsafe fn dispose(&self) {
         for arena in self.published() {
-            let table_bytes = Arena::table_bytes(arena.bytes() / PAGE);
-            if !arena.is_gone() {
-                arena.release();
+            let mut next = ptr::from_ref(arena).cast_mut();
+            // SAFETY: one that was published, or replaced by one that was, stays until its tables are released, once.
+            while let Some(arena) = unsafe { next.as_ref() } {
+                next = arena.replaced;
+                if !arena.is_gone() {
+                    arena.release();
+                }
+                let table_bytes = Arena::table_bytes(arena.bytes() / PAGE);
+                os::release_metadata(ptr::from_ref(arena).expose_provenance(), table_bytes);
             }
-            os::release_metadata(ptr::from_ref(arena).expose_provenance(), table_bytes);
         }
     }
 

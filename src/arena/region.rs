@@ -12,8 +12,14 @@
 //! A page is thus *dirty*, or *clean* (not dirty), or *zero* (clean and not touched). Whoever purges a page claims it
 //! first, so the owner's bits are never changed by two at a time.
 //!
-//! An arena of which all is free can be abandoned when address space is short: its pages are claimed once and for all,
-//! and it is passed over from then on.
+//! An arena of which all is free can be abandoned when address space is short: its pages are claimed, and it is passed over.
+//! Should its addresses be had again later, it is revived, with the tables that it has:
+//!
+//! | `gone` | addresses | its pages' claims | who goes on |
+//! |---|---|---|---|
+//! | `THERE` | reserved | their runs' | who claims all of them may abandon it |
+//! | `GONE` | the system's | nobody's | who makes it `HELD`, by exchange |
+//! | `HELD` | as it happens | the holder's | the holder: it revives it, lets it go again, or puts another arena in its place for ever |
 //!
 //! Where long runs may be is said by `longest`; the search for them is in `search`, purges in `purge`, and huge pages and access
 //! in `growth`.
@@ -29,6 +35,10 @@ use crate::os::{self, Purged};
 use crate::report::Thp;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, Point, planted, point};
 use core::ptr;
+
+const THERE: u32 = 0;
+const GONE: u32 = 1;
+const HELD: u32 = 2;
 
 /// Contiguous pages of an arena, claimed for the holder of this value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +76,8 @@ pub(crate) struct Arena {
     pub(super) visit: AtomicUsize,
     gone: AtomicU32,
     pub(super) growth: Growth,
+    /// The arena in whose place this one is, if there was one.
+    pub(super) replaced: *mut Arena,
 }
 
 /// What all arenas count together.
@@ -150,8 +162,9 @@ impl Arena {
             dirty_free: AtomicU32::new(0),
             dirty_hint: AtomicUsize::new(0),
             visit: AtomicUsize::new(0),
-            gone: AtomicU32::new(0),
+            gone: AtomicU32::new(THERE),
             growth: Growth::new(pages),
+            replaced: ptr::null_mut(),
         };
         arena.longest().reset(words);
         // SAFETY: as above.
@@ -363,7 +376,7 @@ impl Arena {
         self.words
     }
 
-    /// Gives the whole arena's address space up, if all of it is free: its pages stay claimed for ever. Returns its bytes.
+    /// Gives the whole arena's address space up, if all of it is free. Returns its bytes.
     pub(crate) fn abandon(&self, books: &Books) -> usize {
         if self.free.load(Ordering::Relaxed) as usize != self.pages
             || (!planted(Fault::AbandonUnclaimed) && self.claim(0, self.pages, books).is_err())
@@ -372,10 +385,58 @@ impl Arena {
         }
         let dirty: u32 = self.dirty().iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum();
         books.committed.fetch_sub(dirty as usize * PAGE, Ordering::Relaxed);
-        // Relaxed: whoever sees it passes the arena over, and looks at nothing that was done to it. It stays claimed.
-        self.gone.store(1, Ordering::Relaxed);
+        // Relaxed: whoever sees it passes the arena over, and looks at nothing that was done to it.
+        self.gone.store(HELD, Ordering::Relaxed);
         self.release();
+        self.let_go();
         self.reserved()
+    }
+
+    /// Has the caller alone go on with an arena that was abandoned: if it was, and nobody else does.
+    pub(super) fn hold(&self) -> bool {
+        if planted(Fault::ReviveBoth) {
+            // ORDERING: as below.
+            return self.gone.load(Ordering::Acquire) == GONE;
+        }
+        // ORDERING: Acquire pairs with `let_go`: its addresses were given up before, and its bits are as they were left.
+        self.gone.compare_exchange(GONE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Leaves an arena that the caller holds abandoned.
+    fn let_go(&self) {
+        // ORDERING: Release pairs with `hold`.
+        let publish = if planted(Fault::GoneRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+        self.gone.store(GONE, publish);
+    }
+
+    /// Reserves the same addresses for an arena that the caller holds: all of it is zero then, and claimed by the caller.
+    /// False: somebody else has them, and the arena is abandoned as before.
+    pub(super) fn reserve_again(&self) -> bool {
+        if !os::reserve_again(self.start() - self.margin, self.reserved()) {
+            self.let_go();
+            return false;
+        }
+        // Relaxed, here and below: all pages are the caller's; giving up the claims publishes it.
+        [self.dirty(), self.touched(), self.aged()].iter().flat_map(|bits| bits.iter()).for_each(|word| {
+            word.store(0, Ordering::Relaxed);
+        });
+        self.dirty_free.store(0, Ordering::Relaxed);
+        self.dirty_hint.store(0, Ordering::Relaxed);
+        self.growth.reset(self.pages);
+        true
+    }
+
+    /// Has an arena whose addresses the caller has reserved again be used from now on.
+    pub(super) fn revive(&self) {
+        // Before the pages can be claimed: whoever has some finds the arena.
+        self.gone.store(THERE, Ordering::Relaxed);
+        self.free.fetch_add(self.pages as u32, Ordering::Relaxed);
+        self.unclaim(0, self.pages);
+    }
+
+    /// Bytes of address space before and behind the pages, without access.
+    pub(super) fn margin(&self) -> usize {
+        self.margin
     }
 
     /// Gives its addresses back.
@@ -391,7 +452,13 @@ impl Arena {
     /// Whether its address space was given up.
     pub(crate) fn is_gone(&self) -> bool {
         // Relaxed: see `abandon`.
-        self.gone.load(Ordering::Relaxed) != 0
+        self.gone.load(Ordering::Relaxed) != THERE
+    }
+
+    /// Whether it may be revived, or replaced.
+    pub(super) fn is_abandoned(&self) -> bool {
+        // Relaxed: `hold` says so for sure.
+        self.gone.load(Ordering::Relaxed) == GONE
     }
 
     /// Makes the claims what `placed` says of each page, clears what `clear` clears for those that are given up, and

@@ -369,6 +369,32 @@ fn free_arenas_are_given_up_and_made_anew() {
     assert_eq!(arenas.check(), Ok(3 * whole));
 }
 
+#[test]
+fn an_arena_is_had_again_with_its_tables() {
+    let system = System::fresh();
+    system.set_keeps(true);
+    let arenas = Arenas::new();
+    let pages = ARENA_MIN / PAGE;
+    let mut known = None;
+    for times in 0..5 {
+        let first = arenas.take_run(pages, 1, Fill::Zero).unwrap();
+        let second = arenas.take_run(pages / 2, 1, Fill::Any).unwrap();
+        assert!(all_are(memory(first.page, pages), 0), "what was there is gone");
+        memory(first.page, pages).fill(7);
+        assert_eq!((arenas.check(), arenas.dirty()), (Ok(pages + pages / 2), 0));
+        assert_eq!(arenas.committed().load(Ordering::Relaxed), arenas.used_bytes());
+        arenas.give_run(first.page, pages);
+        arenas.give_run(second.page, pages / 2);
+        arenas.abandon_free();
+        assert_eq!((arenas.reserved(), system.reserved_bytes()), (0, 0));
+        assert_eq!(
+            *known.get_or_insert(arenas.metadata()),
+            arenas.metadata(),
+            "tables were made anew, the {times}th time"
+        );
+    }
+}
+
 /// However often memory has been short: afterwards there are arenas.
 #[test]
 fn arenas_can_be_given_up_any_number_of_times() {

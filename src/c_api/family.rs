@@ -15,11 +15,11 @@
 
 use crate::arena::Fill;
 use crate::c_class::{self, C_ALIGN};
-use crate::config::GRAIN;
+use crate::config::{CLASS_MAX, GRAIN};
 use crate::global::doors;
 use crate::global::{self, HEAP};
 use crate::os;
-use crate::size_class;
+use crate::size_class::{self, COARSE_GRAIN, FINE_MAX};
 use crate::slot;
 use crate::thread_cache::Bin;
 use core::ptr::{self, NonNull, null_mut};
@@ -310,9 +310,13 @@ pub(super) unsafe fn reallocarray(ptr: *mut u8, count: usize, size: usize) -> *m
     }
 }
 
-/// The bytes that may be used at `ptr`; 0 for null, and where no allocation begins.
+/// The bytes that may be used at `ptr`; 0 for null, and where no allocation begins. Never more than what the allocation can be
+/// resized to where it is: the last 16 bytes of odd classes serve no request of their own.
 pub(super) fn usable_size(ptr: *const u8) -> usize {
-    global::usable_size(ptr).unwrap_or(0)
+    match global::usable_size(ptr).unwrap_or(0) {
+        bytes if bytes > FINE_MAX && bytes <= CLASS_MAX && global::tracked().is_none() => bytes - bytes % COARSE_GRAIN,
+        bytes => bytes,
+    }
 }
 
 /// Gives back all that is free; whether that was anything.

@@ -73,6 +73,16 @@ pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
     Some(at)
 }
 
+pub(crate) fn reserve_again(at: usize, len: usize) -> bool {
+    let is_free =
+        RESERVED.with_borrow(|reserved| reserved.iter().all(|(from, long)| at + len <= *from || from + long <= at));
+    if is_free {
+        touch(at, len);
+        RESERVED.with_borrow_mut(|reserved| reserved.push((at, len)));
+    }
+    is_free
+}
+
 pub(crate) fn commit(_at: usize, _len: usize) -> bool {
     !REFUSES.replace(false)
 }

@@ -72,6 +72,7 @@ pub(crate) struct System {
     purges_to_junk: AtomicBool,
     grows: AtomicBool,
     locks: AtomicBool,
+    keeps: AtomicBool,
     room: AtomicUsize,
     mappings: AtomicUsize,
     alone: AtomicBool,
@@ -79,6 +80,7 @@ pub(crate) struct System {
     process: AtomicU32,
     gone: Mutex<Vec<u32>>,
     reserved: Mutex<Vec<Block>>,
+    released: Mutex<Vec<Block>>,
     tables: Mutex<Vec<Block>>,
 }
 
@@ -103,6 +105,7 @@ impl System {
             purges_to_junk: AtomicBool::new(false),
             grows: AtomicBool::new(false),
             locks: AtomicBool::new(false),
+            keeps: AtomicBool::new(false),
             room: AtomicUsize::new(usize::MAX),
             mappings: AtomicUsize::new(usize::MAX),
             alone: AtomicBool::new(false),
@@ -110,6 +113,7 @@ impl System {
             process: AtomicU32::new(1),
             gone: Mutex::new(Vec::new()),
             reserved: Mutex::new(Vec::new()),
+            released: Mutex::new(Vec::new()),
             tables: Mutex::new(Vec::new()),
         }
     }
@@ -134,6 +138,11 @@ impl System {
     /// Whether a purge keeps nothing, and leaves what was there to chance, rather than zeros.
     pub(crate) fn set_purges_to_junk(&self, junk: bool) {
         self.purges_to_junk.store(junk, Ordering::Relaxed);
+    }
+
+    /// Whether the addresses of what is released from now on stay free, to be reserved again.
+    pub(crate) fn set_keeps(&self, keeps: bool) {
+        self.keeps.store(keeps, Ordering::Relaxed);
     }
 
     /// Whether reservations made from now on can grow in place, to twice their length.
@@ -303,7 +312,24 @@ pub(crate) fn release(at: usize, len: usize) {
     let system = system();
     let mut reserved = system.reserved();
     let place = reserved.iter().position(|block| (block.at, block.len) == (at, len));
-    reserved.swap_remove(place.expect("released what was not reserved"));
+    let block = reserved.swap_remove(place.expect("released what was not reserved"));
+    if system.keeps.load(Ordering::Relaxed) {
+        system.released.lock().unwrap().push(block);
+    }
+}
+
+pub(crate) fn reserve_again(at: usize, len: usize) -> bool {
+    let system = system();
+    if system.refused() || !system.has_room(len) {
+        return false;
+    }
+    let mut released = system.released.lock().unwrap();
+    let Some(place) = released.iter().position(|block| (block.at, block.len) == (at, len)) else { return false };
+    let block = released.swap_remove(place);
+    // SAFETY: nobody has this memory.
+    unsafe { core::ptr::write_bytes(bytes(at), 0, len) };
+    system.reserved().push(block);
+    true
 }
 
 pub(crate) fn resize(at: usize, old: usize, new: usize) -> bool {

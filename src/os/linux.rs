@@ -81,6 +81,19 @@ fn reserve_as(flags: i32, len: usize, align: usize) -> Option<usize> {
     Some(aligned)
 }
 
+/// See [`os`](super).
+pub(crate) fn reserve_again(at: usize, len: usize) -> bool {
+    let flags = FLAGS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: a private anonymous mapping where nothing is mapped touches nothing that exists.
+    let got = quietly(|| unsafe { libc::mmap(core::ptr::with_exposed_provenance_mut(at), len, PROT, flags, -1, 0) });
+    if got != libc::MAP_FAILED && got.expose_provenance() != at {
+        // Kernels before 4.17 take the address as advice only.
+        unmap(got.expose_provenance(), len);
+        return false;
+    }
+    got != libc::MAP_FAILED
+}
+
 /// See [`os`](super). Linux commits by touch: `reserve` maps readable and writable, since changing the protection
 /// piece by piece would split mappings and run into their limit.
 pub(crate) fn commit(_at: usize, _len: usize) -> bool {

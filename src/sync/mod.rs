@@ -124,6 +124,10 @@ pub(crate) enum Fault {
     ArenaPublish,
     /// An arena's address space is given up without claiming its pages.
     AbandonUnclaimed,
+    /// Whoever sees that an arena was abandoned revives it, without an exchange.
+    ReviveBoth,
+    /// That an arena's address space was given up is said by a relaxed store.
+    GoneRelaxed,
     /// A page is purged without being claimed.
     PurgeUnclaimed,
     /// A page-map entry is published by a relaxed store before its span is made.

@@ -195,6 +195,16 @@ static void resizing(void)
             }
         }
     }
+    /* What may be used is what it may be resized to where it is; but modes with records make a new one each time. */
+    const char *mode = getenv("MILLPOND_MODE");
+    int stays = !mode || strcmp(mode, "fast") == 0;
+    for (size_t size = 1; size < 300000; size += size < 2000 ? 1 : 61) {
+        char *chunk = malloc(size);
+        uintptr_t before = (uintptr_t)chunk;
+        chunk = realloc(chunk, malloc_usable_size(chunk));
+        CHECK((uintptr_t)chunk == before || !stays);
+        free(chunk);
+    }
     /* As malloc where there is nothing yet. */
     char *fresh = realloc(NULL, unknown(50));
     CHECK(fresh && (fresh = reallocarray(fresh, unknown(10), 30)) && malloc_usable_size(fresh) >= 300);
