@@ -57,8 +57,12 @@ mod values {
     pub(crate) const ARENA_MAX: usize = 16 << 30;
     /// Alignment of an arena's start: a transparent huge page.
     pub(crate) const ARENA_ALIGN: usize = 2 << 20;
-    /// Of a heap's first arena, what is used before huge pages are asked for.
-    pub(crate) const GROWN: usize = if IN_C { 32 << 20 } else { 8 << 20 };
+    /// Of a heap's first arena, what is used by dense runs before huge pages are asked for.
+    pub(crate) const GROWN: usize = if IN_C { 32 << 20 } else { 512 << 10 };
+    /// And what then stays in small pages for sparse ones.
+    pub(crate) const GAP: usize = 4 << 20;
+    /// Spans of a class that are sparse: so many, the first.
+    pub(crate) const SPARSE_SPANS: u32 = 1;
     /// In runs from this length on, dirty pages that must be zero are purged rather than written.
     pub(crate) const ZERO_BY_PURGE: usize = 4 << 20;
     /// Pages to which access is given at once where a heap is hardened: 1 MiB.
@@ -189,6 +193,8 @@ mod values {
     pub(crate) const ARENA_MAX: usize = 4 * PAGE_SIZE;
     pub(crate) const ARENA_ALIGN: usize = PAGE_SIZE;
     pub(crate) const GROWN: usize = usize::MAX;
+    pub(crate) const GAP: usize = 0;
+    pub(crate) const SPARSE_SPANS: u32 = 0;
     pub(crate) const SEAL_STEP: usize = 1;
     pub(crate) const ZERO_BY_PURGE: usize = PAGE_SIZE;
     pub(crate) const ARENAS: usize = 3;

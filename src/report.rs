@@ -5,8 +5,8 @@ use core::fmt;
 /// Transparent huge pages: whether the kernel may, should or must not back memory by pages of 2 MiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Thp {
-    /// Ask for them where a heap grows beyond some 8 MiB (with the features `malloc` and `prefixed` 32), and refuse them where
-    /// memory has gone back: some ten per cent more resident memory than without, and a fraction of the page faults.
+    /// Ask for them where a heap grows beyond some 512 KiB (with the features `malloc` and `prefixed` 32 MiB), and refuse them
+    /// where memory has gone back: some ten per cent more resident memory than without, and a fraction of the page faults.
     #[default]
     Default,
     /// Ask for them: fewer page faults and TLB misses, more resident memory.

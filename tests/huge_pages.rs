@@ -64,7 +64,7 @@ fn a_heap_that_grows_has_them_and_one_that_has_ebbed_does_not() {
         let fill = |bytes: usize| -> Vec<Block> {
             (0..bytes / KIB).map(|seed| Block::new(KIB, 8, seed as u64).expect("memory")).collect()
         };
-        let little = fill(4 * MIB);
+        let little = fill(256 * KIB);
         assert!(kernel::huge_pages() == 0 || !only_if_asked(), "a small heap has huge pages");
         let much = fill(64 * MIB);
         let huge = kernel::huge_pages();

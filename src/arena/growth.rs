@@ -5,10 +5,13 @@
 //! they are asked for only where memory is about to be filled, and never where some of it has gone back.
 //!
 //! Runs are taken from the bottom of an arena. Above its *reach*, the end of the highest run so far, nothing was ever
-//! touched. When the reach of a heap's first arena passes `GROWN`, what is above it is advised: pages from the *edge* up.
-//! Later arenas, which a heap has only once the first is full, are advised whole. When memory goes back from an arena, what
-//! the reach has passed meanwhile is refused huge pages: the edge moves up to the reach. Two ranges an arena, so never more
-//! than two mappings.
+//! touched. Once a heap's first arena has reached `GROWN` by *dense* runs, of which all will be used as far as one can tell, or is
+//! asked for a run that is a huge page and more, what is above is advised: pages from the *edge* up, which is some way above the
+//! reach. The *gap* below it stays small pages, for *sparse* runs: the first span of a class may never be full, and costs
+//! a program that has a little of each size nothing but what it touches. Dense runs leave the gap free as long as there is room
+//! elsewhere. Later arenas, which a heap has only once the first is full, are advised whole. When memory goes back from an arena,
+//! what the reach has passed meanwhile is refused huge pages: the edge moves up to the reach, and there is no gap any more. Two
+//! ranges an arena, so never more than two mappings.
 //!
 //! Where an arena is *sealed* (in the mode `hardened`), what was never used has no access: a wild write into it faults. It
 //! opens as runs are taken, a `SEAL_STEP` at a time, so it is one mapping more. Of two that open it at the same time one may
@@ -20,17 +23,22 @@
 //! Invariant, at rest: no page from the reach on is in use, and what is below it is open.
 
 use super::bits::words_of;
-use super::region::Arena;
-use crate::config::{ARENA_ALIGN, GROWN, PAGE, SEAL_STEP};
+use super::region::{Arena, Density};
+use crate::config::{ARENA_ALIGN, GAP, GROWN, PAGE, SEAL_STEP};
 use crate::os;
 use crate::report::Thp;
 use crate::sync::{AtomicUsize, Ordering};
+use core::ops::Range;
 
-/// How far an arena was used, and from where on huge pages are asked for; in pages from its start.
+/// How far an arena was used, and from where on huge pages are asked for; in pages, from its start where they are places.
 #[derive(Debug)]
 pub(super) struct Growth {
     reach: AtomicUsize,
+    /// How much of that was reached by sparse runs.
+    sparse: AtomicUsize,
     edge: AtomicUsize,
+    /// Where the gap begins that ends at the edge; none if that is not below.
+    gap: AtomicUsize,
     /// Pages from the start that may be accessed.
     open: AtomicUsize,
 }
@@ -38,7 +46,13 @@ pub(super) struct Growth {
 impl Growth {
     /// Of an arena of so many pages, for which nothing is advised.
     pub(super) fn new(pages: usize) -> Self {
-        Self { reach: AtomicUsize::new(0), edge: AtomicUsize::new(pages), open: AtomicUsize::new(pages) }
+        Self {
+            reach: AtomicUsize::new(0),
+            sparse: AtomicUsize::new(0),
+            edge: AtomicUsize::new(pages),
+            gap: AtomicUsize::new(pages),
+            open: AtomicUsize::new(pages),
+        }
     }
 
     /// As if it were new.
@@ -83,32 +97,70 @@ impl Arena {
 
     /// Told of each run that is taken, by its end. O(1).
     #[inline]
-    pub(super) fn reached(&self, end: usize, thp: impl FnOnce() -> Thp) {
+    pub(super) fn reached(&self, end: usize, density: Density, thp: impl FnOnce() -> Thp) {
         // Relaxed, as all here: see the module's documentation. Nothing for a model to search.
-        if GROWN < usize::MAX && end > self.growth.reach.load(Ordering::Relaxed) {
-            self.pass(end, thp());
+        if GROWN == usize::MAX {
+            return;
+        }
+        if end > self.growth.reach.load(Ordering::Relaxed) {
+            self.pass(end, density, thp());
+        }
+        let Growth { gap, edge, .. } = &self.growth;
+        if end > gap.load(Ordering::Relaxed) && end <= edge.load(Ordering::Relaxed) {
+            gap.fetch_max(end, Ordering::Relaxed);
         }
     }
 
     #[cold]
-    fn pass(&self, end: usize, thp: Thp) {
-        let Growth { reach, edge, .. } = &self.growth;
-        reach.fetch_max(end, Ordering::Relaxed);
-        if end * PAGE < GROWN || thp != Thp::Default || edge.load(Ordering::Relaxed) != self.pages {
-            return;
+    fn pass(&self, end: usize, density: Density, thp: Thp) {
+        let Growth { reach, sparse, .. } = &self.growth;
+        let old = reach.fetch_max(end, Ordering::Relaxed);
+        if density == Density::Sparse {
+            sparse.fetch_add(end.saturating_sub(old), Ordering::Relaxed);
         }
-        let from = self.block_from(end);
-        if from < self.pages && edge.compare_exchange(self.pages, from, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if end.saturating_sub(sparse.load(Ordering::Relaxed)) * PAGE >= GROWN {
+            self.set_edge(thp);
+        }
+    }
+
+    /// Has all that is some way above the reach advised, if nothing is yet.
+    #[cold]
+    fn set_edge(&self, thp: Thp) {
+        let Growth { reach, edge, gap, open, .. } = &self.growth;
+        let reach = reach.load(Ordering::Relaxed);
+        // Where an arena is sealed nothing is left out, since it would be open.
+        let sealed = open.load(Ordering::Relaxed) < self.pages;
+        let from = self.block_from(if sealed { reach } else { reach + GAP / PAGE });
+        if thp == Thp::Default
+            && from < self.pages
+            && edge.compare_exchange(self.pages, from, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            gap.store(if sealed { from } else { reach }, Ordering::Relaxed);
             os::advise_thp(self.start() + from * PAGE, (self.pages - from) * PAGE, Thp::Always);
         }
     }
 
+    /// The pages that such a run is not to have as long as there are others.
+    pub(super) fn gap(&self, pages: usize, density: Density, thp: impl FnOnce() -> Thp) -> Range<usize> {
+        let Growth { edge, gap, .. } = &self.growth;
+        if GROWN == usize::MAX || density == Density::Sparse {
+            return 0..0;
+        }
+        if pages * PAGE >= ARENA_ALIGN && edge.load(Ordering::Relaxed) == self.pages {
+            self.set_edge(thp());
+        }
+        let end = edge.load(Ordering::Relaxed);
+        // Without an edge there is no gap.
+        if end == self.pages { 0..0 } else { gap.load(Ordering::Relaxed)..end }
+    }
+
     /// Told when memory of this arena has gone back.
     pub(super) fn ebb(&self) {
-        let Growth { reach, edge, .. } = &self.growth;
+        let Growth { reach, edge, gap, .. } = &self.growth;
         let old = edge.load(Ordering::Relaxed);
         let new = self.block_from(reach.load(Ordering::Relaxed));
         if old < new && edge.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            gap.store(new, Ordering::Relaxed);
             os::advise_thp(self.start() + old * PAGE, (new - old) * PAGE, Thp::Never);
         }
     }
@@ -140,12 +192,40 @@ mod tests {
     use crate::arena::{Arenas, Fill};
     use crate::os::fake::System;
 
-    /// Pages of a huge page, and of what is used before any is asked for.
+    /// Pages of a huge page, of what dense runs use before any is asked for, and of the gap.
     const BLOCK: usize = ARENA_ALIGN / PAGE;
     const LITTLE: usize = GROWN / PAGE;
+    const APART: usize = GAP / PAGE;
 
     fn edges(arenas: &Arenas) -> std::vec::Vec<usize> {
         arenas.iter().map(|arena| arena.growth.edge.load(Ordering::Relaxed)).collect()
+    }
+
+    #[test]
+    fn sparse_runs_ask_for_nothing_and_have_the_gap() {
+        let _system = System::fresh();
+        let arenas = Arenas::new();
+        let dense = |pages| arenas.take_run(pages, 1, Fill::Any).expect("memory");
+        let sparse = || arenas.take_sparse_run(1).expect("memory");
+        let mut runs: std::vec::Vec<_> = (0..(LITTLE - 1) / (BLOCK - 1)).map(|_| dense(BLOCK - 1)).collect();
+        runs.extend((0..BLOCK).map(|_| sparse()));
+        let (start, all) = arenas.iter().next().map(|arena| (arena.first_page, arena.pages)).expect("an arena");
+        assert_eq!(edges(&arenas), [all], "a small heap, and what is sparse, ask for nothing");
+        let last = dense(BLOCK - 1);
+        let reach = last.page + last.pages - start;
+        let edge = edges(&arenas)[0];
+        assert!((reach + APART..reach + APART + BLOCK).contains(&edge), "{edge}");
+        let next = dense(1);
+        assert_eq!(next.page, start + edge, "what is dense leaves the gap");
+        let begun = sparse();
+        assert_eq!(begun.page, start + reach, "and what is sparse is there");
+        let arena = arenas.iter().next().expect("an arena");
+        assert_eq!(arena.gap(1, Density::Dense, || Thp::Default), reach + 1..edge);
+        assert!(arenas.extend_run(last.page, last.pages, last.pages + 2).is_none(), "nor does a run grow into it");
+        // All that is left beside the gap, and then the gap.
+        runs.extend((edge + 1..all).map(|_| dense(1)));
+        assert_eq!(dense(1).page, start + reach + 1, "unless there is no other room");
+        assert_eq!(arenas.iter().count(), 1);
     }
 
     #[test]
@@ -153,27 +233,29 @@ mod tests {
         let _system = System::fresh();
         let arenas = Arenas::new();
         let take = |pages| arenas.take_run(pages, 1, Fill::Any).expect("memory");
-        let first = take(LITTLE - 1);
-        let all = arenas.iter().next().expect("an arena").pages;
-        assert_eq!(edges(&arenas), [all], "a small heap asks for nothing");
-        let second = take(BLOCK);
+        let first = take(BLOCK);
+        let (start, all) = arenas.iter().next().map(|arena| (arena.first_page, arena.pages)).expect("an arena");
         let edge = edges(&arenas)[0];
-        assert!((LITTLE - 1 + BLOCK..LITTLE + 2 * BLOCK).contains(&edge), "{edge}");
-        let third = take(3 * BLOCK);
+        assert!(
+            (APART..APART + BLOCK).contains(&edge) && first.page == start + edge,
+            "a run as long as a huge page: {edge}"
+        );
+        let second = take(3 * BLOCK);
         assert_eq!(edges(&arenas), [edge], "what is passed meanwhile keeps what it has");
         assert_eq!(arenas.purge(), 0);
         assert_eq!(edges(&arenas), [edge], "nothing has gone back");
-        arenas.give_run(second.page, second.pages);
+        arenas.give_run(first.page, first.pages);
         assert_eq!(arenas.purge(), BLOCK * PAGE);
-        let passed = edges(&arenas)[0];
-        assert!((LITTLE - 1 + 4 * BLOCK..LITTLE + 5 * BLOCK).contains(&passed), "{passed}");
+        assert_eq!(edges(&arenas), [edge + 4 * BLOCK]);
+        let third = take(2);
+        assert_eq!(third.page, start, "there is no gap any more");
         // A later arena has it from its beginning.
-        let fourth = take(all - LITTLE);
-        assert_eq!(edges(&arenas), [passed, 0]);
+        let fourth = take(all - BLOCK);
+        assert_eq!(edges(&arenas), [edge + 4 * BLOCK, 0]);
         arenas.set_thp(Thp::Never);
         let ends: std::vec::Vec<usize> = arenas.iter().map(|arena| arena.pages).collect();
         assert_eq!(edges(&arenas), ends);
-        for run in [first, third, fourth] {
+        for run in [second, third, fourth] {
             arenas.give_run(run.page, run.pages);
         }
         arenas.purge();

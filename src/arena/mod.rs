@@ -22,7 +22,7 @@ mod tests;
 
 pub(crate) use bits::ones;
 pub(crate) use budget::Budget;
-pub(crate) use region::{Arena, Fill, Run};
+pub(crate) use region::{Arena, Density, Fill, Run};
 
 use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
 use crate::log::{Bytes, Count, Voice, tell};
@@ -111,19 +111,24 @@ impl Arenas {
 
     /// Claims a run whose first page number is a multiple of `align`. `None`: the system gives no more.
     pub(crate) fn take_run(&self, pages: usize, align: usize, fill: Fill) -> Option<Run> {
-        self.take(pages, align, fill, true)
+        self.take(pages, align, fill, Density::Dense, true)
+    }
+
+    /// The same for a run of which little may be used.
+    pub(crate) fn take_sparse_run(&self, pages: usize) -> Option<Run> {
+        self.take(pages, 1, Fill::Any, Density::Sparse, true)
     }
 
     /// The same in the arenas there are. `None`: none of them has such a run.
     pub(crate) fn take_run_there(&self, pages: usize, align: usize, fill: Fill) -> Option<Run> {
-        self.take(pages, align, fill, false)
+        self.take(pages, align, fill, Density::Dense, false)
     }
 
-    fn take(&self, pages: usize, align: usize, fill: Fill, may_grow: bool) -> Option<Run> {
+    fn take(&self, pages: usize, align: usize, fill: Fill, density: Density, may_grow: bool) -> Option<Run> {
         if !self.budget.charge(pages) {
             return None;
         }
-        let run = self.find(pages, align, fill, may_grow);
+        let run = self.find(pages, align, fill, density, may_grow);
         match run {
             Some(run) => tell!(
                 self.voice(),
@@ -138,7 +143,7 @@ impl Arenas {
         run
     }
 
-    fn find(&self, pages: usize, align: usize, fill: Fill, may_grow: bool) -> Option<Run> {
+    fn find(&self, pages: usize, align: usize, fill: Fill, density: Density, may_grow: bool) -> Option<Run> {
         let mut again = 3;
         loop {
             // Relaxed: only a hint. What was given back before the call is seen anyhow; a search that misses what comes back
@@ -157,7 +162,7 @@ impl Arenas {
                     vacancy = vacancy.or_else(|| arena.is_abandoned().then_some((slot, there)));
                     continue;
                 }
-                match arena.take(pages, align, fill, &self.books) {
+                match arena.take(pages, align, fill, density, &self.books) {
                     Took::Run(run) => return Some(run),
                     Took::Refused => return None,
                     Took::Nothing => {}
@@ -292,7 +297,13 @@ impl Arenas {
             let Some(bytes) = self.published().filter(fits).map(Arena::bytes).min() else { return false };
             for arena in self.published().filter(|arena| arena.bytes() == bytes && arena.hold()) {
                 if arena.reserve_again() {
-                    tell!(self.voice(), Os, "{} of addresses reserved again at {:#x} for an arena", Bytes(bytes), arena.start());
+                    tell!(
+                        self.voice(),
+                        Os,
+                        "{} of addresses reserved again at {:#x} for an arena",
+                        Bytes(bytes),
+                        arena.start()
+                    );
                     self.prepare(arena, arena.margin());
                     self.reserved.fetch_add(arena.reserved(), Ordering::Relaxed);
                     arena.revive();

@@ -58,6 +58,15 @@ pub(crate) enum Fill {
     Zero,
 }
 
+/// How much of a run will be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Density {
+    /// All of it, as far as one can tell.
+    Dense,
+    /// A part: where small pages are, what is not used holds no memory.
+    Sparse,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Arena {
@@ -229,7 +238,7 @@ impl Arena {
 
     /// Claims `pages` pages whose first number is a multiple of `align`, and counts in `books` what had not been
     /// committed before. A single page is taken dirty if possible: its memory is there already.
-    pub(crate) fn take(&self, pages: usize, align: usize, fill: Fill, books: &Books) -> Took {
+    pub(crate) fn take(&self, pages: usize, align: usize, fill: Fill, density: Density, books: &Books) -> Took {
         // Relaxed: before an arena is added, the whole search is done again if anything has changed.
         if (self.free.load(Ordering::Relaxed) as usize) < pages {
             return Took::Nothing;
@@ -244,13 +253,16 @@ impl Arena {
                             // Relaxed, and may be lost: a hint.
                             let _ = self.dirty_hint.compare_exchange(hint, word, Ordering::Relaxed, Ordering::Relaxed);
                         }
-                        return self.commit(word * 64 + bit, 1, fill, books);
+                        return self.commit(word * 64 + bit, 1, fill, density, books);
                     }
                 }
             }
             // Dirty pages below the hint, if any, wait for a purge, or for a return that lowers it.
         }
-        self.search(pages, align, books).map_or(Took::Nothing, |start| self.commit(start, pages, fill, books))
+        let gap = self.gap(pages, density, || books.thp());
+        let aside = if gap.is_empty() { None } else { self.search(pages, align, &gap, books) };
+        let start = aside.or_else(|| self.search(pages, align, &(0..0), books));
+        start.map_or(Took::Nothing, |start| self.commit(start, pages, fill, density, books))
     }
 
     /// Claims exactly these pages, in ascending order, or none of them: then says which page was in the way.
@@ -301,7 +313,7 @@ impl Arena {
     }
 
     /// Turns claimed pages into a run in use.
-    fn commit(&self, start: usize, pages: usize, fill: Fill, books: &Books) -> Took {
+    fn commit(&self, start: usize, pages: usize, fill: Fill, density: Density, books: &Books) -> Took {
         let page = self.first_page + start;
         if !self.unseal(start + pages) || !os::commit(page << PAGE_SHIFT, pages * PAGE) {
             self.free.fetch_add(pages as u32, Ordering::Relaxed);
@@ -328,7 +340,7 @@ impl Arena {
             }
             self.aged()[word].fetch_and(!mask, Ordering::Relaxed);
         }
-        self.reached(start + pages, || books.thp());
+        self.reached(start + pages, density, || books.thp());
         self.dirty_free.fetch_sub(pages as u32 - clean, Ordering::Relaxed);
         books.committed.fetch_add(clean as usize * PAGE, Ordering::Relaxed);
         if clean > 0 {
@@ -338,13 +350,16 @@ impl Arena {
         Took::Run(Run { page, pages })
     }
 
-    /// Takes the pages right behind a run that the caller owns, if they are all free.
+    /// Takes the pages right behind a run that the caller owns, if they are all free, and none of them in the gap: what is copied
+    /// once to where huge pages are grows on there.
     pub(crate) fn extend(&self, page: usize, pages: usize, books: &Books) -> Option<Run> {
         let start = page - self.first_page;
-        if start + pages > self.pages || self.claim(start, pages, books).is_err() {
+        let end = start + pages;
+        let gap = self.gap(0, Density::Dense, || books.thp());
+        if end > self.pages || start < gap.end && gap.start < end || self.claim(start, pages, books).is_err() {
             return None;
         }
-        match self.commit(start, pages, Fill::Any, books) {
+        match self.commit(start, pages, Fill::Any, Density::Dense, books) {
             Took::Run(run) => Some(run),
             _ => None,
         }

@@ -13,13 +13,15 @@ use super::bits::{begins, last_one, longest_of, ones};
 use super::longest::CAP;
 use super::region::{Arena, Books};
 use crate::sync::{Fault, Ordering, planted};
+use core::ops::Range;
 
 impl Arena {
-    /// Claims the lowest run of so many pages, at least one, whose first number is a multiple of `align`.
-    pub(super) fn search(&self, pages: usize, align: usize, books: &Books) -> Option<usize> {
+    /// Claims the lowest run of so many pages, at least one, whose first number is a multiple of `align`, and of which none is in
+    /// `gap`.
+    pub(super) fn search(&self, pages: usize, align: usize, gap: &Range<usize>, books: &Books) -> Option<usize> {
         let mut from = 0;
         while let Some(word) = self.longest().next(from, pages) {
-            match self.fit(word, pages, align) {
+            match self.fit(word, pages, align, gap) {
                 Ok(start) if self.claim(start, pages, books).is_ok() => return Some(start),
                 // Somebody else was first: there may be another place in this word.
                 Ok(_) => from = word,
@@ -33,8 +35,8 @@ impl Arena {
     }
 
     /// The lowest place for such a run that begins in a word; otherwise the next word in which one can begin.
-    fn fit(&self, word: usize, pages: usize, align: usize) -> Result<usize, usize> {
-        let free = self.free_in(word);
+    fn fit(&self, word: usize, pages: usize, align: usize, gap: &Range<usize>) -> Result<usize, usize> {
+        let free = self.free_in(word) & !pages_in(word, gap);
         if pages <= 64 {
             let places = begins(free, pages) & self.aligned(word, align);
             if places != 0 {
@@ -49,6 +51,7 @@ impl Arena {
             return Err(word + 1);
         }
         match last_one(self.used(), start, start + pages) {
+            None if start < gap.end && gap.start < start + pages => Err((gap.end / 64).max(word + 1)),
             None => Ok(start),
             Some(used) => Err((used / 64).max(word + 1)),
         }
@@ -138,4 +141,11 @@ impl Arena {
         }
         self.longest().raise(first, behind.min(self.pages), high);
     }
+}
+
+/// Those pages of a word that are in a range.
+fn pages_in(word: usize, range: &Range<usize>) -> u64 {
+    let first = word * 64;
+    let below = |page: usize| ones(page.saturating_sub(first).min(64));
+    below(range.end) & !below(range.start)
 }

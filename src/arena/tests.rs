@@ -2,9 +2,10 @@
 
 mod holes;
 
-use super::{Arena, Arenas, Books, Fill, Run, Took};
+use super::{Arena, Arenas, Books, Density, Fill, Run, Took};
 use crate::config::{ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT, ZERO_BY_PURGE};
 use crate::os::fake::{self, System};
+use crate::report::Thp;
 use crate::sync::{AtomicUsize, Ordering};
 use core::ptr;
 use proptest::prelude::*;
@@ -46,6 +47,13 @@ fn all_are(bytes: &[u8], byte: u8) -> bool {
     bytes[0] == byte && bytes[1..] == bytes[..bytes.len() - 1]
 }
 
+/// Books of arenas that ask for no huge pages, so that there is no gap: first fit, as the models have it.
+fn plain_books() -> Books {
+    let books = Books::new();
+    books.thp.store(Thp::Never as u32, Ordering::Relaxed);
+    books
+}
+
 impl World {
     fn new() -> Self {
         let system = System::fresh();
@@ -54,7 +62,7 @@ impl World {
         let table = fake::metadata(Arena::table_bytes(PAGES)).unwrap();
         // SAFETY: fresh memory for the table, and fresh pages.
         let arena = unsafe { &*Arena::make(ptr::with_exposed_provenance_mut(table), first_page, PAGES, 0) };
-        let books = Books::new();
+        let books = plain_books();
         let model = std::vec![Page::default(); PAGES];
         Self { system, arena, books, first_page, model, runs: Vec::new(), stamp: 0 }
     }
@@ -79,7 +87,7 @@ impl World {
     }
 
     fn take(&mut self, pages: usize, align: usize, fill: Fill) {
-        match self.arena.take(pages, align, fill, &self.books) {
+        match self.arena.take(pages, align, fill, Density::Sparse, &self.books) {
             Took::Run(run) => {
                 assert_eq!(run.pages, pages);
                 let at = run.page - self.first_page;
@@ -101,7 +109,7 @@ impl World {
 
     fn take_refused(&mut self, pages: usize, align: usize, fill: Fill) {
         let failing = self.system.failing(0, u64::MAX);
-        match self.arena.take(pages, align, fill, &self.books) {
+        match self.arena.take(pages, align, fill, Density::Sparse, &self.books) {
             Took::Run(_) => panic!("the system refuses"),
             Took::Nothing => assert_eq!(self.fit(pages, align), None),
             Took::Refused => assert!(self.fit(pages, align).is_some()),
@@ -270,7 +278,7 @@ fn much_is_zeroed_by_a_purge_and_by_hand_if_that_fails() {
 #[should_panic(expected = "pages given back twice")]
 fn pages_are_given_back_once() {
     let world = World::new();
-    let Took::Run(run) = world.arena.take(70, 1, Fill::Any, &world.books) else { panic!() };
+    let Took::Run(run) = world.arena.take(70, 1, Fill::Any, Density::Sparse, &world.books) else { panic!() };
     world.arena.give(run.page, run.pages, false);
     world.arena.give(run.page + 65, 1, false);
 }

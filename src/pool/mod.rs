@@ -16,7 +16,8 @@ mod tests;
 
 pub(crate) use magazine::Magazine;
 
-use crate::config::{CARVE_SPANS, MAGAZINE_SLOTS};
+use crate::arena::Density;
+use crate::config::{CARVE_SPANS, MAGAZINE_SLOTS, SPARSE_SPANS};
 use crate::os;
 use crate::size_class::{Class, INFO};
 use crate::slab::Slab;
@@ -29,7 +30,14 @@ use crossbeam_utils::CachePadded;
 #[derive(Debug)]
 pub(crate) struct Pool {
     full: CachePadded<Full>,
-    listed: CachePadded<Stack>,
+    listed: CachePadded<Listed>,
+}
+
+/// The listed spans, and how many were opened so far; no more than tell a class of which there are many.
+#[derive(Debug)]
+struct Listed {
+    stack: Stack,
+    opened: AtomicU32,
 }
 
 /// The full magazines, with what is counted at each visit: one cache line.
@@ -60,7 +68,7 @@ impl Pool {
                 burst: AtomicU32::new(0),
                 surplus: AtomicU32::new(0),
             };
-            Self { full: CachePadded::new(full), listed: CachePadded::new(Stack::new()) }
+            Self { full: CachePadded::new(full), listed: CachePadded::new(Listed { stack: Stack::new(), opened: AtomicU32::new(0) }) }
         }
     }
 
@@ -164,7 +172,7 @@ impl Pool {
         let mut got = 0;
         let mut visits = 4 * CARVE_SPANS;
         while got < want && visits > 0 {
-            let Some(index) = self.listed.pop(nodes) else { break };
+            let Some(index) = self.listed.stack.pop(nodes) else { break };
             let span = nodes.get(index);
             match span.hold_popped(want - got, now) {
                 Pop::Held(taken) => {
@@ -191,13 +199,24 @@ impl Pool {
         }
         if got == 0 {
             let taken = want.min(INFO[class].chunks);
-            let Some(span) = spans.open(class, taken, now) else { return 0 };
+            let Some(span) = spans.open(class, taken, self.density(), now) else { return 0 };
             let start = span.head.start();
             self.settle(class, spans, span, span.unhold());
             (0..taken).for_each(|chunk| give(start + chunk * size));
             got = taken;
         }
         got
+    }
+
+    /// How much the next span will be used, as far as those before it tell: it is opened since they have nothing left.
+    fn density(&self) -> Density {
+        let opened = self.listed.opened.load(Ordering::Relaxed);
+        if opened >= SPARSE_SPANS {
+            return Density::Dense;
+        }
+        // Not a read-modify-write, as in `count`.
+        self.listed.opened.store(opened + 1, Ordering::Relaxed);
+        Density::Sparse
     }
 
     /// Restores chunks that the caller owns to their spans. Ends the process if one is not a chunk in use.
@@ -256,7 +275,7 @@ impl Pool {
     pub(crate) fn settle(&self, class: Class, spans: &Spans, span: &Span, left: Restored) {
         match left {
             Restored::Done => {}
-            Restored::List => self.listed.push(spans.nodes(class), span.head.index()),
+            Restored::List => self.listed.stack.push(spans.nodes(class), span.head.index()),
             Restored::Retire => spans.retire(span, class),
         }
     }
@@ -266,7 +285,7 @@ impl Pool {
     pub(crate) fn reap(&self, class: Class, spans: &Spans, limit: usize, now: u32) {
         let nodes = spans.nodes(class);
         for _ in 0..limit {
-            let Some(index) = self.listed.pop(nodes) else { return };
+            let Some(index) = self.listed.stack.pop(nodes) else { return };
             let span = nodes.get(index);
             match span.hold_popped(0, now) {
                 Pop::Tombstone => nodes.give(index),
@@ -296,7 +315,7 @@ impl Pool {
     /// Empties the stack of listed spans, while no other thread uses the pool.
     #[inline(never)]
     pub(crate) fn unlist_all(&self, nodes: &Slab<Span>) {
-        while self.listed.pop(nodes).is_some() {}
+        while self.listed.stack.pop(nodes).is_some() {}
     }
 
     /// Calls `visit` for each full magazine and each node in the stack of listed spans, while no other thread uses the
@@ -310,10 +329,11 @@ impl Pool {
     ) -> Option<()> {
         let mut depth = 0;
         let nodes = spans.nodes(class);
-        let sound = self.full.stack.walk(magazines, magazines.made() as usize, |index| {
-            depth += 1;
-            visit(Part::Full(magazines.get(index)));
-        }) && self.listed.walk(nodes, nodes.made() as usize, |index| visit(Part::Listed(nodes.get(index))));
+        let sound =
+            self.full.stack.walk(magazines, magazines.made() as usize, |index| {
+                depth += 1;
+                visit(Part::Full(magazines.get(index)));
+            }) && self.listed.stack.walk(nodes, nodes.made() as usize, |index| visit(Part::Listed(nodes.get(index))));
         (sound && depth == self.depth()).then_some(())
     }
 }

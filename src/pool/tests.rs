@@ -98,7 +98,7 @@ impl World {
 impl Pool {
     /// Takes a node off the stack of listed spans, and does not look at it.
     pub(crate) fn pop_listed(&self, nodes: &Slab<Span>) -> Option<Index> {
-        self.listed.pop(nodes)
+        self.listed.stack.pop(nodes)
     }
 
     /// Counts a magazine that is not there yet.

@@ -1,7 +1,7 @@
 //! The floor of spans: their nodes, with the arenas and the page map below, as the pools use it.
 
 use super::{Head, Span};
-use crate::arena::{Arenas, Fill};
+use crate::arena::{Arenas, Density, Fill};
 use crate::config::{PAGE, PAGE_SHIFT, SPAN_WORDS};
 use crate::log::{Count, tell};
 use crate::os::{self, Purged};
@@ -81,9 +81,12 @@ impl Spans {
     }
 
     /// Takes a run for a class and makes it a span, held by the caller, all but the first `taken` chunks free.
-    pub(crate) fn open(&self, class: Class, taken: usize, now: u32) -> Option<&Span> {
+    pub(crate) fn open(&self, class: Class, taken: usize, density: Density, now: u32) -> Option<&Span> {
         let pages = INFO[class].pages;
-        let run = self.arenas.take_run(pages, 1, Fill::Any)?;
+        let run = match density {
+            Density::Dense => self.arenas.take_run(pages, 1, Fill::Any)?,
+            Density::Sparse => self.arenas.take_sparse_run(pages)?,
+        };
         let nodes = self.nodes(class);
         nodes.shape(SPAN_WORDS[SLAB_OF[class] as usize]);
         let Some(span) = self.page_map.prepare(run.page, pages).and_then(|()| nodes.take()) else {

@@ -1,6 +1,6 @@
 //! Arenas of many words: what fits is found, in few steps however many holes there are, and purges end.
 
-use super::{Arena, Books, Fill, OFFSET, Run, Took};
+use super::{Arena, Books, Density, Fill, OFFSET, Run, Took};
 use crate::config::{PAGE, PAGE_SHIFT, PURGE_FAILURES};
 use crate::os::fake::{self, System};
 use crate::sync::stepped::interrupted;
@@ -26,7 +26,7 @@ impl Plain {
         let table = fake::metadata(Arena::table_bytes(pages)).unwrap();
         // SAFETY: fresh memory for the table, and fresh pages.
         let arena = unsafe { &*Arena::make(ptr::with_exposed_provenance_mut(table), first_page, pages, 0) };
-        let books = Books::new();
+        let books = super::plain_books();
         Self { system, arena, books, first_page, used: std::vec![false; pages], runs: Vec::new() }
     }
 
@@ -34,7 +34,7 @@ impl Plain {
     fn take(&mut self, pages: usize, align: usize) -> u64 {
         let mut took = Took::Nothing;
         let steps = interrupted(u64::MAX, &mut || (), || {
-            took = self.arena.take(pages, align, Fill::Any, &self.books);
+            took = self.arena.take(pages, align, Fill::Any, Density::Sparse, &self.books);
         });
         if let Took::Run(run) = took {
             let at = run.page - self.first_page;
@@ -167,7 +167,7 @@ fn holes_that_are_too_short_are_passed_over() {
 fn what_is_said_of_words_survives_interruption() {
     let act = |plain: &Plain, which: usize, at: usize| match which {
         0 => plain.arena.give(plain.first_page + at, 3, false),
-        1 => drop(plain.arena.take(4, 1, Fill::Any, &plain.books)),
+        1 => drop(plain.arena.take(4, 1, Fill::Any, Density::Sparse, &plain.books)),
         _ => {
             plain.arena.purge_all(&plain.books);
         }

@@ -3,7 +3,7 @@
 
 use super::acts::SIZE;
 use super::world::{Client, World, class_of};
-use crate::arena::Fill;
+use crate::arena::{Density, Fill};
 use crate::config::{HUGE_MIN, PAGE};
 use crate::pool::Portion;
 use crate::size_class::INFO;
@@ -84,7 +84,7 @@ const STRANDINGS: [Stranding; 13] = [
         0
     }),
     ("a span, opened and not listed", |world| {
-        assert!(world.heap.spans.open(class_of(SIZE), 0, 0).is_some());
+        assert!(world.heap.spans.open(class_of(SIZE), 0, Density::Dense, 0).is_some());
         0
     }),
     ("a span's node", |world| {

@@ -7,6 +7,7 @@ mod units;
 mod world;
 
 use super::{LINKED, RETIRED, Restored};
+use crate::arena::Density;
 use crate::sync::Ordering;
 use proptest::prelude::*;
 use std::vec::Vec;
@@ -162,7 +163,7 @@ fn without_memory_nothing_is_opened_and_nothing_kept() {
     loop {
         let world = World::new(class_of(96), 4096);
         let failing = world.system.failing(refused, u64::MAX);
-        let opened = world.spans.open(world.class, 1, 0).is_some();
+        let opened = world.spans.open(world.class, 1, Density::Dense, 0).is_some();
         drop(failing);
         if opened {
             break;

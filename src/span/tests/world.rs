@@ -1,5 +1,6 @@
 //! The spans of one class, a stack of those that are listed, and actors that go one step at a time.
 
+use crate::arena::Density;
 use crate::config::PAGE;
 use crate::os::fake::System;
 use crate::size_class::{Class, ClassInfo, INFO, at_place, place_of};
@@ -144,7 +145,7 @@ impl World {
 
     /// Opens a span of which so many chunks are taken at once, as `Pool::carve` does.
     pub(super) fn open(&mut self, taken: usize) -> Index {
-        let span = self.spans.open(self.class, taken, self.now).unwrap();
+        let span = self.spans.open(self.class, taken, Density::Dense, self.now).unwrap();
         let (index, span) = (span.head.index(), self.span(span.head.index()));
         assert!(span.is_held() && span.count() == self.info().chunks - taken);
         assert_eq!(self.out.insert(index, (0..taken).collect()), None);
