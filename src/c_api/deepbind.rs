@@ -14,6 +14,10 @@ use core::ffi::{c_char, c_int, c_void};
 use core::mem::transmute;
 use core::ptr::null_mut;
 
+exported! {
+    dlopen(path: *const c_char, flags: c_int) -> *mut c_void = open(path, flags);
+}
+
 type Open = unsafe extern "C" fn(*const c_char, c_int) -> *mut c_void;
 
 /// libc's `dlopen`, once it has been looked for.
@@ -22,7 +26,7 @@ static NEXT: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 /// # Safety
 /// As `dlopen`.
 #[inline(always)]
-pub(super) unsafe fn open(path: *const c_char, flags: c_int) -> *mut c_void {
+unsafe fn open(path: *const c_char, flags: c_int) -> *mut c_void {
     // Relaxed: whoever looks for it finds the same function, which was there before.
     let mut next = NEXT.load(Ordering::Relaxed);
     if next.is_null() {

@@ -1,11 +1,11 @@
 //! libc's own names for the family: with these in a program, every allocation in its process is Millpond's.
 //!
 //! One line each; what they do is in `family` and `info`. The names in two underscores are those under which glibc exports
-//! the same functions. `dlopen` is here for `deepbind`'s reason.
+//! the same functions.
 
-use super::{deepbind, family, info};
+use super::{family, info};
 use crate::os;
-use core::ffi::{c_char, c_int, c_void};
+use core::ffi::c_int;
 
 type Memory = *mut u8;
 
@@ -30,8 +30,6 @@ exported! {
     malloc_stats() = info::print();
     malloc_info(options: c_int, file: *mut os::File) -> c_int = info::malloc_info(options, file);
     mallopt(parameter: c_int, value: c_int) -> c_int = info::mallopt(parameter, value);
-
-    dlopen(path: *const c_char, flags: c_int) -> *mut c_void = deepbind::open(path, flags);
 
     __libc_malloc(size: usize) -> Memory = family::malloc(size);
     __libc_calloc(count: usize, size: usize) -> Memory = family::calloc(count, size);

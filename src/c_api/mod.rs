@@ -5,7 +5,7 @@
 //! | `family` | what each function does, in plain Rust | none |
 //! | `exports` | one line each, feature `malloc` | `malloc calloc realloc reallocarray free cfree aligned_alloc posix_memalign memalign valloc pvalloc malloc_usable_size malloc_trim mallinfo mallinfo2 malloc_stats malloc_info mallopt free_sized free_aligned_sized`, and `__libc_*` and `__posix_memalign` for those that glibc exports so |
 //! | `prefixed` | the same, feature `prefixed` | as `include/millpond.h` declares them |
-//! | `deepbind` | `dlopen`, so that whatever is loaded has the family as well; feature `malloc` | `dlopen` |
+//! | `deepbind` | `dlopen`, so that whatever is loaded has the family as well; in the shared library alone | `dlopen` |
 //! | `info` | what the family tells about itself, and what `mallopt` takes | none |
 //! | `allocator` | heaps for C, feature `prefixed` | as `include/allocator.h` declares them, and `include/improved_allocator.h` without a prefix |
 //! | `fast_allocator` | a small educational interface over the family, feature `prefixed` | as `include/fast_allocator.h` declares them |
@@ -38,7 +38,7 @@ mod info;
 
 #[cfg(feature = "prefixed")]
 mod allocator;
-#[cfg(feature = "malloc")]
+#[cfg(all(feature = "malloc", millpond_shared))]
 mod deepbind;
 #[cfg(feature = "malloc")]
 mod exports;

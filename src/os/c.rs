@@ -40,11 +40,11 @@ impl Stream {
 }
 
 /// The flag of `dlopen` by which a library's names come before the process's.
-#[cfg(feature = "malloc")]
+#[cfg(millpond_shared)]
 pub(crate) const DEEPBIND: core::ffi::c_int = libc::RTLD_DEEPBIND;
 
 /// The `dlopen` that comes after this library's; null if there is none.
-#[cfg(feature = "malloc")]
+#[cfg(millpond_shared)]
 pub(crate) fn next_dlopen() -> *mut core::ffi::c_void {
     // SAFETY: asks for an address by a name that ends in zero.
     unsafe { libc::dlsym(libc::RTLD_NEXT, c"dlopen".as_ptr()) }
