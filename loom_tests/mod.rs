@@ -527,6 +527,12 @@ const MODELS: &[Model] = &[
         [("relaxed_bit", Fault::PurgeBit, "Causality violation")]
     ),
     model!(
+        span::retire_unpurged_against_take,
+        "span/store.rs",
+        Some(3),
+        [("stores", Fault::RetireStore, "the heap is sound")]
+    ),
+    model!(
         span::purge_against_pop_and_retire,
         "span/purge.rs span/carve.rs span/store.rs pool/mod.rs",
         Some(3),

@@ -2,7 +2,9 @@
 //! back, no chunk is lost, and a span that is wholly free gives its run back exactly once.
 
 use super::{spawn, touch};
+use crate::arena::Fill;
 use crate::heap::Heap;
+use crate::os::fake;
 use crate::pool::Portion;
 use crate::size_class::{Class, INFO};
 use std::prelude::v1::*;
@@ -163,6 +165,19 @@ pub fn purge_against_pop_and_retire() {
     reap(&heap);
     purging.join();
     returning.join();
+    check(&heap, Vec::new());
+}
+
+/// A span of which a part was purged is retired, and the system refuses to purge the rest, while another thread takes a run
+/// and gives it back: what is committed is right.
+pub fn retire_unpurged_against_take() {
+    let (heap, chunks) = heap_with(3);
+    purge(&heap);
+    fake::refuse_purges();
+    let other = spawn(&heap, |heap| heap.spans.arenas.take_run(1, 1, Fill::Any).expect("the fake system gives memory"));
+    restore(&heap, &chunks);
+    let run = other.join();
+    heap.spans.arenas.give_run(run.page, run.pages);
     check(&heap, Vec::new());
 }
 

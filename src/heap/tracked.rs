@@ -281,16 +281,16 @@ impl Tracked<'_> {
         if let Some(byte) = quarantine.fill(self.mode, size) {
             self.check_fill(address, size, byte);
         }
-        quarantine.give(size);
         self.give(address);
+        quarantine.give(size);
     }
 
     /// Gives back all that is kept back.
     pub(crate) fn release_kept(&self) {
         if self.mode == Mode::Hardened || self.tracker.quarantine.keeps(self.mode, 0) {
+            self.tracker.forget_firsts(|address| self.give(address));
             self.tracker.forget_all(|address, size| self.release(address, size));
             self.tracker.forget_runs(|address| self.release_run(address));
-            self.tracker.forget_firsts(|address| self.give(address));
         }
     }
 

@@ -151,7 +151,6 @@ impl Ids {
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]
     fn open(&self, lot: &Lot) -> Option<(u64, tagged::Index)> {
-        self.leave(lot);
         let block = self.use_again().or_else(|| self.blocks.take())?;
         let first = self.last.fetch_add(IDS, Ordering::Relaxed) + 1;
         let number = first / IDS + 1;
@@ -167,6 +166,7 @@ impl Ids {
             }
             return None;
         }
+        self.leave(lot);
         lot.open(first, block.index());
         Some((first, block.index()))
     }

@@ -27,6 +27,7 @@ std::thread_local! {
     static TABLES: RefCell<Vec<(usize, Layout)>> = const { RefCell::new(Vec::new()) };
     static THREAD: Cell<u32> = const { Cell::new(1) };
     static REFUSES: Cell<bool> = const { Cell::new(false) };
+    static REFUSES_PURGES: Cell<bool> = const { Cell::new(false) };
     /// Which table from now on is refused; none if zero.
     static REFUSED_TABLE: Cell<u32> = const { Cell::new(0) };
 }
@@ -43,6 +44,7 @@ pub(crate) fn begin() {
     THREAD.set(1);
     REFUSES.set(false);
     REFUSED_TABLE.set(0);
+    REFUSES_PURGES.set(false);
 }
 
 /// Writes to memory, as whoever it was handed out to would. Fails the model if anybody else may be using it.
@@ -94,8 +96,16 @@ pub(crate) fn refuse_commit() {
 
 pub(crate) fn purge(at: usize, len: usize) -> Purged {
     assert!(at % GRAIN == 0 && len % GRAIN == 0 && len > 0);
+    if REFUSES_PURGES.get() {
+        return Purged::Failed;
+    }
     touch(at, len);
     Purged::Zero
+}
+
+/// All purges from now on are refused.
+pub(crate) fn refuse_purges() {
+    REFUSES_PURGES.set(true);
 }
 
 pub(crate) fn protect(_: usize, _: usize, _: bool) -> bool {

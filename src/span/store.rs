@@ -8,7 +8,7 @@ use crate::os::{self, Purged};
 use crate::page_map::PageMap;
 use crate::size_class::{CLASSES, Class, INFO, place};
 use crate::slab::Slab;
-use crate::sync::Ordering;
+use crate::sync::{Fault, Ordering, planted};
 
 /// Slabs of span nodes, by the words of their bitmaps.
 pub(crate) const SLABS: usize = SPAN_WORDS.len();
@@ -131,7 +131,12 @@ impl Spans {
             self.arenas.committed().fetch_sub(pages * PAGE - purged, Ordering::Relaxed);
             self.arenas.give_zero_run(page, pages);
         } else {
-            self.arenas.committed().fetch_add(purged, Ordering::Relaxed);
+            if planted(Fault::RetireStore) {
+                let committed = self.arenas.committed();
+                committed.store(committed.load(Ordering::Relaxed) + purged, Ordering::Relaxed);
+            } else {
+                self.arenas.committed().fetch_add(purged, Ordering::Relaxed);
+            }
             self.arenas.give_run(page, pages);
         }
         let index = span.head.index();

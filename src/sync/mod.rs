@@ -58,6 +58,8 @@ pub(crate) enum Fault {
     PurgeBit,
     /// A retired span's node is given back although a stack still has it.
     CloseGives,
+    /// What was purged of a span whose rest cannot be is counted by load and store.
+    RetireStore,
     /// A claim of a run that failed half-way is not rolled back.
     ClaimRollback,
     /// A claim takes a word by load and store.
