@@ -97,7 +97,7 @@ impl Arena {
         };
         // Pages in `due` that another claimed first stay theirs; those that are ours may have been purged meanwhile.
         let ours = claimed & self.dirty()[word].load(Ordering::Relaxed);
-        let mut gone = 0u64;
+        let (mut gone, mut zero) = (0u64, 0u64);
         for (bit, len) in runs_of(ours) {
             if purge.left == 0 {
                 break;
@@ -111,14 +111,17 @@ impl Arena {
             if outcome != Purged::Failed {
                 gone |= ones(len) << bit;
             }
-            if outcome == Purged::Zero && planted(Fault::GiveStore) {
-                let touched = self.touched()[word].load(Ordering::Relaxed);
-                self.touched()[word].store(touched & !(ones(len) << bit), Ordering::Relaxed);
-            } else if outcome == Purged::Zero {
-                self.touched()[word].fetch_and(!(ones(len) << bit), Ordering::Relaxed);
+            if outcome == Purged::Zero {
+                zero |= ones(len) << bit;
             }
         }
+        // In this order, as in `commit`.
         self.dirty()[word].fetch_and(!gone, Ordering::Relaxed);
+        if planted(Fault::GiveStore) {
+            self.touched()[word].store(self.touched()[word].load(Ordering::Relaxed) & !zero, Ordering::Relaxed);
+        } else {
+            self.touched()[word].fetch_and(!zero, Ordering::Relaxed);
+        }
         self.aged()[word].fetch_and(!gone, Ordering::Relaxed);
         self.dirty_free.fetch_sub(gone.count_ones(), Ordering::Relaxed);
         purge.gone += gone.count_ones() as usize * PAGE;

@@ -324,9 +324,10 @@ impl Arena {
         }
         let mut clean = 0;
         for (word, mask) in words_of(start, pages) {
-            // Relaxed: the bits belong to the pages' owner, and the claim has acquired them.
-            clean += (!self.dirty()[word].fetch_or(mask, Ordering::Relaxed) & mask).count_ones();
+            // Relaxed: the bits belong to the pages' owner, and the claim has acquired them. In this order: at no instant is a
+            // page dirty that seems never to have been touched.
             let touched = self.touched()[word].fetch_or(mask, Ordering::Relaxed) & mask;
+            clean += (!self.dirty()[word].fetch_or(mask, Ordering::Relaxed) & mask).count_ones();
             if fill == Fill::Zero {
                 for (bit, len) in runs_of(touched) {
                     let at = (self.first_page + word * 64 + bit) << PAGE_SHIFT;
