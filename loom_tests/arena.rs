@@ -202,6 +202,22 @@ pub fn two_revive_an_arena() {
     check(&arenas, &[]);
 }
 
+/// An abandoned arena is had again while another thread looks for pages: if it finds some, they are known and counted.
+pub fn revive_against_take() {
+    let arenas = Rc::new(Arenas::new());
+    let run = take(&arenas, 2);
+    give(&arenas, run);
+    arenas.abandon_free();
+    let other = spawn(&arenas, |arenas| {
+        if let Some(run) = arenas.take_run_there(1, 1, Fill::Any) {
+            give(arenas, run);
+        }
+    });
+    assert!(arenas.revive(PAGE, PAGE * 4), "nobody else has the addresses");
+    other.join();
+    check(&arenas, &[]);
+}
+
 /// Two threads find no arena and add one each; one of these stays.
 pub fn two_add_an_arena() {
     let arenas = Rc::new(Arenas::new());

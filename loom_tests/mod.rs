@@ -131,6 +131,12 @@ const MODELS: &[Model] = &[
         [("stores", Fault::ChargeStore, "no more than the limit")]
     ),
     model!(
+        arena::revive_against_take,
+        "arena/mod.rs arena/region.rs",
+        Some(3),
+        [("relaxed", Fault::GiveRelaxed, "Causality violation")]
+    ),
+    model!(
         arena::two_add_an_arena,
         "arena/mod.rs arena/region.rs",
         Some(3),

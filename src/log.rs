@@ -78,12 +78,14 @@ pub(crate) fn wants(level: Log) -> bool {
 /// Tells a step of a heap, if that wants it told.
 #[cold]
 #[inline(never)]
+#[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn line(voice: &Voice, level: Log, step: Arguments<'_>) {
     if voice.wants(level) {
         line_of(level, step);
     }
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 fn line_of(level: Log, step: Arguments<'_>) {
     let floor = match level {
         Log::Off => "",

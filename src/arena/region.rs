@@ -446,7 +446,8 @@ impl Arena {
     pub(super) fn revive(&self) {
         // Before the pages can be claimed: whoever has some finds the arena.
         self.gone.store(THERE, Ordering::Relaxed);
-        self.free.fetch_add(self.pages as u32, Ordering::Relaxed);
+        // Nobody else counts while all pages are claimed.
+        self.free.store(self.pages as u32, Ordering::Relaxed);
         self.unclaim(0, self.pages);
     }
 

@@ -73,6 +73,7 @@ fn served(address: usize) -> usize {
 }
 
 #[cold]
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn allocated(address: usize) {
     if let Some(tally) = tally().filter(|_| address != 0) {
         tally.allocated(served(address));
@@ -80,6 +81,7 @@ pub(super) fn allocated(address: usize) {
 }
 
 #[cold]
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn freed(address: usize) {
     if let Some(tally) = tally() {
         tally.freed(served(address));

@@ -161,6 +161,8 @@ impl Heap {
 
     /// Adopts every live cache that has not been heard of in this process.
     #[cold]
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     fn adopt_unheard(&self) {
         let process = os::process_id();
         self.heard(0).store(process, Ordering::Relaxed);

@@ -75,6 +75,7 @@ fn indices<T: Node>(slab: &Slab<T>) -> impl Iterator<Item = Index> + use<T> {
 impl Heap {
     /// Puts back what is in no place. Only while the calling thread is the only one of the process. Without memory for
     /// the marks, what is out of place stays so.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn repair(&self) {
         self.clear_shelf(|_| true);
         let _ = self.repair_caches();
@@ -85,6 +86,7 @@ impl Heap {
     }
 
     /// Goes on with caches whose adopter has vanished, and frees those that were on their way from or to the slab.
+    #[unsafe(link_section = ".millpond_cold")]
     fn repair_caches(&self) -> Option<()> {
         let free = free_nodes(&self.caches)?;
         for index in indices(&self.caches).filter(|index| !free.has(*index as usize)) {
@@ -97,6 +99,7 @@ impl Heap {
         Some(())
     }
 
+    #[unsafe(link_section = ".millpond_cold")]
     fn repair_magazines(&self) -> Option<()> {
         let placed = free_nodes(&self.magazines)?;
         for cache in self.caches.iter() {
@@ -139,6 +142,7 @@ impl Heap {
         }
     }
 
+    #[unsafe(link_section = ".millpond_cold")]
     fn repair_spans(&self) -> Option<()> {
         // All marks first: a span that is unlisted must be listed again.
         let free: [Option<Marks>; SLABS] = core::array::from_fn(|at| free_nodes(&self.spans.slabs()[at]));
@@ -165,6 +169,7 @@ impl Heap {
         Some(())
     }
 
+    #[unsafe(link_section = ".millpond_cold")]
     fn repair_larges(&self) -> Option<()> {
         let free = free_nodes(&self.larges)?;
         for index in indices(&self.larges).filter(|index| !free.has(*index as usize)) {
@@ -184,6 +189,7 @@ impl Heap {
     }
 
     /// Frees claimed pages that belong to nothing.
+    #[unsafe(link_section = ".millpond_cold")]
     fn repair_pages(&self) -> Option<()> {
         let arenas = &self.spans.arenas;
         let mut dirty = 0;

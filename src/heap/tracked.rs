@@ -282,7 +282,7 @@ impl Tracked<'_> {
             self.check_fill(address, size, byte);
         }
         self.give(address);
-        quarantine.give(size);
+        quarantine.less(size);
     }
 
     /// Gives back all that is kept back.
@@ -356,6 +356,7 @@ impl Tracked<'_> {
 
     /// Tells what was done to an allocation that the caller has in hand: ends the process, but for a witness.
     #[cold]
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn accuse_of(&self, address: usize, what: fmt::Arguments<'_>) {
         match self.tracker.find(self.heap.place(address)) {
             Some(seen) => self.tracker.witness.accuse(format_args!("{what}: {}", Known(&seen, self.tracker))),
@@ -364,6 +365,7 @@ impl Tracked<'_> {
     }
 
     #[cold]
+    #[unsafe(link_section = ".millpond_cold")]
     fn accuse(&self, address: usize, layout: Option<(usize, usize)>, misuse: Misuse) {
         match misuse {
             Misuse::Double(seen) => {
@@ -395,6 +397,7 @@ impl Tracked<'_> {
 
     /// Tells of a `realloc` of what is not live: ends the process, but for a witness.
     #[cold]
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn accuse_of_realloc(&self, address: usize) {
         match self.tracker.find(self.heap.place(address)) {
             Some(seen) if !seen.is_live => {

@@ -130,17 +130,14 @@ impl Ids {
         }
         let node = self.blocks.get(block);
         let is_last = id % IDS == 0;
-        if is_last {
-            lot.close();
-            if planted(Fault::BlockEarly) {
-                node.close();
-            }
-        }
         // ORDERING: Release pairs with the Acquire in `find`, of a reader who has guessed the ID: the record's node is there.
         let publish = if planted(Fault::IssueRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+        let early = is_last && planted(Fault::BlockEarly);
+        let _closed = early.then(|| node.close());
         node.slot(id).store(record, publish);
         lot.pass(id);
         if is_last {
+            lot.close();
             node.close();
         }
         Some((id, block))

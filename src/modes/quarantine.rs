@@ -69,7 +69,7 @@ impl Quarantine {
     }
 
     /// And what is no more.
-    pub(crate) fn give(&self, size: usize) {
+    pub(crate) fn less(&self, size: usize) {
         if self.limit.load(Ordering::Relaxed) != 0 {
             self.held.fetch_sub(size, Ordering::Relaxed);
         }

@@ -61,6 +61,7 @@ impl Witness {
     }
 
     /// Tells the witness, or stderr without one.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn say(&self, what: fmt::Arguments<'_>) {
         let Some(hear) = self.get() else { return os::say(what) };
         let mut line = Line { bytes: [0; 1024], len: 0 };

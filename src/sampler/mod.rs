@@ -218,9 +218,9 @@ impl Sampler {
         self.filter_add(address, 1);
         // The entry publishes what was written.
         if !self.by_address.insert(address as u64, sample.index.load(Ordering::Relaxed)) {
-            self.filter_add(address, u32::MAX);
             self.give(sample);
             site.free(weight);
+            self.filter_add(address, u32::MAX);
             return false;
         }
         true
