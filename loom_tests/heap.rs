@@ -8,6 +8,7 @@ use crate::heap::Heap;
 use crate::os::fake;
 use crate::pool::Portion;
 use crate::size_class::{Class, INFO};
+use crate::span::{HUGE, LARGE};
 use crate::sync::{AtomicUsize, Ordering};
 use crate::tagged::Index;
 use crate::thread_cache::ThreadCache;
@@ -377,6 +378,32 @@ pub fn two_map_huge() {
     heap.free_large(THREAD, mine);
     heap.leave(cache);
     check(&heap, &[]);
+}
+
+/// A large allocation begins while another thread looks at an address in it that nobody has told: it finds no node, or one that
+/// says what it is.
+fn look_up_against(bytes: usize, kind: u32) {
+    let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
+    let other = spawn(&heap, move |heap| large(heap, bytes));
+    // The first addresses that the fake system gives.
+    let seen = heap.spans.page_map.get(PAGE).map(|head| (head.kind(), head.start()));
+    assert!(seen.is_none_or(|seen| seen == (kind, PAGE)), "a node that is not made yet: {seen:?}");
+    let at = other.join();
+    assert_eq!(at, PAGE, "the first addresses");
+    heap.free_large(THREAD, at);
+    heap.leave(cache);
+    check(&heap, &[]);
+}
+
+/// A run.
+pub fn look_up_against_large() {
+    look_up_against(PAGE, LARGE);
+}
+
+/// A mapping of its own.
+pub fn look_up_against_huge() {
+    look_up_against(HUGE_MIN, HUGE);
 }
 
 /// A large allocation grows and shrinks in place while another begins.

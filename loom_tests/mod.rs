@@ -178,6 +178,18 @@ const MODELS: &[Model] = &[
         [("relaxed_bit", Fault::RestoreBit, "Causality violation"), ("closes_blindly", Fault::CloseGives, "sound")]
     ),
     model!(
+        heap::look_up_against_large,
+        "heap/large.rs page_map.rs",
+        Some(3),
+        [("relaxed", Fault::MapPublish, "Causality violation")]
+    ),
+    model!(
+        heap::look_up_against_huge,
+        "heap/large.rs page_map.rs",
+        Some(3),
+        [("relaxed", Fault::MapPublish, "Causality violation")]
+    ),
+    model!(
         heap::large_is_freed_against_allocated,
         "heap/large.rs page_map.rs arena/mod.rs",
         Some(3),

@@ -49,8 +49,10 @@ pub fn find_against_insert() {
 /// Two insert more than there is room for, and so add levels.
 pub fn two_make_it_grow() {
     let world = World::new();
-    let other =
-        spawn(&world, |world| assert!((1..4).all(|key| world.index.insert(key, key as u32)), "there is memory"));
+    let other = spawn(&world, |world| {
+        assert!((1..4).all(|key| world.index.insert(key, key as u32)), "there is memory");
+        assert_eq!(world.index.find(3, |number| number == 3), Some(3), "each entry is found");
+    });
     assert!(world.index.insert(4, 4), "there is memory");
     other.join();
     for key in 1..5 {
