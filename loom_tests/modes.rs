@@ -6,6 +6,7 @@ use crate::modes::{Birth, Ids, Index, Of, Place, Places, Record, Tracker};
 use crate::os::fake;
 use crate::slab::Slab;
 use crate::sync::{Ordering, Slot};
+use crate::tagged;
 use crate::thread_cache::Lot;
 use std::prelude::v1::*;
 use std::rc::Rc;
@@ -69,6 +70,16 @@ pub fn two_remove() {
     let other = spawn(&world, |world| world.index.remove(5, 1));
     let mine = world.index.remove(5, 1);
     assert!(mine != other.join(), "one has removed it");
+}
+
+/// Records, and the number of one whose allocation was freed.
+fn freed_record() -> (Rc<Slab<Record>>, tagged::Index) {
+    let records = Rc::new(Slab::<Record>::new());
+    let record = records.take().expect("the fake system gives memory");
+    record.begin(1, 1, 64, birth(10), 0);
+    assert!(record.end(1, 1, 1), "it was live");
+    let index = record.index();
+    (records, index)
 }
 
 /// Two free the same allocation.
@@ -229,11 +240,8 @@ pub fn read_against_begin() {
 
 /// A freed record is read while another allocation begins and ends there: who has freed it belongs to it.
 pub fn read_against_end() {
-    let records = Rc::new(Slab::<Record>::new());
-    let record = records.take().expect("the fake system gives memory");
-    record.begin(1, 1, 64, birth(10), 0);
-    assert!(record.end(1, 1, 1), "it was live");
-    let index = record.index();
+    let (records, index) = freed_record();
+    let record = records.get(index);
     let other = spawn(&records, move |records| {
         let record = records.get(index);
         record.begin(2, 1, 64, birth(20), 0);
@@ -363,11 +371,8 @@ pub fn look_against_remember() {
 
 /// An allocation is freed a second time while the next begins in its record: what is ended is one allocation.
 pub fn end_against_begin() {
-    let records = Rc::new(Slab::<Record>::new());
-    let record = records.take().expect("the fake system gives memory");
-    record.begin(1, 1, 64, birth(10), 0);
-    assert!(record.end(1, 1, 1), "it was live");
-    let index = record.index();
+    let (records, index) = freed_record();
+    let record = records.get(index);
     let other = spawn(&records, move |records| records.get(index).begin(2, 1, 64, birth(20), 0));
     if let Some((ended, ..)) = record.live_at(64).filter(|(ended, ..)| record.end(ended.id, 1, 2)) {
         assert_eq!((ended.id, ended.size), (2, 20), "what is ended is one allocation");
@@ -377,11 +382,8 @@ pub fn end_against_begin() {
 
 /// A free is forgotten while an allocation begins in its page, and so has its record.
 pub fn forget_against_begin() {
-    let records = Rc::new(Slab::<Record>::new());
-    let record = records.take().expect("the fake system gives memory");
-    record.begin(1, 1, 64, birth(10), 0);
-    assert!(record.end(1, 1, 1), "it was live");
-    let index = record.index();
+    let (records, index) = freed_record();
+    let record = records.get(index);
     let other = spawn(&records, move |records| records.get(index).begin(2, 1, 128, birth(20), 0));
     record.forget(64);
     other.join();

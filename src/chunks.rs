@@ -11,10 +11,9 @@
 
 use crate::global::{self, HEAP, TRACKER};
 use crate::heap::Heap;
+use crate::leaks::{Memory, Table};
 use crate::modes::Tracker;
-use crate::os;
 use crate::report::{Mode, Record};
-use core::ptr::{slice_from_raw_parts_mut, with_exposed_provenance_mut};
 
 /// One allocation, as a walk over a heap finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,39 +32,24 @@ pub struct Chunk {
 /// Room beyond what was counted, since others go on.
 const MORE: usize = 4096;
 
-/// Words of `N`, in memory of its own.
+/// A table in memory of its own, which goes back with it.
 struct List<const N: usize> {
-    at: usize,
-    room: usize,
-    used: usize,
+    memory: Memory,
+    table: Table<N>,
 }
 
 impl<const N: usize> List<N> {
     fn new(counted: usize) -> Option<Self> {
         let room = counted + counted / 4 + MORE;
-        Some(Self { at: os::metadata(room.checked_mul(size_of::<[usize; N]>())?)?, room, used: 0 })
-    }
-
-    /// Whether there was room.
-    fn push(&mut self, item: [usize; N]) -> bool {
-        let fits = self.used < self.room;
-        if fits {
-            // SAFETY: inside the memory that was mapped for it, which is aligned to an OS page.
-            unsafe { with_exposed_provenance_mut::<[usize; N]>(self.at).add(self.used).write(item) };
-            self.used += 1;
-        }
-        fits
-    }
-
-    fn items(&mut self) -> &mut [[usize; N]] {
-        // SAFETY: these have been written, and are this list's alone.
-        unsafe { &mut *slice_from_raw_parts_mut(with_exposed_provenance_mut(self.at), self.used) }
+        let mut memory = Memory::new(room.checked_mul(N)?)?;
+        let table = memory.cut(room);
+        Some(Self { memory, table })
     }
 }
 
 impl<const N: usize> Drop for List<N> {
     fn drop(&mut self) {
-        os::release_metadata(self.at, self.room * size_of::<[usize; N]>());
+        self.memory.release();
     }
 }
 
@@ -74,8 +58,8 @@ fn cached(heap: &Heap) -> Option<List<1>> {
     let mut count = 0;
     heap.walk_cached(&mut |_| count += 1);
     let (mut list, mut fits) = (List::new(count)?, true);
-    heap.walk_cached(&mut |address| fits &= list.push([address]));
-    list.items().sort_unstable();
+    heap.walk_cached(&mut |address| fits &= list.table.push([address]));
+    list.table.all().sort_unstable();
     fits.then_some(list)
 }
 
@@ -93,8 +77,8 @@ pub(crate) fn walk(heap: &Heap, tracker: &Tracker, mode: Mode, visit: &mut dyn F
             while bits != 0 {
                 let at = found.start + (64 * word + bits.trailing_zeros() as usize) * found.size;
                 bits &= bits - 1;
-                if before.items().binary_search(&[at]).is_err() {
-                    fits &= taken.push([at, found.size, usize::from(found.class().is_none())]);
+                if before.table.all().binary_search(&[at]).is_err() {
+                    fits &= taken.table.push([at, found.size, usize::from(found.class().is_none())]);
                 }
             }
         }
@@ -104,8 +88,8 @@ pub(crate) fn walk(heap: &Heap, tracker: &Tracker, mode: Mode, visit: &mut dyn F
         return None;
     }
     let (mut told, mut last) = (0, 0);
-    taken.items().sort_unstable();
-    let mut rest = taken.items().iter().copied().peekable();
+    taken.table.all().sort_unstable();
+    let mut rest = taken.table.all().iter().copied().peekable();
     while let Some([address, size, is_alone]) = rest.next() {
         // Where one has gone and another come meanwhile, that one is told that is there now, or else the last.
         let is_one_of_two = rest.peek().is_some_and(|[next, ..]| *next == address);
@@ -113,7 +97,7 @@ pub(crate) fn walk(heap: &Heap, tracker: &Tracker, mode: Mode, visit: &mut dyn F
             continue;
         }
         last = address;
-        let chunk = Chunk { address, size, maybe: behind.items().binary_search(&[address]).is_ok(), record: None };
+        let chunk = Chunk { address, size, maybe: behind.table.all().binary_search(&[address]).is_ok(), record: None };
         let chunk = if mode == Mode::Fast { Some(chunk) } else { recorded(heap, tracker, chunk, is_alone != 0) };
         if let Some(chunk) = chunk {
             told += 1;

@@ -38,7 +38,9 @@ static PATH: Counter = Counter::new();
 /// Sets how much is told from now on.
 pub(crate) fn set(level: Log) {
     LEVEL.set(level as u32);
-    MOST.set(LEVEL.get().max(HEAPS.get()));
+    MOST.set(level as u32);
+    // Behind it: what a heap has raised meanwhile is not lost.
+    MOST.raise(HEAPS.get());
 }
 
 /// How much one heap tells: as the process has it, or a level of its own. Zeros: as the process has it.
@@ -54,8 +56,9 @@ impl Voice {
     #[allow(dead_code, reason = "heaps of one's own alone have one")]
     pub(crate) fn set(&self, level: Log) {
         self.0.set(level as u32 + 1);
-        HEAPS.set(HEAPS.get().max(level as u32));
-        MOST.set(LEVEL.get().max(HEAPS.get()));
+        // By exchange: other heaps are made at the same time.
+        HEAPS.raise(level as u32);
+        MOST.raise(level as u32);
     }
 
     fn wants(&self, level: Log) -> bool {

@@ -124,6 +124,32 @@ fn what_lives_throughout_is_told_while_others_go_on() {
     }
 }
 
+/// A chunk that comes and goes all the time is met, sooner or later, as it is freed between two looks: marked, as without records
+/// nobody can tell.
+#[test]
+fn what_goes_meanwhile_is_marked() {
+    let heap = heap((Mode::Fast, 0));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let block = heap.alloc(layout(100)).expect("memory");
+                // As long as it is freed.
+                (0..100).for_each(|_| std::hint::spin_loop());
+                free(&heap, block, 100);
+                (0..100).for_each(|_| std::hint::spin_loop());
+            }
+        });
+        let _ends = Ends(&stop);
+        let is_marked = || {
+            let mut marked = false;
+            heap.walk_chunks(|chunk| marked |= chunk.maybe).expect("memory");
+            marked
+        };
+        assert!((0..1_000_000).any(|_| is_marked()), "none is marked");
+    });
+}
+
 /// The program's own allocator, with what was allocated before there were records.
 #[test]
 fn the_global_heap_is_walked_in_each_mode() {

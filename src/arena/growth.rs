@@ -57,9 +57,9 @@ impl Growth {
 
     /// As if it were new.
     pub(super) fn reset(&self, pages: usize) {
-        self.reach.store(0, Ordering::Relaxed);
-        self.edge.store(pages, Ordering::Relaxed);
-        self.open.store(pages, Ordering::Relaxed);
+        let Self { reach, sparse, edge, gap, open } = self;
+        [reach, sparse].iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        [edge, gap, open].iter().for_each(|end| end.store(pages, Ordering::Relaxed));
     }
 }
 
@@ -226,6 +226,32 @@ mod tests {
         runs.extend((edge + 1..all).map(|_| dense(1)));
         assert_eq!(dense(1).page, start + reach + 1, "unless there is no other room");
         assert_eq!(arenas.iter().count(), 1);
+    }
+
+    #[test]
+    fn an_arena_that_is_had_again_grows_as_if_it_were_new() {
+        let system = System::fresh();
+        system.set_keeps(true);
+        let arenas = Arenas::new();
+        let numbers = || {
+            let arena = arenas.iter().next().expect("an arena");
+            let Growth { reach, sparse, edge, gap, open } = &arena.growth;
+            [reach, sparse, edge, gap, open].map(|number| number.load(Ordering::Relaxed))
+        };
+        let turn = || {
+            let sparse = arenas.take_sparse_run(1).expect("memory");
+            let begun = numbers();
+            let runs = [sparse, arenas.take_run(BLOCK, 1, Fill::Any).expect("memory")];
+            let grown = (begun, numbers());
+            runs.iter().for_each(|run| arenas.give_run(run.page, run.pages));
+            arenas.abandon_free();
+            grown
+        };
+        let first = turn();
+        assert!(first.1.iter().all(|number| *number > 0), "{first:?}");
+        assert_eq!(arenas.reserved(), 0, "it was given up");
+        assert_eq!(turn(), first);
+        assert_eq!(arenas.published().count(), 1, "it is the same arena");
     }
 
     #[test]

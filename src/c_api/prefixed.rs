@@ -97,7 +97,7 @@ impl From<&Stats> for CStats {
 
 /// 0, or -1 with a line on stderr.
 fn check() -> c_int {
-    match global::verify(&mut Stats::default()) {
+    match global::asked::verify(&mut Stats::default()) {
         Ok(()) => 0,
         Err(error) => {
             os::say(format_args!("check: {error}"));

@@ -29,7 +29,7 @@ use crate::os::{self, Registers};
 use core::fmt;
 use core::ops::Range;
 use reach::{For, Listed, Reach};
-use table::{Memory, Table};
+pub(crate) use table::{Memory, Table};
 
 /// Why it cannot be said what has leaked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

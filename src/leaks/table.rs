@@ -1,4 +1,4 @@
-//! Tables of a search: arrays of words in memory of their own, which costs nothing until it is written and goes back at the
+//! Tables of a search, or a walk: arrays of words in memory of their own, which costs nothing until it is written and goes back at the
 //! end.
 //!
 //! Nothing here can panic, and each thing is there once: the code is in every program, and few ever ask for it.
@@ -13,7 +13,7 @@ const WORD: usize = size_of::<usize>();
 
 /// What tables are cut from: zeros at first. Given back by [`release`](Self::release) alone.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     at: usize,
     words: usize,
     cut: usize,
@@ -22,13 +22,13 @@ pub(super) struct Memory {
 impl Memory {
     /// `None`: the system has none.
     #[inline(never)]
-    pub(super) fn new(words: usize) -> Option<Self> {
+    pub(crate) fn new(words: usize) -> Option<Self> {
         Some(Self { at: os::metadata(words.max(1).checked_mul(WORD)?)?, words: words.max(1), cut: 0 })
     }
 
     /// A table of so many items of `N` words, if there are as many left.
     #[inline(never)]
-    pub(super) fn cut<const N: usize>(&mut self, items: usize) -> Table<N> {
+    pub(crate) fn cut<const N: usize>(&mut self, items: usize) -> Table<N> {
         let room = items.min((self.words - self.cut) / N);
         let at = self.at + self.cut * WORD;
         self.cut += room * N;
@@ -48,14 +48,14 @@ impl Memory {
 
     /// Gives it back. Tables that were cut from it are used no more.
     #[inline(never)]
-    pub(super) fn release(self) {
+    pub(crate) fn release(self) {
         os::release_metadata(self.at, self.words * WORD);
     }
 }
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Table<const N: usize> {
+pub(crate) struct Table<const N: usize> {
     at: usize,
     room: usize,
     used: usize,
@@ -67,7 +67,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// Whether there was room.
-    pub(super) fn push(&mut self, item: [usize; N]) -> bool {
+    pub(crate) fn push(&mut self, item: [usize; N]) -> bool {
         let fits = self.used < self.room;
         if fits {
             // SAFETY: inside the memory, which is aligned to an OS page, and this table's alone.
@@ -89,7 +89,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// The items, to be written to.
-    pub(super) fn all(&mut self) -> &mut [[usize; N]] {
+    pub(crate) fn all(&mut self) -> &mut [[usize; N]] {
         // SAFETY: the first `used` are written, and this table's alone.
         unsafe { core::slice::from_raw_parts_mut(self.items(), self.used) }
     }

@@ -149,9 +149,7 @@ impl Sampler {
         self.mean.set(mean.clamp(1, MEAN_MAX));
         self.seed.set(seed);
         self.missed.set(0);
-        // No read-modify-write: two that restart at once may begin one run. What they take out is taken out by exchange.
-        let run = self.run.load(Ordering::Relaxed).wrapping_add(1);
-        self.run.store(run, Ordering::Relaxed);
+        let run = self.run.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         self.sites.iter().for_each(Site::restart);
         for sample in self.samples.iter() {
             let address = sample.address.load(Ordering::Relaxed);

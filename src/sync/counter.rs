@@ -52,4 +52,9 @@ impl Quiet {
     pub(crate) fn set(&self, value: u32) {
         self.0.store(value, Ordering::Relaxed);
     }
+
+    /// Makes it at least that, whoever else does.
+    pub(crate) fn raise(&self, least: u32) {
+        self.0.fetch_max(least, Ordering::Relaxed);
+    }
 }
