@@ -349,6 +349,35 @@ const MODELS: &[Model] = &[
     model!(modes::two_remove, "modes/index.rs", None, [("stores", Fault::IndexStore, "one has removed it")]),
     model!(modes::two_end, "modes/record.rs", None, [("stores", Fault::EndStore, "one has freed it")]),
     model!(
+        modes::end_against_resize,
+        "modes/record.rs modes/resize.rs modes/mod.rs",
+        Some(3),
+        [
+            ("stores", Fault::ResizeStore, "it ends with the size that it has"),
+            ("early", Fault::SizeEarly, "it ends with the size that it has"),
+            ("unnamed", Fault::HeldRelaxed, "it ends with the size that it has"),
+            ("relaxed", Fault::ResizeRelaxed, "it ends with the size that it has")
+        ]
+    ),
+    model!(
+        modes::two_resize,
+        "modes/record.rs modes/resize.rs",
+        Some(2),
+        [("stores", Fault::ResizeStore, "each goes on from the other")]
+    ),
+    model!(
+        modes::walk_against_resize,
+        "modes/record.rs modes/resize.rs modes/mod.rs",
+        Some(3),
+        [("once", Fault::ReadOnce, "what lives throughout is walked over")]
+    ),
+    model!(
+        modes::two_end_what_is_left,
+        "modes/record.rs modes/resize.rs modes/mod.rs",
+        Some(1),
+        [("stores", Fault::EndStore, "one has freed it")]
+    ),
+    model!(
         modes::two_make_places,
         "modes/places.rs",
         Some(3),

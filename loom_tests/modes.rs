@@ -2,7 +2,7 @@
 
 use super::spawn;
 use crate::config::PAGE;
-use crate::modes::{Birth, Ids, Index, Of, Place, Places, Record, Tracker};
+use crate::modes::{Birth, Ids, Index, Misuse, Of, Place, Places, Record, Tracker};
 use crate::os::fake;
 use crate::slab::Slab;
 use crate::sync::{Ordering, Slot};
@@ -90,6 +90,82 @@ pub fn two_end() {
     let index = record.index();
     let other = spawn(&records, move |records| records.get(index).end(1, 2, 3));
     let mine = record.end(1, 3, 4);
+    assert!(mine != other.join(), "one has freed it");
+}
+
+/// What has become of an allocation of 10 bytes that is made one of 20 where it is: whether it was, by the caller.
+fn resize(tracker: &Tracker, resizer: u32) -> bool {
+    match tracker.resize(place(1), None, resizer) {
+        Ok(held) => {
+            assert_eq!(held.was.size, 10, "one at a time has it");
+            held.to(20, 16);
+            held.end();
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// One frees an allocation while another resizes it: one comes first, and a free in the middle is told so.
+pub fn end_against_resize() {
+    let tracker = Rc::new(Tracker::new());
+    assert_eq!(tracker.begin(&Lot::new(), place(1), birth(10)), Some(1), "the first ID");
+    let other = spawn(&tracker, |tracker| resize(tracker, fake::thread_id()));
+    let ended = tracker.end(place(1), None, 2, 5);
+    let resized = other.join();
+    match ended {
+        Ok(ended) => assert_eq!(ended.size, if resized { 20 } else { 10 }, "it ends with the size that it has"),
+        Err(Misuse::Resized(seen)) => assert!(resized && seen.id == 1, "it is told who has it"),
+        Err(misuse) => std::panic!("a free that is not told what it is: {misuse:?}"),
+    }
+    let left = tracker.find(place(1)).expect("a record");
+    assert!(left.is_live == ended.is_err() && !left.is_resized, "nobody has it any more");
+}
+
+/// Two resize an allocation at the same time, and it is freed behind them.
+pub fn two_resize() {
+    let tracker = Rc::new(Tracker::new());
+    assert_eq!(tracker.begin(&Lot::new(), place(1), birth(10)), Some(1), "the first ID");
+    let step = |tracker: &Tracker| match tracker.resize(place(1), None, fake::thread_id()) {
+        Ok(held) => {
+            let to = held.was.size + 10;
+            held.to(to, 8);
+            held.end();
+            1
+        }
+        Err(_) => 0,
+    };
+    let other = spawn(&tracker, move |tracker| step(tracker));
+    let done = step(&tracker) + other.join();
+    assert!(done > 0, "one has resized it");
+    let ended = tracker.end(place(1), None, 1, 1).expect("live");
+    assert_eq!(ended.size, 10 + 10 * done, "each goes on from the other");
+}
+
+/// One resizes an allocation while another walks over all that live: it is there, with one of both sizes.
+pub fn walk_against_resize() {
+    let tracker = Rc::new(Tracker::new());
+    assert_eq!(tracker.begin(&Lot::new(), place(1), birth(10)), Some(1), "the first ID");
+    let other = spawn(&tracker, |tracker| resize(tracker, fake::thread_id()));
+    let mut walked = 0;
+    tracker.walk(|seen| {
+        assert!(matches!((seen.size, seen.align), (10 | 20, 8 | 16)), "a size that it never had: {seen:?}");
+        walked += 1;
+    });
+    assert_eq!(walked, 1, "what lives throughout is walked over");
+    assert!(other.join(), "nobody else has it");
+    assert_eq!(tracker.usable_size(place(1)), Some(20), "it has the new size");
+}
+
+/// A thread vanishes in the middle of a resize, and two free what it has left.
+pub fn two_end_what_is_left() {
+    let tracker = Rc::new(Tracker::new());
+    assert_eq!(tracker.begin(&Lot::new(), place(1), birth(10)), Some(1), "the first ID");
+    // The fake system's threads before the caller's are no more.
+    let _vanished = tracker.resize(place(1), None, 0).expect("live");
+    let end = |tracker: &Tracker| tracker.end(place(1), None, 1, 1).is_ok();
+    let other = spawn(&tracker, move |tracker| end(tracker));
+    let mine = end(&tracker);
     assert!(mine != other.join(), "one has freed it");
 }
 

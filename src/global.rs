@@ -376,7 +376,7 @@ pub(crate) fn is_plain() -> bool {
 }
 
 /// Whether there may be allocations without a record.
-fn is_late() -> bool {
+pub(crate) fn is_late() -> bool {
     MODE.load(Ordering::Relaxed) & LATE != 0
 }
 

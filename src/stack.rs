@@ -102,3 +102,55 @@ impl Stack {
         at == NONE
     }
 }
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests {
+    use super::*;
+    use crate::log::{self, Log};
+    use crate::os::{fake, thread_id};
+    use crate::sync::stepped::interrupted;
+    use std::format;
+    use std::vec::Vec;
+
+    struct Links([AtomicU32; 5]);
+
+    impl Nodes for Links {
+        fn link(&self, index: Index) -> &AtomicU32 {
+            &self.0[index as usize]
+        }
+    }
+
+    /// Another thread comes between the look at the head and the exchange, or before both: the exchange fails or it does not,
+    /// which is told, and in the end both have done what they wanted.
+    fn raced(step: u64, pops: bool) -> usize {
+        let system = fake::System::fresh();
+        let links = Links([const { AtomicU32::new(NONE) }; 5]);
+        let stack = Stack::new();
+        // The first weak exchange of a thread fails for no reason here, and the next six do not.
+        [1, 2].iter().for_each(|index| stack.push(&links, *index));
+        let line = format!("[{}] pool   an exchange failed, since another thread was first: tried again", thread_id());
+        assert_eq!(system.said(), [line.as_str()]);
+        let mut popped = None;
+        let mut other = || stack.push(&links, 4);
+        interrupted(step, &mut other, || if pops { popped = stack.pop(&links) } else { stack.push(&links, 3) });
+        let mut left = Vec::new();
+        assert!(stack.walk(&links, 9, |index| left.push(index)));
+        let expected: &[Index] = if pops { &[2, 1] } else { &[3, 4, 2, 1] };
+        assert_eq!((popped, left.as_slice()), (pops.then_some(4), expected));
+        let told = system.said();
+        assert!(told.iter().all(|said| *said == line), "{told:?}");
+        told.len()
+    }
+
+    #[test]
+    fn a_lost_exchange_is_told_and_tried_again() {
+        log::set(Log::Pool);
+        for (pops, step, lines) in
+            [(false, 0, 0), (false, 1, 1), (false, 2, 1), (true, 0, 0), (true, 1, 1), (true, 2, 1)]
+        {
+            let told = std::thread::spawn(move || raced(step, pops)).join().expect("no panic");
+            assert_eq!(told, lines, "at step {step}, pops: {pops}");
+        }
+        log::set(Log::Off);
+    }
+}

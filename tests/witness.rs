@@ -105,6 +105,39 @@ fn a_wrong_free_is_heard_of_and_changes_nothing() {
     }
 }
 
+/// Without records: what no cache has any more, and what was never the heap's.
+#[test]
+fn a_heap_without_records_is_heard_of_as_far_as_it_sees() {
+    let heap = heap(Mode::Fast, 0);
+    for size in SIZES {
+        let [live, freed] = [take(&heap, size), take(&heap, size)];
+        // SAFETY: live, and of that size.
+        unsafe { live.write_bytes(7, size) };
+        give(&heap, freed, size);
+        heap.flush_thread();
+        assert_eq!(heard(), [""; 0]);
+        let kept = heap.stats().allocations;
+        let wild = [8, 0x1234_5678_9000, (&raw const size).addr(), (&raw const SIZE).addr()].map(address);
+        // SAFETY: inside of it.
+        let inside = unsafe { live.add(8) };
+        for at in wild.into_iter().chain([freed, inside]) {
+            give(&heap, at, size);
+            one(&["free of 0x", if wild.contains(&at) { "is not an allocation of Millpond's" } else { "of 0x" }]);
+            // SAFETY: none: the misuse under test.
+            assert!(unsafe { heap.realloc(at, layout(size), size + 1) }.is_err());
+            one(&["realloc of 0x"]);
+        }
+        assert_eq!(heap.stats().allocations, kept);
+        // SAFETY: live still.
+        assert!((0..size).all(|at| unsafe { live.add(at).read() } == 7));
+        give(&heap, live, size);
+        assert_eq!(heard(), [""; 0]);
+    }
+    heap.trim();
+    let stats = heap.check().expect("sound");
+    assert_eq!((stats.live, stats.allocations), (0, stats.deallocations));
+}
+
 static SIZE: usize = 1;
 
 #[test]

@@ -99,18 +99,8 @@ unsafe fn realloc(heap: &Heap, ptr: Memory, size: usize) -> Memory {
         unsafe { free(heap, ptr) };
         return null_mut();
     }
-    let Some(usable) = heap.usable_size(ptr) else {
-        os::die(format_args!("realloc of {ptr:p}, where no allocation of the heap begins"))
-    };
-    let target = malloc(heap, size);
-    if !target.is_null() {
-        // SAFETY: two allocations of at least that many bytes; the old one is the caller's, and freed once.
-        unsafe {
-            ptr::copy_nonoverlapping(ptr, target, usable.min(size));
-            heap.free_at(old);
-        }
-    }
-    target
+    // SAFETY: the caller's.
+    served(layout(size).and_then(|layout| unsafe { heap.realloc_at(old, layout) }.ok()))
 }
 
 fn id(heap: &Heap, ptr: *const u8) -> i64 {

@@ -259,7 +259,12 @@ pub(super) unsafe fn realloc(ptr: *mut u8, size: usize) -> *mut u8 {
 #[inline(never)]
 unsafe fn realloc_watched(ptr: *mut u8, size: usize, old: Option<usize>, new: Option<usize>) -> *mut u8 {
     let frame = os::frame();
-    if let Some(resized) = doors::resize(frame, ptr, old, new, size, 1) {
+    // Before anything is read from there.
+    if global::tracked().is_some_and(|tracked| !tracked.can_be_resized(ptr.expose_provenance(), global::is_late())) {
+        return null_mut();
+    }
+    let align = new.map_or(1, |_| align_in_c(size));
+    if let Some(resized) = doors::resize(frame, ptr, None, [old, new], size, align) {
         return resized;
     }
     let take = |size| {

@@ -1,12 +1,11 @@
 //! Where calls come in that the fast path does not serve: a bin that has missed, what is larger than all classes, and each
 //! call while a mode is on or calls are watched.
 
-use super::{HEAP, Millpond, configure, is_late, mode, own_cache, thread, tracked, tracked_by};
+use super::{HEAP, Millpond, configure, is_late, own_cache, thread, tracked, tracked_by};
 use super::{tally, watch};
 use crate::arena::Fill;
 use crate::heap::Tracked;
 use crate::os;
-use crate::report::Mode;
 use crate::size_class;
 use crate::times::Call;
 use core::alloc::{GlobalAlloc, Layout};
@@ -139,7 +138,7 @@ pub(super) unsafe fn realloc_watched(ptr: *mut u8, layout: Layout, new_size: usi
         return ptr::null_mut();
     }
     let (old, new) = (size_class::place_of(size, align), size_class::place_of(new_size, align));
-    if let Some(resized) = resize(frame, ptr, old, new, new_size, align) {
+    if let Some(resized) = resize(frame, ptr, Some((size, align)), [old, new], new_size, align) {
         return resized;
     }
     let target = match new {
@@ -156,17 +155,20 @@ pub(super) unsafe fn realloc_watched(ptr: *mut u8, layout: Layout, new_size: usi
     target
 }
 
-/// Resizes an allocation of the default mode without copying, if that can be done, from the place of one class, or none, to
-/// another, for whoever called the function with this frame.
+/// Resizes an allocation without copying, if that can be done, from the place of one class, or none, to another, for whoever
+/// called the function with this frame; of that size and alignment before, if the caller says so.
 pub(crate) fn resize(
     frame: usize,
     ptr: *mut u8,
-    old: Option<usize>,
-    new: Option<usize>,
+    layout: Option<(usize, usize)>,
+    [old, new]: [Option<usize>; 2],
     size: usize,
     align: usize,
 ) -> Option<*mut u8> {
-    if mode() != Mode::Fast || old.is_some() != new.is_some() {
+    if let Some(tracked) = tracked() {
+        return resize_tracked(&Tracked { frame, ..tracked }, ptr, layout, size, align);
+    }
+    if old.is_some() != new.is_some() {
         return None;
     }
     if old.is_some() {
@@ -177,6 +179,29 @@ pub(crate) fn resize(
     watch::sample_ends(ptr.addr());
     let resized = resize_large(ptr, size, align)?;
     watch::sampled(frame, resized, size);
+    Some(resized)
+}
+
+/// The same where there are records.
+#[cold]
+#[unsafe(link_section = ".millpond_cold")]
+fn resize_tracked(
+    tracked: &Tracked<'_>,
+    ptr: *mut u8,
+    layout: Option<(usize, usize)>,
+    size: usize,
+    align: usize,
+) -> Option<*mut u8> {
+    let class = size_class::place_of(tracked.padded(size).max(1), align).map(size_class::at_place);
+    if class.is_some() {
+        // As in the default mode: what is sampled keeps the size that it had.
+        return Some(tracked.resize(ptr.expose_provenance(), layout, size, align, class)?.as_ptr());
+    }
+    watch::sample_ends(ptr.addr());
+    let before = tally::before(ptr.addr());
+    let resized = tracked.resize(ptr.expose_provenance(), layout, size, align, None)?.as_ptr();
+    tally::resized(before, resized.addr());
+    watch::sampled(tracked.frame, resized, size);
     Some(resized)
 }
 

@@ -43,7 +43,12 @@ impl Tracked<'_> {
         if self.mode != Mode::Hardened {
             return;
         }
-        self.tracker.walk(|seen| self.look_at_live(&seen, tell));
+        // What is being resized has its old canary or its new one, and is looked at when that is over.
+        self.tracker.walk(|seen| {
+            if !seen.is_resized {
+                self.look_at_live(&seen, tell);
+            }
+        });
         self.tracker.walk_recent(|address, size, is_still| self.look_at_kept(address, size, is_still, tell));
     }
 
@@ -83,9 +88,10 @@ impl Tracked<'_> {
         Some(first * size_of::<u64>() + byte)
     }
 
-    /// Whether an allocation is live still.
+    /// Whether an allocation is live still, and was not resized meanwhile.
     fn is_same(&self, seen: &Seen) -> bool {
-        self.tracker.find(self.heap.place(seen.address)).is_some_and(|now| now.is_live && now.id == seen.id)
+        let is_same = |now: Seen| now.is_live && !now.is_resized && (now.id, now.freed_ms) == (seen.id, seen.freed_ms);
+        self.tracker.find(self.heap.place(seen.address)).is_some_and(is_same)
     }
 
     #[inline(never)]

@@ -38,6 +38,17 @@ pub(super) fn canary(address: usize, size: usize) -> [u64; WORDS] {
     [word(address).rotate_right((size % size_of::<u64>() * 8) as u32); WORDS]
 }
 
+/// Writes it.
+///
+/// # Safety
+/// So many bytes behind it are the allocation's too.
+#[inline]
+pub(super) unsafe fn set_canary(address: usize, size: usize) {
+    let at = with_exposed_provenance_mut::<[u64; WORDS]>(address + size);
+    // SAFETY: the caller's word.
+    unsafe { at.write_unaligned(canary(address, size)) };
+}
+
 /// The edge of a chunk, by its address.
 #[derive(Clone, Copy)]
 struct Edge {
@@ -93,7 +104,7 @@ impl Tracked<'_> {
             }
         }
         // SAFETY: bytes of the allocation, behind those that the program asked for.
-        unsafe { with_exposed_provenance_mut::<[u64; WORDS]>(address + size).write_unaligned(canary(address, size)) };
+        unsafe { set_canary(address, size) };
     }
 
     /// Writes the edge of a chunk that is about to be live.

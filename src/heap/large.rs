@@ -241,6 +241,45 @@ impl Heap {
         NonNull::new(with_exposed_provenance_mut(address))
     }
 
+    /// Whether [`resize_here`](Self::resize_here) is for an allocation of this size: not where it comes to be so much smaller
+    /// that it had better move. For what is live, and has pages of its own.
+    pub(super) fn is_resized_here(&self, address: usize, size: usize) -> bool {
+        let is_huge = self.spans.page_map.get(address).is_some_and(|head| head.kind() == HUGE);
+        size < 1 << ADDRESS_BITS && !(is_huge && size < HUGE_MIN / 2)
+    }
+
+    /// The same as [`resize_large`](Self::resize_large), at the same address. False: all is as it was.
+    #[cold]
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(super) fn resize_here(&self, thread: Index, address: usize, size: usize) -> bool {
+        let bytes = size.next_multiple_of(PAGE);
+        let head = self.spans.page_map.get(address);
+        if self.usable_size(address) == Some(bytes) {
+            return true;
+        }
+        match head {
+            // SAFETY: a head of this kind is that of a large node.
+            Some(head) if head.kind() == HUGE => self.resize_huge_here(unsafe { head.node() }, bytes),
+            _ => self.resize_large(thread, address, size, PAGE).is_some(),
+        }
+    }
+
+    fn resize_huge_here(&self, node: &Large, new: usize) -> bool {
+        let (budget, from, old) = (self.spans.arenas.budget(), node.head.start(), node.bytes());
+        if new > old && !budget.charge((new - old) / PAGE) {
+            return false;
+        }
+        // Never more than is mapped, should the caller vanish in between.
+        node.set_bytes(old.min(new));
+        let end = if os::resize(from, old, new) { new } else { old };
+        node.set_bytes(end);
+        budget.discharge((old.max(new) - end) / PAGE);
+        self.huge.fetch_add(end.wrapping_sub(old), Ordering::Relaxed);
+        self.advise(from, end);
+        end == new
+    }
+
     fn resize_huge(&self, node: &Large, old: usize, new: usize, align: usize) -> Option<NonNull<u8>> {
         let budget = self.spans.arenas.budget();
         if new > old && !budget.charge((new - old) / PAGE) {

@@ -16,6 +16,7 @@ mod large;
 mod lease;
 mod lookup;
 mod repair;
+mod resize;
 mod shelf;
 mod stats;
 #[cfg(all(test, not(millpond_loom)))]

@@ -212,7 +212,7 @@ impl Tracked<'_> {
         let ended = match self.tracker.end_of(record, place, layout, thread, os::coarse_ms()) {
             Ok(ended) => ended,
             Err(Misuse::Unknown) if late && self.heap.usable_size(address).is_some() => return self.give(address),
-            Err(misuse) => return self.accuse(address, layout, misuse),
+            Err(misuse) => return self.accuse("free", address, layout, misuse),
         };
         if self.tracker.depth() > 0 {
             self.trace_free(place);
@@ -366,7 +366,7 @@ impl Tracked<'_> {
 
     #[cold]
     #[unsafe(link_section = ".millpond_cold")]
-    fn accuse(&self, address: usize, layout: Option<(usize, usize)>, misuse: Misuse) {
+    pub(super) fn accuse(&self, verb: &str, address: usize, layout: Option<(usize, usize)>, misuse: Misuse) {
         match misuse {
             Misuse::Double(seen) => {
                 self.tracker.witness.accuse(format_args!("double free of {address:#x}: {}", Known(&seen, self.tracker)))
@@ -378,7 +378,13 @@ impl Tracked<'_> {
                     "free of {address:#x} with a size that is not its own, {size} bytes aligned to {align}: {known}"
                 ))
             }
-            Misuse::Unknown => self.accuse_of_unknown("free", address),
+            Misuse::Resized(seen) => {
+                let (by, known) = (seen.freed_by, Known(&seen, self.tracker));
+                self.tracker
+                    .witness
+                    .accuse(format_args!("{verb} of {address:#x}, which thread {by} is resizing: {known}"))
+            }
+            Misuse::Unknown => self.accuse_of_unknown(verb, address),
         }
     }
 
@@ -387,6 +393,9 @@ impl Tracked<'_> {
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn can_be_resized(&self, address: usize, late: bool) -> bool {
         let place = self.heap.place(address);
+        if self.is_being_resized(address) {
+            return false;
+        }
         let is_live = self.tracker.usable_size(place).is_some()
             || late && self.tracker.find(place).is_none() && self.heap.usable_size(address).is_some();
         if !is_live {
@@ -409,7 +418,7 @@ impl Tracked<'_> {
     }
 
     #[unsafe(link_section = ".millpond_cold")]
-    fn accuse_of_unknown(&self, verb: &str, address: usize) {
+    pub(crate) fn accuse_of_unknown(&self, verb: &str, address: usize) {
         if let Some(seen) = self.around(address) {
             let (into, known) = (address.wrapping_sub(seen.address), Known(&seen, self.tracker));
             let start = seen.address;

@@ -227,11 +227,14 @@ impl<'a> HeapBuilder<'a> {
         self
     }
 
-    /// Has `hear` called with the line that names each misuse, instead of ending the process, where the heap keeps records: for
-    /// tests. What was to be freed wrongly is left as it is, and the call returns; what was written to where nobody may is
-    /// freed. Lines end after 1 KiB. `hear` may allocate and free, and panic: then what was in hand stays out of use.
+    /// Has `hear` called with the line that names each misuse, instead of ending the process: for tests. What was to be freed
+    /// wrongly is left as it is, and the call returns; what was written to where nobody may is freed. Lines end after 1 KiB.
+    /// `hear` may allocate and free, and panic: then what was in hand stays out of use.
     ///
-    /// Accesses that fault are not heard of, nor what a heap without records notices.
+    /// A heap without records looks at each address that it is given then, as it does not otherwise: what is none of its own,
+    /// where no chunk begins, and what has been freed and lies no more in a thread's cache is heard of. A chunk that is freed
+    /// twice while it lies there is seen when that cache goes back to the spans, by whoever frees then: too late to leave
+    /// anything as it was, so that ends the process still. Accesses that fault are not heard of either.
     ///
     /// ```should_panic
     /// use core::alloc::Layout;
@@ -294,7 +297,8 @@ impl<'a> HeapBuilder<'a> {
                 (*inner).tracker.guard(self.guard);
                 (*inner).tracker.witness.set(self.on_misuse);
                 (*inner).tracker.quarantine.set(self.quarantine, self.freed);
-                (&raw mut (*inner).plain).write(self.mode == Mode::Fast && !self.timing && !self.profiled);
+                let is_watched = self.mode != Mode::Fast || self.timing || self.profiled || self.on_misuse.is_some();
+                (&raw mut (*inner).plain).write(!is_watched);
                 (&raw mut (*inner).timed).write(self.timing);
                 (&raw mut (*inner).profiled).write(self.profiled);
                 (&raw mut (*inner).capacity).write(capacity.unwrap_or(0) * PAGE);

@@ -12,6 +12,7 @@ mod builder;
 mod collections;
 mod known;
 mod report;
+mod resize;
 mod watched;
 
 pub use builder::{BuildError, HeapBuilder, PoolTable};
@@ -364,69 +365,16 @@ impl Heap {
         }
     }
 
-    /// Whether it can only be the fallback's, where there are records: of the heap's own nothing is known there.
+    /// Whether it can only be the fallback's: where there are records, of the heap's own nothing is known there.
     fn is_of_fallback(&self, ptr: NonNull<u8>) -> bool {
         let inner = self.inner();
         let place = inner.core.place(ptr.addr().get());
-        inner.fallback.is_some() && self.is_foreign(ptr) && inner.tracker.find(place).is_none()
+        let is_known = || inner.mode != Mode::Fast && inner.tracker.find(place).is_some();
+        inner.fallback.is_some() && self.is_foreign(ptr) && !is_known()
     }
 
     fn is_foreign(&self, ptr: NonNull<u8>) -> bool {
         self.inner().core.spans.page_map.get(ptr.addr().get()).is_none()
-    }
-
-    /// Makes an allocation one of `new_size` bytes with the same alignment, in place if that can be.
-    ///
-    /// # Errors
-    /// As [`alloc`](Self::alloc): then the allocation is as it was.
-    ///
-    /// # Safety
-    /// As [`free`](Self::free); if it succeeds, only the returned address may be used. `new_size`, rounded up to the
-    /// alignment, must not overflow an `isize`.
-    #[inline(never)]
-    pub unsafe fn realloc(&self, ptr: NonNull<u8>, layout: Layout, new_size: usize) -> Result<NonNull<u8>, AllocError> {
-        let frame = os::frame();
-        let inner = self.inner();
-        // SAFETY: the caller's word.
-        let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-        let address = ptr.as_ptr().expose_provenance();
-        let class = inner.core.spans.page_map.noted(address);
-        if inner.mode != Mode::Fast && !self.is_of_fallback(ptr) {
-            // Moved, so that it has a record of its own; but nothing is read where nothing is live.
-            if !(Tracked { frame, ..self.tracked() }).can_be_resized(address, false) {
-                return Err(AllocError);
-            }
-        } else if class != 0 {
-            if inner.class_of(new) == Some(size_class::at_place(class as usize - 1)) {
-                return Ok(ptr);
-            }
-        } else if !self.is_foreign(ptr) {
-            // SAFETY: the page map names it, and it is live.
-            let served = inner.class_of(new).is_some();
-            // It may move: to a profile it is freed, and another allocated.
-            self.end_sample(ptr);
-            let resized =
-                if served { None } else { inner.core.resize_large(self.index(), address, new_size, layout.align()) };
-            if let Some(resized) = resized {
-                self.sample(frame, resized, new_size);
-                return Ok(resized);
-            }
-        } else if let Some(fallback) = inner.fallback {
-            let new = unempty(new);
-            self.end_sample(ptr);
-            // SAFETY: the caller's word: it is the fallback's.
-            let at = unsafe { fallback.realloc(ptr.as_ptr(), unempty(layout), new.size()) };
-            let at = self.of_fallback(at)?;
-            self.sample(frame, at, new_size);
-            return Ok(at);
-        }
-        let target = self.alloc(new)?;
-        // SAFETY: two allocations of at least that many bytes; the old one is the caller's, and freed once.
-        unsafe {
-            target.copy_from_nonoverlapping(ptr, layout.size().min(new_size));
-            self.free(ptr, layout);
-        }
-        Ok(target)
     }
 
     /// Gives all that is free back to the system, from any thread: what [`trim`](crate::trim) gives back of the global

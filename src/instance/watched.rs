@@ -29,6 +29,18 @@ impl Heap {
         at
     }
 
+    /// Whether nothing that is allocated, as far as can be seen without records, begins there: tells so, and ends the process
+    /// but for a witness.
+    #[cold]
+    pub(super) fn is_misused(&self, verb: &str, ptr: NonNull<u8>) -> bool {
+        let (inner, address) = (self.inner(), ptr.addr().get());
+        let is_known = inner.core.usable_size(address).is_some() || inner.fallback.is_some() && self.is_foreign(ptr);
+        if !is_known {
+            self.tracked().accuse_of_unknown(verb, address);
+        }
+        !is_known
+    }
+
     /// The caller of the function with this frame has been given an allocation.
     pub(super) fn sample(&self, frame: usize, at: NonNull<u8>, size: usize) {
         if self.inner().profiled {
@@ -79,7 +91,7 @@ impl Heap {
         unsafe {
             if self.inner().mode != Mode::Fast {
                 self.free_tracked(frame, ptr, layout);
-            } else {
+            } else if !(self.inner().tracker.witness.hears() && self.is_misused("free", ptr)) {
                 self.free_plain(ptr, layout);
             }
         }

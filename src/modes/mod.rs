@@ -9,6 +9,7 @@
 //! |---|---|
 //! | begin: where the place has its record, the thread its lot of IDs | none: the chunk is the caller's, and so is its record |
 //! | end | one exchange, by which exactly one frees |
+//! | resize in place | two, by which it is one thread's meanwhile: see `resize` |
 //! | what is freed is kept back (hardened) | two: a place in the queue, an exchange with what is there |
 //!
 //! Invariant, at rest: each live record is named by the word of its address, and by the slot of its ID.
@@ -18,6 +19,7 @@ mod index;
 mod places;
 mod quarantine;
 mod record;
+mod resize;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
 mod witness;
@@ -27,6 +29,7 @@ pub(crate) use index::Index;
 pub(crate) use places::{Place, Places};
 pub(crate) use quarantine::{JUNK, Quarantine};
 pub(crate) use record::{Birth, Ended, Of, Record, Seen};
+pub(crate) use resize::Resizing;
 pub(crate) use witness::{Hear, Witness};
 
 use crate::config::{ADDRESS_BITS, CALLERS, GUARDED, KEPT_FIRSTS, KEPT_MAX, KEPT_RUNS, RECENT};
@@ -90,6 +93,8 @@ pub(crate) enum Misuse {
     Double(Seen),
     /// It was allocated with another size or alignment.
     Layout(Seen),
+    /// Another thread is resizing it, as the record says.
+    Resized(Seen),
     /// Nothing is known of an allocation there.
     Unknown,
 }
@@ -239,9 +244,10 @@ impl Tracker {
         now: u64,
     ) -> Result<Ended, Misuse> {
         // What went wrong is found out by those who look again.
-        record
-            .and_then(|record| self.try_end(record, place, layout, thread, now))
-            .ok_or_else(|| self.why_not(place, layout))
+        match record.and_then(|record| self.try_end(record, place, layout, thread, now)) {
+            Some(ended) => Ok(ended),
+            None => self.end_again(place, layout, thread, now),
+        }
     }
 
     /// The same, of a place whose record nobody has asked for yet.
@@ -271,7 +277,33 @@ impl Tracker {
             return None;
         }
         self.ids.end(ended.id, block);
-        Some(ended)
+        // The ID outlives a resize: it may be another size by now.
+        let size = if planted(Fault::SizeEarly) { ended.size } else { record.size() };
+        Some(Ended { size, ..ended })
+    }
+
+    /// The same once more, where it could not be done: whatever went before, somebody else may have freed it just now, or have
+    /// ended its resize, or have vanished in one.
+    #[cold]
+    #[unsafe(link_section = ".millpond_cold")]
+    #[inline(never)]
+    fn end_again(&self, place: Place, layout: Option<(usize, usize)>, thread: u32, now: u64) -> Result<Ended, Misuse> {
+        while let Some(record) = self.at(place) {
+            if let Some((ended, align, _)) = record.live_at(place.address) {
+                if layout.is_some_and(|layout| !ended.has(align, layout)) {
+                    return Err(self.find(place).map_or(Misuse::Unknown, Misuse::Layout));
+                }
+                if let Some(ended) = self.try_end(record, place, layout, thread, now) {
+                    return Ok(ended);
+                }
+            } else if let Some(seen) = self.resized_at(place) {
+                return Err(Misuse::Resized(seen));
+            } else if !self.find(place).is_some_and(|seen| seen.is_live) {
+                break;
+            }
+        }
+        let freed = self.find(place).filter(|seen| !seen.is_live).or_else(|| self.last_at(place.address));
+        Err(freed.map_or(Misuse::Unknown, Misuse::Double))
     }
 
     /// Forgets a free at a place that another allocator has given out since.
@@ -279,21 +311,6 @@ impl Tracker {
         if let Some(record) = self.at(place) {
             record.forget(place.address);
         }
-    }
-
-    /// Why nothing can be freed at a place with a layout; whatever went before, somebody else may have freed it just now.
-    #[cold]
-    #[unsafe(link_section = ".millpond_cold")]
-    #[inline(never)]
-    fn why_not(&self, place: Place, layout: Option<(usize, usize)>) -> Misuse {
-        let live = self.at(place).and_then(|record| record.live_at(place.address));
-        if let (Some((ended, align, _)), Some(layout)) = (live, layout) {
-            if !ended.has(align, layout) {
-                return self.find(place).map_or(Misuse::Unknown, Misuse::Layout);
-            }
-        }
-        let freed = self.find(place).filter(|seen| !seen.is_live).or_else(|| self.last_at(place.address));
-        freed.map_or(Misuse::Unknown, Misuse::Double)
     }
 
     /// The last free at an address whose page has other chunks, or none, since. Linear in the records: for a last word.

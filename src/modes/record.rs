@@ -4,10 +4,12 @@
 //! |---|---|
 //! | none | the slab, or the thread that is writing it |
 //! | live | the program: who frees it moves it on, by one exchange |
+//! | resized | who resizes it where it is, by one exchange: for all others it is live, with its old size or its new one |
 //! | freed | whoever has the chunk: the queue of recent frees, the allocator, and then the next allocation there |
 //!
 //! State and ID are one word, written last and read first and last again: a reader that finds the same word twice has read
-//! one allocation's record (a sequence lock, without a writer that anybody waits for). A record stays with the place at
+//! one allocation's record (a sequence lock, without a writer that anybody waits for). A resize keeps the ID and changes
+//! words that are right each by itself, so that it leaves nothing to be read in halves, wherever it stops. A record stays with the place at
 //! which its allocations begin. It has one cache line to itself: what an allocation and its free touch of it is one miss
 //! each. Behind it are the addresses of those who called for it and who freed it, where that is asked for.
 
@@ -17,8 +19,10 @@ use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
 use crate::tagged::{Index, NONE};
 use core::ptr::with_exposed_provenance;
 
+/// The bit that all live states have.
 const LIVE: u64 = 1;
 const FREED: u64 = 2;
+const RESIZED: u64 = 3;
 const STATE: u64 = 3;
 
 /// Where in a word with an address in it something else begins.
@@ -38,8 +42,10 @@ pub(crate) struct Record {
     /// The block of the ID; in a record that nobody has, what links it in the slab.
     block: AtomicU32,
     thread: AtomicU32,
+    /// Who freed it; while it is resized, who does that.
     freed_by: AtomicU32,
     born_ms: AtomicU64,
+    /// When it was freed; as long as it lives a number that each resize changes.
     freed_ms: AtomicU64,
     /// Where the tag is, and above it how long.
     tag: AtomicU64,
@@ -89,6 +95,8 @@ pub(crate) struct Seen {
     pub(crate) index: Index,
     pub(crate) id: u64,
     pub(crate) is_live: bool,
+    /// Live, and somebody has it in hand to change its size.
+    pub(crate) is_resized: bool,
     pub(crate) address: usize,
     pub(crate) size: usize,
     pub(crate) align: usize,
@@ -161,7 +169,7 @@ impl Record {
     /// the caller's hand.
     pub(crate) fn left_over(&self) -> Option<(u64, Index)> {
         let word = self.word.load(Ordering::Relaxed);
-        (word & STATE == LIVE).then(|| (word >> 2, self.block.load(Ordering::Relaxed)))
+        (word & LIVE != 0).then(|| (word >> 2, self.block.load(Ordering::Relaxed)))
     }
 
     fn address(&self, order: Ordering) -> (usize, u32) {
@@ -265,8 +273,10 @@ impl Record {
             self.word.store(id << 2 | FREED, Ordering::Relaxed);
             return was == id << 2 | LIVE;
         }
-        // Relaxed: what the caller goes on with was read with the ID, which no other allocation ever has.
-        if self.word.compare_exchange(id << 2 | LIVE, id << 2 | FREED, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+        // ORDERING: Acquire pairs with `end_resize`: the size is the last one. All else was read with the ID, which no other
+        // allocation ever has.
+        let last = if planted(Fault::ResizeRelaxed) { Ordering::Relaxed } else { Ordering::Acquire };
+        if self.word.compare_exchange(id << 2 | LIVE, id << 2 | FREED, last, Ordering::Relaxed).is_err() {
             return false;
         }
         // ORDERING: Release, as in `begin`.
@@ -276,36 +286,88 @@ impl Record {
         true
     }
 
-    /// What the record says; `None` if it is none, or changes meanwhile.
-    pub(crate) fn read(&self) -> Option<Seen> {
-        // ORDERING: Acquire pairs with `begin`; on each field, with its own store: had it been written for another
-        // allocation, the second look at the word would show it.
-        let each = Ordering::Acquire;
-        let word = self.word.load(each);
-        let tag = self.tag.load(each);
-        let (address, align) = self.address(each);
-        let seen = Seen {
-            index: self.index(),
-            id: word >> 2,
-            is_live: word & STATE == LIVE,
-            address,
-            size: self.size.load(each),
-            align: 1 << (align & (usize::BITS - 1)),
-            thread: self.thread.load(each),
-            born_ms: self.born_ms.load(each),
-            freed_by: self.freed_by.load(each),
-            freed_ms: self.freed_ms.load(each),
-            tag: "",
-        };
-        if word & STATE == 0 || self.word.load(Ordering::Relaxed) != word {
-            return None;
+    /// Takes a live record with this ID in hand to change its size. True for one caller only, and for none that frees it.
+    pub(crate) fn begin_resize(&self, id: u64, thread: u32) -> bool {
+        // ORDERING: Release on each, as in `begin`. The thread comes first, so that a child of a fork that finds the record
+        // in this state can tell that nobody is left to end it.
+        self.freed_by.store(thread, Ordering::Release);
+        let (from, to) = (id << 2 | LIVE, id << 2 | RESIZED);
+        if planted(Fault::ResizeStore) {
+            let was = self.word.load(Ordering::Acquire);
+            self.word.store(to, Ordering::Relaxed);
+            return was == from;
         }
-        let (at, len) = ((tag & LOW) as usize, (tag >> HIGH) as usize);
-        // SAFETY: both are of one allocation, as the word has shown: a tag that was given as a whole, or what comes first of
-        // it, and stays.
-        let tag = unsafe {
-            core::str::from_utf8_unchecked(core::slice::from_raw_parts(with_exposed_provenance::<u8>(at), len))
-        };
-        Some(Seen { tag, ..seen })
+        // ORDERING: Acquire pairs with `end_resize`: the size is what the last resize has made of it. Release: who finds it
+        // resized finds the thread.
+        let both = if planted(Fault::HeldRelaxed) { Ordering::Acquire } else { Ordering::AcqRel };
+        if self.word.compare_exchange(from, to, both, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        // ORDERING: as above. Before the size: who has read another number has read it before this resize.
+        self.freed_ms.store(self.freed_ms.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        true
+    }
+
+    /// Changes the size and alignment of a record that the caller has in hand.
+    pub(crate) fn resize(&self, size: usize, align: usize) {
+        let (address, _) = self.address(Ordering::Relaxed);
+        // ORDERING: Release, as in `begin`.
+        self.size.store(size, Ordering::Release);
+        self.place.store(address as u64 | (align.trailing_zeros() as u64) << HIGH, Ordering::Release);
+    }
+
+    /// Lets go of a record that is in hand for a resize: the caller's, or that of a thread that is no more.
+    pub(crate) fn end_resize(&self, id: u64) {
+        // ORDERING: Release publishes the size to who frees it next. By exchange, since two may let go of what a third has left.
+        let publish = if planted(Fault::ResizeRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+        let _ = self.word.compare_exchange(id << 2 | RESIZED, id << 2 | LIVE, publish, Ordering::Relaxed);
+    }
+
+    /// The size of an allocation that the caller has ended, or has in hand.
+    #[inline]
+    pub(crate) fn size(&self) -> usize {
+        // Relaxed: whoever moved it on has acquired it.
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// What the record says; `None` if it is none, or becomes another allocation's meanwhile.
+    pub(crate) fn read(&self) -> Option<Seen> {
+        loop {
+            // ORDERING: Acquire pairs with `begin`; on each field, with its own store: had it been written for another
+            // allocation, the second look at the word would show it.
+            let each = Ordering::Acquire;
+            let word = self.word.load(each);
+            let tag = self.tag.load(each);
+            let (address, align) = self.address(each);
+            let seen = Seen {
+                index: self.index(),
+                id: word >> 2,
+                is_live: word & LIVE != 0,
+                is_resized: word & STATE == RESIZED,
+                address,
+                size: self.size.load(each),
+                align: 1 << (align & (usize::BITS - 1)),
+                thread: self.thread.load(each),
+                born_ms: self.born_ms.load(each),
+                freed_by: self.freed_by.load(each),
+                freed_ms: self.freed_ms.load(each),
+                tag: "",
+            };
+            let again = self.word.load(Ordering::Relaxed);
+            // A resize that began or ended meanwhile: what lives throughout is not to be missed.
+            if again != word && again & word & LIVE != 0 && again >> 2 == word >> 2 && !planted(Fault::ReadOnce) {
+                continue;
+            }
+            if word & STATE == 0 || again != word {
+                return None;
+            }
+            let (at, len) = ((tag & LOW) as usize, (tag >> HIGH) as usize);
+            // SAFETY: both are of one allocation, as the word has shown: a tag that was given as a whole, or what comes first
+            // of it, and stays.
+            let tag = unsafe {
+                core::str::from_utf8_unchecked(core::slice::from_raw_parts(with_exposed_provenance::<u8>(at), len))
+            };
+            return Some(Seen { tag, ..seen });
+        }
     }
 }

@@ -105,6 +105,74 @@ fn a_double_free_is_known_whatever_became_of_the_page() {
     unsafe { tracker.dispose() };
 }
 
+/// A resize keeps the record; a free in its middle is told so, unless the thread that resizes is no more.
+#[test]
+fn a_resize_in_the_middle_is_told_of_and_one_that_was_left_is_over() {
+    let system = crate::os::fake::System::fresh();
+    let (tracker, lot) = (Tracker::new(), Lot::new());
+    let resizer = crate::os::thread_id();
+    let id = begin(&tracker, &lot, 64, 10);
+    assert_eq!(tracker.resize(place(64), Some((11, 8)), resizer).err(), Some(Misuse::Unknown), "another size");
+    let held = tracker.resize(place(64), Some((10, 8)), resizer).expect("live");
+    assert_eq!(held.was, Ended { id, address: 64, size: 10 });
+    held.to(30, 16);
+    let seen = tracker.find(place(64)).expect("live");
+    assert_eq!((seen.id, seen.size, seen.align, seen.is_live, seen.is_resized), (id, 30, 16, true, true));
+    for layout in [None, Some((10, 8)), Some((30, 16))] {
+        assert_eq!(tracker.end(place(64), layout, 2, 7), Err(Misuse::Resized(seen)));
+        assert_eq!(tracker.resize(place(64), layout, 2).err(), Some(Misuse::Resized(seen)));
+    }
+    held.end();
+    assert_eq!(tracker.find_id(id).map(|seen| (seen.size, seen.is_resized)), Some((30, false)));
+    // Here it vanishes.
+    let held = tracker.resize(place(64), None, resizer).expect("live");
+    held.to(40, 8);
+    system.end_thread(resizer);
+    assert_eq!(tracker.find(place(64)).map(|seen| (seen.id, seen.is_live, seen.size)), Some((id, true, 40)));
+    let ended = tracker.end(place(64), Some((40, 8)), 2, 7).expect("live");
+    assert_eq!(ended, Ended { id, address: 64, size: 40 });
+    assert!(matches!(tracker.end(place(64), None, 2, 7), Err(Misuse::Double(seen)) if seen.freed_by == 2));
+    // What was left is no bar to what comes there next.
+    let next = begin(&tracker, &lot, 64, 10);
+    tracker.resize(place(64), None, resizer).expect("live");
+    assert!(begin(&tracker, &lot, 64, 12) > next, "its chunk was found and handed out");
+    assert_eq!(tracker.find_id(next), None);
+    // SAFETY: used no more.
+    unsafe { tracker.dispose() };
+}
+
+/// Wherever in a resize a thread vanishes, its allocation is live, with one of both sizes, and can be freed, or resized.
+#[test]
+fn a_thread_may_vanish_anywhere_in_a_resize() {
+    for step in 0.. {
+        let system = crate::os::fake::System::fresh();
+        let (tracker, lot) = (Tracker::new(), Lot::new());
+        let id = begin(&tracker, &lot, 64, 10);
+        let resizer = crate::os::thread_id();
+        let through = crate::sync::stepped::vanishing(step, || {
+            let held = tracker.resize(place(64), None, resizer).expect("live");
+            held.to(20, 8);
+            held.end();
+        });
+        system.end_thread(resizer);
+        let seen = tracker.find(place(64)).expect("live");
+        assert!(seen.is_live && seen.id == id && matches!(seen.size, 10 | 20), "at step {step}: {seen:?}");
+        if step % 2 == 0 {
+            let held = tracker.resize(place(64), Some((seen.size, 8)), 2).expect("live");
+            assert_eq!(held.was.size, seen.size);
+            held.end();
+        }
+        let ended = tracker.end(place(64), Some((seen.size, 8)), 2, 7).expect("live");
+        assert_eq!((ended.id, ended.size), (id, seen.size), "at step {step}");
+        // SAFETY: used no more.
+        unsafe { tracker.dispose() };
+        if through.is_some() {
+            assert!(step > 10, "{step} steps");
+            break;
+        }
+    }
+}
+
 #[test]
 fn of_two_that_free_one_does() {
     for _ in 0..200 {

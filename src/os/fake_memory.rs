@@ -10,6 +10,7 @@ use crate::report::Thp;
 use core::fmt::Arguments;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::{Cell, RefCell};
+use std::string::{String, ToString};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::vec::Vec;
@@ -82,6 +83,7 @@ pub(crate) struct System {
     reserved: Mutex<Vec<Block>>,
     released: Mutex<Vec<Block>>,
     tables: Mutex<Vec<Block>>,
+    said: Mutex<Vec<String>>,
 }
 
 std::thread_local! {
@@ -115,6 +117,7 @@ impl System {
             reserved: Mutex::new(Vec::new()),
             released: Mutex::new(Vec::new()),
             tables: Mutex::new(Vec::new()),
+            said: Mutex::new(Vec::new()),
         }
     }
 
@@ -193,6 +196,11 @@ impl System {
     /// Has a thread be gone.
     pub(crate) fn end_thread(&self, id: u32) {
         self.gone.lock().unwrap().push(id);
+    }
+
+    /// What was said since the last call.
+    pub(crate) fn said(&self) -> Vec<String> {
+        core::mem::take(&mut *self.said.lock().unwrap())
     }
 
     /// Moves the clock on.
@@ -432,7 +440,9 @@ pub(crate) fn read_memory(_at: usize, _words: &mut [usize]) -> usize {
     0
 }
 
-pub(crate) fn say(_text: Arguments<'_>) {}
+pub(crate) fn say(text: Arguments<'_>) {
+    system().said.lock().unwrap().push(text.to_string());
+}
 
 pub(crate) fn say_in(_path: &core::ffi::CStr, _text: Arguments<'_>) {}
 

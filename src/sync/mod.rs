@@ -116,6 +116,16 @@ pub(crate) enum Fault {
     SiteRelaxed,
     /// A record is ended by load and store.
     EndStore,
+    /// A record is taken in hand for a resize by load and store.
+    ResizeStore,
+    /// Who resizes a record is not published with that.
+    HeldRelaxed,
+    /// A resize ends, and a free goes on from it, by relaxed exchanges.
+    ResizeRelaxed,
+    /// A free goes by the size that it has seen before.
+    SizeEarly,
+    /// Whoever reads a record does not look again when a resize began or ended.
+    ReadOnce,
     /// A bit of a bitset is set by a relaxed operation.
     BitRelaxed,
     /// A bit of a bitset is set by load and store.

@@ -1,0 +1,128 @@
+//! `realloc` of a heap: where the allocation is, as far as its class or the pages behind it allow that, else by a copy. Nothing
+//! is read where nothing is live, as far as that can be seen.
+
+use super::{AllocError, Heap, unempty};
+use crate::heap::Tracked;
+use crate::os;
+use crate::report::Mode;
+use crate::size_class;
+use core::alloc::Layout;
+use core::ptr::{NonNull, with_exposed_provenance_mut};
+
+impl Heap {
+    /// Makes an allocation one of `new_size` bytes with the same alignment, in place if that can be: then it keeps its ID, and all
+    /// that its record says but the size. In the mode [`Mode::Hardened`] what lies in a chunk always moves, to another ID.
+    ///
+    /// # Errors
+    /// As [`alloc`](Self::alloc): then the allocation is as it was.
+    ///
+    /// # Safety
+    /// As [`free`](Self::free); if it succeeds, only the returned address may be used. `new_size`, rounded up to the
+    /// alignment, must not overflow an `isize`.
+    #[inline(never)]
+    pub unsafe fn realloc(&self, ptr: NonNull<u8>, layout: Layout, new_size: usize) -> Result<NonNull<u8>, AllocError> {
+        let frame = os::frame();
+        // SAFETY: the caller's word.
+        let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        if let Some(fallback) = self.inner().fallback.filter(|_| self.is_of_fallback(ptr)) {
+            let new = unempty(new);
+            self.end_sample(ptr);
+            // SAFETY: the caller's word: it is the fallback's.
+            let at = unsafe { fallback.realloc(ptr.as_ptr(), unempty(layout), new.size()) };
+            let at = self.of_fallback(at)?;
+            self.sample(frame, at, new_size);
+            return Ok(at);
+        }
+        if let Some(resized) = self.resize(frame, ptr, Some((layout.size(), layout.align())), new)? {
+            return Ok(resized);
+        }
+        let target = self.alloc(new)?;
+        // SAFETY: two allocations of at least that many bytes; the old one is the caller's, and freed once.
+        unsafe {
+            target.copy_from_nonoverlapping(ptr, layout.size().min(new_size));
+            self.free(ptr, layout);
+        }
+        Ok(target)
+    }
+
+    /// As C's `realloc` to at least one byte, of this heap, which has no fallback.
+    ///
+    /// # Safety
+    /// As [`realloc`](Self::realloc).
+    #[cfg(feature = "prefixed")]
+    #[inline(never)]
+    pub(crate) unsafe fn realloc_at(&self, ptr: NonNull<u8>, new: Layout) -> Result<NonNull<u8>, AllocError> {
+        if let Some(resized) = self.resize(os::frame(), ptr, None, new)? {
+            return Ok(resized);
+        }
+        let usable = self.usable_size(ptr.as_ptr()).ok_or(AllocError)?;
+        let target = self.alloc(new)?;
+        // SAFETY: two allocations of at least that many bytes; the old one is the caller's, and freed once.
+        unsafe {
+            target.copy_from_nonoverlapping(ptr, usable.min(new.size()));
+            self.free_at(ptr);
+        }
+        Ok(target)
+    }
+
+    /// Makes an allocation of the heap's own one of another layout without copying, for whoever called the function with this
+    /// frame; of that size and alignment before, if the caller says so. `None`: it has to move.
+    fn resize(
+        &self,
+        frame: usize,
+        ptr: NonNull<u8>,
+        was: Option<(usize, usize)>,
+        new: Layout,
+    ) -> Result<Option<NonNull<u8>>, AllocError> {
+        let inner = self.inner();
+        let address = ptr.as_ptr().expose_provenance();
+        if inner.mode != Mode::Fast {
+            return self.resize_tracked(frame, address, was, new);
+        }
+        let note = inner.core.spans.page_map.noted(address);
+        // Before anything is read from there. Without a witness, chunks are not looked at.
+        if (note == 0 || inner.tracker.witness.hears()) && self.is_misused("realloc", ptr) {
+            return Err(AllocError);
+        }
+        if note != 0 {
+            return Ok((inner.class_of(new) == Some(size_class::at_place(note as usize - 1))).then_some(ptr));
+        }
+        if inner.class_of(new).is_some() {
+            return Ok(None);
+        }
+        // It may move: to a profile it is freed, and another allocated.
+        self.end_sample(ptr);
+        let resized = inner.core.resize_large(self.index(), address, new.size(), new.align());
+        if let Some(resized) = resized {
+            self.sample(frame, resized, new.size());
+        }
+        Ok(resized)
+    }
+
+    /// Resizes an allocation that has a record where it is, if that can be.
+    #[cold]
+    pub(super) fn resize_tracked(
+        &self,
+        frame: usize,
+        address: usize,
+        was: Option<(usize, usize)>,
+        new: Layout,
+    ) -> Result<Option<NonNull<u8>>, AllocError> {
+        let tracked = Tracked { frame, ..self.tracked() };
+        // Nothing is read where nothing is live.
+        if !tracked.can_be_resized(address, false) {
+            return Err(AllocError);
+        }
+        let class = Layout::from_size_align(tracked.padded(new.size()), new.align())
+            .ok()
+            .and_then(|padded| self.inner().class_of(padded));
+        // As without records: a chunk that is sampled keeps the size that it had.
+        let sampled = NonNull::new(with_exposed_provenance_mut(address)).filter(|_| class.is_none());
+        sampled.into_iter().for_each(|at| self.end_sample(at));
+        let resized = tracked.resize(address, was, new.size(), new.align(), class);
+        if let Some(at) = resized.filter(|_| sampled.is_some()) {
+            self.sample(frame, at, new.size());
+        }
+        Ok(resized)
+    }
+}
