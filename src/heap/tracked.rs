@@ -225,7 +225,11 @@ impl Tracked<'_> {
         if is_hardened {
             self.check_edges(&ended, (note != 0).then(|| at_place(note as usize - 1)));
         }
-        if is_hardened && ended.size <= KEPT_MAX && self.tracker.quarantine.is_default() {
+        let is_default = self.tracker.quarantine.is_default();
+        if !is_hardened && is_default {
+            return self.give(address);
+        }
+        if is_hardened && is_default && ended.size <= KEPT_MAX {
             // SAFETY: the caller's allocation, which nobody uses any more.
             unsafe { with_exposed_provenance_mut::<u8>(address).write_bytes(JUNK, ended.size) };
             if let Some((address, size)) = self.tracker.remember(address, ended.size) {
@@ -237,7 +241,7 @@ impl Tracked<'_> {
         self.keep_as_wished(&ended);
     }
 
-    /// The end of a free, where it is not the mode `hardened` as it is by default.
+    /// The end of a free, where it is not one of the modes as they are by default.
     #[unsafe(link_section = ".millpond_cold")]
     fn keep_as_wished(&self, ended: &Ended) {
         let Ended { address, size, .. } = *ended;

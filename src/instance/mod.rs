@@ -217,13 +217,29 @@ impl Heap {
 
     /// The heap with its records.
     fn tracked(&self) -> Tracked<'_> {
+        self.tracked_for(0)
+    }
+
+    /// The same, for whoever called the function with this frame.
+    #[inline(always)]
+    fn tracked_for(&self, frame: usize) -> Tracked<'_> {
         let inner = self.inner();
-        let tag = global::cache().map_or("", ThreadCache::tag);
-        Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: self.cache(), tag, frame: 0 }
+        // Looked for once: it is in each call.
+        let own = global::cache();
+        let tag = own.map_or("", ThreadCache::tag);
+        let cache = own.and_then(|own| inner.core.cache_of(own, &HEAP.caches));
+        Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache, tag, frame }
+    }
+
+    /// The same for a free, for which no tag is asked for.
+    #[inline(always)]
+    fn tracked_to_free(&self, frame: usize) -> Tracked<'_> {
+        let inner = self.inner();
+        Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: self.cache(), tag: "", frame }
     }
 
     fn alloc_tracked(&self, frame: usize, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
-        let tracked = Tracked { frame, ..self.tracked() };
+        let tracked = self.tracked_for(frame);
         let class = Layout::from_size_align(tracked.padded(layout.size()), layout.align())
             .ok()
             .and_then(|padded| self.inner().class_of(padded));
@@ -321,8 +337,7 @@ impl Heap {
     #[inline(never)]
     pub(crate) unsafe fn free_at(&self, ptr: NonNull<u8>) {
         if self.inner().mode != Mode::Fast {
-            let tracked = Tracked { frame: os::frame(), ..self.tracked() };
-            return tracked.free(ptr.as_ptr().expose_provenance(), None, false);
+            return self.tracked_to_free(os::frame()).free(ptr.as_ptr().expose_provenance(), None, false);
         }
         // SAFETY: the caller's word. Without records and a fallback, nobody looks at the layout.
         unsafe { self.free(ptr, Layout::new::<u8>()) };
@@ -359,8 +374,7 @@ impl Heap {
             },
             _ => {
                 let address = ptr.as_ptr().expose_provenance();
-                let tracked = Tracked { frame, ..self.tracked() };
-                tracked.free(address, Some((layout.size(), layout.align())), false);
+                self.tracked_to_free(frame).free(address, Some((layout.size(), layout.align())), false);
             }
         }
     }

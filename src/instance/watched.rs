@@ -68,13 +68,28 @@ impl Heap {
     }
 
     /// When a call began; zero if it is not timed.
+    #[inline(always)]
     fn begin(&self, call: Call) -> u64 {
+        if self.inner().timed { self.begin_timed(call) } else { 0 }
+    }
+
+    #[inline(never)]
+    fn begin_timed(&self, call: Call) -> u64 {
         let is_due = self.times().is_some_and(|times| times.is_due(call));
         if is_due { os::nanoseconds() } else { 0 }
     }
 
+    #[inline(always)]
     fn end(&self, call: Call, start: u64) {
-        if let Some(times) = if start == 0 { None } else { self.times() } {
+        if start != 0 {
+            self.end_timed(call, start);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn end_timed(&self, call: Call, start: u64) {
+        if let Some(times) = self.times() {
             times.count(call, os::nanoseconds().saturating_sub(start).saturating_sub(global::watch::clock_ns()));
         }
     }
