@@ -33,7 +33,7 @@ impl Heap {
             self.sample(frame, at, new_size);
             return Ok(at);
         }
-        if let Some(resized) = self.resize(frame, ptr, Some((layout.size(), layout.align())), new)? {
+        if let Some(resized) = self.resize_here(frame, ptr, Some((layout.size(), layout.align())), new)? {
             return Ok(resized);
         }
         let target = self.alloc(new)?;
@@ -52,7 +52,7 @@ impl Heap {
     #[cfg(feature = "prefixed")]
     #[inline(never)]
     pub(crate) unsafe fn realloc_at(&self, ptr: NonNull<u8>, new: Layout) -> Result<NonNull<u8>, AllocError> {
-        if let Some(resized) = self.resize(os::frame(), ptr, None, new)? {
+        if let Some(resized) = self.resize_here(os::frame(), ptr, None, new)? {
             return Ok(resized);
         }
         let usable = self.usable_size(ptr.as_ptr()).ok_or(AllocError)?;
@@ -67,7 +67,7 @@ impl Heap {
 
     /// Makes an allocation of the heap's own one of another layout without copying, for whoever called the function with this
     /// frame; of that size and alignment before, if the caller says so. `None`: it has to move.
-    fn resize(
+    fn resize_here(
         &self,
         frame: usize,
         ptr: NonNull<u8>,
