@@ -5,6 +5,7 @@ use super::spawn;
 use crate::arena::{Arena, Arenas, Budget, Fill, Run};
 use crate::config::{PAGE, PAGE_SHIFT};
 use crate::os::{self, Purged, fake};
+use crate::page_map::PAGE_BYTES;
 use crate::sync::Ordering;
 use std::prelude::v1::*;
 use std::rc::Rc;
@@ -59,28 +60,54 @@ pub fn claim_across_words() {
     assert_eq!(arenas.reserved(), (PAGES + 4) * PAGE, "one arena had to be added");
 }
 
-/// The last pages are given back while another thread looks for as many, finds none, and lowers what the arena says of the
-/// words.
-fn give_against_claim_of(pages: usize) {
+/// Some pages are given back while another thread looks for as many, finds none, and lowers what the arena says of the words.
+fn give_against_claim_of(first: usize, pages: usize) {
     let arenas = Rc::new(Arenas::new());
     let run = take(&arenas, PAGES);
-    let last = Run { page: run.page + PAGES - pages, pages };
-    let other = spawn(&arenas, move |arenas| give(arenas, last));
+    let some = Run { page: run.page + first, pages };
+    let other = spawn(&arenas, move |arenas| give(arenas, some));
     let mine = arenas.take_run_there(pages, 1, Fill::Any);
     mine.iter().for_each(|run| write(*run));
     other.join();
-    let rest = Run { pages: PAGES - pages, ..run };
-    check(&arenas, &[rest].into_iter().chain(mine).collect::<Vec<_>>());
+    let before = Run { pages: first, ..run };
+    let behind = Run { page: some.page + pages, pages: PAGES - first - pages };
+    check(&arenas, &[before, behind].into_iter().chain(mine).collect::<Vec<_>>());
 }
 
 /// A run in two words is given back.
 pub fn give_against_claim() {
-    give_against_claim_of(3);
+    give_against_claim_of(PAGES - 3, 3);
 }
 
-/// A run in one word is given back, of which as much is said as can be.
+/// A run in one word is given back, of which as much is said as can be, and beside which nobody need look.
 pub fn give_in_a_word_against_claim() {
-    give_against_claim_of(2);
+    give_against_claim_of(PAGES - 6, 2);
+}
+
+/// A page goes from one owner to the next, or to one who purges it and then to that.
+fn pass_a_page(between: fn(&Arenas)) {
+    let arenas = Rc::new(Arenas::new());
+    let run = take(&arenas, 4);
+    let last = Run { page: run.page + 3, pages: 1 };
+    let other = spawn(&arenas, move |arenas| {
+        give(arenas, last);
+        between(arenas);
+    });
+    // The shortest way to a claim: without a search.
+    let mine = arenas.extend_run(run.page, 3, 4);
+    mine.iter().for_each(|run| write(*run));
+    other.join();
+    check(&arenas, &[Run { pages: 3, ..run }].into_iter().chain(mine).collect::<Vec<_>>());
+}
+
+/// A page is given back while another thread has its run grow into it.
+pub fn give_a_page_against_claim() {
+    pass_a_page(|_| ());
+}
+
+/// And then purged.
+pub fn purge_a_page_against_claim() {
+    pass_a_page(|arenas| _ = arenas.purge());
 }
 
 /// Two runs on both sides of a word's end are given back, and neither thread has more than its own: but what is said of
@@ -225,6 +252,17 @@ pub fn two_add_an_arena() {
     let mine = take(&arenas, 2);
     check(&arenas, &[mine, other.join()]);
     assert_eq!(arenas.reserved(), 4 * PAGE, "one arena is enough");
+}
+
+/// Two threads find no arena, and no arena has room for both: each adds one.
+pub fn two_add_two_arenas() {
+    let arenas = Rc::new(Arenas::new());
+    let other = spawn(&arenas, |arenas| take(arenas, 3));
+    let mine = take(&arenas, 3);
+    check(&arenas, &[mine, other.join()]);
+    let tables = |arena: &Arena| Arena::table_bytes(arena.bytes() / PAGE) + arena.bytes() / PAGE * PAGE_BYTES;
+    let tables: Vec<usize> = arenas.iter().map(tables).collect();
+    assert_eq!((tables.len(), tables.iter().sum()), (2, arenas.metadata()), "each one's tables are counted");
 }
 
 /// Two charge a budget that has room for one of them and a half.

@@ -431,3 +431,99 @@ pub fn resize_against_alloc() {
     heap.leave(cache);
     check(&heap, &[]);
 }
+
+/// A large allocation is freed while another thread makes one, and looks at an address in the first that nobody has told: what
+/// is said to be there is around that address.
+pub fn look_up_against_free() {
+    let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
+    let first = large(&heap, 2 * PAGE);
+    let other = spawn(&heap, move |heap| {
+        let theirs = large(heap, 2 * PAGE);
+        let inside = first + PAGE;
+        let seen = heap.spans.page_map.get(inside).map(|head| head.start());
+        let is_around = |start| (start..start + 2 * PAGE).contains(&inside);
+        assert!(seen.is_none_or(is_around), "{inside} is in what begins at {seen:?}");
+        theirs
+    });
+    fake::touch(first, 2 * PAGE);
+    heap.free_large(THREAD, first);
+    let theirs = other.join();
+    assert_eq!(heap.check().expect("the heap is sound").live, 2 * PAGE, "each run is in one place");
+    heap.free_large(THREAD, theirs);
+    heap.leave(cache);
+    check(&heap, &[]);
+}
+
+/// A huge allocation shrinks in place while another thread asks how long it is, and maps one.
+pub fn shrink_huge_against_map() {
+    let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
+    let mine = large(&heap, 2 * HUGE_MIN);
+    let other = spawn(&heap, move |heap| {
+        let cut = fake::cut();
+        let bytes = heap.usable_size(mine).expect("it is live");
+        assert!(bytes + cut <= 2 * HUGE_MIN, "no more than is mapped");
+        large(heap, HUGE_MIN)
+    });
+    let at = heap.resize_large(THREAD, mine, HUGE_MIN, 1).map(|at| at.as_ptr().addr());
+    assert_eq!(at, Some(mine), "it shrinks in place");
+    let theirs = other.join();
+    assert_eq!(heap.check().expect("the heap is sound").live, 2 * HUGE_MIN, "each mapping is in one place");
+    heap.free_large(THREAD, mine);
+    heap.free_large(THREAD, theirs);
+    heap.leave(cache);
+    check(&heap, &[]);
+}
+
+/// A heap, and a thread's cache of another one.
+struct Beside {
+    heap: Heap,
+    own: ThreadCache,
+}
+
+impl Beside {
+    /// With a cache that has a magazine loaded, a spare one and an empty one.
+    fn new() -> (Rc<Self>, Index) {
+        let beside = Rc::new(Self { heap: Heap::new(), own: ThreadCache::new() });
+        beside.own.join(9);
+        let heap = &beside.heap;
+        let cache = join(heap);
+        let chunks: Vec<usize> = (0..4).map(|_| alloc(heap, cache)).collect();
+        chunks.iter().for_each(|chunk| free(heap, cache, *chunk));
+        cache.put_empty(&heap.magazines, heap.magazines.take().expect("the fake system gives memory"));
+        let index = cache.index();
+        (beside, index)
+    }
+
+    /// Takes a cache that nobody has, if it is seen to be so.
+    fn take_free(&self, index: Index) {
+        let cache = self.heap.caches.get(index);
+        if cache.owner().is_none() && cache.claim(&self.own) {
+            let loaded = cache.loaded(CLASS, &self.heap.magazines).is_some();
+            assert_eq!((loaded, cache.spare_count(CLASS), cache.empties()), (false, 0, 0), "what nobody has is empty");
+            cache.leave();
+        }
+    }
+}
+
+/// A thread leaves, and whoever sees that nobody has its cache finds nothing in it.
+pub fn leave_against_claim() {
+    let (beside, index) = Beside::new();
+    let heap = &beside.heap;
+    let other = spawn(&beside, move |beside| beside.take_free(index));
+    heap.leave(heap.caches.get(index));
+    other.join();
+    check(heap, &[]);
+}
+
+/// The cache of a thread that has vanished is adopted, and whoever sees that nobody has it any more finds nothing in it.
+pub fn settle_against_claim() {
+    let (beside, index) = Beside::new();
+    let heap = &beside.heap;
+    fake::end_threads();
+    let other = spawn(&beside, move |beside| beside.take_free(index));
+    heap.leave(join(heap));
+    other.join();
+    check(heap, &[]);
+}

@@ -62,6 +62,18 @@ const MODELS: &[Model] = &[
         [("relaxed", Fault::GiveRelaxed, "Causality violation")]
     ),
     model!(
+        arena::give_a_page_against_claim,
+        "arena/region.rs arena/mod.rs",
+        None,
+        [("relaxed", Fault::GiveRelaxed, "Causality violation")]
+    ),
+    model!(
+        arena::purge_a_page_against_claim,
+        "arena/region.rs arena/mod.rs arena/purge.rs",
+        None,
+        [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]
+    ),
+    model!(
         arena::charge_against_discharge,
         "arena/budget.rs",
         None,
@@ -100,7 +112,7 @@ const MODELS: &[Model] = &[
     model!(
         arena::give_zeros_against_claim,
         "arena/region.rs arena/mod.rs",
-        Some(3),
+        None,
         [("stores", Fault::GiveStore, "claims and counts agree")]
     ),
     model!(
@@ -143,6 +155,12 @@ const MODELS: &[Model] = &[
         [("relaxed", Fault::ArenaPublish, "Causality violation")]
     ),
     model!(
+        arena::two_add_two_arenas,
+        "arena/mod.rs arena/region.rs",
+        Some(3),
+        [("relaxed", Fault::ArenaPublish, "Causality violation")]
+    ),
+    model!(
         bitset::two_set_bits_of_a_word,
         "bitset.rs",
         None,
@@ -162,7 +180,7 @@ const MODELS: &[Model] = &[
     model!(
         heap::chunks_are_freed_by_another,
         "heap/mod.rs pool/mod.rs thread_cache.rs thread_cache/charge.rs thread_cache/bin.rs",
-        Some(3),
+        None,
         [("push", Fault::StackPush, "Causality violation")]
     ),
     model!(
@@ -180,13 +198,13 @@ const MODELS: &[Model] = &[
     model!(
         heap::look_up_against_large,
         "heap/large.rs page_map.rs",
-        Some(3),
+        None,
         [("relaxed", Fault::MapPublish, "Causality violation")]
     ),
     model!(
         heap::look_up_against_huge,
         "heap/large.rs page_map.rs",
-        Some(3),
+        None,
         [("relaxed", Fault::MapPublish, "Causality violation")]
     ),
     model!(
@@ -268,7 +286,7 @@ const MODELS: &[Model] = &[
     model!(
         lease::two_flush,
         "heap/lease.rs thread_cache.rs thread_cache/bin.rs",
-        Some(3),
+        None,
         [("both", Fault::AdoptBoth, "Causality violation")]
     ),
     model!(
@@ -283,11 +301,11 @@ const MODELS: &[Model] = &[
         Some(3),
         [("uses_the_loser", Fault::IndexGrow, "each entry is found")]
     ),
-    model!(modes::two_mark, "modes/ids.rs thread_cache/lot.rs", Some(3), [("goes_back", Fault::MarkStore, "after")]),
+    model!(modes::two_mark, "modes/ids.rs thread_cache/lot.rs", None, [("goes_back", Fault::MarkStore, "after")]),
     model!(
         modes::find_id_against_begin,
         "modes/mod.rs modes/ids.rs thread_cache/lot.rs",
-        Some(3),
+        None,
         [("relaxed", Fault::IssueRelaxed, "no segment")]
     ),
     model!(
@@ -305,26 +323,26 @@ const MODELS: &[Model] = &[
     model!(
         modes::forget_all_against_remember,
         "modes/mod.rs",
-        Some(3),
+        None,
         [("relaxed", Fault::RememberRelaxed, "Causality violation")]
     ),
     model!(
         modes::forget_runs_against_remember,
         "modes/mod.rs",
-        Some(3),
+        None,
         [("relaxed", Fault::RememberRelaxed, "Causality violation")]
     ),
-    model!(modes::two_remember, "modes/mod.rs", Some(3), [("stores", Fault::TurnStore, "there is room for two")]),
+    model!(modes::two_remember, "modes/mod.rs", None, [("stores", Fault::TurnStore, "there is room for two")]),
     model!(
         modes::two_remember_too_much,
         "modes/mod.rs",
-        Some(3),
+        None,
         [("relaxed", Fault::RememberRelaxed, "Causality violation")]
     ),
     model!(
         modes::two_remember_too_many_runs,
         "modes/mod.rs",
-        Some(3),
+        None,
         [("relaxed", Fault::RememberRelaxed, "Causality violation")]
     ),
     model!(
@@ -380,13 +398,13 @@ const MODELS: &[Model] = &[
     model!(
         modes::two_make_places,
         "modes/places.rs",
-        Some(3),
+        None,
         [("uses_the_loser", Fault::PlotStore, "each place has its word")]
     ),
     model!(
         modes::find_against_begin,
         "modes/mod.rs modes/record.rs modes/places.rs",
-        Some(3),
+        None,
         [("relaxed", Fault::PlaceRelaxed, "no segment")]
     ),
     model!(
@@ -410,13 +428,13 @@ const MODELS: &[Model] = &[
     model!(
         modes::ids_against_the_last,
         "modes/ids.rs thread_cache/lot.rs",
-        Some(3),
+        None,
         [("early", Fault::BlockEarly, "an ID is found while it lives")]
     ),
     model!(
         modes::forget_against_remember,
         "modes/mod.rs",
-        Some(3),
+        None,
         [("stores", Fault::ForgetStore, "Causality violation")]
     ),
     model!(page_map::two_make_a_leaf, "page_map.rs", None, [("uses_the_loser", Fault::MapLeaf, "entries are lost")]),
@@ -441,37 +459,37 @@ const MODELS: &[Model] = &[
     model!(
         sampler::begin_against_end,
         "sampler/mod.rs sampler/site.rs modes/index.rs",
-        Some(3),
+        None,
         [("unpublished", Fault::IndexRelaxed, "subtract with overflow")]
     ),
     model!(
         sampler::walk_against_begin,
         "sampler/mod.rs sampler/site.rs",
-        Some(3),
+        None,
         [("relaxed", Fault::SiteRelaxed, "Causality violation")]
     ),
     model!(
         sampler::two_end_a_sample,
         "sampler/mod.rs modes/index.rs",
-        Some(3),
+        None,
         [("stores", Fault::IndexStore, "one has ended it")]
     ),
     model!(
         sampler::two_begin_samples,
         "sampler/mod.rs sampler/site.rs",
-        Some(3),
+        None,
         [("stores", Fault::FilterStore, "each is found")]
     ),
     model!(
         sampler::end_against_begin,
         "sampler/mod.rs modes/index.rs",
-        Some(3),
+        None,
         [("late", Fault::SampleLate, "sums are those of the samples")]
     ),
     model!(
         sampler::two_begin_without_sites,
         "sampler/mod.rs sampler/site.rs",
-        Some(3),
+        None,
         [("late", Fault::SampleLate, "a site of its own")]
     ),
     model!(
@@ -592,6 +610,25 @@ const MODELS: &[Model] = &[
         Some(3),
         [("relaxed", Fault::ShelfPut, "Causality violation")]
     ),
+    model!(
+        heap::look_up_against_free,
+        "heap/large.rs page_map.rs",
+        Some(3),
+        [("relaxed", Fault::GiveRelaxed, "Causality violation")]
+    ),
+    model!(heap::shrink_huge_against_map, "heap/large.rs", None, [("stores", Fault::HugeStore, "the heap is sound")]),
+    model!(
+        heap::leave_against_claim,
+        "heap/adopt.rs heap/mod.rs thread_cache.rs thread_cache/bin.rs",
+        None,
+        [("early", Fault::LeaveEarly, "what nobody has is empty")]
+    ),
+    model!(
+        heap::settle_against_claim,
+        "heap/adopt.rs heap/mod.rs thread_cache.rs thread_cache/bin.rs",
+        None,
+        [("copies", Fault::StealCopies, "what nobody has is empty")]
+    ),
     model!(page_map::two_take_an_entry, "page_map.rs", None, [("stores", Fault::MapTake, "one has taken it")]),
     model!(
         heap::stats_against_load,
@@ -602,7 +639,7 @@ const MODELS: &[Model] = &[
     model!(
         heap::stats_against_drain,
         "heap/stats.rs pool/mod.rs slab.rs stack.rs pool/magazine.rs",
-        Some(3),
+        None,
         [("push", Fault::StackPush, "no segment")]
     ),
     model!(
@@ -624,6 +661,12 @@ const MODELS: &[Model] = &[
         [("relaxed", Fault::GiveRelaxed, "Causality violation")]
     ),
     model!(
+        span::retire_against_reuse,
+        "span/carve.rs span/store.rs span/mod.rs pool/mod.rs",
+        Some(3),
+        [("closes_blindly", Fault::CloseGives, "")]
+    ),
+    model!(
         span::purge_against_open,
         "span/purge.rs span/carve.rs span/store.rs span/mod.rs",
         None,
@@ -634,6 +677,24 @@ const MODELS: &[Model] = &[
         "thread_cache.rs thread_cache/bin.rs",
         None,
         [("relaxed", Fault::LinkRelaxed, "no segment")]
+    ),
+    model!(
+        thread_cache::walk_against_put_empty,
+        "thread_cache.rs thread_cache/bin.rs",
+        None,
+        [("relaxed", Fault::LinkRelaxed, "no segment")]
+    ),
+    model!(
+        thread_cache::look_against_load,
+        "thread_cache.rs thread_cache/bin.rs",
+        None,
+        [("relaxed", Fault::NameRelaxed, "bounds, and no name")]
+    ),
+    model!(
+        thread_cache::look_against_unload,
+        "thread_cache.rs thread_cache/bin.rs",
+        None,
+        [("relaxed", Fault::NameRelaxed, "bounds, and no name")]
     ),
     model!(
         thread_cache::mark_against_put,

@@ -181,6 +181,23 @@ pub fn retire_unpurged_against_take() {
     check(&heap, Vec::new());
 }
 
+/// A span that is listed becomes wholly free while another thread pops it, and opens one in its node: with pages of another word
+/// of the arena's bitmaps, so that the node alone is handed over.
+pub fn retire_against_reuse() {
+    let heap = Rc::new(Heap::new());
+    let arenas = &heap.spans.arenas;
+    let run = arenas.take_run(66, 1, Fill::Any).expect("the fake system gives memory");
+    // Not where a word begins: beside it nobody looks, and makes a fence.
+    arenas.give_run(run.page + 65, 1);
+    let chunks = carve(&heap, 2);
+    arenas.give_run(run.page, 1);
+    let other = spawn(&heap, |heap| carve(heap, 1));
+    restore(&heap, &chunks);
+    let held = other.join();
+    arenas.give_run(run.page + 1, 64);
+    check(&heap, held);
+}
+
 /// Two threads carve from what is listed: each span has one holder at a time, and is listed again.
 pub fn carve_against_carve() {
     let (heap, mut held) = heap_with(4);

@@ -128,3 +128,47 @@ pub fn look_against_push_and_load() {
     other.join();
     assert_eq!(cache.loaded_count(CLASS, magazine), 1, "a chunk is in one place");
 }
+
+/// Another thread walks the spares while their owner takes them all and keeps one of them empty, on top of a new one: a walk
+/// that stands at the old one goes on to the new one.
+pub fn walk_against_put_empty() {
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    for spare in [world.fill(), world.fill()] {
+        assert!(world.cache.put_spare(CLASS, spare, 0), "there is room for a spare");
+    }
+    let walker = spawn(&world, |world| {
+        let mut count = 0;
+        world.cache.walk_spares(CLASS, &world.magazines, |spare| count += spare.peek_count());
+        count
+    });
+    let World { cache, magazines } = &*world;
+    let take = || cache.take_spare(CLASS, magazines, 0).expect("nobody steals");
+    let (top, last) = (take(), take());
+    // The first of the slab's second segment.
+    cache.put_empty(magazines, magazines.take().expect("the fake system gives memory"));
+    world.empty(top);
+    cache.put_empty(magazines, top);
+    assert!(walker.join() <= 2, "no more are walked than there can be");
+    assert_eq!(cache.empties(), 2, "each magazine is in one place");
+    cache.give_empties(magazines);
+    magazines.give(last.index());
+    assert_eq!(magazines.free_nodes(), Some(magazines.made() as usize), "each magazine is given back");
+}
+
+/// Another thread looks whether the loaded magazine is named while the owner loads it.
+pub fn look_against_load() {
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    let magazine = world.fill();
+    let other = spawn(&world, |world| assert!(world.cache.bin(CLASS).is_named(), "bounds, and no name"));
+    world.cache.load(CLASS, magazine);
+    other.join();
+}
+
+/// The same while the owner lets it go.
+pub fn look_against_unload() {
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    world.cache.load(CLASS, world.fill());
+    let other = spawn(&world, |world| assert!(world.cache.bin(CLASS).is_named(), "bounds, and no name"));
+    assert!(world.cache.unload(CLASS, &world.magazines).is_some(), "it is loaded");
+    other.join();
+}

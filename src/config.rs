@@ -185,7 +185,7 @@ mod values {
     pub(crate) const LINE: usize = 0;
     pub(crate) const CACHE_BYTES: usize = 256;
     pub(crate) const SPARES: u32 = 2;
-    pub(crate) const EMPTIES: u32 = 1;
+    pub(crate) const EMPTIES: u32 = 2;
     pub(crate) const POOL_BYTES: usize = 64;
     pub(crate) const CARVE_SPANS: u32 = 2;
 

@@ -151,7 +151,9 @@ impl<T> PageMap<T> {
     /// The leaf of a prepared page.
     fn leaf(&self, page: usize) -> *mut AtomicPtr<T> {
         // ORDERING: Acquire pairs with the exchange in `prepare`.
-        self.root[page >> LEAF_BITS].load(Ordering::Acquire)
+        let leaf = self.root[page >> LEAF_BITS].load(Ordering::Acquire);
+        debug_assert!(!leaf.is_null(), "page {page} is not prepared");
+        leaf
     }
 
     fn enter(leaf: *mut AtomicPtr<T>, page: usize, node: *mut T) {

@@ -33,6 +33,7 @@ impl Stack {
     /// Puts a node that the caller owns on top. O(1) but for lost races, each of which is another's success.
     #[inline(always)]
     pub(crate) fn push(&self, nodes: &impl Nodes, index: Index) {
+        debug_assert!(index != NONE, "a node that is none");
         let link = nodes.link(index);
         // Relaxed: what matters is checked by the exchange.
         let mut head = Tagged::from_bits(self.head.load(Ordering::Relaxed));

@@ -499,8 +499,9 @@ impl ThreadCache {
         if count >= EMPTIES {
             return magazines.give(magazine.index());
         }
-        // ORDERING: Release, as in `put_spare`.
-        magazine.link().store(self.empties.load(Ordering::Relaxed), Ordering::Release);
+        // ORDERING: Release, as in `put_spare`: a walk of spares may stand at this magazine still.
+        let link = if planted(Fault::LinkRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+        magazine.link().store(self.empties.load(Ordering::Relaxed), link);
         self.empties.store(magazine.index(), Ordering::Relaxed);
         self.empty_count.store(count + 1, Ordering::Relaxed);
     }
@@ -536,9 +537,9 @@ impl ThreadCache {
     /// Verifies the bounds of all bins while the owner is elsewhere.
     pub(crate) fn check(&self, magazines: &Slab<Magazine>) -> bool {
         (0..CLASSES).all(|class| {
-            let Some(magazine) = self.loaded(class, magazines) else { return true };
-            let base = magazine.base().addr();
             let bin = &self.bins[class];
+            let Some(magazine) = self.loaded(class, magazines) else { return bin.is_named() };
+            let base = magazine.base().addr();
             let top = bin.top.load(Ordering::Relaxed).addr();
             let (bottom, limit) = (bin.bottom.load(Ordering::Relaxed).addr(), bin.limit.load(Ordering::Relaxed).addr());
             let end = base + INFO[class].slots * size_of::<Slot>();

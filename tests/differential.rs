@@ -11,6 +11,8 @@ use std::sync::{Barrier, Mutex};
 
 /// Live bytes beyond which a stream allocates no more.
 const BUDGET: usize = 12 * MIB;
+/// From this size on, an allocation has a mapping of its own.
+const HUGE: usize = 32 * MIB;
 /// Threads that a stream of hand-overs is played by.
 const THREADS: usize = 4;
 
@@ -95,6 +97,56 @@ fn record(seed: u64, len: usize) -> Vec<Op> {
         }
     }
     ops
+}
+
+/// Streams that leave nothing to chance.
+#[derive(Default)]
+struct Listed {
+    ops: Vec<Op>,
+    live: usize,
+}
+
+impl Listed {
+    /// Allocates, and frees what has lived for some time.
+    fn alloc(&mut self, size: usize, align: usize, most: usize) {
+        let at = self.ops.len();
+        self.ops.push(Op::Alloc { size, align, zeroed: at % 3 == 0, fill: at as u8 });
+        self.live += 1;
+        if self.live > most {
+            self.live -= 1;
+            self.ops.push(Op::Free { which: at % self.live });
+        }
+    }
+
+    /// Resizes one block from each size to the next.
+    fn chain(&mut self, sizes: impl IntoIterator<Item = usize>, align: usize) {
+        let mut sizes = sizes.into_iter();
+        let first = sizes.next().expect("a size");
+        self.alloc(first, align, usize::MAX);
+        for size in sizes {
+            self.ops.push(Op::Resize { which: self.live - 1, size, fill: self.ops.len() as u8 });
+        }
+    }
+}
+
+/// The sizes at which classes end, each with its neighbours, and those between the large kinds.
+fn boundaries() -> Vec<usize> {
+    let mut ends = Vec::new();
+    let mut size = 1;
+    while size <= LARGEST_CLASS {
+        let layout = Layout::from_size_align(size, 1).unwrap();
+        // SAFETY: the size is not zero, and the block is freed as it was allocated.
+        let usable = unsafe {
+            let block = GLOBAL.alloc(layout);
+            let usable = millpond::usable_size(block).expect("it is live");
+            GLOBAL.dealloc(block, layout);
+            usable
+        };
+        ends.push(usable);
+        size = usable + 1;
+    }
+    ends.extend([512 * KIB, MIB, 2 * MIB, 4 * MIB]);
+    ends.into_iter().flat_map(|end| [end - 1, end, end + 1]).collect()
 }
 
 /// A live block of the allocator that a player plays with.
@@ -194,6 +246,40 @@ fn play(allocator: &(dyn GlobalAlloc + Sync), ops: &[Op]) {
 fn streams_leave_the_same_contents() {
     for seed in 0..scaled(40, 12) as u64 {
         play(&GLOBAL, &record(seed, 3000));
+    }
+}
+
+#[test]
+fn every_size_and_class_boundary() {
+    let mut listed = Listed::default();
+    (1..=4 * KIB).for_each(|size| listed.alloc(size, 1, 100));
+    let boundaries = boundaries();
+    assert!(boundaries.len() > 150, "{boundaries:?}");
+    boundaries.iter().for_each(|size| listed.alloc(*size, 1, 20));
+    [HUGE - 1, HUGE, HUGE + 1].iter().for_each(|size| listed.alloc(*size, 1, 1));
+    play(&GLOBAL, &listed.ops);
+}
+
+#[test]
+fn every_alignment_to_4_mib() {
+    let mut listed = Listed::default();
+    for align in (0..=22).map(|shift| 1 << shift) {
+        let sizes = [1, 24, align / 2 + 1, align - 1, align, align + 1, KIB, 100 * KIB, 300 * KIB];
+        sizes.iter().for_each(|size| listed.alloc((*size).max(1), align, 6));
+    }
+    play(&GLOBAL, &listed.ops);
+}
+
+#[test]
+fn chains_of_realloc_up_and_down() {
+    let boundaries = boundaries();
+    for align in [1, 64, 4 * KIB] {
+        let mut listed = Listed::default();
+        listed.chain(boundaries.iter().copied().chain(boundaries.iter().rev().copied()), align);
+        // Bytes, each of them, and halves.
+        listed.chain((1..300).chain((1..300).rev()), align);
+        listed.chain([4 * MIB, 16, 3 * MIB, 300 * KIB, 200 * KIB, 2 * MIB, 1, HUGE, MIB, HUGE + 1, 40 * KIB], align);
+        play(&GLOBAL, &listed.ops);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Mutation of the proof: weakens the shipped code one place at a time and runs the models that name its file. A mutant
 //! that no model notices has survived: then a model is too weak, or the code is stronger than it need be, or
-//! `explained.toml` says why neither is so.
+//! `explained.toml` says why neither is so. Only what a model finds kills: a mutant for which a model has no end in its time,
+//! or loom gives up, and which no other model notices, has timed out, and that is a way to survive.
 //!
 //! The sources are copied to a folder under `target`, all mutants are put in behind switches (see [`sites`]), the models
 //! are built once, and each mutant is switched on when the models are run. Results are kept, so that a run that was

@@ -15,6 +15,13 @@ use wait_timeout::ChildExt;
 use crate::sites::Mutant;
 use crate::tree;
 
+/// What loom says where it gave up instead of finding something, as in the models' runner: such a mutant has not been killed.
+const NOT_FINDINGS: [&str; 3] = [
+    "Model exceeded maximum number of branches",
+    "cannot access Loom execution state",
+    "threads.len() < self.max_threads",
+];
+
 /// What the models take unweakened, at most.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
@@ -58,8 +65,14 @@ pub struct Errors {
 
 /// How a model ended.
 pub enum Ended {
-    Well { takes: Duration, output: String },
-    Badly { said: String },
+    Well {
+        takes: Duration,
+        output: String,
+    },
+    Badly {
+        said: String,
+    },
+    /// Not in time, or loom gave up.
     Late,
 }
 
@@ -207,6 +220,9 @@ pub fn run(executable: &Path, model: &str, mutant: Option<u32>, limit: Duration)
             return Ended::Well { takes: start.elapsed(), output };
         }
         let first = errors.split("panicked at").nth(1).unwrap_or("");
+        if NOT_FINDINGS.iter().any(|words| first.contains(words)) {
+            return Ended::Late;
+        }
         let said = first.lines().nth(1).map_or_else(|| status.to_string(), |line| line.trim().into());
         Ended::Badly { said }
     })

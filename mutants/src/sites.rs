@@ -2,7 +2,7 @@
 //!
 //! | mutant | what it does |
 //! |---|---|
-//! | ordering | `Acquire` and `Release` become `Relaxed`; `AcqRel` also becomes `Acquire`, and `Release` |
+//! | ordering | `Acquire` and `Release` become `Relaxed`; `AcqRel` also becomes `Acquire`, and `Release`; a fence's `SeqCst`, `AcqRel` |
 //! | tag | a stack's head is changed without counting up its tag |
 //! | split | a read-modify-write becomes a load and a store |
 //! | order | a write comes after what publishes it |
@@ -187,6 +187,7 @@ impl Finder<'_> {
         let weaker: &[&str] = match name.as_str() {
             "AcqRel" => &["Relaxed", "Acquire", "Release"],
             "Acquire" | "Release" => &["Relaxed"],
+            "SeqCst" => &["AcqRel"],
             _ => return,
         };
         let first = self.next;
@@ -498,6 +499,7 @@ mod tests {
         let source = "fn f() { let x = a.fetch_or(1, Ordering::AcqRel); }";
         let all = ["a.fetch_or -> load, store", "AcqRel -> Relaxed", "AcqRel -> Acquire", "AcqRel -> Release"];
         assert_eq!(texts(source), all);
+        assert_eq!(texts("fn f() { fence(Ordering::SeqCst); }"), ["SeqCst -> AcqRel"]);
     }
 
     #[test]

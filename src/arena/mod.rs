@@ -125,6 +125,7 @@ impl Arenas {
     }
 
     fn take(&self, pages: usize, align: usize, fill: Fill, density: Density, may_grow: bool) -> Option<Run> {
+        debug_assert!(pages > 0 && align.is_power_of_two(), "{pages} pages aligned to {align}");
         if !self.budget.charge(pages) {
             return None;
         }
@@ -188,6 +189,7 @@ impl Arenas {
     }
 
     fn give(&self, page: usize, pages: usize, zero: bool) {
+        debug_assert!(pages > 0, "a run of nothing");
         let Some(arena) = self.of(page) else {
             os::die(format_args!("a run outside all arenas: {:#x}", page << PAGE_SHIFT))
         };
@@ -200,6 +202,7 @@ impl Arenas {
 
     /// Makes a run that the caller owns longer, in place.
     pub(crate) fn extend_run(&self, page: usize, old: usize, new: usize) -> Option<Run> {
+        debug_assert!(old > 0 && new > old, "a run of {old} pages grows to {new}");
         let arena = self.of(page)?;
         if !self.budget.charge(new - old) {
             return None;

@@ -126,8 +126,8 @@ impl Arena {
         self.dirty_free.fetch_sub(gone.count_ones(), Ordering::Relaxed);
         purge.gone += gone.count_ones() as usize * PAGE;
         if !planted(Fault::PurgeUnclaimed) {
-            // ORDERING: Release and Acquire, as in `unclaim`: the bits above are visible to the next owner.
-            used.fetch_and(!claimed, Ordering::AcqRel);
+            // ORDERING: Release, as in `unclaim`: the bits above are visible to the next owner.
+            used.fetch_and(!claimed, Ordering::Release);
             // A search may have missed them.
             runs_of(claimed).for_each(|(bit, len)| self.freed(word * 64 + bit, len));
         }

@@ -267,6 +267,7 @@ impl Arena {
 
     /// Claims exactly these pages, in ascending order, or none of them: then says which page was in the way.
     pub(crate) fn claim(&self, start: usize, pages: usize, books: &Books) -> Result<(), usize> {
+        debug_assert!(pages > 0 && start + pages <= self.pages, "{pages} pages from {start} on");
         for (word, mask) in words_of(start, pages) {
             let used = &self.used()[word];
             let mut old = used.load(Ordering::Relaxed);
@@ -301,9 +302,8 @@ impl Arena {
     /// Clears the claim, in descending order. The pages that a failed claim took were not yet counted.
     fn unclaim(&self, start: usize, pages: usize) {
         for (word, mask) in words_of(start, pages).rev() {
-            // ORDERING: Release pairs with the Acquire in `claim`; Acquire, with the looks of those who free pages beside
-            // these (`freed`).
-            let publish = if planted(Fault::GiveRelaxed) { Ordering::Relaxed } else { Ordering::AcqRel };
+            // ORDERING: Release pairs with the Acquire in `claim`.
+            let publish = if planted(Fault::GiveRelaxed) { Ordering::Relaxed } else { Ordering::Release };
             let old = self.used()[word].fetch_and(!mask, publish);
             if old & mask != mask {
                 os::die(format_args!("pages given back twice: {:#x}", (self.first_page + start) << PAGE_SHIFT));

@@ -6,13 +6,13 @@
 //! in vain is paid for by a claim or a return.
 //!
 //! A free run may lie in many words, and those who free its parts know nothing of each other. Each, after its part is
-//! free, looks at the words beside it by an exchange that changes nothing, and raises the bounds of all words in which
-//! the run begins: the last of them has seen all others' parts.
+//! free, makes a fence, looks at the words beside it, and raises the bounds of all words in which the run begins. Whoever
+//! misses a part has made its fence before the one who freed it: so the last of them in the fences' order has seen all parts.
 
 use super::bits::{begins, last_one, longest_of, ones};
 use super::longest::CAP;
 use super::region::{Arena, Books};
-use crate::sync::{Fault, Ordering, planted};
+use crate::sync::{Fault, Ordering, fence, planted};
 use core::ops::Range;
 
 impl Arena {
@@ -73,14 +73,13 @@ impl Arena {
     }
 
     /// The same for those who have freed pages in other words.
-    fn exchange(&self, word: usize) -> u64 {
-        if planted(Fault::LookRelaxed) {
-            return self.load(word);
+    fn look(&self, word: usize) -> u64 {
+        if !planted(Fault::LookRelaxed) {
+            // ORDERING: SeqCst pairs with itself. Of two who free pages in two words and then look at the other's, the one
+            // whose fence comes later sees what the other has freed; nothing weaker forbids that both look too early.
+            fence(Ordering::SeqCst);
         }
-        // ORDERING: Acquire and Release pair with those in `unclaim` and `purge_word`. Of two who free pages in two words
-        // and then look at the other's, one looks after the other's return, and sees it, or before: then the other's
-        // return comes after this look, and the other sees what was freed here.
-        self.used()[word].fetch_or(0, Ordering::AcqRel)
+        self.load(word)
     }
 
     /// A moment's picture of a word's free pages.
@@ -113,7 +112,7 @@ impl Arena {
     /// The first of the free pages that end where a word begins, `at`; below `enough`, any such page will do.
     fn free_below(&self, mut at: usize, enough: usize) -> usize {
         while at > enough {
-            let used = self.exchange(at / 64 - 1);
+            let used = self.look(at / 64 - 1);
             at -= used.leading_zeros() as usize;
             if used != 0 {
                 break;
@@ -137,7 +136,7 @@ impl Arena {
         let last = start + pages - 1;
         let mut behind = last + (!self.load(high) >> (last % 64) | 1).trailing_ones() as usize;
         if behind % 64 == 0 {
-            behind = self.free_from(behind, first.max(high * 64) + CAP, |word| self.exchange(word));
+            behind = self.free_from(behind, first.max(high * 64) + CAP, |word| self.look(word));
         }
         self.longest().raise(first, behind.min(self.pages), high);
     }

@@ -131,14 +131,14 @@ impl Heap {
                 unsafe { words.add(word).write(AtomicU32::new(0)) };
             }
         }
-        // SAFETY: the first of at least one word, alive, and zero or just made.
-        unsafe { &*words }.store(os::process_id(), Ordering::Relaxed);
         point(Point::FirstUse);
         // ORDERING: Release publishes the words; pairs with the Acquire loads. The loser's are undone.
         let publish = if planted(Fault::HearRelaxed) { Ordering::Relaxed } else { Ordering::Release };
         if self.heard.compare_exchange(ptr::null_mut(), words, publish, Ordering::Relaxed).is_err() {
             os::release_metadata(at, bytes);
         }
+        // Who finds a zero there meanwhile, without a cache, looks for caches that are not heard of: there are none.
+        self.heard(0).store(os::process_id(), Ordering::Relaxed);
         Some(())
     }
 

@@ -38,6 +38,7 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub(crate) fn alloc_large(&self, thread: Index, size: usize, align: usize, fill: Fill) -> Option<NonNull<u8>> {
+        debug_assert!(align.is_power_of_two(), "an alignment of {align}");
         let bytes = size.max(1).checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
         let _guest = self.enter(thread);
         let at = self.find_large(thread, bytes, align, fill)?;

@@ -6,10 +6,11 @@
 
 use super::Purged;
 use crate::report::Thp;
-use crate::sync::Slot;
+use crate::sync::{AtomicUsize, Ordering, Slot};
 use core::fmt::Arguments;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::vec::Vec;
 
 /// Addresses that there are: what the shrunk page map covers.
@@ -30,6 +31,7 @@ std::thread_local! {
     static REFUSES_PURGES: Cell<bool> = const { Cell::new(false) };
     /// Which table from now on is refused; none if zero.
     static REFUSED_TABLE: Cell<u32> = const { Cell::new(0) };
+    static CUT: RefCell<Option<Rc<AtomicUsize>>> = const { RefCell::new(None) };
 }
 
 /// Begins anew: frees all that the last execution has taken, of which nothing is used any more.
@@ -45,6 +47,7 @@ pub(crate) fn begin() {
     REFUSES.set(false);
     REFUSED_TABLE.set(0);
     REFUSES_PURGES.set(false);
+    CUT.set(Some(Rc::new(AtomicUsize::new(0))));
 }
 
 /// Writes to memory, as whoever it was handed out to would. Fails the model if anybody else may be using it.
@@ -134,8 +137,27 @@ pub(crate) fn release(at: usize, len: usize) {
     });
 }
 
-pub(crate) fn resize(_at: usize, _old: usize, _new: usize) -> bool {
-    false
+/// Shrinks in place alone.
+pub(crate) fn resize(at: usize, old: usize, new: usize) -> bool {
+    if new > old {
+        return false;
+    }
+    touch(at + new, old - new);
+    RESERVED.with_borrow_mut(|reserved| {
+        let place = reserved.iter().position(|reservation| *reservation == (at, old));
+        reserved[place.expect("resized what was not reserved")].1 = new;
+    });
+    let cut = CUT.with_borrow(Option::clone).expect("an execution has begun");
+    // ORDERING: Release: who asks the system afterwards comes after this call.
+    cut.fetch_add(old - new, Ordering::Release);
+    true
+}
+
+/// Bytes that have been cut off what was resized.
+pub(crate) fn cut() -> usize {
+    let cut = CUT.with_borrow(Option::clone).expect("an execution has begun");
+    // ORDERING: Acquire: as another call that comes after `resize`.
+    cut.load(Ordering::Acquire)
 }
 
 pub(crate) fn remap(at: usize, old: usize, _to: usize, _new: usize) -> bool {
@@ -166,7 +188,10 @@ pub(crate) fn wiped_metadata(len: usize, _wipe: extern "C" fn()) -> Option<usize
     metadata(len)
 }
 
-pub(crate) fn advise_thp(_at: usize, _len: usize, _thp: Thp) {}
+/// For whoever has the addresses alone.
+pub(crate) fn advise_thp(at: usize, len: usize, _thp: Thp) {
+    touch(at, len);
+}
 
 pub(crate) fn fine_us() -> u64 {
     0

@@ -68,7 +68,7 @@ pub(crate) enum Fault {
     GiveRelaxed,
     /// Whoever frees pages does not say how long the free run is.
     RaiseNot,
-    /// Whoever frees pages looks at the words beside them by a relaxed load.
+    /// Whoever frees pages looks at the words beside them without a fence.
     LookRelaxed,
     /// A search that lowers a bound does not look again.
     LowerBlindly,
@@ -156,7 +156,9 @@ pub(crate) enum Fault {
     StealCopies,
     /// A bin's loaded magazine is named by a relaxed store.
     LoadRelaxed,
-    /// A spare is linked by a relaxed store.
+    /// Whether a bin's magazine is named is read by relaxed loads.
+    NameRelaxed,
+    /// A spare, or an empty magazine, is linked by a relaxed store.
     LinkRelaxed,
     /// The owner's spare is published by a relaxed store.
     SparePut,

@@ -14,7 +14,7 @@ use super::Fault;
 use core::cell::{Cell, RefCell};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic as loom_atomic;
-pub(crate) use loom::sync::atomic::Ordering;
+pub(crate) use loom::sync::atomic::{Ordering, fence};
 use std::vec::Vec;
 
 /// Threads of a model, at most.

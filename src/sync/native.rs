@@ -5,6 +5,8 @@ pub(crate) use super::stepped::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Or
 #[cfg(not(test))]
 pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+pub(crate) use core::sync::atomic::fence;
+
 use super::Fault;
 
 /// A word that belongs to whoever holds its node. See the module's documentation.

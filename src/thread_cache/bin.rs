@@ -3,7 +3,7 @@
 //! See [`thread_cache`](super) for the states of a bin.
 
 use crate::os;
-use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Counter, Ordering, Slot};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Counter, Fault, Ordering, Slot, planted};
 use crate::tagged::{Index, NONE};
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 
@@ -60,6 +60,17 @@ impl Bin {
                 drains: Counter::new(),
             }
         }
+    }
+
+    /// Whether the magazine is named, if there are bounds in one: by that name whoever adopts the bin finds it. Asked by another
+    /// thread, as a child of a fork would, while the owner loads or unloads.
+    pub(crate) fn is_named(&self) -> bool {
+        // ORDERING: Acquire pairs with `unload`, in which who sees the magazine let go sees no bounds, and with `bound`, in which
+        // who sees bounds sees the name.
+        let each = if planted(Fault::NameRelaxed) { Ordering::Relaxed } else { Ordering::Acquire };
+        let named = self.loaded.load(each) != NONE;
+        let is_empty = self.top.load(each).is_null();
+        named || is_empty || self.loaded.load(Ordering::Relaxed) != NONE
     }
 
     /// Takes a chunk. O(1); `None` if the bin misses. Only the owner may.
