@@ -245,7 +245,7 @@ const MODELS: &[Model] = &[
         heap::join_against_leave,
         "heap/adopt.rs thread_cache.rs thread_cache/bin.rs slab.rs heap/mod.rs",
         None,
-        [("early", Fault::LeaveEarly, "each chunk is in one place")]
+        [("early", Fault::LeaveEarly, "bins lie in their magazines")]
     ),
     model!(
         heap::two_adopt,
@@ -460,7 +460,7 @@ const MODELS: &[Model] = &[
         sampler::begin_against_end,
         "sampler/mod.rs sampler/site.rs modes/index.rs",
         None,
-        [("unpublished", Fault::IndexRelaxed, "subtract with overflow")]
+        [("unpublished", Fault::IndexRelaxed, "a node that is none")]
     ),
     model!(
         sampler::walk_against_begin,

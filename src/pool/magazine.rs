@@ -74,7 +74,6 @@ impl Magazine {
     }
 
     pub(crate) fn set_count(&self, count: usize) {
-        debug_assert!(count <= MAGAZINE_SLOTS, "{count} chunks");
         self.count.set(count);
     }
 
