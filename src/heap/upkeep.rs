@@ -163,8 +163,8 @@ impl Heap {
     /// Says that so many bytes have gone back to spans or arenas.
     pub(super) fn ebb(&self, bytes: usize) {
         // Not a read-modify-write, here and below: a lost count now and then changes little.
-        let ebb = &self.clock.ebb;
-        ebb.store(ebb.load(Ordering::Relaxed).saturating_add(bytes), Ordering::Relaxed);
+        let ebb = self.clock.ebb.load(Ordering::Relaxed);
+        self.clock.ebb.store(ebb.saturating_add(bytes), Ordering::Relaxed);
     }
 
     /// Says that so many were taken from there.
