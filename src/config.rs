@@ -36,6 +36,8 @@ mod values {
     pub(crate) const MAGAZINE_SLOTS: usize = 64;
     /// What the loaded magazine of one class may hold.
     pub(crate) const MAGAZINE_BYTES: usize = 16 << 10;
+    /// One in so many frees that find no room for a magazine of one chunk puts another class's out for it.
+    pub(crate) const ADMIT: u64 = 16;
     /// Bytes of chunks that a thread's first carve of a class takes; each further one takes twice as many.
     pub(crate) const FIRST_CARVE: usize = 256;
     /// A line of the processor's caches, for classes below which a thread's first chunks are whole lines.
@@ -138,8 +140,12 @@ mod values {
     pub(crate) const REARMS: u32 = 384;
     /// After so many ticks without work, they are not.
     pub(crate) const QUIET_TICKS: u32 = 16;
-    /// For so many ticks after magazines went back to spans, or pages to arenas, memory ebbs.
-    pub(crate) const EBB_TICKS: u32 = 16;
+    /// Memory ebbs while more has gone back to spans and arenas, beyond what was taken from there since, than so many bytes and
+    /// this part of what is committed.
+    pub(crate) const EBB_LEAST: usize = 1 << 20;
+    pub(crate) const EBB_PART: usize = 32;
+    /// And each tick forgets this part of it.
+    pub(crate) const EBB_FORGOTTEN: usize = 8;
     /// Microseconds for which a thread may have a bin armed once more while memory ebbs, and for how many of them at once:
     /// an armed pop costs some 50 ns more.
     pub(crate) const EARN_US: u64 = 2;
@@ -181,6 +187,7 @@ mod values {
     pub(crate) const BIN_BYTES: usize = 64;
     pub(crate) const MAGAZINE_SLOTS: usize = 2;
     pub(crate) const MAGAZINE_BYTES: usize = 64;
+    pub(crate) const ADMIT: u64 = 1;
     pub(crate) const FIRST_CARVE: usize = 64;
     pub(crate) const LINE: usize = 0;
     pub(crate) const CACHE_BYTES: usize = 256;
@@ -236,7 +243,9 @@ mod values {
     pub(crate) const RELIEF_BYTES: usize = PAGE_SIZE;
     pub(crate) const REARMS: u32 = 0;
     pub(crate) const QUIET_TICKS: u32 = 1;
-    pub(crate) const EBB_TICKS: u32 = 1;
+    pub(crate) const EBB_LEAST: usize = 0;
+    pub(crate) const EBB_PART: usize = usize::MAX;
+    pub(crate) const EBB_FORGOTTEN: usize = 1;
     pub(crate) const EARN_US: u64 = 1 << 40;
     pub(crate) const EARNED: u64 = 1;
     pub(crate) const EBB_BYTES: usize = 1 << 30;

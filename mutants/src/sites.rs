@@ -36,8 +36,18 @@ const STEER: [&str; 9] =
     ["clock.", "visit", "asked", "aged()", "hint", "dirty_hint", "changes", "books.changes", "hand"];
 /// What is no write: it steers, counts what only its thread looks at, speaks to the system or the processor, or names a
 /// point for tests.
-const NO_WRITES: [&str; 9] =
-    ["count", "prefetch", "prefetch_read", "prefetch_write", "discharge", "advise_thp", "ebb", "debug_assert", "point"];
+const NO_WRITES: [&str; 10] = [
+    "count",
+    "prefetch",
+    "prefetch_read",
+    "prefetch_write",
+    "discharge",
+    "advise_thp",
+    "ebb",
+    "flow",
+    "debug_assert",
+    "point",
+];
 /// Functions of the crate that publish what was written before: hand-overs by name.
 const HAND_OVERS: [&str; 16] = [
     "push",

@@ -89,6 +89,7 @@ impl Heap {
             self.spans.arenas.give_run(run.page, run.pages);
             return None;
         };
+        self.flow(run.pages * PAGE);
         node.head.describe(run.page, LARGE);
         self.spans.page_map.publish(run.page, run.pages, entry(node));
         node.set_bytes(run.pages * PAGE);
@@ -205,9 +206,10 @@ impl Heap {
             os::release(address, bytes);
             self.spans.arenas.budget().discharge(bytes / PAGE);
         } else if let Some(run) = self.shelf.put(thread, node.head.index(), bytes / PAGE, self.clock.now()) {
+            let bytes = run.pages * PAGE;
             self.unshelve(run);
             if self.relieve() > EBB_BYTES {
-                self.ebb();
+                self.ebb(bytes);
             }
         }
         self.attend_large(thread);

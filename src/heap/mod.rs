@@ -28,7 +28,7 @@ mod walk;
 
 pub(crate) use tracked::Tracked;
 
-use crate::config::MAGAZINE_SLOTS;
+use crate::config::{ADMIT, MAGAZINE_SLOTS};
 use crate::log::{Count, Voice, tell};
 use crate::pool::{Magazine, Pool, Portion};
 use crate::size_class::{CLASSES, Class, INFO};
@@ -113,7 +113,9 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub(crate) fn free_slow(&self, cache: &ThreadCache, class: Class, chunk: NonNull<u8>) {
-        if !(self.attend(cache, class) && cache.bin(class).push(chunk)) {
+        let is_done = self.attend(cache, class) && cache.bin(class).push(chunk)
+            || INFO[class].slots == 1 && self.drain_single(cache, class, chunk);
+        if !is_done {
             self.drain(cache, class);
             if !cache.bin(class).push(chunk) {
                 self.free_shared(class, chunk);
@@ -218,6 +220,9 @@ impl Heap {
                 );
             }),
         };
+        if let Some(single) = full.filter(|full| INFO[class].slots == 1 && full.count() == 1) {
+            return self.unpack(cache, class, single);
+        }
         let loaded = cache.unload(class, &self.magazines);
         if loaded.is_none() && !self.admit(cache, class) {
             if let Some(full) = full {
@@ -257,6 +262,7 @@ impl Heap {
             chunks[count] = chunk;
             count += 1;
         });
+        self.flow(count * INFO[class].size);
         count
     }
 
@@ -279,9 +285,9 @@ impl Heap {
         let size = INFO[class].size;
         tell!(self.voice(), Cache, "{size} B: no room: the thread's magazine is full");
         let bytes = INFO[class].magazine_bytes();
-        let pool = &self.pools[class];
         // Charged while the bin still shows its magazine: the charge may be counted anew.
-        let room = cache.loaded(class, &self.magazines).is_some() && !pool.in_burst() && cache.charge(bytes);
+        let room =
+            cache.loaded(class, &self.magazines).is_some() && !self.pools[class].in_burst() && cache.charge(bytes);
         let loaded = cache.unload(class, &self.magazines);
         if loaded.is_some() {
             cache.settle_in(class);
@@ -289,25 +295,7 @@ impl Heap {
         let empty = match loaded {
             None if self.admit(cache, class) => None,
             None => return,
-            Some(full) if room && cache.put_spare(class, full, now) => {
-                tell!(self.voice(), Pool, "{size} B: the full magazine is kept as a spare");
-                None
-            }
-            Some(full) => {
-                if room {
-                    cache.discharge(bytes);
-                }
-                if pool.drain(class, &self.magazines, full) {
-                    tell!(self.voice(), Pool, "{size} B: the full magazine goes to the pool, by one exchange");
-                    None
-                } else {
-                    tell!(self.voice(), Pool, "{size} B: {} restored to their spans", Count(full.count(), "chunk"));
-                    pool.restore_all(class, &self.spans, full, now);
-                    self.ebb();
-                    self.relieve();
-                    Some(full)
-                }
-            }
+            Some(full) => self.lay_aside(cache, class, full, room, now),
         };
         match empty.or_else(|| cache.take_empty(&self.magazines)) {
             Some(magazine) => {
@@ -318,6 +306,69 @@ impl Heap {
             }
             None => cache.discharge(bytes),
         }
+    }
+
+    /// Takes the one chunk of a magazine in hand: to load it would serve nobody else.
+    fn unpack(&self, cache: &ThreadCache, class: Class, single: &Magazine) -> Option<NonNull<u8>> {
+        let chunk = single.slots()[0].get();
+        single.set_count(0);
+        cache.put_empty(&self.magazines, single);
+        cache.bin(class).served.add(1);
+        NonNull::new(with_exposed_provenance_mut(chunk))
+    }
+
+    /// Takes a chunk of a class whose magazines hold one: packs it into a magazine of its own, and leaves the loaded one where it
+    /// is. Without one, it asks for one to be loaded only where there is room, and now and then: else such classes would put
+    /// each other's out all the time. False: nothing is done.
+    #[inline(never)]
+    fn drain_single(&self, cache: &ThreadCache, class: Class, chunk: NonNull<u8>) -> bool {
+        let (bin, bytes, now) = (cache.bin(class), INFO[class].magazine_bytes(), self.clock.now());
+        let loaded = cache.loaded(class, &self.magazines).is_some();
+        let room = !(loaded && self.pools[class].in_burst()) && cache.charge(bytes);
+        let admits = !loaded && (room || bin.drains.get() % ADMIT == 0);
+        let single = if admits { None } else { cache.take_empty(&self.magazines) };
+        let Some(single) = single else {
+            cache.discharge(if room { bytes } else { 0 });
+            return false;
+        };
+        bin.drains.add(1);
+        single.slots()[0].set(chunk.as_ptr().expose_provenance());
+        single.set_count(1);
+        if let Some(empty) = self.lay_aside(cache, class, single, room, now) {
+            cache.put_empty(&self.magazines, empty);
+        }
+        true
+    }
+
+    /// Puts a full magazine in hand among the thread's spares, if there is `room`, which the caller has charged; else into the
+    /// pool. Where that has enough, its chunks go to their spans, and it is the caller's again.
+    #[inline(always)]
+    fn lay_aside<'a>(
+        &self,
+        cache: &ThreadCache,
+        class: Class,
+        full: &'a Magazine,
+        room: bool,
+        now: u32,
+    ) -> Option<&'a Magazine> {
+        let (size, pool) = (INFO[class].size, &self.pools[class]);
+        if room {
+            if cache.put_spare(class, full, now) {
+                tell!(self.voice(), Pool, "{size} B: the full magazine is kept as a spare");
+                return None;
+            }
+            cache.discharge(INFO[class].magazine_bytes());
+        }
+        if pool.drain(class, &self.magazines, full) {
+            tell!(self.voice(), Pool, "{size} B: the full magazine goes to the pool, by one exchange");
+            return None;
+        }
+        let count = full.count();
+        tell!(self.voice(), Pool, "{size} B: {} restored to their spans", Count(count, "chunk"));
+        pool.restore_all(class, &self.spans, full, now);
+        self.ebb(count * size);
+        self.relieve();
+        Some(full)
     }
 
     /// Charges one magazine of a class to the cache, and makes room for it by draining others. False: there is none.

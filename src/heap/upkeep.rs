@@ -16,15 +16,16 @@
 //!
 //! Bins are armed a limited number of times between two moves of the clock, or a busy program would miss all the time.
 //! After the limit a miss of its own looks at the clock again; but a loop that never misses would then keep what was freed
-//! before it for ever. So while memory *ebbs* (magazines went back to spans of late, or many pages to arenas), whoever frees,
+//! before it for ever. So while memory *ebbs* (more went back to spans and arenas of late than was taken from there), whoever frees,
 //! or misses though the bin was not armed, arms the bin for the next pop, which costs frees nothing; and a loop that takes its
 //! time, some microseconds from one pop to the next, earns a further arming with each. One that takes none keeps its speed,
 //! and what lies there until any thread misses.
 
 use super::Heap;
 use crate::config::{
-    DIRTY_BYTES, DIRTY_PART, EARN_US, EARNED, EBB_TICKS, PAGE_SHIFT, PULSE, PURGE_TICKS, QUIET_TICKS, REARMS,
-    REFUSED_TICKS, RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SPARE_TICKS, SWEEP_SPANS, TICK_CACHES, TICK_MS, VAIN,
+    DIRTY_BYTES, DIRTY_PART, EARN_US, EARNED, EBB_FORGOTTEN, EBB_LEAST, EBB_PART, PAGE_SHIFT, PULSE, PURGE_TICKS,
+    QUIET_TICKS, REARMS, REFUSED_TICKS, RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SPARE_TICKS, SWEEP_SPANS, TICK_CACHES,
+    TICK_MS, VAIN,
 };
 use crate::log::{Bytes, tell};
 use crate::os;
@@ -63,8 +64,8 @@ pub(super) struct Clock {
     purged: AtomicU32,
     /// Ticks since the last that found anything to do.
     quiet: AtomicU32,
-    /// The tick at which memory no longer ebbs.
-    ebb: AtomicU32,
+    /// Bytes that have gone back to spans and arenas, less what was taken from there since, and less what is forgotten.
+    ebb: AtomicUsize,
     /// The tick at which pages may be purged out of turn again: the system had refused.
     refused: AtomicU32,
     /// The class at which the return of magazines goes on.
@@ -82,7 +83,7 @@ impl Clock {
                 thinned: AtomicU32::new(0),
                 purged: AtomicU32::new(0),
                 quiet: AtomicU32::new(0),
-                ebb: AtomicU32::new(0),
+                ebb: AtomicUsize::new(0),
                 refused: AtomicU32::new(0),
                 class: AtomicUsize::new(0),
             }
@@ -134,7 +135,7 @@ impl Heap {
         if left > 0 && self.clock.quiet.load(Ordering::Relaxed) < QUIET_TICKS {
             cache.rearm.store(left - 1, Ordering::Relaxed);
             cache.arm(class..class + 1);
-        } else if left == 0 && self.clock.is_ahead(&self.clock.ebb) {
+        } else if left == 0 && self.is_ebbing() {
             let arms = match miss {
                 // A miss of its own may be the last for long.
                 Miss::Push | Miss::Pop => true,
@@ -159,9 +160,25 @@ impl Heap {
         true
     }
 
-    /// Says that memory ebbs: what has just been freed should go back even if its thread never misses again.
-    pub(super) fn ebb(&self) {
-        self.clock.set_ahead(&self.clock.ebb, EBB_TICKS);
+    /// Says that so many bytes have gone back to spans or arenas.
+    pub(super) fn ebb(&self, bytes: usize) {
+        // Not a read-modify-write, here and below: a lost count now and then changes little.
+        let ebb = self.clock.ebb.load(Ordering::Relaxed);
+        self.clock.ebb.store(ebb.saturating_add(bytes), Ordering::Relaxed);
+    }
+
+    /// Says that so many were taken from there.
+    pub(super) fn flow(&self, bytes: usize) {
+        let ebb = self.clock.ebb.load(Ordering::Relaxed);
+        if ebb > 0 {
+            self.clock.ebb.store(ebb.saturating_sub(bytes), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether memory ebbs: what has just been freed should go back even if its thread never misses again.
+    pub(super) fn is_ebbing(&self) -> bool {
+        let part = self.spans.arenas.committed().load(Ordering::Relaxed) / EBB_PART;
+        self.clock.ebb.load(Ordering::Relaxed) > EBB_LEAST.max(part)
     }
 
     /// Upkeep for a thread that frees large allocations, whether or not it has a cache.
@@ -235,6 +252,7 @@ impl Heap {
     fn tick(&self) {
         let now = self.clock.tick.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         tell!(self.voice(), Pool, "tick {now}: magazines that nobody needed go back to their spans");
+        self.flow(self.clock.ebb.load(Ordering::Relaxed).div_ceil(EBB_FORGOTTEN));
         let mut pooled = 0;
         for class in 0..CLASSES {
             self.pools[class].tick();

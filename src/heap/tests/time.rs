@@ -3,7 +3,7 @@
 use super::acts::SIZE;
 use super::world::{Client, LOOKS, World, class_of};
 use crate::config::{CACHE_BYTES, DIRTY_BYTES, PAGE, PURGE_TICKS, RELIEF_BYTES, REST_TICKS, SPARE_TICKS, TICK_MS};
-use crate::size_class::{Class, INFO};
+use crate::size_class::{CLASSES, Class, INFO};
 use crate::tagged::NONE;
 use std::vec::Vec;
 
@@ -405,5 +405,44 @@ fn what_a_burst_frees_goes_back() {
     }
     let stats = world.check(&[&client]);
     assert!(stats.committed - stats.metadata < peak / 10 + CACHE_BYTES, "{peak} at the peak, {stats:?}");
+    world.finish([client].into());
+}
+
+/// What goes to spans and comes from there again is no ebb; what went, and is not missed for long, is forgotten.
+#[test]
+fn memory_ebbs_while_more_goes_back_than_is_taken() {
+    let world = World::new();
+    let mut client = idle(&world);
+    for _ in 0..3 {
+        (0..20_000).for_each(|_| assert!(client.alloc(1024, 1, false)));
+        assert!(!world.heap.is_ebbing());
+        client.free_all();
+        assert!(world.heap.is_ebbing());
+    }
+    (0..100).for_each(|_| tick(&world, &client));
+    assert!(!world.heap.is_ebbing());
+    world.finish([client].into());
+}
+
+/// Classes of which one chunk fills a magazine, more of them than there is room for, mostly leave each other's where they are.
+#[test]
+fn single_chunks_do_not_put_each_other_out() {
+    let world = World::new();
+    let mut client = idle(&world);
+    let sizes: Vec<usize> = INFO.iter().filter(|info| info.slots == 1).map(|info| info.size).collect();
+    assert!(sizes.iter().sum::<usize>() > 2 * CACHE_BYTES);
+    let mut loaded = Vec::new();
+    let mut lost = 0;
+    for round in 0..8 {
+        let from = client.blocks.len();
+        sizes.iter().for_each(|size| (0..2).for_each(|_| assert!(client.alloc(*size, 1, false))));
+        (from..client.blocks.len()).rev().for_each(|at| client.free(at));
+        let is_loaded = |class: &Class| client.cache.unwrap().loaded(*class, &world.heap.magazines).is_some();
+        assert!(client.cached() <= CACHE_BYTES);
+        // At first each asks for one.
+        lost += if round < 2 { 0 } else { loaded.iter().filter(|class| !is_loaded(class)).count() };
+        loaded = (0..CLASSES).filter(is_loaded).collect();
+    }
+    assert!(lost < sizes.len(), "{lost} in 6 rounds of {}", sizes.len());
     world.finish([client].into());
 }
