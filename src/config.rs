@@ -26,6 +26,13 @@ mod values {
     /// The least number of chunks in a span of classes up to 32 KiB, and above.
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (8, 4);
 
+    /// Of no size, and where an OS page begins.
+    #[derive(Debug)]
+    #[repr(C, align(4096))]
+    pub(crate) struct PageStart;
+    /// Bytes of the page map's end, of 256 KiB, that lie in the OS page in which the rest of a small program's part lies.
+    pub(crate) const APART: usize = 2304;
+
     /// Words of the bitmaps of span nodes: each class's spans have the least that suffices. Few kinds, since each has a table of
     /// its own; with twenty, and with 36, a node is whole cache lines.
     pub(crate) const SPAN_WORDS: [usize; 4] = [20, 36, 64, 128];
@@ -76,10 +83,10 @@ mod values {
     pub(crate) const SHELF_PAGES: usize = 16;
     pub(crate) const SHELF_SLOTS: usize = 64;
 
-    /// Nodes in the first segment of a slab; each further segment doubles.
-    pub(crate) const SLAB_FIRST: u32 = 64;
+    /// Nodes in the first segment of a slab, few, so that the first segments of several share OS pages; each further one doubles.
+    pub(crate) const SLAB_FIRST: u32 = 4;
     /// Segments of a slab, at most.
-    pub(crate) const SLAB_SEGMENTS: usize = 24;
+    pub(crate) const SLAB_SEGMENTS: usize = 28;
     /// Whether zeroed memory is a valid node. Not so for loom's atomics, which must be constructed.
     pub(crate) const ZERO_IS_NODE: bool = true;
     /// Threads that can have a cache at one time; more use the shared path.
@@ -177,6 +184,9 @@ mod values {
     pub(crate) const ODD: &[usize] = &[];
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (4, 4);
     pub(crate) const SPAN_WORDS: [usize; 1] = [1];
+    #[derive(Debug)]
+    pub(crate) struct PageStart;
+    pub(crate) const APART: usize = 0;
 
     pub(crate) const BIN_BYTES: usize = 64;
     pub(crate) const MAGAZINE_SLOTS: usize = 2;

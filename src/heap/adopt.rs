@@ -133,6 +133,8 @@ impl Heap {
         }
         // SAFETY: the first of at least one word, alive, and zero or just made.
         unsafe { &*words }.store(os::process_id(), Ordering::Relaxed);
+        // An OS page that is read before it is written to takes two faults.
+        self.spans.arenas.stir();
         point(Point::FirstUse);
         // ORDERING: Release publishes the words; pairs with the Acquire loads. The loser's are undone.
         let publish = if planted(Fault::HearRelaxed) { Ordering::Relaxed } else { Ordering::Release };
@@ -188,6 +190,10 @@ impl Heap {
     /// Adopts the caches of threads of the calling process that ended without a word, of a few at a time.
     fn adopt_ended(&self, process: u32) {
         let made = self.caches.made();
+        if made == 1 {
+            // The caller's own.
+            return;
+        }
         let first = self.asked.fetch_add(ASK, Ordering::Relaxed);
         for at in 0..ASK.min(made) {
             let cache = self.caches.get(first.wrapping_add(at) % made + 1);
