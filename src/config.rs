@@ -5,6 +5,8 @@
 
 #[cfg(not(millpond_loom))]
 mod values {
+    use core::ops::Range;
+
     /// log2 of a page. 64 KiB, so that a page is a whole number of OS pages on every Linux (4, 16 and 64 KiB).
     pub(crate) const PAGE_SHIFT: u32 = 16;
     /// Bits of address that the page map covers: the user half of a four-level x86-64 address space.
@@ -139,6 +141,10 @@ mod values {
     pub(crate) const DIRTY_BYTES: usize = 128 << 20;
     /// And the part of committed memory that they may be in a larger one: as much as is in use.
     pub(crate) const DIRTY_PART: usize = 2;
+    /// Committed bytes of a heap that gives back what it does not use before it grows; and by what part of them it may grow until
+    /// it does so again. For C alone: where huge pages come before that, they would be refused where memory has gone back.
+    pub(crate) const SLIM: Range<usize> = if IN_C { 4 << 20..32 << 20 } else { 0..0 };
+    pub(crate) const SLIM_PART: usize = 8;
     /// What is purged at once when they are more.
     pub(crate) const RELIEF_BYTES: usize = 16 << 20;
     /// How often a thread's bins are armed again between two moves of its clock.
@@ -173,6 +179,8 @@ mod values {
 
 #[cfg(millpond_loom)]
 mod values {
+    use core::ops::Range;
+
     pub(crate) const PAGE_SHIFT: u32 = 6;
     const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
     pub(crate) const ADDRESS_BITS: u32 = 13;
@@ -194,6 +202,8 @@ mod values {
     pub(crate) const FIRST_CARVE: usize = 64;
     pub(crate) const LINE: usize = 0;
     pub(crate) const CACHE_BYTES: usize = 256;
+    pub(crate) const SLIM: Range<usize> = 0..0;
+    pub(crate) const SLIM_PART: usize = 8;
     pub(crate) const SPARES: u32 = 2;
     pub(crate) const EMPTIES: u32 = 1;
     pub(crate) const POOL_BYTES: usize = 64;

@@ -273,6 +273,7 @@ impl Heap {
         }
         magazine.set_count(count);
         tell!(self.voice(), Pool, "{} B: {} carved from spans", INFO[class].size, Count(count, "chunk"));
+        self.watch_growth();
         count
     }
 
