@@ -26,7 +26,7 @@ impl Store {
 
     fn add(&self, piece: usize) {
         // SAFETY: fresh memory of that length, which stays until the execution ends.
-        unsafe { self.stock.add(self.pieces[piece], LEN) };
+        unsafe { self.stock.add(self.pieces[piece], self.pieces[piece], LEN) };
     }
 
     /// Takes a table, and writes to it as its owner may.

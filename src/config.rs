@@ -5,6 +5,8 @@
 
 #[cfg(not(millpond_loom))]
 mod values {
+    use core::ops::Range;
+
     /// log2 of a page. 64 KiB, so that a page is a whole number of OS pages on every Linux (4, 16 and 64 KiB).
     pub(crate) const PAGE_SHIFT: u32 = 16;
     /// Bits of address that the page map covers: the user half of a four-level x86-64 address space.
@@ -25,6 +27,13 @@ mod values {
     const IN_C: bool = cfg!(any(test, feature = "malloc", feature = "prefixed"));
     /// The least number of chunks in a span of classes up to 32 KiB, and above.
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (8, 4);
+
+    /// Of no size, and where an OS page begins.
+    #[derive(Debug)]
+    #[repr(C, align(4096))]
+    pub(crate) struct PageStart;
+    /// Bytes of the page map's end, of 256 KiB, that lie in the OS page in which the rest of a small program's part lies.
+    pub(crate) const APART: usize = 2304;
 
     /// Words of the bitmaps of span nodes: each class's spans have the least that suffices. Few kinds, since each has a table of
     /// its own; with twenty, and with 36, a node is whole cache lines.
@@ -78,10 +87,10 @@ mod values {
     pub(crate) const SHELF_PAGES: usize = 16;
     pub(crate) const SHELF_SLOTS: usize = 64;
 
-    /// Nodes in the first segment of a slab; each further segment doubles.
-    pub(crate) const SLAB_FIRST: u32 = 64;
+    /// Nodes in the first segment of a slab, few, so that the first segments of several share OS pages; each further one doubles.
+    pub(crate) const SLAB_FIRST: u32 = 4;
     /// Segments of a slab, at most.
-    pub(crate) const SLAB_SEGMENTS: usize = 24;
+    pub(crate) const SLAB_SEGMENTS: usize = 28;
     /// Whether zeroed memory is a valid node. Not so for loom's atomics, which must be constructed.
     pub(crate) const ZERO_IS_NODE: bool = true;
     /// Threads that can have a cache at one time; more use the shared path.
@@ -134,6 +143,10 @@ mod values {
     pub(crate) const DIRTY_BYTES: usize = 128 << 20;
     /// And the part of committed memory that they may be in a larger one: as much as is in use.
     pub(crate) const DIRTY_PART: usize = 2;
+    /// Committed bytes of a heap that gives back what it does not use before it grows; and by what part of them it may grow until
+    /// it does so again. For C alone: where huge pages come before that, they would be refused where memory has gone back.
+    pub(crate) const SLIM: Range<usize> = if IN_C { 4 << 20..32 << 20 } else { 0..0 };
+    pub(crate) const SLIM_PART: usize = 8;
     /// What is purged at once when they are more.
     pub(crate) const RELIEF_BYTES: usize = 16 << 20;
     /// How often a thread's bins are armed again between two moves of its clock.
@@ -172,6 +185,8 @@ mod values {
 
 #[cfg(millpond_loom)]
 mod values {
+    use core::ops::Range;
+
     pub(crate) const PAGE_SHIFT: u32 = 6;
     const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
     pub(crate) const ADDRESS_BITS: u32 = 13;
@@ -183,6 +198,9 @@ mod values {
     pub(crate) const ODD: &[usize] = &[];
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (4, 4);
     pub(crate) const SPAN_WORDS: [usize; 1] = [1];
+    #[derive(Debug)]
+    pub(crate) struct PageStart;
+    pub(crate) const APART: usize = 0;
 
     pub(crate) const BIN_BYTES: usize = 64;
     pub(crate) const MAGAZINE_SLOTS: usize = 2;
@@ -191,6 +209,8 @@ mod values {
     pub(crate) const FIRST_CARVE: usize = 64;
     pub(crate) const LINE: usize = 0;
     pub(crate) const CACHE_BYTES: usize = 256;
+    pub(crate) const SLIM: Range<usize> = 0..0;
+    pub(crate) const SLIM_PART: usize = 8;
     pub(crate) const SPARES: u32 = 2;
     pub(crate) const EMPTIES: u32 = 2;
     pub(crate) const POOL_BYTES: usize = 64;

@@ -42,11 +42,17 @@ pub(crate) static TRACKER: Tracker = Tracker::new();
 /// call misses and comes here.
 /// Each has the index of the thread's own cache.
 static FRONTS: Slab<ThreadCache> = Slab::new();
-/// The mode, whether anything was allocated before it was chosen, what is watched, and whether slots may point to fronts.
-static MODE: AtomicU32 = AtomicU32::new(0);
+/// The mode, whether anything was allocated before it was chosen, what is watched, whether slots may point to fronts, and whether
+/// the environment has been read: beside what each miss touches anyhow.
+#[inline(always)]
+fn mode_word() -> &'static AtomicU32 {
+    &HEAP.note
+}
 const MODES: u32 = 0xff;
 const LATE: u32 = 1 << 8;
 const SEALED: u32 = 1 << 11;
+const BEGUN: u32 = 1 << 13;
+const CONFIGURED: u32 = 1 << 14;
 /// One more than the mode that the program's allocator was made with; zero if it was made with none.
 static WANTED: AtomicU32 = AtomicU32::new(0);
 /// And the callers that it was to keep, and how often it was to guard.
@@ -259,11 +265,11 @@ fn new_cache() -> Option<&'static ThreadCache> {
     let cache = HEAP.join(wipe)?;
     // The slot first: the registration may allocate.
     if front_of(cache).is_some_and(|front| slot::set(front))
-        && slot::at_thread_exit(thread_ends, (&raw const *cache).cast())
+        && slot::at_thread_exit(&HEAP.key, thread_ends, (&raw const *cache).cast())
     {
         return Some(cache);
     }
-    slot::set(&raw const UNBORN);
+    slot::set(&raw const UNBORN.0);
     HEAP.leave(cache);
     None
 }
@@ -289,19 +295,26 @@ extern "C" fn wipe() {
     HEAP.wipe();
 }
 
+/// What is done when the C library is loaded.
+#[allow(dead_code, reason = "only the C library calls it")]
+pub(crate) fn begin() {
+    // An OS page that is read before it is written to takes two faults.
+    mode_word().fetch_or(BEGUN, Ordering::Relaxed);
+    configure();
+}
+
 /// Reads the environment, once it is there; a second reader at the same time does no harm.
 #[cold]
 pub(crate) fn configure() {
-    static DONE: AtomicU32 = AtomicU32::new(0);
     // Relaxed: nothing is published by it.
-    if DONE.load(Ordering::Relaxed) != 0 {
+    if mode_word().load(Ordering::Relaxed) & CONFIGURED != 0 {
         return;
     }
     let Some(settings) = environment::read() else {
-        MODE.fetch_or(LATE, Ordering::Relaxed);
+        mode_word().fetch_or(LATE, Ordering::Relaxed);
         return;
     };
-    if DONE.swap(1, Ordering::Relaxed) != 0 {
+    if mode_word().fetch_or(CONFIGURED, Ordering::Relaxed) & CONFIGURED != 0 {
         return;
     }
     let wanted = match WANTED.load(Ordering::Relaxed) {
@@ -361,7 +374,7 @@ pub(crate) fn configure() {
 #[inline]
 pub fn mode() -> Mode {
     // Relaxed: chosen once, before there is a second thread.
-    match MODE.load(Ordering::Relaxed) & MODES {
+    match mode_word().load(Ordering::Relaxed) & MODES {
         0 => Mode::Fast,
         1 => Mode::Tracked,
         _ => Mode::Hardened,
@@ -372,12 +385,12 @@ pub fn mode() -> Mode {
 #[inline]
 pub(crate) fn is_plain() -> bool {
     // Relaxed: as in `mode`; who sees a change late goes on as before for so long.
-    MODE.load(Ordering::Relaxed) & (MODES | watch::TIMED | watch::SAMPLED) == 0
+    mode_word().load(Ordering::Relaxed) & (MODES | watch::TIMED | watch::SAMPLED) == 0
 }
 
 /// Whether there may be allocations without a record.
 pub(crate) fn is_late() -> bool {
-    MODE.load(Ordering::Relaxed) & LATE != 0
+    mode_word().load(Ordering::Relaxed) & LATE != 0
 }
 
 /// Takes a mode over.
@@ -396,7 +409,7 @@ fn choose(mode: Mode) {
 /// for it.
 fn seal(what: u32) {
     let own = living_cache();
-    MODE.fetch_or(what | SEALED, Ordering::Relaxed);
+    mode_word().fetch_or(what | SEALED, Ordering::Relaxed);
     if let Some(front) = own.and_then(front_of) {
         slot::set(front);
     }

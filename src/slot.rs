@@ -16,9 +16,14 @@ use crate::thread_cache::ThreadCache;
 use core::ffi::c_void;
 
 /// What threads without a cache point to, before their first call.
-pub(crate) static UNBORN: ThreadCache = ThreadCache::new();
+pub(crate) static UNBORN: InOnePage = InOnePage(ThreadCache::new());
 /// What threads without a cache point to, after their own destructor of it.
 pub(crate) static DEAD: ThreadCache = ThreadCache::new();
+
+/// A cache that is only ever read, in one OS page.
+#[derive(Debug)]
+#[repr(C, align(4096))]
+pub(crate) struct InOnePage(pub(crate) ThreadCache);
 
 const _: () = assert!(ThreadCache::LAYOUT.0 == 0 && ThreadCache::LAYOUT.1 == BIN_BYTES);
 
@@ -144,10 +149,10 @@ mod imp {
 
     #[inline]
     pub(crate) fn get() -> *const ThreadCache {
-        let Some(key) = word() else { return &raw const UNBORN };
+        let Some(key) = word() else { return &raw const UNBORN.0 };
         // SAFETY: the key exists.
         match unsafe { libc::pthread_getspecific(key) } {
-            word if word.is_null() => &raw const UNBORN,
+            word if word.is_null() => &raw const UNBORN.0,
             word => word.cast(),
         }
     }
@@ -183,10 +188,13 @@ fn key(place: &AtomicU32, at_exit: unsafe extern "C" fn(*mut c_void)) -> Option<
     }
 }
 
-/// Has `at_exit` called with `value` when the calling thread ends; always the same function. `false` if the system
-/// refuses. May call `calloc` (glibc, for keys from 32 on), so the slot must be set before.
-pub(crate) fn at_thread_exit(at_exit: unsafe extern "C" fn(*mut c_void), value: *const c_void) -> bool {
-    static KEY: AtomicU32 = AtomicU32::new(0);
+/// Has `at_exit` called with `value` when the calling thread ends; always the same function, whose key is kept in `place`, zero at
+/// first. `false` if the system refuses. May call `calloc` (glibc, for keys from 32 on), so the slot must be set before.
+pub(crate) fn at_thread_exit(
+    place: &AtomicU32,
+    at_exit: unsafe extern "C" fn(*mut c_void),
+    value: *const c_void,
+) -> bool {
     // SAFETY: the key exists.
-    key(&KEY, at_exit).is_some_and(|key| unsafe { libc::pthread_setspecific(key, value) } == 0)
+    key(place, at_exit).is_some_and(|key| unsafe { libc::pthread_setspecific(key, value) } == 0)
 }

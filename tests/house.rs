@@ -56,6 +56,7 @@ const UNMODELLED: &[(&str, &str)] = &[
     ("sync", "what the models stand on"),
     ("os/linux.rs", "the models have another system"),
     ("os/fake", "is that system, or that of the unit tests"),
+    ("os/nursery.rs", "a bound that publishes nothing: what is given out is as the program was loaded"),
     ("slot.rs", "the system's calls; a key is a number, and behind it nothing is published"),
     ("arena/growth.rs", "advice to the system, and access that it gives: behind them nothing is published"),
     ("global.rs", "a flag that publishes nothing"),

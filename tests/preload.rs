@@ -19,9 +19,20 @@ fn scenario(name: &str, arguments: &[&str], limits: &[(libc::__rlimit_resource_t
     ended
 }
 
+/// The scenario in the modes with records: those begin after the first allocations of some programs, and where a sandbox refuses
+/// what they ask for, they go on without it.
+fn in_modes(name: &str) {
+    let program = compile(&format!("{name}.c"), name, &link_shared().each_ref().map(String::as_str));
+    for mode in ["tracked", "hardened"] {
+        let ended = run(preloaded(&program).env("MILLPOND_MODE", mode), WATCHDOG, &[]).well(mode);
+        assert!(ended.stdout.contains("done") && ended.stderr.is_empty(), "{name}, {mode}: {ended:#?}");
+    }
+}
+
 #[test]
 fn before_main_and_after_it() {
     scenario("early", &[], &[]);
+    in_modes("early");
 }
 
 #[test]
@@ -106,6 +117,7 @@ fn where_nothing_is_overcommitted() {
 #[test]
 fn in_a_sandbox_that_refuses() {
     scenario("sandbox", &[], &[]);
+    in_modes("sandbox");
 }
 
 #[test]

@@ -89,6 +89,12 @@ impl Arenas {
         &self.books.voice
     }
 
+    /// Has those who search look once more, should they find nothing. Writes to what a search reads first of all.
+    pub(crate) fn stir(&self) {
+        // Relaxed: a hint, as in `find`.
+        self.books.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Bytes of address space reserved.
     pub(crate) fn reserved(&self) -> usize {
         self.reserved.load(Ordering::Relaxed)
@@ -196,8 +202,7 @@ impl Arenas {
         tell!(self.voice(), Arena, "{} given back at {:#x}", Count(pages, "page"), page << PAGE_SHIFT);
         arena.give(page, pages, zero);
         self.budget.discharge(pages);
-        // Relaxed: a hint, as in `find`.
-        self.books.changes.fetch_add(1, Ordering::Relaxed);
+        self.stir();
     }
 
     /// Makes a run that the caller owns longer, in place.
@@ -245,8 +250,8 @@ impl Arenas {
             gone
         };
         let purged = self.iter().map(purge_one).sum();
-        // Relaxed: a hint, as in `find`: a search may have missed what was being purged.
-        self.books.changes.fetch_add(1, Ordering::Relaxed);
+        // A search may have missed what was being purged.
+        self.stir();
         purged
     }
 

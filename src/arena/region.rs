@@ -315,11 +315,17 @@ impl Arena {
     /// Turns claimed pages into a run in use.
     fn commit(&self, start: usize, pages: usize, fill: Fill, density: Density, books: &Books) -> Took {
         let page = self.first_page + start;
-        if !self.unseal(start + pages) || !os::commit(page << PAGE_SHIFT, pages * PAGE) {
+        let is_open = self.unseal(start + pages);
+        if !is_open || !os::commit(page << PAGE_SHIFT, pages * PAGE) {
             self.free.fetch_add(pages as u32, Ordering::Relaxed);
             self.unclaim(start, pages);
             // Relaxed: a hint, as in `find`: a search may have missed these pages.
             books.changes.fetch_add(1, Ordering::Relaxed);
+            if !is_open {
+                // A sandbox, say, in which no access can be changed any more: an arena that is made now is open.
+                books.sealed.store(0, Ordering::Relaxed);
+                return Took::Nothing;
+            }
             return Took::Refused;
         }
         let mut clean = 0;

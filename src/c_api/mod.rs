@@ -53,7 +53,7 @@ mod prefixed;
 #[used]
 static AT_START: extern "C" fn() = {
     extern "C" fn start() {
-        crate::global::configure();
+        crate::global::begin();
     }
     start
 };

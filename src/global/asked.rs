@@ -3,7 +3,7 @@
 //! Nothing here is kept: the answers are the heap's, with what only the global one has beside it, which are records, fronts and
 //! what is watched.
 
-use super::{FRONTS, HEAP, TRACKER, living_cache, mode, tracked, watch};
+use super::{FRONTS, HEAP, TRACKER, is_late, living_cache, mode, tracked, watch};
 use crate::log::{self, Log};
 use crate::report::{CheckError, Mode, Stats, Thp, Trimmed};
 
@@ -47,8 +47,11 @@ pub fn flush_thread() {
 /// ```
 pub fn usable_size(ptr: *const u8) -> Option<usize> {
     if mode() == Mode::Hardened {
-        // What lies behind it is looked at.
-        return TRACKER.usable_size(HEAP.place(ptr.addr()));
+        // What lies behind it is looked at. What has no record is from before the mode was known, if anything can be.
+        let place = HEAP.place(ptr.addr());
+        if !is_late() || TRACKER.find(place).is_some() {
+            return TRACKER.usable_size(place);
+        }
     }
     HEAP.usable_size(ptr.addr())
 }

@@ -7,7 +7,7 @@
 //! Bytes are those of chunks and pages as they were served, which a free finds by the address.
 
 use super::watch::{self, MEASURED};
-use super::{HEAP, MODE, cache, front_of, living_cache};
+use super::{HEAP, cache, front_of, living_cache, mode_word};
 use crate::config::PAGE;
 use crate::slot;
 use crate::sync::Ordering;
@@ -26,7 +26,7 @@ impl Measuring {
     /// Begins one. A thread that can have no cache, or no front, counts nothing.
     pub(crate) fn begin() -> Self {
         let begun = cache().and_then(|own| {
-            MODE.fetch_or(MEASURED, Ordering::Relaxed);
+            mode_word().fetch_or(MEASURED, Ordering::Relaxed);
             let begun = own.tally.begin();
             if face_right(own) {
                 return Some((own, begun));

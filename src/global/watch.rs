@@ -4,7 +4,7 @@
 //! nothing is watched, threads have their own caches and nobody asks. A thread takes its front, or its cache again, at its next
 //! miss after a change: at once where the change comes first, else within the time in which upkeep has it miss.
 
-use super::{MODE, seal, tally};
+use super::{mode_word, seal, tally};
 use crate::config::FRAMES;
 use crate::environment::Profile;
 use crate::os;
@@ -39,7 +39,7 @@ static COLLAPSED: Counter = Counter::new();
 #[inline(always)]
 pub(super) fn is(what: u32) -> bool {
     // Relaxed: nothing is published by it.
-    MODE.load(Ordering::Relaxed) & what != 0
+    mode_word().load(Ordering::Relaxed) & what != 0
 }
 
 /// When a call began; zero if it is not timed.
@@ -187,7 +187,7 @@ pub(crate) fn forget(is_gone: impl Fn(usize) -> bool) {
 
 /// Ends it; what it knows stays.
 pub(crate) fn stop_sampling() {
-    MODE.fetch_and(!SAMPLED, Ordering::Relaxed);
+    mode_word().fetch_and(!SAMPLED, Ordering::Relaxed);
 }
 
 pub(crate) fn is_sampling() -> bool {

@@ -131,6 +131,8 @@ impl Heap {
                 unsafe { words.add(word).write(AtomicU32::new(0)) };
             }
         }
+        // An OS page that is read before it is written to takes two faults.
+        self.spans.arenas.stir();
         point(Point::FirstUse);
         // ORDERING: Release publishes the words; pairs with the Acquire loads. The loser's are undone.
         let publish = if planted(Fault::HearRelaxed) { Ordering::Relaxed } else { Ordering::Release };
@@ -188,6 +190,10 @@ impl Heap {
     /// Adopts the caches of threads of the calling process that ended without a word, of a few at a time.
     fn adopt_ended(&self, process: u32) {
         let made = self.caches.made();
+        if made == 1 {
+            // The caller's own.
+            return;
+        }
         let first = self.asked.fetch_add(ASK, Ordering::Relaxed);
         for at in 0..ASK.min(made) {
             let cache = self.caches.get(first.wrapping_add(at) % made + 1);

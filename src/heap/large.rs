@@ -42,6 +42,7 @@ impl Heap {
         let bytes = size.max(1).checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
         let _guest = self.enter(thread);
         let at = self.find_large(thread, bytes, align, fill)?;
+        self.watch_growth();
         if thread == NONE {
             self.counts.larges.add_shared(1);
             self.counts.large_bytes.add_shared(bytes as u64);

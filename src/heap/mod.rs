@@ -42,11 +42,24 @@ use stats::Counts;
 use upkeep::{Clock, Miss};
 
 /// See the module's documentation. What a small program touches lies together, since each OS page that is touched is one that the
-/// program has less of: at the beginning the pools, small classes first; at the end what follows the entries of the page map
-/// for the addresses that the system gives first, which are its last. Most of what is between stays untouched.
+/// program has less of: at the beginning all but what follows, and the pools of small classes; near the end of the spans' part
+/// what they say of it. Most of what is between stays untouched.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Heap {
+    /// For whoever has the heap, what is read at each miss, and what at each birth.
+    pub(crate) note: AtomicU32,
+    pub(crate) key: AtomicU32,
+    /// The next cache whose thread is asked for.
+    asked: AtomicU32,
+    /// Threads in the allocator without a live cache of their own.
+    guests: AtomicU32,
+    /// One word a cache: the number of the process in which its thread was heard of, zero in the child of a fork until
+    /// then. Word 0 is the process's own, zero there until the fork is settled.
+    heard: AtomicPtr<AtomicU32>,
+    clock: Clock,
+    pub(crate) magazines: Slab<Magazine>,
+    pub(crate) caches: Slab<ThreadCache>,
     pub(crate) pools: [Pool; CLASSES],
     counts: Counts,
     shelf: Shelf,
@@ -54,16 +67,6 @@ pub(crate) struct Heap {
     /// Bytes of huge allocations.
     huge: AtomicUsize,
     pub(crate) spans: Spans,
-    pub(crate) magazines: Slab<Magazine>,
-    pub(crate) caches: Slab<ThreadCache>,
-    clock: Clock,
-    /// One word a cache: the number of the process in which its thread was heard of, zero in the child of a fork until
-    /// then. Word 0 is the process's own, zero there until the fork is settled.
-    heard: AtomicPtr<AtomicU32>,
-    /// The next cache whose thread is asked for.
-    asked: AtomicU32,
-    /// Threads in the allocator without a live cache of their own.
-    guests: AtomicU32,
 }
 
 /// A thread in the allocator without a live cache of its own: it counts as long as this lives.
@@ -79,6 +82,8 @@ impl Heap {
     const_fn! {
         pub(crate) const fn new() -> Self {
             Self {
+                note: AtomicU32::new(0),
+                key: AtomicU32::new(0),
                 spans: Spans::new(),
                 pools: array_of![Pool::new(); CLASSES],
                 magazines: Slab::new(),
@@ -275,6 +280,7 @@ impl Heap {
         }
         magazine.set_count(count);
         tell!(self.voice(), Pool, "{} B: {} carved from spans", INFO[class].size, Count(count, "chunk"));
+        self.watch_growth();
         count
     }
 

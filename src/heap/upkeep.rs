@@ -12,7 +12,9 @@
 //! * spans that have rested get their free OS pages purged;
 //! * a part of each arena is visited, and runs that were free at the last visit already are purged.
 //!
-//! Free pages beyond a share of the heap are purged at once, whatever the clock says.
+//! Free pages beyond a share of the heap are purged at once, whatever the clock says. A small heap of C's (`SLIM`) gives back all
+//! that lies in pools and in free pages each time that it grows by an eighth beyond what it ever was, since its peak is
+//! compared with malloc's: seldom enough to cost nothing, and more often than ticks come to a program that runs for a moment.
 //!
 //! Bins are armed a limited number of times between two moves of the clock, or a busy program would miss all the time.
 //! After the limit a miss of its own looks at the clock again; but a loop that never misses would then keep what was freed
@@ -24,8 +26,8 @@
 use super::Heap;
 use crate::config::{
     DIRTY_BYTES, DIRTY_PART, EARN_US, EARNED, EBB_FORGOTTEN, EBB_LEAST, EBB_PART, PAGE_SHIFT, PULSE, PURGE_TICKS,
-    QUIET_TICKS, REARMS, REFUSED_TICKS, RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SPARE_TICKS, SWEEP_SPANS, TICK_CACHES,
-    TICK_MS, VAIN,
+    QUIET_TICKS, REARMS, REFUSED_TICKS, RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SLIM, SLIM_PART, SPARE_TICKS,
+    SWEEP_SPANS, TICK_CACHES, TICK_MS, VAIN,
 };
 use crate::log::{Bytes, tell};
 use crate::os;
@@ -70,6 +72,8 @@ pub(super) struct Clock {
     refused: AtomicU32,
     /// The class at which the return of magazines goes on.
     class: AtomicUsize,
+    /// Committed bytes beyond which a small heap is to be slimmed.
+    pub(super) high: AtomicUsize,
 }
 
 impl Clock {
@@ -86,6 +90,7 @@ impl Clock {
                 ebb: AtomicUsize::new(0),
                 refused: AtomicU32::new(0),
                 class: AtomicUsize::new(0),
+                high: AtomicUsize::new(0),
             }
         }
     }
@@ -247,6 +252,34 @@ impl Heap {
             }
         }
         dirty
+    }
+
+    /// What is done when more may have been committed, before it is used.
+    #[inline]
+    pub(super) fn watch_growth(&self) {
+        if !SLIM.is_empty() {
+            let committed = self.spans.arenas.committed().load(Ordering::Relaxed);
+            if SLIM.contains(&committed) && committed > self.clock.high.load(Ordering::Relaxed) {
+                self.slim(committed);
+            }
+        }
+    }
+
+    /// Gives back what lies in pools and on the shelf, and all free pages.
+    #[cold]
+    #[inline(never)]
+    fn slim(&self, committed: usize) {
+        // First, so that others who come meanwhile do not do the same.
+        self.clock.high.store(committed + committed / SLIM_PART, Ordering::Relaxed);
+        for class in 0..CLASSES {
+            self.return_magazines(class, self.pools[class].depth());
+        }
+        self.clear_shelf(|_| true);
+        self.spans.arenas.purge();
+        // Beyond what there was before as well: what comes and goes all the time costs nothing for that.
+        let left = self.spans.arenas.committed().load(Ordering::Relaxed);
+        let most = (committed + committed / (2 * SLIM_PART)).max(left + left / SLIM_PART);
+        self.clock.high.store(most, Ordering::Relaxed);
     }
 
     fn tick(&self) {

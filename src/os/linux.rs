@@ -3,6 +3,7 @@
 //! `errno` stays what it was, whatever the system refuses: `free` must not change it, nor an allocation that succeeds.
 
 use super::Purged;
+use super::nursery::Nursery;
 use super::stock::{self, Stock};
 use crate::report::Thp;
 use crate::sync::{AtomicUsize, Ordering};
@@ -12,15 +13,24 @@ use core::fmt::Write;
 const PROT: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
+/// What is kept here, in one place, so that a small program has it in one OS page.
+#[repr(C)]
+struct Kept {
+    page_size: AtomicUsize,
+    stock: Stock,
+    nursery: Nursery,
+}
+
+static KEPT: Kept = Kept { page_size: AtomicUsize::new(0), stock: Stock::new(), nursery: Nursery::new() };
+
 /// Bytes of an OS page, read once from the system.
 pub(crate) fn page_size() -> usize {
-    static SIZE: AtomicUsize = AtomicUsize::new(0);
     // Relaxed: the value is the same whoever reads it first.
-    match SIZE.load(Ordering::Relaxed) {
+    match KEPT.page_size.load(Ordering::Relaxed) {
         0 => {
-            // SAFETY: sysconf has no preconditions.
-            let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(4096) as usize;
-            SIZE.store(size, Ordering::Relaxed);
+            // SAFETY: no preconditions. (`sysconf` says the same, from pages of libc's that a small program has no other use for.)
+            let size = unsafe { libc::getauxval(libc::AT_PAGESZ) }.max(4096) as usize;
+            KEPT.page_size.store(size, Ordering::Relaxed);
             size
         }
         size => size,
@@ -138,33 +148,40 @@ pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
     quietly(|| unsafe { libc::mremap(from, old, new, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, target) }) == target
 }
 
-static STOCK: Stock = Stock::new();
-
 /// See [`os`](super).
 pub(crate) fn metadata(len: usize) -> Option<usize> {
+    KEPT.nursery.take(len).or_else(|| mapped_metadata(len))
+}
+
+fn mapped_metadata(len: usize) -> Option<usize> {
     let len = len.next_multiple_of(page_size());
-    map(len).or_else(|| STOCK.take(len, page_size()))
+    map(len).or_else(|| KEPT.stock.take(len, page_size()))
 }
 
 /// Sees to it that about `len` bytes are set aside for [`metadata`] when the system gives no more. `false`: it gives no
 /// more already.
 pub(crate) fn keep_stock(len: usize) -> bool {
-    if STOCK.left() >= len / 2 {
+    if KEPT.stock.left() >= len / 2 {
         return true;
     }
     let len = (len + stock::HEADER).next_multiple_of(page_size());
     let Some(at) = map(len) else { return false };
-    // SAFETY: a fresh mapping, which is never released.
-    unsafe { STOCK.add(at, len) };
+    // In the nursery, if there is room: else it is all that is ever touched of the mapping.
+    let header = KEPT.nursery.take(stock::HEADER).unwrap_or(at);
+    // SAFETY: a fresh mapping, which is never released, and a table for the header, or the mapping's beginning.
+    unsafe { KEPT.stock.add(header, at, len) };
     true
 }
 
 /// Gives back what [`metadata`] returned: for the loser of a race to publish it.
 pub(crate) fn release_metadata(at: usize, len: usize) {
+    if KEPT.nursery.has(at) {
+        return;
+    }
     let len = len.next_multiple_of(page_size());
-    if STOCK.has(at) {
+    if KEPT.stock.has(at) {
         if purge(at, len) == Purged::Zero {
-            STOCK.give(at, len);
+            KEPT.stock.give(at, len);
         }
     } else {
         unmap(at, len);
@@ -174,7 +191,7 @@ pub(crate) fn release_metadata(at: usize, len: usize) {
 /// Metadata that reads as zero in the child of a `fork`: `MADV_WIPEONFORK`. Where the kernel or a sandbox refuses
 /// that, `wipe` is registered to run in each child instead.
 pub(crate) fn wiped_metadata(len: usize, wipe: extern "C" fn()) -> Option<usize> {
-    let at = metadata(len)?;
+    let at = mapped_metadata(len)?;
     let range = core::ptr::with_exposed_provenance_mut::<c_void>(at);
     // SAFETY: our own fresh mapping.
     if quietly(|| unsafe { libc::madvise(range, len.next_multiple_of(page_size()), libc::MADV_WIPEONFORK) }) != 0 {

@@ -14,7 +14,7 @@
 //! | [`release`] | a whole reservation | the addresses are no longer ours, or never used again; no memory is held for them |
 //! | [`resize`] | a whole reservation | it is longer (zero beyond the old length) or shorter, in place; `false`: nothing has changed |
 //! | [`remap`] | two whole reservations | the second has the contents of the first, which is gone; `false`: the first is as it was, and the second must be forgotten |
-//! | [`metadata`] | `len` > 0 | as `reserve`, aligned to an OS page, for the allocator's tables; never released but by the loser of a race |
+//! | [`metadata`] | `len` > 0 | as `reserve`, aligned to an OS page, or to 128 bytes if it is 8 KiB or shorter, for the allocator's tables; never released but by the loser of a race |
 //!
 //! No function here allocates, takes a lock or unwinds, but for what libc does at first use where `MADV_WIPEONFORK` is
 //! refused.
@@ -42,6 +42,9 @@ mod maps;
 #[cfg_attr(test, allow(dead_code))]
 #[cfg(not(millpond_loom))]
 mod modules;
+#[cfg_attr(test, allow(dead_code))]
+#[cfg(not(millpond_loom))]
+mod nursery;
 #[cfg(not(any(test, millpond_loom)))]
 mod proc;
 

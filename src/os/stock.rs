@@ -4,8 +4,8 @@
 //! So address space for tables is reserved beside the arenas, and used when nothing else is to be had. It also serves a
 //! process that lowers its own limit below what it has. Untouched, it costs no memory.
 //!
-//! A stock is a list of pieces, each with its header at its start, to which pieces are only ever added; a piece is used
-//! up from its front.
+//! A stock is a list of pieces, each with its header at its start or elsewhere, to which pieces are only ever added; a piece is
+//! used up from its front.
 //!
 //! | state of a byte | owner |
 //! |---|---|
@@ -28,6 +28,7 @@ pub(crate) struct Stock {
 struct Piece {
     /// Never changed once the piece is in the list.
     next: *mut Piece,
+    start: usize,
     len: usize,
     used: AtomicUsize,
 }
@@ -53,16 +54,18 @@ impl Stock {
         core::iter::successors(first, |piece| unsafe { piece.next.as_ref() })
     }
 
-    /// Adds a piece.
+    /// Adds a piece, whose header is to be at its start, `at`, or elsewhere.
     ///
     /// # Safety
-    /// `at..at + len` is aligned to 64 bytes, zero, writable, more than a header, nobody else's, and stays for ever.
-    pub(crate) unsafe fn add(&self, at: usize, len: usize) {
-        let piece = ptr::with_exposed_provenance_mut::<Piece>(at);
+    /// `at..at + len` is aligned to 64 bytes, zero, writable, more than a header, nobody else's, and stays for ever; so is a
+    /// header's place elsewhere.
+    pub(crate) unsafe fn add(&self, header: usize, at: usize, len: usize) {
+        let piece = ptr::with_exposed_provenance_mut::<Piece>(header);
+        let used = if header == at { HEADER } else { 0 };
         let mut first = self.first.load(Ordering::Relaxed);
         loop {
             // SAFETY: the caller's memory, which is in no list yet.
-            unsafe { piece.write(Piece { next: first, len, used: AtomicUsize::new(HEADER) }) };
+            unsafe { piece.write(Piece { next: first, start: at, len, used: AtomicUsize::new(used) }) };
             // ORDERING: Release publishes the header; pairs with `pieces`. No tag: nothing is ever taken off.
             let publish = if planted(Fault::StockAdd) { Ordering::Relaxed } else { Ordering::Release };
             match self.first.compare_exchange_weak(first, piece, publish, Ordering::Relaxed) {
@@ -105,7 +108,7 @@ impl Stock {
 
 impl Piece {
     fn start(&self) -> usize {
-        (&raw const *self).expose_provenance()
+        self.start
     }
 
     fn take(&self, len: usize, align: usize) -> Option<usize> {
@@ -146,8 +149,8 @@ mod tests {
         let pieces = [piece(3 * 4096), piece(8 * 4096)];
         // SAFETY: fresh memory of these lengths.
         unsafe {
-            stock.add(pieces[0], 3 * 4096);
-            stock.add(pieces[1], 8 * 4096);
+            stock.add(pieces[0], pieces[0], 3 * 4096);
+            stock.add(pieces[1], pieces[1], 8 * 4096);
         }
         let tables: std::vec::Vec<usize> = (0..9).map(|_| stock.take(4096, 4096).unwrap()).collect();
         assert!(tables.iter().all(|at| at % 4096 == 0 && stock.has(*at) && !pieces.contains(at)));
@@ -159,7 +162,7 @@ mod tests {
     fn the_last_table_can_be_taken_again() {
         let stock = Stock::new();
         // SAFETY: fresh memory of that length.
-        unsafe { stock.add(piece(4096), 4096) };
+        unsafe { stock.add(piece(HEADER), piece(4096), 4096) };
         let (first, second) = (stock.take(100, 64).unwrap(), stock.take(100, 64).unwrap());
         stock.give(first, 100);
         assert_eq!(stock.take(100, 64), Some(second + 128), "not the last: lost");

@@ -2,7 +2,7 @@
 
 use super::{Head, Span};
 use crate::arena::{Arenas, Density, Fill};
-use crate::config::{PAGE, PAGE_SHIFT, SPAN_WORDS};
+use crate::config::{APART, PAGE, PAGE_SHIFT, PageStart, SPAN_WORDS};
 use crate::log::{Count, tell};
 use crate::os::{self, Purged};
 use crate::page_map::PageMap;
@@ -17,9 +17,13 @@ pub(crate) const SLABS: usize = SPAN_WORDS.len();
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Spans {
-    pub(crate) arenas: Arenas,
+    page: PageStart,
+    /// Has the last entries of the map, which are those of the addresses that the system gives first, in one OS page with
+    /// what follows them.
+    apart: [u8; APART],
     pub(crate) page_map: PageMap<Head>,
     slabs: [Slab<Span>; SLABS],
+    pub(crate) arenas: Arenas,
 }
 
 /// The slab of each class's spans.
@@ -39,9 +43,11 @@ impl Spans {
     const_fn! {
         pub(crate) const fn new() -> Self {
             Self {
-                arenas: Arenas::new(),
+                page: PageStart,
+                apart: [0; APART],
                 page_map: PageMap::new(),
                 slabs: array_of![Slab::new(); SLABS],
+                arenas: Arenas::new(),
             }
         }
     }

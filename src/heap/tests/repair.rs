@@ -8,6 +8,7 @@ use crate::config::{HUGE_MIN, PAGE};
 use crate::pool::Portion;
 use crate::size_class::INFO;
 use crate::span::{Pop, SLABS};
+use crate::sync::Ordering;
 use crate::tagged::NONE;
 use std::vec::Vec;
 
@@ -24,6 +25,8 @@ fn in_use(world: &World) -> (Client<'_>, Client<'_>) {
         }
         world.heap.hand_over_all(client.cache.unwrap());
     }
+    // What is stranded comes out of the pools, which growth would empty.
+    world.heap.clock.high.store(usize::MAX, Ordering::Relaxed);
     let class = class_of(SIZE);
     world.heap.return_magazines(class, world.heap.pools[class].depth() / 2);
     (stays, goes)

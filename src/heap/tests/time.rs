@@ -2,7 +2,9 @@
 
 use super::acts::SIZE;
 use super::world::{Client, LOOKS, World, class_of};
-use crate::config::{CACHE_BYTES, DIRTY_BYTES, PAGE, PURGE_TICKS, RELIEF_BYTES, REST_TICKS, SPARE_TICKS, TICK_MS};
+use crate::config::{
+    CACHE_BYTES, DIRTY_BYTES, PAGE, PURGE_TICKS, RELIEF_BYTES, REST_TICKS, SLIM, SPARE_TICKS, TICK_MS,
+};
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::tagged::NONE;
 use std::vec::Vec;
@@ -63,6 +65,24 @@ fn what_others_take_makes_room_for_more() {
     assert_eq!(spares(&client), 0);
     assert!(cache.charge(CACHE_BYTES / 2), "what was taken counts no more");
     cache.discharge(CACHE_BYTES / 2);
+    world.finish([client].into());
+}
+
+#[test]
+fn a_small_heap_gives_back_before_it_grows() {
+    let world = World::new();
+    let mut client = idle(&world);
+    let depth = || world.heap.pools[class()].depth();
+    stock(&world, 20);
+    assert!(client.alloc(SLIM.start, 1, false));
+    assert_eq!((depth(), world.heap.spans.arenas.dirty()), (0, 0), "beyond what it ever was");
+    // Not for less than an eighth.
+    stock(&world, 5);
+    assert!(client.alloc(SLIM.start / 4, 1, false));
+    assert_eq!((depth(), world.heap.spans.arenas.dirty()), (0, 0), "by more than an eighth");
+    stock(&world, 20);
+    assert!(client.alloc(SLIM.end - PAGE, 1, false));
+    assert_eq!(depth(), 20, "it is small no more");
     world.finish([client].into());
 }
 
