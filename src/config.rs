@@ -205,7 +205,7 @@ mod values {
     pub(crate) const BIN_BYTES: usize = 64;
     pub(crate) const MAGAZINE_SLOTS: usize = 2;
     pub(crate) const MAGAZINE_BYTES: usize = 64;
-    pub(crate) const ADMIT: u64 = 1;
+    pub(crate) const ADMIT: u64 = 2;
     pub(crate) const FIRST_CARVE: usize = 64;
     pub(crate) const LINE: usize = 0;
     pub(crate) const CACHE_BYTES: usize = 256;
@@ -263,7 +263,7 @@ mod values {
     pub(crate) const RELIEF_BYTES: usize = PAGE_SIZE;
     pub(crate) const REARMS: u32 = 0;
     pub(crate) const QUIET_TICKS: u32 = 1;
-    pub(crate) const EBB_LEAST: usize = 0;
+    pub(crate) const EBB_LEAST: usize = 1;
     pub(crate) const EBB_PART: usize = usize::MAX;
     pub(crate) const EBB_FORGOTTEN: usize = 1;
     pub(crate) const EARN_US: u64 = 1 << 40;
