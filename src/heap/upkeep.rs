@@ -37,6 +37,7 @@ use crate::span::Span;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, Point, point};
 use crate::tagged::{Index, NONE};
 use crate::thread_cache::ThreadCache;
+use crossbeam_utils::CachePadded;
 
 /// How a slow path has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +67,9 @@ pub(super) struct Clock {
     purged: AtomicU32,
     /// Ticks since the last that found anything to do.
     quiet: AtomicU32,
-    /// Bytes that have gone back to spans and arenas, less what was taken from there since, and less what is forgotten.
-    ebb: AtomicUsize,
+    /// Bytes that have gone back to spans and arenas, less what was taken from there since, and less what is forgotten. On lines
+    /// of its own: whoever carves or restores writes it, and what is beside it is read at each miss.
+    ebb: CachePadded<AtomicUsize>,
     /// The tick at which pages may be purged out of turn again: the system had refused.
     refused: AtomicU32,
     /// The class at which the return of magazines goes on.
@@ -87,7 +89,7 @@ impl Clock {
                 thinned: AtomicU32::new(0),
                 purged: AtomicU32::new(0),
                 quiet: AtomicU32::new(0),
-                ebb: AtomicUsize::new(0),
+                ebb: CachePadded::new(AtomicUsize::new(0)),
                 refused: AtomicU32::new(0),
                 class: AtomicUsize::new(0),
                 high: AtomicUsize::new(0),
