@@ -42,7 +42,7 @@ impl Bitset {
         if bits == 0 {
             return Some(Self { words: ptr::NonNull::dangling().as_ptr(), bits });
         }
-        let at = os::metadata(Self::bytes(bits)?)?;
+        let at = os::scratch(Self::bytes(bits)?)?;
         let words = ptr::with_exposed_provenance_mut::<AtomicU64>(at);
         if !ZERO_IS_NODE {
             // SAFETY: inside the bytes that were mapped just now.

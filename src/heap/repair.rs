@@ -32,7 +32,7 @@ struct Marks {
 impl Marks {
     fn new(count: usize) -> Option<Self> {
         let len = count / 8 + 1;
-        Some(Self { at: os::metadata(len)?, len })
+        Some(Self { at: os::scratch(len)?, len })
     }
 
     fn byte(&self, index: usize) -> *mut u8 {

@@ -523,7 +523,7 @@ fn unempty(layout: Layout) -> Layout {
 
 /// Maps a heap's tables; the core is made by the zeros of fresh memory.
 fn map(fill: impl FnOnce(*mut Inner)) -> Option<NonNull<Inner>> {
-    let at = os::metadata(size_of::<Inner>())?;
+    let at = os::scratch(size_of::<Inner>())?;
     let inner = ptr::with_exposed_provenance_mut::<Inner>(at);
     fill(inner);
     NonNull::new(inner)

@@ -23,7 +23,7 @@ impl Memory {
     /// `None`: the system has none.
     #[inline(never)]
     pub(crate) fn new(words: usize) -> Option<Self> {
-        Some(Self { at: os::metadata(words.max(1).checked_mul(WORD)?)?, words: words.max(1), cut: 0 })
+        Some(Self { at: os::scratch(words.max(1).checked_mul(WORD)?)?, words: words.max(1), cut: 0 })
     }
 
     /// A table of so many items of `N` words, if there are as many left.

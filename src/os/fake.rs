@@ -184,6 +184,10 @@ pub(crate) fn metadata(len: usize) -> Option<usize> {
 /// Stays until the execution ends: what is used after its release is then found by the model, not by a crash.
 pub(crate) fn release_metadata(_at: usize, _len: usize) {}
 
+pub(crate) fn scratch(len: usize) -> Option<usize> {
+    metadata(len)
+}
+
 pub(crate) fn wiped_metadata(len: usize, _wipe: extern "C" fn()) -> Option<usize> {
     metadata(len)
 }

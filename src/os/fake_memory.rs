@@ -395,6 +395,10 @@ pub(crate) fn release_metadata(at: usize, len: usize) {
     unsafe { core::ptr::write_bytes(bytes(block.at), JUNK, block.len) };
 }
 
+pub(crate) fn scratch(len: usize) -> Option<usize> {
+    metadata(len)
+}
+
 pub(crate) fn wiped_metadata(len: usize, _wipe: extern "C" fn()) -> Option<usize> {
     metadata(len)
 }

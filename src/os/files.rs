@@ -2,7 +2,7 @@
 //!
 //! Raw system calls, since libc's are cancellation points, from buffers on the stack; `errno` stays what it was.
 
-use super::linux::{errno, metadata, quietly, release_metadata};
+use super::linux::{errno, quietly, release_metadata, scratch};
 use super::proc::Opened;
 use core::ffi::CStr;
 use core::fmt::Write as _;
@@ -100,7 +100,7 @@ pub(crate) fn say_in(path: &CStr, text: core::fmt::Arguments<'_>) {
 /// refuses.
 #[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn keep_path(path: &[u8]) -> Option<usize> {
-    let at = metadata(PATH_MAX)?;
+    let at = scratch(PATH_MAX)?;
     let place = core::ptr::with_exposed_provenance_mut::<u8>(at);
     let mut len = 0;
     if path.first() != Some(&b'/') {

@@ -150,10 +150,11 @@ pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
 
 /// See [`os`](super).
 pub(crate) fn metadata(len: usize) -> Option<usize> {
-    KEPT.nursery.take(len).or_else(|| mapped_metadata(len))
+    KEPT.nursery.take(len).or_else(|| scratch(len))
 }
 
-fn mapped_metadata(len: usize) -> Option<usize> {
+/// See [`os`](super).
+pub(crate) fn scratch(len: usize) -> Option<usize> {
     let len = len.next_multiple_of(page_size());
     map(len).or_else(|| KEPT.stock.take(len, page_size()))
 }
@@ -173,7 +174,7 @@ pub(crate) fn keep_stock(len: usize) -> bool {
     true
 }
 
-/// Gives back what [`metadata`] returned: for the loser of a race to publish it.
+/// Gives back what [`scratch`] returned, or [`metadata`]: then for the loser of a race to publish it.
 pub(crate) fn release_metadata(at: usize, len: usize) {
     if KEPT.nursery.has(at) {
         return;
@@ -191,7 +192,7 @@ pub(crate) fn release_metadata(at: usize, len: usize) {
 /// Metadata that reads as zero in the child of a `fork`: `MADV_WIPEONFORK`. Where the kernel or a sandbox refuses
 /// that, `wipe` is registered to run in each child instead.
 pub(crate) fn wiped_metadata(len: usize, wipe: extern "C" fn()) -> Option<usize> {
-    let at = mapped_metadata(len)?;
+    let at = scratch(len)?;
     let range = core::ptr::with_exposed_provenance_mut::<c_void>(at);
     // SAFETY: our own fresh mapping.
     if quietly(|| unsafe { libc::madvise(range, len.next_multiple_of(page_size()), libc::MADV_WIPEONFORK) }) != 0 {

@@ -56,7 +56,7 @@ struct Mappings {
 
 impl Mappings {
     fn new() -> Self {
-        Self { at: os::metadata(TABLE).unwrap_or(0), len: 0 }
+        Self { at: os::scratch(TABLE).unwrap_or(0), len: 0 }
     }
 
     fn add(&mut self, range: [usize; 2]) -> bool {
