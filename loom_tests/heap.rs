@@ -50,6 +50,13 @@ fn large(heap: &Heap, bytes: usize) -> usize {
     at
 }
 
+/// Frees these, at the end of a model: the heap is sound, and has nothing.
+fn free_all_large(heap: &Heap, cache: &ThreadCache, all: &[usize]) {
+    all.iter().for_each(|at| heap.free_large(THREAD, *at));
+    heap.leave(cache);
+    check(heap, &[]);
+}
+
 /// Each chunk is in one place, `live` of them with the program; nothing is left once all is given back.
 pub(super) fn check(heap: &Heap, live: &[usize]) {
     let stats = heap.check().expect("the heap is sound");
@@ -225,10 +232,7 @@ pub fn large_is_freed_against_allocated() {
     let theirs = other.join();
     assert_ne!(theirs, second, "a run has two owners");
     assert_eq!(heap.check().expect("the heap is sound").live, 4 * PAGE, "each run is in one place");
-    heap.free_large(THREAD, second);
-    heap.free_large(THREAD, theirs);
-    heap.leave(cache);
-    check(&heap, &[]);
+    free_all_large(&heap, cache, &[second, theirs]);
 }
 
 /// A run on the shelf goes to an allocation of another thread, or to whoever clears the shelf.
@@ -242,9 +246,7 @@ pub fn shelf_is_cleared_against_taken() {
     heap.clear_shelf(|_| true);
     let theirs = other.join();
     assert_eq!(heap.check().expect("the heap is sound").live, PAGE, "each run is in one place");
-    heap.free_large(THREAD, theirs);
-    heap.leave(cache);
-    check(&heap, &[]);
+    free_all_large(&heap, cache, &[theirs]);
 }
 
 /// Two threads put runs on the shelf, where there is room for one, and purge what did not stay there.
@@ -375,9 +377,7 @@ pub fn two_map_huge() {
     let mine = large(&heap, HUGE_MIN);
     other.join();
     assert_eq!(heap.check().expect("the heap is sound").live, HUGE_MIN, "each mapping is in one place");
-    heap.free_large(THREAD, mine);
-    heap.leave(cache);
-    check(&heap, &[]);
+    free_all_large(&heap, cache, &[mine]);
 }
 
 /// A large allocation begins while another thread looks at an address in it that nobody has told: it finds no node, or one that
@@ -391,9 +391,7 @@ fn look_up_against(bytes: usize, kind: u32) {
     assert!(seen.is_none_or(|seen| seen == (kind, PAGE)), "a node that is not made yet: {seen:?}");
     let at = other.join();
     assert_eq!(at, PAGE, "the first addresses");
-    heap.free_large(THREAD, at);
-    heap.leave(cache);
-    check(&heap, &[]);
+    free_all_large(&heap, cache, &[at]);
 }
 
 /// A run.
@@ -426,10 +424,7 @@ pub fn resize_against_alloc() {
     }
     let theirs = other.join();
     assert_eq!(heap.check().expect("the heap is sound").live, (pages + 1) * PAGE, "each run is in one place");
-    heap.free_large(THREAD, mine);
-    heap.free_large(THREAD, theirs);
-    heap.leave(cache);
-    check(&heap, &[]);
+    free_all_large(&heap, cache, &[mine, theirs]);
 }
 
 /// A large allocation is freed while another thread makes one, and looks at an address in the first that nobody has told: what
@@ -450,9 +445,7 @@ pub fn look_up_against_free() {
     heap.free_large(THREAD, first);
     let theirs = other.join();
     assert_eq!(heap.check().expect("the heap is sound").live, 2 * PAGE, "each run is in one place");
-    heap.free_large(THREAD, theirs);
-    heap.leave(cache);
-    check(&heap, &[]);
+    free_all_large(&heap, cache, &[theirs]);
 }
 
 /// A huge allocation shrinks in place while another thread asks how long it is, and maps one.
@@ -470,10 +463,7 @@ pub fn shrink_huge_against_map() {
     assert_eq!(at, Some(mine), "it shrinks in place");
     let theirs = other.join();
     assert_eq!(heap.check().expect("the heap is sound").live, 2 * HUGE_MIN, "each mapping is in one place");
-    heap.free_large(THREAD, mine);
-    heap.free_large(THREAD, theirs);
-    heap.leave(cache);
-    check(&heap, &[]);
+    free_all_large(&heap, cache, &[mine, theirs]);
 }
 
 /// A heap, and a thread's cache of another one.

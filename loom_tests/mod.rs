@@ -315,6 +315,12 @@ const MODELS: &[Model] = &[
         [("relaxed", Fault::RecordRelaxed, "callers of two allocations")]
     ),
     model!(
+        modes::read_against_resize,
+        "modes/record.rs",
+        Some(3),
+        [("relaxed", Fault::SizeRelaxed, "a free of two allocations")]
+    ),
+    model!(
         modes::read_against_end,
         "modes/record.rs",
         Some(3),

@@ -329,6 +329,29 @@ pub fn read_against_end() {
     assert!(other.join(), "the second was live");
 }
 
+/// A freed record is read while another allocation begins there and is resized: nothing of that is told of the first.
+pub fn read_against_resize() {
+    let (records, index) = freed_record();
+    let record = records.get(index);
+    let other = spawn(&records, move |records| {
+        let record = records.get(index);
+        record.begin(2, 1, 64, birth(20), 0);
+        assert!(record.begin_resize(2, 7), "it is live");
+        record.resize(30, 16);
+        record.end_resize(2);
+    });
+    if let Some(seen) = record.read().filter(|seen| seen.id == 1) {
+        let told = (seen.size, seen.align, seen.freed_by, seen.freed_ms);
+        assert_eq!((seen.is_live, told), (false, (10, 8, 1, 1)), "a free of two allocations");
+    }
+    other.join();
+    assert_eq!(
+        record.read().map(|seen| (seen.id, seen.size, seen.is_live)),
+        Some((2, 30, true)),
+        "the second is there"
+    );
+}
+
 /// What is kept back, and what its memory stands for.
 struct Kept {
     tracker: Tracker,

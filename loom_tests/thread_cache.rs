@@ -1,6 +1,6 @@
 //! Spare magazines: put and taken by their owner, taken by thieves, each of them once.
 
-use super::spawn;
+use super::{Thread, spawn};
 use crate::pool::Magazine;
 use crate::size_class::Class;
 use crate::slab::Slab;
@@ -75,9 +75,8 @@ pub fn two_steal() {
     assert_eq!(all, [1, 2], "each magazine is in one place");
 }
 
-/// Another thread looks at the spares while their owner takes them all and puts one back on top of a new one: a look that
-/// found the old one there goes on to the new one.
-pub fn walk_against_put_and_take() {
+/// A cache with two spares, and a thread that counts what it finds in them.
+fn with_walker() -> (Rc<World>, Thread<usize>) {
     let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
     for spare in [world.fill(), world.fill()] {
         assert!(world.cache.put_spare(CLASS, spare, 0), "there is room for a spare");
@@ -87,6 +86,13 @@ pub fn walk_against_put_and_take() {
         world.cache.walk_spares(CLASS, &world.magazines, |spare| count += spare.peek_count());
         count
     });
+    (world, walker)
+}
+
+/// Another thread looks at the spares while their owner takes them all and puts one back on top of a new one: a look that
+/// found the old one there goes on to the new one.
+pub fn walk_against_put_and_take() {
+    let (world, walker) = with_walker();
     let World { cache, magazines } = &*world;
     let take = || cache.take_spare(CLASS, magazines, 0).expect("nobody steals");
     let (top, _) = (take(), take());
@@ -132,15 +138,7 @@ pub fn look_against_push_and_load() {
 /// Another thread walks the spares while their owner takes them all and keeps one of them empty, on top of a new one: a walk
 /// that stands at the old one goes on to the new one.
 pub fn walk_against_put_empty() {
-    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
-    for spare in [world.fill(), world.fill()] {
-        assert!(world.cache.put_spare(CLASS, spare, 0), "there is room for a spare");
-    }
-    let walker = spawn(&world, |world| {
-        let mut count = 0;
-        world.cache.walk_spares(CLASS, &world.magazines, |spare| count += spare.peek_count());
-        count
-    });
+    let (world, walker) = with_walker();
     let World { cache, magazines } = &*world;
     let take = || cache.take_spare(CLASS, magazines, 0).expect("nobody steals");
     let (top, last) = (take(), take());

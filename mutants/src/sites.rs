@@ -36,7 +36,7 @@ const STEER: [&str; 9] =
     ["clock.", "visit", "asked", "aged()", "hint", "dirty_hint", "changes", "books.changes", "hand"];
 /// What is no write: it steers, counts what only its thread looks at, speaks to the system or the processor, or names a
 /// point for tests.
-const NO_WRITES: [&str; 10] = [
+const NO_WRITES: [&str; 11] = [
     "count",
     "prefetch",
     "prefetch_read",
@@ -45,6 +45,7 @@ const NO_WRITES: [&str; 10] = [
     "advise_thp",
     "ebb",
     "flow",
+    "stir",
     "debug_assert",
     "point",
 ];

@@ -91,8 +91,7 @@ impl Arenas {
 
     /// Has those who search look once more, should they find nothing. Writes to what a search reads first of all.
     pub(crate) fn stir(&self) {
-        // Relaxed: a hint, as in `find`.
-        self.books.changes.fetch_add(1, Ordering::Relaxed);
+        self.books.stir();
     }
 
     /// Bytes of address space reserved.

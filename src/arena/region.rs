@@ -117,6 +117,12 @@ impl Books {
         }
     }
 
+    /// Says that pages are free that a search may have missed.
+    pub(super) fn stir(&self) {
+        // Relaxed: a hint, as in `find`.
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The use of transparent huge pages that was set last.
     pub(super) fn thp(&self) -> Thp {
         match self.thp.load(Ordering::Relaxed) {
@@ -276,8 +282,7 @@ impl Arena {
                     let done = (word * 64).max(start) - start;
                     if done > 0 && !planted(Fault::ClaimRollback) {
                         self.unclaim(start, done);
-                        // Relaxed: a hint, as in `find`: a search may have missed these pages.
-                        books.changes.fetch_add(1, Ordering::Relaxed);
+                        books.stir();
                     }
                     return Err(word * 64 + 63 - (old & mask).leading_zeros() as usize);
                 }
@@ -319,8 +324,7 @@ impl Arena {
         if !is_open || !os::commit(page << PAGE_SHIFT, pages * PAGE) {
             self.free.fetch_add(pages as u32, Ordering::Relaxed);
             self.unclaim(start, pages);
-            // Relaxed: a hint, as in `find`: a search may have missed these pages.
-            books.changes.fetch_add(1, Ordering::Relaxed);
+            books.stir();
             if !is_open {
                 // A sandbox, say, in which no access can be changed any more: an arena that is made now is open.
                 books.sealed.store(0, Ordering::Relaxed);

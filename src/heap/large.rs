@@ -222,12 +222,17 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub(crate) fn resize_large(&self, thread: Index, address: usize, size: usize, align: usize) -> Option<NonNull<u8>> {
+        self.resize_within(thread, address, size, Some(align))
+    }
+
+    /// The same; without an alignment to move to, none moves.
+    fn resize_within(&self, thread: Index, address: usize, size: usize, to: Option<usize>) -> Option<NonNull<u8>> {
         let new = size.max(1).checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
         let _guest = self.enter(thread);
         let node = self.large_at(address);
         let (page, old) = (node.head.page(), node.bytes());
-        if node.head.kind() == HUGE {
-            return if new < HUGE_MIN / 2 { None } else { self.resize_huge(node, old, new, align) };
+        if node.head.kind() == HUGE && new != old {
+            return if new < HUGE_MIN / 2 { None } else { self.resize_huge(node, old, new, to) };
         }
         if new < old {
             self.spans.page_map.publish(page + new / PAGE, (old - new) / PAGE, null_mut());
@@ -257,34 +262,10 @@ impl Heap {
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn resize_here(&self, thread: Index, address: usize, size: usize) -> bool {
-        let bytes = size.next_multiple_of(PAGE);
-        let head = self.spans.page_map.get(address);
-        if self.usable_size(address) == Some(bytes) {
-            return true;
-        }
-        match head {
-            // SAFETY: a head of this kind is that of a large node.
-            Some(head) if head.kind() == HUGE => self.resize_huge_here(unsafe { head.node() }, bytes),
-            _ => self.resize_large(thread, address, size, PAGE).is_some(),
-        }
+        self.resize_within(thread, address, size, None).is_some()
     }
 
-    fn resize_huge_here(&self, node: &Large, new: usize) -> bool {
-        let (budget, from, old) = (self.spans.arenas.budget(), node.head.start(), node.bytes());
-        if new > old && !budget.charge((new - old) / PAGE) {
-            return false;
-        }
-        // Never more than is mapped, should the caller vanish in between.
-        node.set_bytes(old.min(new));
-        let end = if os::resize(from, old, new) { new } else { old };
-        node.set_bytes(end);
-        budget.discharge((old.max(new) - end) / PAGE);
-        self.huge.fetch_add(end.wrapping_sub(old), Ordering::Relaxed);
-        self.advise(from, end);
-        end == new
-    }
-
-    fn resize_huge(&self, node: &Large, old: usize, new: usize, align: usize) -> Option<NonNull<u8>> {
+    fn resize_huge(&self, node: &Large, old: usize, new: usize, align: Option<usize>) -> Option<NonNull<u8>> {
         let budget = self.spans.arenas.budget();
         if new > old && !budget.charge((new - old) / PAGE) {
             return None;
@@ -296,13 +277,13 @@ impl Heap {
         resized
     }
 
-    fn resize_charged(&self, node: &Large, old: usize, new: usize, align: usize) -> Option<NonNull<u8>> {
+    fn resize_charged(&self, node: &Large, old: usize, new: usize, align: Option<usize>) -> Option<NonNull<u8>> {
         let from = node.head.start();
         // Never more than is mapped, should the caller vanish in between.
         node.set_bytes(old.min(new));
-        let to = if new == old || os::resize(from, old, new) {
+        let to = if os::resize(from, old, new) {
             from
-        } else if let Some(to) = self.move_huge(node, old, new, align) {
+        } else if let Some(to) = align.and_then(|align| self.move_huge(node, old, new, align)) {
             to
         } else {
             node.set_bytes(old);

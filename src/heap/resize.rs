@@ -47,10 +47,13 @@ impl Tracked<'_> {
         let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
         // What it is instead is told by those who free it.
         let held = self.tracker.resize(self.heap.place(address), layout, thread).ok()?;
-        let resized = class.is_some() || self.resize_pages(&held, size, align);
-        if class.is_some() {
-            held.to(size, align);
-        }
+        let resized = match class {
+            Some(_) => {
+                held.to(size, align);
+                true
+            }
+            None => self.resize_pages(&held, size, align),
+        };
         held.end();
         if resized { NonNull::new(with_exposed_provenance_mut(address)) } else { None }
     }

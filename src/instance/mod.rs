@@ -238,11 +238,16 @@ impl Heap {
         Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: self.cache(), tag: "", frame }
     }
 
+    /// The class that serves a layout with what records want behind it.
+    #[inline]
+    fn class_of_padded(&self, tracked: &Tracked<'_>, layout: Layout) -> Option<Class> {
+        let padded = Layout::from_size_align(tracked.padded(layout.size()), layout.align()).ok()?;
+        self.inner().class_of(padded)
+    }
+
     fn alloc_tracked(&self, frame: usize, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
         let tracked = self.tracked_for(frame);
-        let class = Layout::from_size_align(tracked.padded(layout.size()), layout.align())
-            .ok()
-            .and_then(|padded| self.inner().class_of(padded));
+        let class = self.class_of_padded(&tracked, layout);
         let once = |class| tracked.alloc(layout.size(), layout.align(), class, fill);
         let at = once(class).or_else(|| {
             self.inner().core.flush_all_ended(&HEAP.caches);

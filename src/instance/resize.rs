@@ -36,13 +36,12 @@ impl Heap {
         if let Some(resized) = self.resize_here(frame, ptr, Some((layout.size(), layout.align())), new)? {
             return Ok(resized);
         }
-        let target = self.alloc(new)?;
-        // SAFETY: two allocations of at least that many bytes; the old one is the caller's, and freed once.
+        // SAFETY: the caller's allocation, of that many bytes; freed once.
         unsafe {
-            target.copy_from_nonoverlapping(ptr, layout.size().min(new_size));
+            let target = self.copy(ptr, layout.size(), new)?;
             self.free(ptr, layout);
+            Ok(target)
         }
-        Ok(target)
     }
 
     /// As C's `realloc` to at least one byte, of this heap, which has no fallback.
@@ -56,12 +55,22 @@ impl Heap {
             return Ok(resized);
         }
         let usable = self.usable_size(ptr.as_ptr()).ok_or(AllocError)?;
-        let target = self.alloc(new)?;
-        // SAFETY: two allocations of at least that many bytes; the old one is the caller's, and freed once.
+        // SAFETY: the caller's allocation, of that many bytes; freed once.
         unsafe {
-            target.copy_from_nonoverlapping(ptr, usable.min(new.size()));
+            let target = self.copy(ptr, usable, new)?;
             self.free_at(ptr);
+            Ok(target)
         }
+    }
+
+    /// A further allocation with what is in one of so many bytes, as far as there is room.
+    ///
+    /// # Safety
+    /// So many bytes may be read there.
+    unsafe fn copy(&self, ptr: NonNull<u8>, bytes: usize, new: Layout) -> Result<NonNull<u8>, AllocError> {
+        let target = self.alloc(new)?;
+        // SAFETY: the caller's word, and an allocation of its own.
+        unsafe { target.copy_from_nonoverlapping(ptr, bytes.min(new.size())) };
         Ok(target)
     }
 
@@ -101,7 +110,7 @@ impl Heap {
 
     /// Resizes an allocation that has a record where it is, if that can be.
     #[cold]
-    pub(super) fn resize_tracked(
+    fn resize_tracked(
         &self,
         frame: usize,
         address: usize,
@@ -113,9 +122,7 @@ impl Heap {
         if !tracked.can_be_resized(address, false) {
             return Err(AllocError);
         }
-        let class = Layout::from_size_align(tracked.padded(new.size()), new.align())
-            .ok()
-            .and_then(|padded| self.inner().class_of(padded));
+        let class = self.class_of_padded(&tracked, new);
         // As without records: a chunk that is sampled keeps the size that it had.
         let sampled = NonNull::new(with_exposed_provenance_mut(address)).filter(|_| class.is_none());
         sampled.into_iter().for_each(|at| self.end_sample(at));

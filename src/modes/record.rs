@@ -311,8 +311,9 @@ impl Record {
     /// Changes the size and alignment of a record that the caller has in hand.
     pub(crate) fn resize(&self, size: usize, align: usize) {
         let (address, _) = self.address(Ordering::Relaxed);
-        // ORDERING: Release, as in `begin`.
-        self.size.store(size, Ordering::Release);
+        // ORDERING: Release on each, as in `begin`.
+        let each = if planted(Fault::SizeRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+        self.size.store(size, each);
         self.place.store(address as u64 | (align.trailing_zeros() as u64) << HIGH, Ordering::Release);
     }
 

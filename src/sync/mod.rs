@@ -122,6 +122,8 @@ pub(crate) enum Fault {
     HeldRelaxed,
     /// A resize ends, and a free goes on from it, by relaxed exchanges.
     ResizeRelaxed,
+    /// The size that a resize gives is written by a relaxed store.
+    SizeRelaxed,
     /// A free goes by the size that it has seen before.
     SizeEarly,
     /// Whoever reads a record does not look again when a resize began or ended.
