@@ -72,4 +72,20 @@ mod tests {
         assert!(tables.windows(2).all(|pair| pair[0] + 1000 <= pair[1]));
         assert!(!NURSERY.has(tables[0] + ROOM) && !NURSERY.has(tables[0] - 1));
     }
+
+    #[test]
+    fn two_take_two_tables() {
+        for step in 0.. {
+            let nursery = Nursery::new();
+            let (mut theirs, mut mine) = (None, None);
+            let mut other = || theirs = nursery.take(100);
+            let steps = crate::sync::stepped::interrupted(step, &mut other, || mine = nursery.take(100));
+            if step >= steps {
+                assert!(step > 1, "{step} steps");
+                break;
+            }
+            let (theirs, mine) = (theirs.expect("room"), mine.expect("room"));
+            assert_eq!(theirs.abs_diff(mine), ALIGN, "at step {step}");
+        }
+    }
 }

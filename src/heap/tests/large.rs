@@ -141,6 +141,22 @@ fn a_huge_one_grows_in_place_or_moves_aligned() {
 }
 
 #[test]
+fn a_huge_one_that_may_not_move_grows_in_place_or_not_at_all() {
+    for grows in [false, true] {
+        let world = World::new();
+        world.system.set_grows(grows);
+        let mut client = one(&world, HUGE_MIN, 1);
+        let at = client.blocks[0].at;
+        assert_eq!(world.heap.resize_here(NONE, at, HUGE_MIN + PAGE), grows);
+        assert_eq!(known(&world, at), Some(HUGE_MIN + if grows { PAGE } else { 0 }));
+        client.blocks[0].verify_all();
+        assert!(world.heap.resize_here(NONE, at, HUGE_MIN), "back to what it was");
+        client.free(0);
+        world.finish([client].into());
+    }
+}
+
+#[test]
 fn a_huge_resize_that_is_refused_leaves_all_as_it_was() {
     let world = World::new();
     let client = one(&world, HUGE_MIN, 1);

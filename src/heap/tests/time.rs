@@ -463,6 +463,7 @@ fn single_chunks_do_not_put_each_other_out() {
         lost += if round < 2 { 0 } else { loaded.iter().filter(|class| !is_loaded(class)).count() };
         loaded = (0..CLASSES).filter(is_loaded).collect();
     }
-    assert!(lost < sizes.len(), "{lost} in 6 rounds of {}", sizes.len());
+    // Without that it is most of them.
+    assert!(lost <= sizes.len() / 4, "{lost} in 6 rounds of {}", sizes.len());
     world.finish([client].into());
 }
