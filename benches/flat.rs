@@ -187,7 +187,7 @@ fn own() -> PathBuf {
 struct Set<'a, A> {
     allocator: &'a A,
     chunks: Vec<(NonNull<u8>, usize)>,
-    state: u64,
+    random: fastrand::Rng,
 }
 
 /// What is counted: callgrind knows it by its name.
@@ -198,21 +198,13 @@ fn measured<A: GlobalAlloc>(set: &mut Set<'_, A>, operations: usize) {
 
 impl<'a, A: GlobalAlloc> Set<'a, A> {
     fn filled(allocator: &'a A, slots: usize, seed: u64) -> Self {
-        let state = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut set = Self { allocator, chunks: Vec::with_capacity(slots), state };
+        let mut set = Self { allocator, chunks: Vec::with_capacity(slots), random: fastrand::Rng::with_seed(seed) };
         for slot in 0..slots {
-            let random = set.next();
+            let random = set.random.u64(..);
             set.chunks.push(set.make(random));
             count(slot);
         }
         set
-    }
-
-    fn next(&mut self) -> u64 {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        self.state
     }
 
     fn make(&self, random: u64) -> (NonNull<u8>, usize) {
@@ -232,7 +224,7 @@ impl<'a, A: GlobalAlloc> Set<'a, A> {
     #[inline]
     fn replace(&mut self, operations: usize) {
         for nth in 0..operations {
-            let random = self.next();
+            let random = self.random.u64(..);
             let slot = (((random & 0xffff_ffff) * self.chunks.len() as u64) >> 32) as usize;
             self.free(self.chunks[slot]);
             self.chunks[slot] = self.make(random);
