@@ -1,13 +1,13 @@
 /*
  * A small interface to learn with: allocate, free, and a report of what was done. Millpond does the work (link with
- * libmillpond.so or libmillpond.a); each call is counted and timed, which costs more than an allocation itself.
+ * libmillpond.so or libmillpond.a). Each call is counted, and each allocation timed, which costs more than the allocation.
  *
- * Any thread may call any of them at any time.
+ * Any thread may call any function at any time.
  */
 #ifndef FAST_ALLOCATOR_H
 #define FAST_ALLOCATOR_H
 
-/* What programs that use it expect of it. */
+/* Programs written for this interface expect these from it. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,18 +18,18 @@
 extern "C" {
 #endif
 
-/* Begins to count at zero. Not needed in order to allocate. */
+/* Sets all counts to zero. One may allocate without it. */
 void fast_allocator_init(void);
 
-/* As malloc and free; memory of either may be freed by the other's. */
+/* As malloc and free, and of the same memory: what one allocates, the other may free. */
 void *fast_malloc(size_t size);
 void fast_free(void *ptr);
 
-/* Prints to stdout what was done since the beginning: in all, and for each size of chunk that was used. Utilization is the
- * part of the pool's chunks that this interface has handed out and not got back. */
+/* Prints to stdout what was done since the counts were zero: in total, and for each size of chunk that was used. Average times are
+ * those of allocations. Utilization is the share of the pool's chunks that this interface has handed out and not got back. */
 void fast_allocator_stats(void);
 
-/* Ends the count and gives free memory back to the system. What is in use stays valid. */
+/* Sets all counts to zero and gives free memory back to the system. What is in use stays valid. */
 void fast_allocator_cleanup(void);
 
 #ifdef __cplusplus

@@ -1,6 +1,6 @@
 /*
- * allocator.h under names without a prefix, with what programs that use them expect to be there: such a program needs
- * another #include line, and nothing else.
+ * allocator.h under names without a prefix (allocator_create and so on), with the standard headers that programs written for
+ * these names expect. Such a program changes its #include line, and nothing else.
  */
 #ifndef IMPROVED_ALLOCATOR_H
 #define IMPROVED_ALLOCATOR_H

@@ -5,9 +5,9 @@
  * (`cargo shared`, `cargo static`). Both export libc's own names too, so a program linked with either has Millpond as its
  * malloc; memory from mp_malloc and from malloc is then the same.
  *
- * All functions may be called from any thread, at any time from the loader's first call on, also in thread-specific
- * destructors, in atexit handlers and in children of fork; not from a signal handler that may have interrupted one of
- * them. None of them is a cancellation point. Sizes and alignments are in bytes.
+ * All functions may be called from any thread and at any time: before main, in destructors of thread-specific data, in atexit
+ * handlers, in children of fork; but not from a signal handler that may have interrupted one of them. None of them waits
+ * for another thread, and none is a cancellation point. Sizes and alignments are in bytes.
  */
 #ifndef MILLPOND_H
 #define MILLPOND_H
@@ -33,14 +33,14 @@ extern "C" {
 /* ---- The malloc family --------------------------------------------------------------------------------------------
  *
  * As POSIX and C23 say, and glibc where those leave it open:
- *   - memory of 16 bytes or more is aligned to 16, less to 8 at least; a request for 0 bytes gets a pointer of its own;
- *   - where there is no memory, or the size is above PTRDIFF_MAX or overflows: NULL, and errno is ENOMEM;
+ *   - a request for more than 8 bytes is aligned to 16, a smaller one to 8; one for 0 bytes gets a pointer of its own;
+ *   - where there is no memory, or the size overflows or is above PTRDIFF_MAX: NULL, and errno is ENOMEM;
  *   - an alignment that is no power of two: NULL, and errno is EINVAL;
  *   - a call that succeeds leaves errno alone, and so does every mp_free;
- *   - a pointer that is none of Millpond's, or that was freed before, ends the process with one line on stderr: at once if
- *     it lies in no memory of Millpond's or in an allocation above 256 KiB, else when the chunk leaves the thread's cache.
+ *   - a pointer that Millpond did not give out, or that was freed before, ends the process with one line on stderr: at once if it
+ *     lies in no memory of Millpond's or in an allocation above 256 KiB, else when the chunk leaves the thread's cache.
  *
- * O(1) up to 256 KiB; above, a run of pages of 64 KiB, and from 32 MiB on a mapping of its own.
+ * O(1) up to 256 KiB. A larger allocation is a run of pages of 64 KiB; from 32 MiB on it has a mapping of its own.
  */
 
 /* Memory of `size` bytes, not initialised. */
@@ -49,41 +49,41 @@ void *mp_malloc(size_t size) MP_NOEXCEPT MP_MALLOC(alloc_size(1));
 /* Memory for `count` objects of `size` bytes, all zero. */
 void *mp_calloc(size_t count, size_t size) MP_NOEXCEPT MP_MALLOC(alloc_size(1, 2));
 
-/* `ptr`'s contents in `size` bytes: in place if the size class stays the same, or above 256 KiB if there is room; else
- * elsewhere. On failure `ptr` stays as it was. With size 0 frees `ptr` and returns NULL. */
+/* Resizes to `size` bytes, and keeps what was there: in place if the size class stays the same, or above 256 KiB if there is
+ * room; else it moves. On failure `ptr` stays as it was. NULL for `ptr`: as mp_malloc. Size 0: frees `ptr`, returns NULL. */
 void *mp_realloc(void *ptr, size_t size) MP_NOEXCEPT MP_WARN;
 
-/* mp_realloc(ptr, count * size), unless that overflows. */
+/* mp_realloc(ptr, count * size); NULL and ENOMEM if the product overflows. */
 void *mp_reallocarray(void *ptr, size_t count, size_t size) MP_NOEXCEPT MP_WARN;
 
 /* Frees; NULL is ignored. */
 void mp_free(void *ptr) MP_NOEXCEPT;
 
-/* C23: the same for what mp_malloc(size), mp_calloc or mp_realloc to this size gave; quicker, as nothing is looked up. */
+/* C23: frees what mp_malloc, mp_calloc or mp_realloc gave for exactly this size. Quicker: nothing is looked up. */
 void mp_free_sized(void *ptr, size_t size) MP_NOEXCEPT;
 
-/* C23: the same for what mp_aligned_alloc(alignment, size) gave. */
+/* C23: frees what mp_aligned_alloc(alignment, size) gave. */
 void mp_free_aligned_sized(void *ptr, size_t alignment, size_t size) MP_NOEXCEPT;
 
 /* Memory at a multiple of `alignment`, any power of two; the size need not be a multiple of it. */
 void *mp_aligned_alloc(size_t alignment, size_t size) MP_NOEXCEPT MP_MALLOC(alloc_size(2), alloc_align(1));
 void *mp_memalign(size_t alignment, size_t size) MP_NOEXCEPT MP_MALLOC(alloc_size(2), alloc_align(1));
 
-/* The same, the pointer written to *place. Returns 0, EINVAL (also if the alignment is no multiple of sizeof(void *)) or
- * ENOMEM; then neither *place nor errno is touched. */
+/* The same, with the pointer in *place. Returns 0, EINVAL (also if the alignment is no multiple of sizeof(void *)) or ENOMEM.
+ * Never changes errno, and *place only on success. */
 int mp_posix_memalign(void **place, size_t alignment, size_t size) MP_NOEXCEPT MP_WARN;
 
-/* At the start of an OS page; mp_pvalloc also rounds the size up to whole OS pages. */
+/* Memory at the start of an OS page; mp_pvalloc also rounds the size up to whole OS pages. */
 void *mp_valloc(size_t size) MP_NOEXCEPT MP_MALLOC(alloc_size(1));
 void *mp_pvalloc(size_t size) MP_NOEXCEPT MP_MALLOC(alloc_size(1));
 
-/* The bytes that may be used at `ptr`, at least those asked for: all of them survive mp_realloc. 0 for NULL, and where no
- * allocation begins. */
+/* The bytes that may be used at `ptr`, at least those asked for; mp_realloc keeps all of them. 0 for NULL, and where no
+ * allocation begins. What has been freed may still count as an allocation until it leaves the thread's cache. O(1). */
 size_t mp_malloc_usable_size(void *ptr) MP_NOEXCEPT;
 
 /* ---- Where the bytes are ------------------------------------------------------------------------------------------- */
 
-/* All in bytes but the last two. While no other thread is inside the allocator, exact:
+/* All in bytes but the last two, which are counts. Exact while no other thread is inside the allocator; then
  * committed = live + quarantine + thread_cached + pooled + span_free + tails + dirty + stranded + metadata. */
 struct mp_stats {
     size_t live;          /* in the program's hands, rounded up to size classes and pages */
@@ -105,12 +105,13 @@ struct mp_stats {
 /* Fills *stats. Linear in the number of spans and threads. */
 void mp_stats(struct mp_stats *stats) MP_NOEXCEPT;
 
-/* Prints the same to stderr; to `stream`, as XML, with options 0 (returns 0, or -1 and errno). */
+/* mp_malloc_stats prints the same to stderr, with a table of the pools. mp_malloc_info writes it to `stream` as XML, and
+ * returns 0; or -1 and errno, if `options` is not 0 or the stream fails. */
 void mp_malloc_stats(void) MP_NOEXCEPT;
 int mp_malloc_info(int options, FILE *stream) MP_NOEXCEPT;
 
-/* glibc's structures: arena = committed, uordblks = live, fordblks = all other, keepcost = dirty, all else 0. The first
- * says INT_MAX for what does not fit. */
+/* glibc's structures: arena = committed, uordblks = live, fordblks = the rest of committed, keepcost = dirty; all others are 0.
+ * mp_mallinfo gives INT_MAX for what does not fit. */
 struct mp_mallinfo {
     int arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;
 };
@@ -120,43 +121,48 @@ struct mp_mallinfo2 {
 struct mp_mallinfo mp_mallinfo(void) MP_NOEXCEPT;
 struct mp_mallinfo2 mp_mallinfo2(void) MP_NOEXCEPT;
 
-/* 1 for glibc's advice on its own insides, which is accepted and changes nothing here; 0 for all else: nothing was set. */
+/* Sets nothing. Returns 1 for the parameters that only tune glibc's own malloc (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
+ * and so on), as glibc does; 0 for all others. */
 int mp_mallopt(int parameter, int value) MP_NOEXCEPT;
 
 /* ---- Looking after it ---------------------------------------------------------------------------------------------- */
 
-/* Gives all that is free back to the system, from any thread. mp_trim returns the bytes, mp_malloc_trim whether there were
- * any (1 or 0); its argument is ignored. Linear in the memory that there is. */
+/* Gives all that is free back to the system, but for the loaded magazines of other threads. mp_trim returns the bytes,
+ * mp_malloc_trim 1 if there were any, else 0; `pad` is ignored. Linear in the memory that there is. */
 size_t mp_trim(void) MP_NOEXCEPT;
 int mp_malloc_trim(size_t pad) MP_NOEXCEPT;
 
 /* Gives the calling thread's cached chunks back: for a thread that will be idle for long. */
 void mp_flush_thread(void) MP_NOEXCEPT;
 
-/* Whether an address lies in memory that Millpond manages, in use or not: 1 or 0. */
+/* 1 if an address lies in memory that Millpond manages, in use or not; else 0. O(1), but for foreign addresses and those inside
+ * an allocation of 32 MiB or more: linear in the number of these. */
 int mp_owns(const void *ptr) MP_NOEXCEPT;
 
 /* Verifies every structure: 0, or -1 with a line on stderr. Exact while no other thread is inside the allocator. */
 int mp_check(void) MP_NOEXCEPT;
 
-/* How many allocations were written to past their end, before their beginning or after they were freed, with a line each on
- * stderr, 16 at most: with MILLPOND_MODE=hardened, else 0. Other threads may go on. The program's end looks as well. */
+/* With MILLPOND_MODE=hardened: how many allocations were written to past their end, before their beginning or after their free,
+ * with a line on stderr for each of the first 16. In other modes 0. Other threads may go on. The same search runs at the program's
+ * end. Linear in the most allocations that there ever were at one time. */
 size_t mp_check_memory(void) MP_NOEXCEPT;
 
-/* Whether transparent huge pages back the heap: where it grows, everywhere, nowhere, or as the system is set. 0, or -1 and EINVAL. */
+/* Sets where transparent huge pages back the heap: where it grows beyond 32 MiB, everywhere, nowhere, or as the system is set.
+ * Returns 0; or -1, and errno is EINVAL. */
 enum mp_thp { MP_THP_DEFAULT = 0, MP_THP_ALWAYS = 1, MP_THP_NEVER = 2, MP_THP_SYSTEM = 3 };
 int mp_set_thp(int thp) MP_NOEXCEPT;
 
-/* A memory profile by samples, one each so many bytes on average (524288 is a good number): begins it, forgetting one that there
- * was, and ends it; what it knows stays. While it is on, each call takes some ten nanoseconds more. */
+/* A memory profile by samples, one every `bytes` bytes on average, from 1 to 2^40; 524288 is a good number. mp_profile_start
+ * forgets the profile before; what a stopped one knows stays. While it is on, each call takes some 8 to 25 ns more. */
 void mp_profile_start(size_t bytes) MP_NOEXCEPT;
 void mp_profile_stop(void) MP_NOEXCEPT;
 
-/* Writes it to a file: for pprof, or collapsed to a line a stack with the bytes that came from it. 0, or -1 if the system
- * refuses. Linear in the number of stacks. */
+/* Writes the profile to a file, in place of what was there: for pprof; or, if `collapsed` is not 0, as text for flame graphs, a
+ * line a stack with the bytes allocated from it. Returns 0, or -1 if the system refuses; errno stays as it was. Linear in the
+ * number of stacks. */
 int mp_profile_write(const char *path, int collapsed) MP_NOEXCEPT;
 
-/* As "0.1.0". */
+/* The version, such as "0.1.0". */
 const char *mp_version(void) MP_NOEXCEPT;
 
 #ifdef __cplusplus

@@ -1,7 +1,7 @@
 //! Size classes for C: which chunk serves a request that names no alignment.
 //!
-//! Memory of 16 bytes or more must suit every type there, so its classes are the multiples of 16; a smaller request gets the
-//! smallest class, which is aligned to 8. The odd classes are for such requests alone.
+//! Memory must suit every type there that fits into it. So a request of more than 8 bytes gets a class that is a multiple of 16,
+//! and a smaller one the smallest class, which is aligned to 8. The odd classes are for such requests alone.
 
 use crate::config::{CLASS_MAX, GRAIN};
 use crate::size_class::{COARSE_GRAIN, FINE_MAX, compute, compute_unaligned, place, places};

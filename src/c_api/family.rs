@@ -3,7 +3,7 @@
 //! | rule | here |
 //! |---|---|
 //! | `malloc(0)` | a pointer of its own |
-//! | alignment | 16 from 16 bytes on, 8 below |
+//! | alignment | 16 above 8 bytes, else 8 |
 //! | no memory, or more than `PTRDIFF_MAX` | null, `errno` is `ENOMEM` |
 //! | an alignment that is no power of two | null, `errno` is `EINVAL`; `posix_memalign` returns either and leaves `errno` alone |
 //! | `realloc(p, 0)` | frees `p`, null |

@@ -1,9 +1,10 @@
 //! A small interface to learn with, `include/fast_allocator.h`: allocate, free, and a report of what has been done.
 //!
-//! The family does the work. What is counted here is counted here alone, at each call, with the time that it took: more
-//! than an allocation itself costs, and nothing that other callers pay for.
+//! The family does the work. Each call is counted here, and each allocation timed: that costs more than the allocation itself,
+//! but other callers pay nothing for it.
 //!
-//! Invariant, at rest: for each row, `taken = given back + in the program's hands`.
+//! Invariant, at rest, if what this interface gives out comes back through it: for each row,
+//! `taken = given back + in the program's hands`.
 
 use super::family;
 use crate::c_class;
