@@ -2,21 +2,21 @@
 //!
 //! | variable | values | meaning |
 //! |---|---|---|
-//! | `MILLPOND_MODE` | `fast`, `tracked`, `hardened` | what is known of each allocation, and noticed of bad use |
-//! | `MILLPOND_BACKTRACE` | a number up to 32 | how many callers each record keeps, where there are records |
-//! | `MILLPOND_GUARD` | a number | one allocation in so many gets pages of its own without access around it, where the mode is `hardened`; 0: none |
-//! | `MILLPOND_QUARANTINE` | bytes, as `1000000`, `1000K`, `1M` | how much freed memory is kept back at most where there are records, of the last 1024 frees; 0: none |
-//! | `MILLPOND_FREED` | `junk`, `zero`, `keep` | what is written over freed memory where there are records |
-//! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool` or `cache`, and `file=PATH` behind a comma | what slow paths do, a line a step on stderr, or at the end of a file; each level tells what those before it do, too |
+//! | `MILLPOND_MODE` | `fast`, `tracked`, `hardened` | what is known of each allocation, and which misuse is noticed |
+//! | `MILLPOND_BACKTRACE` | 0 to 32 | where there are records, how many callers each keeps |
+//! | `MILLPOND_GUARD` | a number N | in the mode `hardened`, one allocation in N gets pages of its own without access around it; 0: none |
+//! | `MILLPOND_QUARANTINE` | bytes: `1000000`, `1000K`, `1M`, `1G` | where there are records, how much freed memory is kept back at most, of the last 1024 frees; 0: none |
+//! | `MILLPOND_FREED` | `junk`, `zero`, `keep` | where there are records, what is written over freed memory |
+//! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool` or `cache`, and `,file=PATH` | what slow paths do, a line a step on stderr, or appended to a file; each level includes those before it |
 //! | `MILLPOND_THP` | `default`, `always`, `never`, `system` | transparent huge pages: where the heap grows, everywhere, nowhere, or as the system is set |
-//! | `MILLPOND_LEAKS` | a list of `report`, `json`, `fail` or `fail=CODE`, and last `file=PATH` | what can be got at no more at the program's end: as text, as JSON, by the exit code (1 to 255; 23), to the end of a file instead of stderr |
+//! | `MILLPOND_LEAKS` | a list of `report`, `json`, `fail` or `fail=CODE`, and last `file=PATH` | what is no longer reachable at the program's end: as text, as JSON, as the exit code (1 to 255; 23 if none is named); appended to a file instead of stderr |
 //! | `MILLPOND_PROFILE` | `FILE[,bytes=N][,seed=N][,collapsed]` | a memory profile, written to the file at the program's end: see `profile` |
 //! | `MILLPOND_TIMING` | `0`, `1` | whether calls are timed, for the statistics |
-//! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | what is in force, when it has been read; where the bytes are, at the program's end; both on stderr |
+//! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | on stderr: the settings in force, once they are read; where the bytes are, at the program's end |
 //!
-//! A variable whose name begins so and is not in the table, and a value that is none of a variable's, are ignored with
-//! one line on stderr. So are `MILLPOND_PROFILE` and `MILLPOND_LEAKS` without the feature `reports`. A program that runs with
-//! more rights than its user ignores all of them, without a word.
+//! An unknown name that begins with `MILLPOND_`, and a value that is none of its variable's, are ignored with one line on
+//! stderr. So are `MILLPOND_PROFILE` and `MILLPOND_LEAKS` without the feature `reports`. An empty value says nothing. A program that
+//! runs with more rights than its user ignores all of them, without a word.
 
 use crate::config::CALLERS;
 use crate::log::Log;

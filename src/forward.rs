@@ -1,7 +1,7 @@
 //! Where Millpond does not run: another system or processor, Miri, or `--cfg millpond_forward`.
 //!
-//! The same surface over the system's allocator, so that programs compile and run: nothing is cached, nothing is
-//! trimmed, nothing is known.
+//! The allocator itself and the functions that programs call most, over the system's allocator, so that such programs compile
+//! and run: nothing is cached, nothing is trimmed, nothing is known.
 
 use crate::report::{CheckError, Stats, Thp, Trimmed};
 

@@ -1,4 +1,4 @@
-//! Millpond is a memory allocator: lock-free, for many threads, in Rust alone.
+//! Millpond is a lock-free memory allocator for programs with many threads, written in Rust alone.
 //!
 //! ```
 //! use millpond::Millpond;
@@ -8,13 +8,23 @@
 //! # fn main() {}
 //! ```
 //!
-//! From then on every allocation of the program goes through it. The functions here look after it: [`trim`] gives back
-//! what is free, [`stats`] says where the bytes are, [`usable_size`] and [`owns`] answer about one address, [`check`]
-//! verifies the whole heap.
+//! From then on every allocation of the program goes through it.
+//!
+//! | to | there is |
+//! |---|---|
+//! | look after the allocator | [`trim`], [`flush_thread`], [`set_thp`], [`set_log`] |
+//! | see where the bytes are | [`stats`], [`walk_chunks`], [`profile`] |
+//! | ask about one address | [`usable_size`], [`owns`] |
+//! | find bugs | [`Mode`], [`Millpond::with_mode`], [`record`], [`tag`], [`live_since`], [`leaks`], [`check_memory`] |
+//! | measure code | [`measure`], [`assert_no_alloc`] |
+//! | verify the allocator itself | [`check`] |
+//! | have a further allocator, with a limit | [`Heap`] |
+//!
+//! The README has the environment variables, the C library and the figures.
 //!
 //! # How it works
 //!
-//! A request goes down the floors until one has memory; what is freed goes down until one keeps it.
+//! A request goes down the floors until one has memory; a freed chunk goes down until one keeps it.
 //!
 //! ```text
 //!             alloc ↓                                        ↑ free
@@ -26,19 +36,30 @@
 //! os          reserve, commit                                purge, release
 //! ```
 //!
-//! Each thread has, for each size class, a *magazine* of free chunks; pools pass whole magazines between threads; a
-//! *span* is a run of pages cut into chunks of one class, its free chunks a bitmap outside of it; *arenas* are large
-//! reservations of address space. Whichever thread frees a chunk keeps it: chunks have no owner. No floor has a lock, so
-//! a thread that is descheduled, killed or lost in a `fork` holds up nobody. Nothing is written into free chunks, but
-//! in the mode [`Mode::Hardened`].
+//! | word | meaning |
+//! |---|---|
+//! | chunk | one allocation of a pooled size |
+//! | size class | one of the sizes to which requests are rounded up |
+//! | magazine | a fixed array of addresses of free chunks of one class; each thread has one loaded for each class |
+//! | pool | one a class, for all threads: passes whole magazines between them |
+//! | span | a run of pages cut into chunks of one class, with a bitmap of the free ones outside of it |
+//! | arena | a large reservation of address space, and the bitmaps that account for its pages of 64 KiB |
+//! | page map | from an address to its span or larger allocation |
+//! | heap | all of these together: a whole allocator |
 //!
-//! Memory goes back without a helper thread: slow paths carry the upkeep. Each module's documentation has its states, who
-//! owns what in each, and its invariant; `cargo doc --document-private-items` shows them.
+//! Whichever thread frees a chunk keeps it: chunks have no owner. No floor has a lock, so a thread that is descheduled,
+//! killed or lost in a `fork` holds up nobody. Nothing is written into free chunks, but in the mode [`Mode::Hardened`] and
+//! where [`Freed`] is set. Memory goes back to the system without a helper thread: slow paths carry the upkeep.
+//!
+//! Each module's documentation has its states, who owns what in each, its invariant, and the paper it comes from;
+//! `cargo doc --document-private-items` shows them. Read down the floors: `global` (the fast path), `thread_cache`, `pool`,
+//! `span`, `arena`, `os`; what holds them together is `heap`, what they stand on is `sync`, `tagged`, `stack`, `slab`, and what
+//! the words' sizes are is `config`.
 //!
 //! # What the teaching allocators had
 //!
-//! Millpond descends from two small allocators in C that were made to learn from. What their texts name is here, each row
-//! shown by a test, which `tests/seeds.rs` sees to:
+//! Millpond descends from two small allocators in C that were made to learn from. All that their texts name is here. Each row
+//! names the test that shows it, and `tests/seeds.rs` checks that this test exists:
 //!
 //! | theirs | here | shown by |
 //! |---|---|---|
@@ -78,16 +99,16 @@
 //! | thread safety, an exercise there | no lock anywhere | `tests/heap.rs`: `many_threads_share_a_capacity` |
 //! | educational comments | each file says what it is, and why | `tests/house.rs`: `sources_keep_the_rules` |
 //!
-//! `make`, `make test`, `make debug` and `make bench` are `cargo build`, `cargo test`, `.ci/sanitize` and
-//! `cargo bench --bench throughput`, which measures what is faster than malloc, and by how much. Of the exercises that one
-//! of them sets, strategies of fit have no place in size classes, and neither garbage collection nor compression is an
-//! allocator's.
+//! Their `make`, `make test`, `make debug` and `make bench` are `cargo build`, `cargo test`, `.ci/sanitize` and
+//! `cargo bench --bench throughput` here. Of the exercises that one of them sets, three are left out: strategies of fit have no
+//! place among size classes, and garbage collection and compression are no work of an allocator.
 //!
 //! # Where it runs
 //!
 //! On Linux on x86-64. On other systems and processors, under Miri, and with `--cfg millpond_forward`, the crate compiles
-//! and forwards to the system's allocator: [`trim`] does nothing there, and [`stats`] is all zero. With
-//! `--cfg millpond_portable_tls` the thread-local word is kept by `pthread_getspecific`.
+//! and [`Millpond`] forwards to the system's allocator. Of the functions, only [`check`], [`check_memory`], [`flush_thread`],
+//! [`owns`], [`set_thp`], [`stats`], [`trim`] and [`usable_size`] are there, and they do or know nothing; [`Heap`], [`profile`]
+//! and all others are not. With `--cfg millpond_portable_tls` the thread-local word is kept by `pthread_getspecific`.
 #![no_std]
 // The models are a test; beside them, their package has no use for the crate.
 #![cfg(any(test, not(millpond_loom)))]
@@ -104,9 +125,8 @@ extern crate std;
 mod macros;
 mod report;
 
-// What is large and of which few programs have need, such as modes, statistics and what follows a fork, lies in a section of
-// the program's file by itself, `.millpond_cold`. The system reads code in by pieces of some 64 KiB, so that otherwise nearly
-// all of it would be resident in every program.
+// Large code that few programs run (modes, statistics, what follows a fork) lies in a section of its own, `.millpond_cold`. The
+// system reads code in pieces of some 64 KiB, so nearly all of it would otherwise be resident in every program.
 
 /// Declares the modules of the core, which is there only where it can run.
 macro_rules! core_modules {
@@ -157,7 +177,7 @@ mod c_api;
 #[cfg(any(feature = "malloc", feature = "prefixed", all(test, not(millpond_loom))))]
 mod c_class;
 
-/// In the C library nothing unwinds, and there is nobody but the allocator to say what went wrong.
+/// In the C library nothing unwinds, and the allocator itself says what went wrong.
 #[cfg(millpond_library)]
 #[panic_handler]
 fn panicked(info: &core::panic::PanicInfo<'_>) -> ! {

@@ -1,4 +1,4 @@
-//! Two macros that bridge what differs between the shipped atomics and loom's: loom's constructors are not `const`.
+//! Two macros for what differs between the shipped atomics and loom's: loom's constructors are not `const`.
 
 /// Declares a function that is `const` in the shipped build and plain under the models.
 macro_rules! const_fn {

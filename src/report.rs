@@ -1,12 +1,12 @@
-//! What the allocator tells: plain data, the same on every system.
+//! What the allocator reports: plain data, the same on every system.
 
 use core::fmt;
 
 /// Transparent huge pages: whether the kernel may, should or must not back memory by pages of 2 MiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Thp {
-    /// Ask for them where a heap grows beyond some 512 KiB (with the features `malloc` and `prefixed` 32 MiB), and refuse them
-    /// where memory has gone back: some ten per cent more resident memory than without, and a fraction of the page faults.
+    /// Ask for them where a heap grows beyond some 512 KiB (32 MiB with the feature `malloc` or `prefixed`), and refuse them
+    /// where memory has gone back: some 10 % more resident memory than without, and a fraction of the page faults.
     #[default]
     Default,
     /// Ask for them: fewer page faults and TLB misses, more resident memory.
@@ -17,29 +17,31 @@ pub enum Thp {
     System,
 }
 
-/// What a heap knows of its allocations, and what it notices of bad use.
+/// How much a heap knows of its allocations, and which misuse it notices. Each mode notices what those before it do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mode {
-    /// Nothing but what costs nothing.
+    /// No records; notices what costs nothing to notice. See [`Millpond`](crate::Millpond) for what that is.
     #[default]
     Fast,
-    /// Each allocation has a record with an ID; each free must find it.
+    /// Each allocation has a [`Record`] with an ID, and each free must find it: a double free, a wrong layout and an address at
+    /// which no allocation begins end the process, with a line that says what is known. Some 60 ns a pair of calls, and some
+    /// 75 bytes an allocation.
     Tracked,
-    /// Also, writes up to 32 bytes past the end of an allocation or before its beginning are noticed when it is freed, and writes
-    /// after that some 1024 frees later; or at once, where it is guarded, or large and freed. All of it at the program's end
-    /// at the latest. The README has in a table what is seen and what not.
+    /// Also notices writes up to 32 bytes past the end of an allocation or before its beginning, when it is freed; writes to freed
+    /// memory, some 1024 frees later; and any access around guarded allocations and to freed large ones, at once. At the latest
+    /// the program's end by `exit` looks. Some 80 ns a pair of calls. The README has a table of what is seen and what is not.
     Hardened,
 }
 
-/// What is written over memory when it is freed, where records are kept.
+/// What is written over memory when it is freed, in the modes that keep records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Freed {
-    /// Bytes of which no address or small number is made (0xdf): whoever uses it still is found out. What is kept back must
-    /// have them still, or the process ends.
+    /// Bytes 0xdf, of which no valid address or small number is made, so that a later use is found out. Memory that is kept
+    /// back must still have them when it leaves, or the process ends.
     #[default]
     Junk,
-    /// Zeros: what was there can be read by nobody. What is kept back must have them still.
+    /// Zeros, so that nobody can read what was there. Checked as for `Junk`.
     Zero,
     /// Nothing: a later write is not noticed.
     Keep,
@@ -49,27 +51,27 @@ pub enum Freed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
-    /// Its number: 1 for the first allocation of its heap, never used again, and higher than those before it of the same
-    /// thread, or before a snapshot.
+    /// Its ID: 1 for the first allocation of its heap, never used again. Higher than those of all earlier allocations of the
+    /// same thread, and of all before an earlier [`snapshot`](crate::snapshot).
     pub id: u64,
     /// Where it begins.
     pub address: usize,
-    /// The bytes asked for.
+    /// The number of bytes asked for.
     pub size: usize,
-    /// The alignment asked for.
+    /// The alignment asked for, in bytes.
     pub align: usize,
-    /// The system's number of the thread that allocated it.
+    /// The system's number of the thread that allocated it (`gettid`).
     pub thread: u32,
     /// Milliseconds from the heap's first allocation to this one.
     pub time_ms: u64,
-    /// What it is for, as its thread has said by a tag; empty if it has not.
+    /// Its thread's [`tag`](crate::tag) when it was allocated; empty if there was none.
     pub tag: &'static str,
 }
 
-/// Where the bytes are: a moment's picture, exact while no other thread is inside the allocator.
+/// Where the bytes are, and what has been done: a snapshot, exact while no other thread is inside the allocator.
 ///
-/// The sum `live + quarantine + thread_cached + pooled + span_free + tails + dirty + stranded + metadata` is then
-/// `committed`.
+/// Then `live + quarantine + thread_cached + pooled + span_free + tails + dirty + stranded + metadata = committed`. `Display`
+/// prints all of it as a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -82,53 +84,53 @@ pub struct Stats {
     pub thread_cached: usize,
     /// Bytes of free chunks in the pools' magazines.
     pub pooled: usize,
-    /// Bytes of free chunks in spans, without what is purged.
+    /// Bytes of free chunks in spans, less what is purged.
     pub span_free: usize,
-    /// Bytes behind the last chunk of each span, without what is purged.
+    /// Bytes behind the last chunk of each span, less what is purged.
     pub tails: usize,
     /// Bytes of free pages that have not been purged yet.
     pub dirty: usize,
-    /// Bytes that vanished threads had in hand: out of reach.
+    /// Bytes that threads which vanished in a `fork` had in hand: out of reach.
     pub stranded: usize,
     /// Bytes of the allocator's tables.
     pub metadata: usize,
-    /// Bytes that may hold memory, counted where they are committed and purged: an upper bound of resident memory.
+    /// Bytes that may hold memory: an upper bound of what is resident. Counted by itself, where memory is committed and purged.
     pub committed: usize,
     /// Bytes of address space reserved.
     pub reserved: usize,
-    /// Bytes of free OS pages purged inside spans that are in use: not in `committed`.
+    /// Bytes of free OS pages inside spans in use that have been purged: not in `committed`.
     pub purged: usize,
     /// Threads that have a cache.
     pub threads: usize,
     /// Spans in use.
     pub spans: usize,
-    /// Allocations since the beginning, of every size. A resize in place is none.
+    /// Allocations since the beginning, of every size. A resize in place does not count.
     pub allocations: u64,
     /// Those of them that have been freed.
     pub deallocations: u64,
-    /// Bytes of all allocations since the beginning, as they were served: chunks by their class, larger ones by whole
-    /// pages as they were asked for.
+    /// Bytes of all allocations since the beginning, as served: chunks by their class, larger ones by the whole pages that they
+    /// were given at first.
     pub allocated_bytes: u64,
     /// Allocations above the largest class, or aligned to more than a page: in `allocations` too.
     pub large_allocations: u64,
     /// Those of them that are live.
     pub large_live: u64,
-    /// Requests that went to another allocator, since the heap was exhausted: in no other count here.
+    /// Requests that went to the fallback because the heap was exhausted: in no other count here.
     pub fallbacks: u64,
-    /// Of `live`, the bytes that the program asked for, where records are kept.
+    /// How many bytes of `live` the program asked for; `None` where no records are kept.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub requested: Option<usize>,
-    /// How long calls take, if they are timed (`MILLPOND_TIMING`, `HeapBuilder::timing`).
+    /// How long calls take; `None` unless they are timed (`MILLPOND_TIMING`, `HeapBuilder::timing`).
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub timing: Option<Timing>,
-    /// Each pool, by rising chunk size.
+    /// The pools, by rising chunk size.
     pub pools: Pools,
 }
 
-/// How long allocations and frees take, by a sample of them: one call in 32, at random distances.
+/// How long allocations and frees take, from one call in 32, picked at random.
 ///
-/// What is timed is the work behind the entry, whoever does it: a chunk from the thread's magazine, the exchange of
-/// magazines, upkeep, pages from the system. The clock's own time, measured at the start, is taken off.
+/// Timed is all work behind the entry: a chunk from the thread's magazine, the exchange of magazines, upkeep, pages from the
+/// system. The clock's own time, measured at the start, is subtracted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -148,33 +150,33 @@ pub struct Latency {
     pub timed: u64,
     /// Their mean, rounded down.
     pub mean_ns: u64,
-    /// Half of them took no longer: to within a sixteenth.
+    /// The median, to within a sixteenth.
     pub p50_ns: u64,
-    /// 99 of 100 took no longer: to within a sixteenth.
+    /// The 99th percentile, to within a sixteenth.
     pub p99_ns: u64,
     /// The slowest of them; at most 69 s.
     pub max_ns: u64,
 }
 
-/// How many pools a heap has: 56, and where C is served (features `malloc` and `prefixed`) 4 more.
+/// How many pools a heap has: 56, or 60 with the feature `malloc` or `prefixed`.
 #[cfg(not(millpond_loom))]
 pub const POOLS: usize = if cfg!(any(test, feature = "malloc", feature = "prefixed")) { 60 } else { 56 };
 /// As many as the models have classes: their stacks are small.
 #[cfg(millpond_loom)]
 pub const POOLS: usize = 2;
 
-/// What each pool of a heap has done and holds, by rising chunk size; a slice of [`PoolStats`].
+/// The pools of a heap, by rising chunk size: a slice of [`PoolStats`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Pools([PoolStats; POOLS]);
 
 /// What one pool has done and holds: its part of [`Stats`], in chunks.
 ///
-/// The sum `live + thread_cached + pooled + span_free` is `chunks`, while no other thread is inside the allocator.
+/// While no other thread is inside the allocator, `live + thread_cached + pooled + span_free = chunks`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// Bytes of a chunk.
+    /// The size of a chunk in bytes.
     pub chunk_size: usize,
     /// Chunks handed out since the beginning.
     pub allocations: u64,
@@ -267,14 +269,14 @@ impl fmt::Debug for Pools {
 }
 
 impl Pools {
-    /// Those that have served an allocation or have a span.
+    /// The pools that have served an allocation or have a span.
     pub fn used(&self) -> impl Iterator<Item = &PoolStats> {
         self.0.iter().filter(|pool| pool.allocations > 0 || pool.spans > 0)
     }
 }
 
 impl Stats {
-    /// The sum that must equal `committed`.
+    /// The sum of the parts, in bytes: equals `committed` while no other thread is inside the allocator.
     pub fn accounted(&self) -> usize {
         self.live
             .wrapping_add(self.quarantine)
@@ -298,7 +300,7 @@ impl Stats {
         self.requested.map(|requested| share(self.live.saturating_sub(requested) as u64, self.live as u64))
     }
 
-    /// The share of requests that went to another allocator, from 0 to 1.
+    /// The share of requests that went to the fallback, from 0 to 1.
     pub fn fallback_share(&self) -> f64 {
         share(self.fallbacks, self.allocations + self.fallbacks)
     }
@@ -396,14 +398,14 @@ impl fmt::Display for Stats {
     }
 }
 
-/// What a trim gave back, and what it could not reach.
+/// What a [`trim`](crate::trim) gave back, and what it could not reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Trimmed {
     /// Bytes by which committed memory fell.
     pub returned: usize,
-    /// Bytes of free chunks that stay in the loaded magazines of other living threads: each gives them back itself, by
-    /// `flush_thread` or at its end.
+    /// Bytes of free chunks that stay in the loaded magazines of other living threads. Only these can give them back: by
+    /// [`flush_thread`](crate::flush_thread), or at their end.
     pub loaded: usize,
 }
 
