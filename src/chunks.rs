@@ -1,13 +1,13 @@
 //! A walk over all that a heap has given out, with records or without.
 //!
-//! A chunk is given out if neither its span has it nor a magazine. Magazines are looked at before the spans, and once more
-//! behind them. What one had before was free at that moment, and is left out. What one has behind was freed meanwhile, or was
-//! about to be taken: *maybe*. What lives throughout is in neither look, so it is told for sure. Where each allocation has a
+//! A chunk is given out if neither its span nor a magazine has it. Magazines are looked at before the spans, and once more after
+//! them. What a magazine had before was free then, and is left out. What a magazine has after was freed meanwhile, or was about
+//! to be taken: *maybe*. What lives throughout is in neither look, so it is visited for sure. Where each allocation has a
 //! record, that decides.
 //!
-//! Lists lie in memory of their own: nothing is asked of the heap, and what `visit` does to it changes no list.
+//! The lists lie in memory of their own: the heap is asked for none, and whatever `visit` does to it changes no list.
 //!
-//! Invariant, at rest: what is told is what the statistics call live.
+//! Invariant, at rest: what is visited is what the statistics call live.
 
 use crate::global::{self, HEAP, TRACKER};
 use crate::heap::Heap;
@@ -21,9 +21,9 @@ use crate::report::{Mode, Record};
 pub struct Chunk {
     /// Where it begins.
     pub address: usize,
-    /// The bytes that it takes: those of its class, or of whole pages.
+    /// The bytes that it takes: its class's, or whole pages.
     pub size: usize,
-    /// Whether it may be none: it was being freed, or allocated, during the walk. Never so of what lives throughout.
+    /// Whether it may be no allocation, since it was freed or allocated during the walk. Never true of what lives throughout.
     pub maybe: bool,
     /// What is known of it, where there are records.
     pub record: Option<Record>,
@@ -121,13 +121,13 @@ fn recorded(heap: &Heap, tracker: &Tracker, chunk: Chunk, is_alone: bool) -> Opt
 }
 
 /// Calls `visit` with each allocation of the global heap, in every mode, and returns how many there were. `None`: there is no
-/// memory for the lists, or other threads allocate faster than they are made.
+/// memory for the lists, or other threads allocate faster than these are made.
 ///
-/// Other threads go on meanwhile. All that lives throughout is told, once, and not as [`maybe`](Chunk::maybe). What comes or goes
-/// meanwhile may be told, and is marked so where a magazine had it; a chunk that another thread has in its hands at that
-/// moment, between a magazine and a span, may be told unmarked. Where each allocation has a record all that is told was live.
+/// Other threads go on meanwhile. Each allocation that lives throughout is visited once, and not as [`maybe`](Chunk::maybe). One that
+/// comes or goes meanwhile may be visited, and is marked so if a magazine had it; a chunk that another thread is just moving
+/// between a magazine and a span may be visited unmarked. Where each allocation has a record, all that is visited was live.
 ///
-/// Linear in the memory that there is. `visit` may allocate and free.
+/// O(n log n) for n chunks, used or not. `visit` may allocate and free.
 ///
 /// ```
 /// # #[global_allocator]

@@ -1,8 +1,14 @@
 //! The global allocator: one static heap, and the way from a thread to its cache.
 //!
-//! The fast path is what is inlined into the program: class of the layout, the thread's bin, pop or push. Everything
-//! else is behind one call. A thread's first miss makes its cache (*birth*); its end gives all back and leaves the thread
-//! on the shared path, for destructors that run later still.
+//! The fast path is inlined into the program: the layout's class, the thread's bin, pop or push. Everything else is behind one
+//! call.
+//!
+//! | a thread's slot points to | when | its calls |
+//! |---|---|---|
+//! | `UNBORN` | before its first miss | miss; the first makes its cache |
+//! | its cache | then | are served by its bins |
+//! | its *front*, a cache that is always empty | while there is a mode or calls are watched | miss, and go by records and samples |
+//! | `DEAD` | once its cache is given back, at its end | miss, and take the shared path, for destructors that run later still |
 
 pub(crate) mod asked;
 pub(crate) mod doors;
@@ -59,7 +65,7 @@ static WANTED: AtomicU32 = AtomicU32::new(0);
 static WANTED_CALLERS: AtomicU32 = AtomicU32::new(0);
 static WANTED_GUARD: AtomicU32 = AtomicU32::new(0);
 
-/// The allocator, to be installed as the program's global one.
+/// The allocator, to be installed as the program's global allocator.
 ///
 /// ```
 /// use millpond::Millpond;
@@ -71,17 +77,17 @@ static WANTED_GUARD: AtomicU32 = AtomicU32::new(0);
 /// assert_eq!(words.len(), 4);
 /// ```
 ///
-/// * **Sizes and alignments**: all. Up to 256 KiB, a size is rounded up to its class (8 B apart up to 64 B, then four
-///   classes to a doubling: less than a fifth is lost); above, to pages of 64 KiB. Any power of two is served as
-///   alignment.
+/// * **Sizes and alignments**: all. Up to 256 KiB, a size is rounded up to its class: 8 B apart up to 64 B, then four
+///   classes to a doubling, so that above 64 B less than a fifth is lost. Larger sizes are rounded up to pages of 64 KiB.
+///   Any power of two is served as alignment.
 /// * **Cost**: `alloc` and `dealloc` of pooled sizes are O(1), on the fast path without an atomic read-modify-write.
-/// * **Exhaustion**: `alloc`, `alloc_zeroed` and `realloc` return null after all that is free has been given back once;
-///   everything stays usable.
-/// * **Threads**: lock-free; may be used before `main`, in thread-local destructors, in the child of a `fork` of a
-///   multithreaded program. Not from a signal handler that may have interrupted it.
+/// * **Exhaustion**: where there is no memory, all that is free is given back and the request tried once more; then `alloc`,
+///   `alloc_zeroed` and `realloc` return null. Everything stays usable.
+/// * **Threads**: lock-free. May be used before `main`, in thread-local destructors, and in the child of a `fork` of a
+///   multithreaded program; not from a signal handler that may have interrupted it.
 /// * **Misuse** that is noticed ends the process with one line on stderr: a chunk that comes back to its span twice, an
-///   address that is no chunk's, a size of another class. It is noticed when the chunk leaves the thread's cache, not
-///   on the fast path; until then a chunk that was freed twice may be handed out twice.
+///   address at which no chunk begins, a size of another class. It is noticed not on the fast path but when the chunk leaves
+///   the thread's cache; until then a chunk that was freed twice may be handed out twice. [`Mode`] has what notices more.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Millpond;
 
@@ -162,7 +168,7 @@ unsafe impl GlobalAlloc for Millpond {
     }
 }
 
-/// Millpond in a mode, unless `MILLPOND_MODE` names another: see [`Millpond::with_mode`].
+/// Millpond in a mode of the program's choice, unless `MILLPOND_MODE` names another: see [`Millpond::with_mode`].
 #[derive(Clone, Copy, Debug)]
 pub struct WithMode {
     mode: Mode,
@@ -171,7 +177,7 @@ pub struct WithMode {
 }
 
 impl Millpond {
-    /// The allocator in a mode, for a program that is always to run in it.
+    /// The allocator in a mode, for a program that always runs in it. `MILLPOND_MODE` overrides it.
     ///
     /// ```
     /// use millpond::{Millpond, Mode, WithMode};
@@ -190,14 +196,14 @@ impl Millpond {
 }
 
 impl WithMode {
-    /// Has each record keep the addresses of up to `most` callers, 32 at most, unless `MILLPOND_BACKTRACE` says otherwise: see
+    /// Has each record keep the addresses of up to `most` callers, 0 to 32, unless `MILLPOND_BACKTRACE` says otherwise: see
     /// [`callers`](crate::callers). Costs two loads a caller at each allocation.
     pub const fn backtrace(self, most: u32) -> Self {
         Self { callers: most, ..self }
     }
 
-    /// Has one allocation in `one_in` guarded in the mode [`Mode::Hardened`], unless `MILLPOND_GUARD` says otherwise; none if
-    /// zero: see [`HeapBuilder::guard`](crate::HeapBuilder::guard).
+    /// In the mode [`Mode::Hardened`], guards one allocation in `one_in`, or none if zero, unless `MILLPOND_GUARD` says otherwise:
+    /// see [`HeapBuilder::guard`](crate::HeapBuilder::guard).
     pub const fn guard(self, one_in: u32) -> Self {
         Self { guard: one_in, ..self }
     }
@@ -369,8 +375,7 @@ pub(crate) fn configure() {
     }
 }
 
-/// The mode in force: what `MILLPOND_MODE` says, else what the program's allocator was made with, else
-/// [`Mode::Fast`].
+/// The mode in force: that of `MILLPOND_MODE`, else that with which the program's allocator was made, else [`Mode::Fast`]. O(1).
 #[inline]
 pub fn mode() -> Mode {
     // Relaxed: chosen once, before there is a second thread.

@@ -15,8 +15,8 @@
 //! | look after the allocator | [`trim`], [`flush_thread`], [`set_thp`], [`set_log`] |
 //! | see where the bytes are | [`stats`], [`walk_chunks`], [`profile`] |
 //! | ask about one address | [`usable_size`], [`owns`] |
-//! | find bugs | [`Mode`], [`Millpond::with_mode`], [`record`], [`tag`], [`live_since`], [`leaks`], [`check_memory`] |
-//! | measure code | [`measure`], [`assert_no_alloc`] |
+//! | find bugs | [`Mode`], [`Millpond::with_mode`], [`record`], [`tag`], [`live_since`], [`leaks()`], [`check_memory`] |
+//! | measure code | [`measure()`], [`assert_no_alloc`] |
 //! | verify the allocator itself | [`check`] |
 //! | have a further allocator, with a limit | [`Heap`] |
 //!

@@ -1,29 +1,30 @@
 //! The log: what the slow paths do, one line a step, for whoever wants to see the machine work.
 //!
-//! Lines go to stderr, or to the end of a file, by raw system calls, without allocating. Whether they are wanted is one word, looked at on slow paths
-//! alone.
+//! Lines go to stderr, or to the end of a file, by raw system calls, without allocating. Whether they are wanted is one word, which
+//! slow paths alone look at.
 
 use crate::os;
 use crate::sync::{Counter, Quiet};
 use core::ffi::CStr;
 use core::fmt::{self, Arguments};
 
-/// How much is told: each level also tells what those before it do.
+/// How much is logged; each level includes those before it. For all heaps by [`set_log`](crate::set_log), for one by
+/// [`HeapBuilder::log`](crate::HeapBuilder::log).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Log {
     /// Nothing.
     #[default]
     Off,
-    /// What is asked of the system: address space, and what goes back to it.
+    /// What is asked of the system: address space reserved, memory given back.
     Os,
     /// Runs of pages, taken, committed and given back.
     Arena,
     /// Spans, opened and retired.
     Span,
-    /// Magazines and chunks that go between threads, pools and spans; an exchange that another thread was faster at.
+    /// Magazines and chunks that go between threads, pools and spans; exchanges that failed because another thread was first.
     Pool,
-    /// Each miss of a thread's cache; where records are kept, each hit, allocation and free.
+    /// Each miss of a thread's cache; where records are kept, also each hit, allocation and free.
     Cache,
 }
 

@@ -1,6 +1,6 @@
-//! What a piece of code allocates: for tests that must not, or not so much.
+//! What a piece of code allocates: for tests of code that must not allocate, or not so much.
 //!
-//! The calling thread alone is measured, whatever others do meanwhile; and in every mode.
+//! The calling thread alone is measured, in every mode.
 
 use crate::global::tally::Measuring;
 
@@ -8,21 +8,20 @@ use crate::global::tally::Measuring;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Measured {
-    /// How many allocations, of every size. A resize in place is none.
+    /// How many allocations, of every size. A resize in place does not count.
     pub allocations: u64,
-    /// Their bytes, as they were served: rounded up to classes or pages, and with what a mode adds.
+    /// Their bytes, as served: rounded up to classes or pages, with what a mode adds.
     pub bytes: u64,
-    /// By how many bytes, so counted, what the thread had allocated and not freed rose at most above what it was at the
-    /// beginning. What it frees that was there before, or that another thread has allocated, lowers it.
+    /// The most bytes, counted in the same way, that the thread had allocated and not freed, above what it was at the beginning.
+    /// A free of older memory, or of another thread's, lowers the count.
     pub peak: u64,
 }
 
-/// Runs `run` and says what the calling thread has allocated meanwhile from the global heap. Threads that it starts are not
-/// counted, nor are heaps of one's own. Measurements may nest: the outer one counts what the inner one does.
+/// Runs `run` and returns its result with what the calling thread allocated from the global heap meanwhile. Other threads, also
+/// those that `run` starts, and [`Heap`](crate::Heap)s are not counted. Measurements may nest: the outer one includes the inner.
 ///
-/// Meanwhile each allocation and free of the thread takes some 10 ns more; others go on as ever. If `run` panics, the
-/// measurement ends with it. At a thread's end, once its own cache has gone, and without memory for what counts, nothing is
-/// counted.
+/// Meanwhile each allocation and free of the thread takes some 10 ns more; other threads are not slowed. If `run` panics, the
+/// measurement ends. Nothing is counted at a thread's end, once its cache has gone, or where there is no memory for the counter.
 ///
 /// ```
 /// # #[global_allocator]
@@ -42,10 +41,10 @@ pub fn measure<R>(run: impl FnOnce() -> R) -> (R, Measured) {
     (result, Measured { allocations: counted.allocations, bytes: counted.bytes, peak: counted.peak })
 }
 
-/// Runs `run` and returns what it returns.
+/// Runs `run`, which must not allocate, and returns its result. Measures as [`measure`].
 ///
 /// # Panics
-/// If the calling thread has allocated meanwhile: says how much.
+/// If the calling thread has allocated meanwhile; the message says how often and how much.
 ///
 /// ```
 /// assert_eq!(millpond::assert_no_alloc(|| 1 + 1), 2);

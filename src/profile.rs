@@ -1,9 +1,9 @@
-//! A memory profile: where what is allocated comes from, by samples; live and in all.
+//! A memory profile by samples: which stacks allocate how much, live and in total.
 //!
-//! Each allocation of the global heap is sampled with a probability that depends on its size alone, so that a point falls every
-//! so many bytes on average, 512 KiB where nobody says another number; of a sampled one the stack is kept until it is freed. The
-//! figures are estimates for *all* allocations, without bias: each sample counts with the inverse of its probability. With `n`
-//! samples behind it, a figure is off by some `1 / sqrt(n)` of itself (one standard deviation).
+//! Sampling points fall on the line of all bytes that are allocated, one every 512 KiB on average, or as [`start`] is told. So each
+//! allocation of the global heap is sampled with a probability that depends on its size alone; its stack is kept until it is freed.
+//! The figures are unbiased estimates for *all* allocations: each sample counts with the inverse of its probability. A figure
+//! with `n` samples behind it is off by some `1 / sqrt(n)` of itself (one standard deviation).
 //!
 //! ```
 //! # #[global_allocator]
@@ -32,20 +32,20 @@
 //! ```
 //!
 //! The file is written when the program ends by `exit` or returns from `main`, not when it is killed or calls `_exit`. `%p`
-//! is the process's number; without it, children that were forked have theirs appended, but a program that starts others should
-//! have it. `collapsed` writes the bytes allocated by each stack as text instead of `pprof`'s format; `seed=N` draws the same
-//! points each time.
+//! is the process's number. Without it, forked children have theirs appended; a program that executes others should use it, or
+//! these write to the same file. `collapsed` writes the bytes allocated by each stack as text instead of `pprof`'s format; with
+//! `seed=N` the same points are drawn each time.
 //!
-//! * **Stacks** follow frame pointers: build with `RUSTFLAGS=-Cforce-frame-pointers=yes` (C: `-fno-omit-frame-pointer`). Else
-//!   only the innermost frame is sure; where code without them lies in between, callers are missing. So are the
-//!   direct callers of C's functions for aligned memory. At most 128 frames, the innermost, are kept.
-//! * **Cost**: none while off: the fast path has the same instructions. While on, each call takes the slow door, some 25 ns
-//!   more, and a sample some 2 µs. A sample takes 48 B and an entry in an index, a stack 1.1 KiB.
-//! * **Threads**: a profile begun while other threads run is joined by each at its next miss, which upkeep brings about if it
-//!   allocates; what they allocate before is not in it. What a thread without a cache allocates, at its very end, is not either.
-//! * **Fork**: the child goes on with the profile that it was born with.
-//! * **Heaps** as values are in it where they were built so: [`HeapBuilder::profiled`](crate::HeapBuilder::profiled). What lives in
-//!   one that is dropped is freed to the profile.
+//! * **Stacks** follow frame pointers: build with `RUSTFLAGS=-Cforce-frame-pointers=yes` (C: `-fno-omit-frame-pointer`). Otherwise
+//!   only the innermost frame is certain, and callers above code without frame pointers are missing. So are the direct callers of
+//!   C's functions for aligned memory. The innermost 128 frames are kept.
+//! * **Cost**: none while off: the fast path has the same instructions. While on, each call takes the slow door, some 8 to 25 ns
+//!   more, and each sample some 2 µs. A sample takes 48 B and an entry in an index, a stack 1.1 KiB.
+//! * **Threads**: other threads join a profile at their next miss, which upkeep brings about if they allocate; what they allocate
+//!   before that is not in it. Nor is what a thread allocates at its very end, when it has no cache any more.
+//! * **Fork**: the child goes on with its copy of the profile.
+//! * **Heaps** as values are in it if they were built so: [`HeapBuilder::profiled`](crate::HeapBuilder::profiled). What lives in
+//!   one that is dropped counts as freed.
 
 use crate::config::FRAMES;
 use crate::global;
@@ -55,47 +55,47 @@ use core::fmt;
 
 pub use crate::pprof::Value;
 
-/// The mean distance of samples in bytes where nobody says another.
+/// The default mean distance between samples, in bytes: 512 KiB.
 pub const DEFAULT_BYTES: u64 = MEAN;
 
-/// Begins a profile with a sample each so many bytes, on average; 1 to 2^40, or the nearest of these. One that there was is
-/// forgotten.
+/// Begins a profile with a sample every `bytes` bytes on average, clamped to 1 to 2^40. A profile before it is forgotten.
 ///
-/// Linear in the samples and stacks of the one before. From any thread.
+/// Linear in the samples and stacks of the profile before. From any thread.
 pub fn start(bytes: u64) {
     global::start_sampling(bytes, None);
 }
 
-/// The same, with a seed: the sampling points of each thread are the same ones each time.
+/// As [`start`], with a seed: the sampling points of each thread are the same each time.
 pub fn start_seeded(bytes: u64, seed: u64) {
     global::start_sampling(bytes, Some(seed));
 }
 
-/// Ends it: nothing is sampled any more, nor is it noticed what is freed. What it knows stays until the next start.
+/// Ends the profile: neither allocations nor frees are noticed any more. What it knows stays until the next start. O(1).
 pub fn stop() {
     global::stop_sampling();
 }
 
-/// Whether there is a profile that goes on.
+/// Whether a profile is being taken.
 pub fn is_on() -> bool {
     global::is_sampling()
 }
 
-/// Writes the profile in `pprof`'s format, uncompressed, piece by piece. Linear in the number of stacks; other threads may go on.
+/// Writes the profile in `pprof`'s format, uncompressed, piece by piece to `sink`. Linear in the number of stacks; other threads may
+/// go on.
 ///
 /// # Errors
-/// The first of `sink`'s, which is not called again then.
+/// The first error of `sink`, which is then not called again.
 pub fn write_pprof<E>(mut sink: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
     pprof::write(&global::SAMPLER, &mut sink)
 }
 
-/// Writes the profile in the collapsed form: a line a stack, the outermost function first, with one figure. `name` writes what
-/// is to stand for an address inside a call: [`loader_name`], or what a symboliser knows.
+/// Writes the profile in the collapsed form: a line a stack, the outermost function first, with one figure. `name` writes the name
+/// of an address inside a call: pass [`loader_name`], or a symboliser of your own.
 ///
 /// Linear in the number of stacks; other threads may go on.
 ///
 /// # Errors
-/// The first of `out`'s or `name`'s.
+/// The first error of `out` or `name`.
 pub fn write_collapsed(
     value: Value,
     out: &mut dyn fmt::Write,
@@ -104,8 +104,8 @@ pub fn write_collapsed(
     pprof::collapse(&global::SAMPLER, value, out, &mut name)
 }
 
-/// The name by which the loader knows an address: that of an exported function, else the file's with the distance from its
-/// start. Takes the loader's lock.
+/// Writes the name by which the loader knows an address: that of an exported function, else the file's with the offset in it.
+/// Takes the loader's lock.
 ///
 /// # Errors
 /// Those of `out`.
@@ -113,7 +113,7 @@ pub fn loader_name(address: usize, out: &mut dyn fmt::Write) -> fmt::Result {
     pprof::module_and_offset(address, out)
 }
 
-/// What came from one stack: estimates for all of its allocations since the start.
+/// What came from one stack: estimates for all of its allocations since the profile began.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Stack<'a> {
@@ -129,8 +129,8 @@ pub struct Stack<'a> {
     pub allocated_bytes: u64,
 }
 
-/// Calls `visit` with each stack. Linear in their number; a moment's picture while other threads go on. Two entries may have the
-/// same stack, if two threads were there first at the same time.
+/// Calls `visit` with each stack, while other threads go on. Linear in their number. Two entries may have the same stack, if two
+/// threads were first there at the same time.
 pub fn visit(mut visit: impl FnMut(Stack<'_>)) {
     global::SAMPLER.walk(|site, totals| {
         let mut frames = [0; FRAMES];

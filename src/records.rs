@@ -1,4 +1,4 @@
-//! What a program can ask of the records, of the global heap and of its own: IDs, tags, what is live since when.
+//! What a program can ask of the records, of the global heap and of its own heaps: IDs, tags, what is live since a mark.
 
 use crate::global::{self, HEAP, TRACKER};
 use crate::leaks::{self, JsonText, Leaks, LeaksUnknown};
@@ -57,22 +57,23 @@ pub fn id_of(ptr: *const u8) -> Option<u64> {
     TRACKER.id_of(HEAP.place(ptr.addr()))
 }
 
-/// The address of the live allocation with this ID: `None` if it has been freed, or was never made. O(1), any thread.
+/// The address of the live allocation with this ID: `None` if it has been freed, or was never made, or no records are kept.
+/// O(1), any thread.
 pub fn ptr_of(id: u64) -> Option<*mut u8> {
     TRACKER.find_id(id).map(|seen| core::ptr::with_exposed_provenance_mut(seen.address))
 }
 
-/// What is known of the live allocation with this ID. O(1), any thread.
+/// What is known of the live allocation with this ID: `None` as for [`ptr_of`]. O(1), any thread.
 pub fn record(id: u64) -> Option<Record> {
     TRACKER.record(id)
 }
 
-/// The addresses to which the functions return that called for the live allocation with this ID, innermost first; how many
-/// were stored in `out`. Zero if it is not live, or no callers are kept: `MILLPOND_BACKTRACE`,
-/// [`WithMode::backtrace`](crate::WithMode::backtrace). O(`out`), any thread. [`Location`](crate::Location) writes one so that
-/// `addr2line` understands it.
+/// Who called for the live allocation with this ID: stores the return addresses in `out`, innermost first, and returns how many.
+/// Zero if it is not live, or no callers are kept; `MILLPOND_BACKTRACE` or
+/// [`WithMode::backtrace`](crate::WithMode::backtrace) has them kept. O(`out`), any thread. [`Location`](crate::Location) prints
+/// one in the form that `addr2line` understands.
 ///
-/// They are found along the chain of frame pointers, which is as long as the program's code keeps it: compiled with
+/// They are found along the chain of frame pointers, which is as long as the program's code keeps it: compile with
 /// `-C force-frame-pointers`, or `-fno-omit-frame-pointer` in C. The first is found in any case.
 ///
 /// ```
@@ -92,37 +93,39 @@ pub fn callers(id: u64, out: &mut [usize]) -> usize {
     TRACKER.find_id(id).map_or(0, |seen| TRACKER.callers(&seen, Of::Birth, out))
 }
 
-/// Calls `visit` with the record of each live allocation, while other threads go on: exact for those that live throughout.
+/// Calls `visit` with the record of each live allocation; none without records. Other threads may go on: what lives throughout is
+/// visited once, what comes or goes meanwhile may be. Linear in the most records that there ever were.
 ///
 /// `visit` may allocate and free; what it allocates may be visited too.
 pub fn walk(mut visit: impl FnMut(Record)) {
     TRACKER.walk(|seen| visit(TRACKER.public(seen)));
 }
 
-/// A mark in the row of allocations, for [`live_since`]. O(1).
+/// A mark between all allocations so far and those to come, for [`live_since`]. O(1), any thread.
 pub fn snapshot() -> Snapshot {
     TRACKER.snapshot()
 }
 
-/// What is live now and was not at the mark. Linear in the most records that there ever were.
+/// What is live now and was allocated after the mark; nothing without records. Linear in the most records that there ever were.
 pub fn live_since(snapshot: Snapshot) -> LiveSince {
     TRACKER.live(snapshot, Snapshot::LAST, GroupBy::SizeAndTag)
 }
 
-/// What is live and can be got at no more: no data, stack or register of the program has an address in it, nor has any
-/// allocation that can be got at. So what the runtime keeps, and what is held to the end, is none.
+/// Live allocations that are no longer reachable: no data, stack or register of the program has an address in them, nor has any
+/// allocation that is reachable. What the runtime keeps, and what the program holds to its end, is not among them.
 ///
 /// In all modes; where there are records ([`Mode::Tracked`](crate::Mode::Tracked)), with ID, tag, thread and time. The
-/// environment variable `MILLPOND_LEAKS` asks for it at the program's end. Reads all memory of the program that may have
+/// environment variable `MILLPOND_LEAKS` asks for the same at the program's end. Reads all memory of the program that may hold
 /// addresses, some 0.3 µs a chunk; allocates nothing; other threads go on meanwhile.
 ///
-/// * What is found is no proof of the contrary: a number may look like an address, and an address that nobody needs any more
-///   may stand in a stack. Addresses that are stored in another form (as an exclusive or, in a file) are not known as such.
-/// * In the child of a `fork`, what only threads had that are not in it is lost.
-/// * A thread that runs meanwhile may have the only address of an allocation in a register: two searches make that rare.
+/// * Some leaks are missed: a number may look like an address, and an address that nobody needs any more may stand on a stack.
+/// * Addresses that are stored in another form (as an exclusive or, in a file) are not recognised: what only they name counts as
+///   leaked.
+/// * In the child of a `fork`, what only threads of the parent held is leaked.
+/// * A thread that runs meanwhile may have the only address of an allocation in a register. Two searches make that rare.
 ///
 /// # Errors
-/// The system lets nobody look, or has no memory for the tables: some 20 bytes for each chunk that there is, used or not.
+/// [`LeaksUnknown`]: the system lets nobody look, or has no memory for the tables, some 20 bytes for each chunk, used or not.
 ///
 /// ```
 /// # #[global_allocator]
@@ -136,16 +139,16 @@ pub fn leaks() -> Result<Leaks, LeaksUnknown> {
     leaks::find(&HEAP, &TRACKER, &os::registers(), 0)
 }
 
-/// The same, of what was allocated after a mark; of all, where there are no records.
+/// As [`leaks()`], of what was allocated after a mark; of all, where there are no records.
 ///
 /// # Errors
-/// As [`leaks`].
+/// As [`leaks()`].
 #[inline(never)]
 pub fn leaks_since(snapshot: Snapshot) -> Result<Leaks, LeaksUnknown> {
     leaks::find(&HEAP, &TRACKER, &os::registers(), snapshot.last)
 }
 
-/// A mark in the row of a heap's allocations.
+/// A mark between a heap's allocations so far and those to come: see [`snapshot`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     last: u64,
@@ -155,8 +158,8 @@ impl Snapshot {
     /// Later than all.
     pub(crate) const LAST: Self = Self { last: u64::MAX };
 
-    /// What is live now of what the program's own allocator gave out after this mark and before a later one, in groups. For
-    /// the marks of a heap of one's own: [`Heap::diff`](crate::Heap::diff). Linear in the most records that there ever were.
+    /// What the program's allocator gave out after this mark and before a `later` one and is live now, in groups. For marks of a
+    /// [`Heap`](crate::Heap) use [`Heap::diff`](crate::Heap::diff). Linear in the most records that there ever were.
     ///
     /// ```no_run
     /// use millpond::GroupBy;
@@ -172,21 +175,21 @@ impl Snapshot {
     }
 }
 
-/// What live allocations have in common that are counted together.
+/// By what live allocations are grouped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GroupBy {
-    /// The bytes asked for, and what they are for.
+    /// The bytes asked for, and the tag.
     #[default]
     SizeAndTag,
     /// The bytes asked for.
     Size,
-    /// What they are for.
+    /// The tag.
     Tag,
-    /// How old they are: up to 100 ms, 1 s, 10 s, 100 s and so on.
+    /// The age: below 100 ms, 1 s, 10 s, 100 s and so on.
     Age,
-    /// Who called for them: the innermost eight, as far as records keep them: `MILLPOND_BACKTRACE`,
-    /// [`HeapBuilder::backtrace`](crate::HeapBuilder::backtrace).
+    /// The innermost eight callers, as far as records keep them (`MILLPOND_BACKTRACE`,
+    /// [`HeapBuilder::backtrace`](crate::HeapBuilder::backtrace)).
     Site,
 }
 
@@ -221,33 +224,33 @@ struct Site {
     len: u8,
 }
 
-/// Allocations that have something in common: see [`GroupBy`].
+/// Live allocations that have something in common: see [`GroupBy`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LiveGroup {
-    /// The bytes that each asked for; zero where they are not told apart by that.
+    /// The bytes that each asked for; zero where groups are not by size.
     pub size: usize,
-    /// What they are for; empty where they are not told apart by that.
+    /// Their tag; empty if they have none, or groups are not by tag.
     pub tag: &'static str,
-    /// Milliseconds that each is younger than; zero where they are not told apart by that.
+    /// The upper bound of their ages, in milliseconds; zero where groups are not by age.
     pub younger_ms: u64,
     /// Who called for them.
     site: Site,
     /// How many there are.
     pub count: u64,
-    /// Their bytes together.
+    /// The sum of their bytes.
     pub bytes: u64,
-    /// The ID of the first.
+    /// The least of their IDs.
     pub first: u64,
-    /// Milliseconds from the heap's first allocation to the first of these, and from there to now.
+    /// Milliseconds from the heap's first allocation to the one with the ID `first`.
     pub time_ms: u64,
-    /// See `time_ms`.
+    /// Milliseconds from that one to now.
     pub age_ms: u64,
 }
 
 impl LiveGroup {
-    /// The addresses to which those return who called for them, innermost first, where they are told apart by that: none
-    /// else, and where records keep none. [`Location`](crate::Location) writes one so that `addr2line` understands it.
+    /// The return addresses of their callers, innermost first: empty where groups are not by site, or records keep no callers.
+    /// [`Location`](crate::Location) prints one in the form that `addr2line` understands.
     pub fn callers(&self) -> &[usize] {
         &self.site.callers[..self.site.len as usize]
     }
@@ -295,12 +298,12 @@ impl LiveSince {
         self.count
     }
 
-    /// Their bytes, as they were asked for.
+    /// The sum of the bytes that they asked for.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The groups, most bytes first: the first 64 that were met.
+    /// The groups, most bytes first. There are 64 at most, the first that were met; what is in none of them is still in the sums.
     pub fn groups(&self) -> &[LiveGroup] {
         &self.groups[..self.len]
     }
@@ -358,8 +361,8 @@ impl fmt::Display for Json<'_> {
     }
 }
 
-/// Says what the calling thread's allocations are for, of every heap that keeps records, until it is dropped: then they are
-/// for what they were for before. See [`tag`].
+/// A tag in force: marks the calling thread's allocations, in every heap that keeps records, until it is dropped. Then the tag
+/// before is in force again. See [`tag`].
 #[derive(Debug)]
 #[must_use = "the tag ends when this is dropped"]
 pub struct Tag {
@@ -368,7 +371,7 @@ pub struct Tag {
     thread: PhantomData<*const ()>,
 }
 
-/// Says what the calling thread's allocations are for. Tags nest. O(1).
+/// Says what the calling thread's allocations are for, until the returned [`Tag`] is dropped. Tags nest. O(1).
 ///
 /// ```
 /// let heap = millpond::Heap::builder().ids(true).build()?;

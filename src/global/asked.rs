@@ -1,16 +1,16 @@
-//! What a program asks of the global heap, and tells it: as a whole, or of one address.
+//! What a program may ask of the global heap, or set: as a whole, or of one address.
 //!
-//! Nothing here is kept: the answers are the heap's, with what only the global one has beside it, which are records, fronts and
+//! There is no state here: the answers are the heap's, and those of what only the global one has beside it: records, fronts, and
 //! what is watched.
 
 use super::{FRONTS, HEAP, TRACKER, is_late, living_cache, mode, tracked, watch};
 use crate::log::{self, Log};
 use crate::report::{CheckError, Mode, Stats, Thp, Trimmed};
 
-/// Gives all that is free back to the system, from any thread: the caller's cache, the spare magazines of all other
-/// threads, the pools, the free OS pages of spans in use, and free runs.
+/// Gives all that is free back to the system: the caller's cache, the spare magazines of all other threads, the pools, the free
+/// OS pages of spans in use, and free runs. What is kept back in the mode [`Mode::Hardened`] goes as well.
 ///
-/// Linear in the memory that there is; other threads go on meanwhile. What stays in the loaded magazines of other living
+/// From any thread, while others go on. Linear in the memory that there is. What stays in the loaded magazines of other living
 /// threads is reported as [`Trimmed::loaded`].
 ///
 /// ```
@@ -28,6 +28,10 @@ pub fn trim() -> Trimmed {
 /// Gives the calling thread's cached chunks back to their spans: for a thread that will be idle for long.
 ///
 /// O(chunks cached). The thread's next allocation fills its cache again.
+///
+/// ```
+/// millpond::flush_thread();
+/// ```
 pub fn flush_thread() {
     if let Some(cache) = living_cache() {
         HEAP.flush(cache);
@@ -36,7 +40,8 @@ pub fn flush_thread() {
 
 /// The bytes that may be used at `ptr`: `None` if no allocation of Millpond's begins there.
 ///
-/// O(1), any thread. For a chunk that has been freed but not yet returned to its span the answer is as if it were live.
+/// O(1), any thread. In the mode [`Mode::Hardened`] those that were asked for. A freed chunk that has not yet returned to its span
+/// counts as live.
 ///
 /// ```
 /// # #[global_allocator]
@@ -56,15 +61,25 @@ pub fn usable_size(ptr: *const u8) -> Option<usize> {
     HEAP.usable_size(ptr.addr())
 }
 
-/// Whether `ptr` points into memory that Millpond manages for the program: anywhere in a span, a large or a huge
-/// allocation. Says nothing about whether it is in use.
+/// Whether `ptr` points into memory that Millpond manages for the program: anywhere in a span or in a larger allocation, in use or
+/// not.
 ///
-/// O(1), but for addresses that are none of ours or inside a huge allocation: linear in the number of those.
+/// O(1), any thread; for foreign addresses and for those inside huge allocations (32 MiB and more) linear in the number of large
+/// allocations.
+///
+/// ```
+/// # #[global_allocator]
+/// # static GLOBAL: millpond::Millpond = millpond::Millpond;
+/// let number = Box::new(1);
+/// assert!(millpond::owns((&raw const *number).cast()));
+/// assert!(!millpond::owns((&raw const number).cast()));
+/// ```
 pub fn owns(ptr: *const u8) -> bool {
     HEAP.owns(ptr.addr())
 }
 
-/// Where the bytes are. Linear in the number of spans and threads; allocates nothing.
+/// Where the bytes are. Linear in the number of spans and threads, and of records where they are kept; allocates nothing. From any
+/// thread; while others go on, the parts may not add up exactly.
 ///
 /// ```
 /// let stats = millpond::stats();
@@ -111,14 +126,15 @@ pub(crate) fn verify(stats: &mut Stats) -> Result<(), CheckError> {
     Ok(())
 }
 
-/// Looks at all that is live, and all that is kept back, in the mode [`Mode::Hardened`]: says a line on stderr of each
-/// allocation that was written to past its end, before its beginning or after it was freed, 16 at most, and returns how many
-/// there are. In other modes zero: nothing is known.
+/// In the mode [`Mode::Hardened`], looks for overwritten memory in all that is live and all that is kept back, and returns how many
+/// allocations were written to past their end, before their beginning or after their free. Each of the first 16 gets a line on
+/// stderr. In other modes zero: nothing is known.
 ///
-/// What is freed is looked at anyway; this sees what is not, or not yet. The program's end by `exit` looks as well, and ends the
-/// process by `SIGABRT` if there is any. Linear in the most allocations that there ever were at one time, with a call of the
-/// system for each of more than 256 KiB; other threads may go on. Of those the last bytes are not looked at where the system
-/// does not let a process read its own memory (`process_vm_readv`).
+/// Each free looks at its allocation anyway; this sees those that are not freed yet, or never will be. The program's end by `exit`
+/// looks as well, and ends the process by `SIGABRT` if it finds any.
+///
+/// Linear in the most allocations that there ever were at one time, with a call of the system for each of more than 256 KiB (their
+/// ends are not looked at where the system lets no process read its own memory by `process_vm_readv`). Other threads may go on.
 ///
 /// ```
 /// assert_eq!(millpond::check_memory(), 0);
@@ -127,20 +143,30 @@ pub fn check_memory() -> usize {
     tracked().map_or(0, |tracked| tracked.check_memory())
 }
 
-/// Sets whether transparent huge pages back the heap, for what there is and for what comes. The environment variable
-/// `MILLPOND_THP` (`default`, `always`, `never`) sets it at the first allocation.
+/// Sets whether transparent huge pages back the heap, for the memory that there is and for what comes. `MILLPOND_THP` (`default`,
+/// `always`, `never`, `system`) sets it at the first allocation. Linear in the number of arenas and large allocations; any
+/// thread.
 ///
-/// With [`Thp::Always`] less time goes into page faults, and more memory stays resident where use is sparse; purging
-/// still returns 64 KiB and OS pages. [`Thp::Default`] changes nothing for what there is: the system does not take advice back.
+/// With [`Thp::Always`] less time goes into page faults, and more memory stays resident where use is sparse; purges
+/// still return pages of 64 KiB and single OS pages. [`Thp::Default`] and [`Thp::System`] change nothing for the memory that there
+/// is: the system does not take advice back.
+///
+/// ```
+/// millpond::set_thp(millpond::Thp::Never);
+/// ```
 pub fn set_thp(thp: Thp) {
     HEAP.set_thp(thp);
 }
 
-/// Sets how much slow paths tell of what they do, on stderr, a line a step, for all heaps. The environment variable
-/// `MILLPOND_LOG` (`os`, `arena`, `span`, `pool`, `cache`) sets it at the first allocation; with `,file=PATH` behind it lines go
-/// to the end of a file.
+/// Sets how much the slow paths log, for all heaps that have no level of their own: a line a step, on stderr. `MILLPOND_LOG` (`os`,
+/// `arena`, `span`, `pool`, `cache`) sets it at the first allocation; with `,file=PATH` behind the level, lines are appended to a
+/// file. O(1); any thread.
 ///
-/// The fast path tells nothing, unless records are kept ([`Mode::Tracked`]): then each allocation and free is told as well.
+/// The fast path logs nothing. Where records are kept ([`Mode::Tracked`]) there is none: then each allocation and free is logged.
+///
+/// ```
+/// millpond::set_log(millpond::Log::Os);
+/// ```
 pub fn set_log(level: Log) {
     log::set(level);
 }

@@ -1,4 +1,4 @@
-//! What a heap is to be like: each wish is checked when it is built.
+//! What a heap is to be like: each wish is checked when the heap is built.
 
 use super::{Fallback, Heap, SoftLimit, UNSERVED, map};
 use crate::bitset::Bitset;
@@ -20,7 +20,7 @@ pub enum PoolTable<'a> {
     /// Eight pools: 32 B, 64 B, 256 B, 1 KiB, 4 KiB, 16 KiB, 64 KiB and 256 KiB. Easy to follow; loses up to three quarters
     /// of a chunk to rounding.
     Classic,
-    /// One's own sizes, in bytes and rising, up to 256 KiB; each is rounded up to the next class.
+    /// Sizes of your own, in bytes and rising, up to 256 KiB; each is rounded up to the next class of `Default`.
     Sizes(&'a [usize]),
 }
 
@@ -30,9 +30,9 @@ const CLASSIC: [usize; 8] = [32, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The capacity is less than one page of 64 KiB, or more than there are addresses.
+    /// This capacity, in bytes, is less than one page of 64 KiB, or more than there are addresses.
     Capacity(usize),
-    /// The soft limit is zero, or not below the capacity.
+    /// This soft limit, in bytes, is less than one page of 64 KiB, or not below the capacity.
     SoftLimit(usize),
     /// The table of pools is empty, or its size at this index is zero, above 256 KiB, or does not lie above the class of the
     /// one before.
@@ -54,7 +54,7 @@ impl fmt::Display for BuildError {
 
 impl core::error::Error for BuildError {}
 
-/// A heap that is being described: see [`Heap::builder`].
+/// Describes a heap and makes it: see [`Heap::builder`]. By default: all pools, no limit, no fallback, no bits, [`Mode::Fast`].
 ///
 /// ```
 /// use millpond::{BuildError, Heap, PoolTable};
@@ -121,70 +121,69 @@ impl<'a> HeapBuilder<'a> {
         }
     }
 
-    /// The most bytes that the heap may use: a hard limit, exact to a page of 64 KiB, and rounded down to that. It counts
-    /// pages with chunks in them, cached ones included, and those of larger allocations; the heap's tables, some thousandths
-    /// of it, come on top.
+    /// The most bytes that the heap may use: a hard limit, rounded down to whole pages of 64 KiB and exact. It counts the pages of
+    /// spans, cached chunks included, and of larger allocations. The heap's tables, some thousandths of that, come on top.
     pub fn capacity(mut self, bytes: usize) -> Self {
         self.capacity = Some(bytes);
         self
     }
 
-    /// When the pages that the heap uses rise above `bytes`, whoever allocates trims the heap and calls `tell` with the
-    /// bytes that are still in use. It may free, and allocate elsewhere.
+    /// When the pages that the heap uses rise above `bytes`, rounded down to whole pages of 64 KiB, the thread that allocates trims
+    /// the heap and calls `tell` with the bytes that are still in use. `tell` may free, and allocate elsewhere.
     pub fn soft_limit(mut self, bytes: usize, tell: SoftLimit) -> Self {
         self.soft = Some((bytes, tell));
         self
     }
 
-    /// Which pools the heap has.
+    /// Which chunk sizes the heap's pools have.
     pub fn pools(mut self, pools: PoolTable<'a>) -> Self {
         self.pools = pools;
         self
     }
 
-    /// Who serves what the heap cannot, once it is exhausted: counted in [`Stats::fallbacks`](crate::Stats::fallbacks).
-    /// Without one, such requests fail. What it has given out is not freed when the heap is dropped.
+    /// Another allocator for requests that the heap cannot serve: counted in [`Stats::fallbacks`](crate::Stats::fallbacks). Without
+    /// one, such requests fail. What it has given out is not freed when the heap is dropped.
     pub fn fallback(mut self, fallback: Fallback) -> Self {
         self.fallback = Some(fallback);
         self
     }
 
-    /// How many bits the heap's bitset has: see [`Heap::set_bit`].
+    /// How many bits the heap's bitset has, all clear at first: see [`Heap::set_bit`].
     pub fn bits(mut self, bits: usize) -> Self {
         self.bits = bits;
         self
     }
 
     /// Whether each allocation gets a record with an ID: see [`Heap::id_of`] and [`Heap::record`]. The same as
-    /// [`Mode::Tracked`].
+    /// `mode(Mode::Tracked)`, or `mode(Mode::Fast)` if false.
     pub fn ids(self, ids: bool) -> Self {
         self.mode(if ids { Mode::Tracked } else { Mode::Fast })
     }
 
-    /// What the heap knows of its allocations, and what it notices of bad use.
+    /// How much the heap knows of its allocations, and which misuse it notices. `MILLPOND_MODE` does not change it.
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// How many callers each record keeps, 32 at most: none by default. See [`callers`](crate::callers).
+    /// Where there are records, how many callers each keeps, 32 at most; none by default. See [`callers`](crate::callers).
     pub fn backtrace(mut self, most: usize) -> Self {
         self.callers = most;
         self
     }
 
-    /// In the mode [`Mode::Hardened`], guards one allocation in `one_in` of up to 16 KiB; none if zero, the default. A guarded
-    /// allocation has 64 KiB of addresses to itself; it ends, as near as its alignment allows, where no access is, and its
-    /// addresses stay without access for a while when it is freed: any use past its end, or after its free, ends the
-    /// program by a signal at once. Costs some microseconds and an OS page each, for 4096 at one time at most.
+    /// In the mode [`Mode::Hardened`], guards one in `one_in` of the allocations of up to 16 KiB; none if zero, the default. A guarded
+    /// allocation has 64 KiB of addresses to itself, and ends, as near as its alignment allows, where an OS page without access
+    /// begins. When it is freed, its addresses stay without access for a while. So any access past its end or after its free ends
+    /// the program by a signal at once. Costs some microseconds and some OS pages each; there are 4096 at a time at most.
     pub fn guard(mut self, one_in: u32) -> Self {
         self.guard = one_in;
         self
     }
 
-    /// How many bytes of freed memory are kept back at most, where there are records: the oldest goes first, and no more
-    /// than the last 1024 frees are kept. None if zero. By default [`Mode::Hardened`] keeps all of these of up to 16 KiB, and
-    /// [`Mode::Tracked`] none.
+    /// Where there are records, how many bytes of freed memory are kept back at most; none if zero. The oldest goes first, and only
+    /// the last 1024 frees are kept. By default [`Mode::Hardened`] keeps back those of them of up to 16 KiB, and [`Mode::Tracked`]
+    /// none.
     ///
     /// ```
     /// use core::alloc::Layout;
@@ -206,35 +205,35 @@ impl<'a> HeapBuilder<'a> {
         self
     }
 
-    /// What is written over memory when it is freed, where there are records. By default [`Mode::Hardened`] writes
-    /// [`Freed::Junk`] over what it keeps back, and [`Mode::Tracked`] nothing; what is said here goes for all sizes.
+    /// Where there are records, what is written over memory when it is freed. By default [`Mode::Hardened`] writes
+    /// [`Freed::Junk`] over what it keeps back, and [`Mode::Tracked`] nothing; what is set here applies to all sizes.
     pub fn freed(mut self, freed: Freed) -> Self {
         self.freed = Some(freed);
         self
     }
 
-    /// Whether calls are timed: see [`Stats::timing`](crate::Stats::timing). Each costs some nanoseconds more then, and one in
-    /// 32 two looks at the clock.
+    /// Whether calls are timed: see [`Stats::timing`](crate::Stats::timing). Each call then costs some nanoseconds more, and one in 32
+    /// two looks at the clock.
     pub fn timing(mut self, timing: bool) -> Self {
         self.timing = timing;
         self
     }
 
-    /// Whether the heap's allocations are in the [`profile`](crate::profile), beside those of the program's own allocator, while
-    /// there is one. Each call costs some nanoseconds more, also while there is none.
+    /// Whether the heap's allocations are in the [`profile`](crate::profile), beside those of the global heap, while one is taken.
+    /// Each call costs some nanoseconds more, even while none is.
     pub fn profiled(mut self, profiled: bool) -> Self {
         self.profiled = profiled;
         self
     }
 
-    /// Has `hear` called with the line that names each misuse, instead of ending the process: for tests. What was to be freed
-    /// wrongly is left as it is, and the call returns; what was written to where nobody may is freed. Lines end after 1 KiB.
-    /// `hear` may allocate and free, and panic: then what was in hand stays out of use.
+    /// Has `hear` called with the line that names a misuse, instead of ending the process: for tests. An allocation that was to be
+    /// freed wrongly is left as it is, and the call returns; one that was overwritten is freed. Lines are cut off after 1 KiB.
+    /// `hear` may allocate and free, and may panic: then what was in hand stays out of use.
     ///
-    /// A heap without records looks at each address that it is given then, as it does not otherwise: what is none of its own,
-    /// where no chunk begins, and what has been freed and lies no more in a thread's cache is heard of. A chunk that is freed
-    /// twice while it lies there is seen when that cache goes back to the spans, by whoever frees then: too late to leave
-    /// anything as it was, so that ends the process still. Accesses that fault are not heard of either.
+    /// A heap without records then also looks at each address that it is given, and reports those that are none of its own, those
+    /// where no chunk begins, and chunks that have been freed and have left their thread's cache. A chunk that is freed twice while
+    /// it lies in a cache is noticed only when that cache goes back to the spans: too late to undo it, so that still ends the
+    /// process. Accesses that fault are not reported either.
     ///
     /// ```should_panic
     /// use core::alloc::Layout;
@@ -251,14 +250,14 @@ impl<'a> HeapBuilder<'a> {
         self
     }
 
-    /// How much the heap tells of what it does: its own level, whatever [`set_log`](crate::set_log) and `MILLPOND_LOG` say,
-    /// which all heaps follow that have none. Lines go where all do: to stderr, or the file that `MILLPOND_LOG` names.
+    /// How much the heap logs of what it does, whatever [`set_log`](crate::set_log) and `MILLPOND_LOG` say; these hold for heaps
+    /// without a level of their own. Lines go to stderr, or to the file that `MILLPOND_LOG` names.
     ///
     /// ```
     /// use core::alloc::Layout;
     /// use millpond::{Heap, Log};
     ///
-    /// // Tells of each miss of the thread's cache, of each span, and of what it asks of the system.
+    /// // Logs each miss of the thread's cache, each span, and what is asked of the system.
     /// let heap = Heap::builder().log(Log::Cache).build()?;
     /// heap.alloc(Layout::new::<u64>())?;
     /// # Ok::<(), Box<dyn core::error::Error>>(())
@@ -271,7 +270,7 @@ impl<'a> HeapBuilder<'a> {
     /// Makes the heap.
     ///
     /// # Errors
-    /// Says which wish cannot be met.
+    /// [`BuildError`] names the wish that cannot be met.
     pub fn build(self) -> Result<Heap, BuildError> {
         let serves = self.serves()?;
         let capacity = self.pages()?;

@@ -1,4 +1,4 @@
-//! What a heap knows of its allocations, for whoever asks: IDs, records, what is live since when, what is lost.
+//! What a heap knows of its allocations, for whoever asks: IDs, records, what is live since a mark, what is lost.
 
 use super::Heap;
 use crate::chunks::{self, Chunk};
@@ -25,15 +25,24 @@ impl Heap {
         self.inner().tracker.record(id)
     }
 
-    /// The addresses to which the functions return that called for the live allocation with this ID: see
-    /// [`callers`](crate::callers).
+    /// Who called for the live allocation with this ID: as [`callers`](crate::callers).
     pub fn callers(&self, id: u64, out: &mut [usize]) -> usize {
         let tracker = &self.inner().tracker;
         tracker.find_id(id).map_or(0, |seen| tracker.callers(&seen, Of::Birth, out))
     }
 
-    /// Calls `visit` with the record of each live allocation, while other threads go on: exact for those that live
-    /// throughout. Of a heap without IDs there are none: see [`walk_chunks`](Self::walk_chunks).
+    /// Calls `visit` with the record of each live allocation: as [`walk`](crate::walk). A heap without IDs has none: see
+    /// [`walk_chunks`](Self::walk_chunks).
+    ///
+    /// ```
+    /// let heap = millpond::Heap::builder().ids(true).build()?;
+    /// let block = heap.alloc(core::alloc::Layout::new::<u64>())?;
+    /// let mut sizes = Vec::new();
+    /// heap.walk(|record| sizes.push(record.size));
+    /// assert_eq!(sizes, [8]);
+    /// # let _ = block;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn walk(&self, mut visit: impl FnMut(Record)) {
         let tracker = &self.inner().tracker;
         tracker.walk(|seen| visit(tracker.public(seen)));
@@ -46,26 +55,36 @@ impl Heap {
         chunks::walk(&inner.core, &inner.tracker, inner.mode, &mut visit)
     }
 
-    /// A mark in the row of the heap's allocations, for [`live_since`](Self::live_since). O(1).
+    /// A mark between the heap's allocations so far and those to come, for [`live_since`](Self::live_since). O(1).
     pub fn snapshot(&self) -> Snapshot {
         self.inner().tracker.snapshot()
     }
 
-    /// What is live now and was not at the mark: leaks, if nothing should be. Linear in the most records that there ever
-    /// were.
+    /// What is live now and was allocated after the mark; nothing without IDs. Linear in the most records that there ever were.
+    ///
+    /// ```
+    /// let heap = millpond::Heap::builder().ids(true).build()?;
+    /// let mark = heap.snapshot();
+    /// let block = heap.alloc(core::alloc::Layout::new::<u64>())?;
+    /// let live = heap.live_since(mark);
+    /// assert_eq!((live.count(), live.bytes()), (1, 8));
+    /// # let _ = block;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn live_since(&self, snapshot: Snapshot) -> LiveSince {
         self.inner().tracker.live(snapshot, Snapshot::LAST, GroupBy::SizeAndTag)
     }
 
-    /// What is live now of what was allocated after one mark and before another, in groups.
+    /// What was allocated after one mark and before another and is live now, in groups. Linear in the most records that there ever
+    /// were.
     pub fn diff(&self, from: Snapshot, to: Snapshot, by: GroupBy) -> LiveSince {
         self.inner().tracker.live(from, to, by)
     }
 
-    /// What the heap has given out and can be got at no more: as [`leaks`](crate::leaks).
+    /// What the heap has given out and is live but no longer reachable: as [`leaks`](crate::leaks()).
     ///
     /// # Errors
-    /// As there.
+    /// As [`leaks`](crate::leaks()).
     #[inline(never)]
     pub fn leaks(&self) -> Result<Leaks, LeaksUnknown> {
         leaks::find(&self.inner().core, &self.inner().tracker, &os::registers(), 0)

@@ -1,11 +1,10 @@
 //! Heaps as values: allocators beside the global one, each with pools, arenas and a limit of its own.
 //!
-//! The same core as the global allocator's, mapped where the heap's owner made it. A thread's cache of a heap has the index
-//! of its cache of the global heap, see `heap::lease`. What the core does not know stands here: which pools there are,
-//! what happens when the heap is exhausted, the soft limit, the bitset.
+//! The core is the global allocator's, in a mapping of the heap's own. A thread's cache of a heap has the same index as its
+//! cache of the global heap: see `heap::lease`. Here stands what the core does not know: which pools there are, what happens
+//! when the heap is exhausted, the soft limit, the bitset.
 //!
-//! Invariant: of what the core has given out, each chunk lies in a span of a pool of the table, unless it has whole pages of
-//! its own.
+//! Invariant: each chunk that the core has given out lies in a span of one of the table's pools, or has whole pages of its own.
 
 mod builder;
 #[cfg(feature = "allocator-api2")]
@@ -35,13 +34,14 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
 use core::ptr::{self, NonNull};
 
-/// An allocator that takes what a heap cannot.
+/// An allocator that serves what a heap cannot: see [`HeapBuilder::fallback`].
 pub type Fallback = &'static (dyn GlobalAlloc + Sync);
 
-/// What is told when a heap passes its soft limit: the heap, and the bytes of pages that it uses after a trim.
+/// What is called when a heap passes its soft limit: with the heap, and the bytes of pages that it still uses after a trim. See
+/// [`HeapBuilder::soft_limit`].
 pub type SoftLimit = fn(&Heap, usize);
 
-/// No class of the table serves it.
+/// In `Inner::serves`: no class of the table serves it.
 const UNSERVED: u16 = u16::MAX;
 
 /// An allocator as a value: with pools, memory and a limit of its own.
@@ -62,16 +62,16 @@ const UNSERVED: u16 = u16::MAX;
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
 ///
-/// * **Threads**: lock-free; any thread may allocate, and free what another has allocated, each through a cache of its own.
-/// * **Sizes and alignments**: as [`Millpond`](crate::Millpond) serves them, or by the pools of one's own table; what is
-///   larger than the largest pool gets whole pages of 64 KiB.
-/// * **Records**: with [`ids`](HeapBuilder::ids) or [`mode`](HeapBuilder::mode) each allocation has an ID, and bad use is
+/// * **Threads**: lock-free. Any thread may allocate, and free what another has allocated; each has a cache of its own.
+/// * **Sizes and alignments**: as of [`Millpond`](crate::Millpond), or by the pools of its own [`PoolTable`]; what is larger than
+///   the largest pool gets whole pages of 64 KiB.
+/// * **Records**: with [`ids`](HeapBuilder::ids) or [`mode`](HeapBuilder::mode) each allocation has an ID, and misuse is
 ///   named and ends the process.
 /// * **Collections**: with the feature `allocator-api2`, `&Heap` is an `Allocator`.
-/// * **End**: dropping the heap gives all of its memory back to the system at once, whatever is live.
-/// * **Cost**: as the global allocator's, and some ten instructions; a heap that is hardly used takes some 100 KiB.
-/// * **Fork**: the child has the heap as it was. What lay in caches of threads that are no more is found by
-///   [`trim`](Self::trim), or used by threads that come; what they had in hand stays missing.
+/// * **End**: dropping the heap gives all of its memory back to the system at once, what is live too.
+/// * **Cost**: the global allocator's and some ten instructions a call. A heap that is hardly used takes some 100 KiB.
+/// * **Fork**: the child has the heap as it was. What lay in caches of vanished threads is found by [`trim`](Self::trim), or
+///   used by new threads; what these threads had in hand stays missing.
 pub struct Heap {
     inner: NonNull<Inner>,
 }
@@ -107,7 +107,7 @@ struct Inner {
 }
 
 impl Heap {
-    /// Begins a heap.
+    /// Describes a heap step by step; [`HeapBuilder::build`] makes it.
     pub fn builder<'a>() -> HeapBuilder<'a> {
         HeapBuilder::new()
     }
@@ -131,13 +131,13 @@ impl Heap {
         self.inner().core.cache_of(global::cache()?, &HEAP.caches)
     }
 
-    /// Memory for `layout`, of any contents. A size of zero gets an address of its own too.
+    /// Memory for `layout`, not initialised. A size of zero gets an address of its own too.
     ///
-    /// O(1) for pooled sizes, but for upkeep.
+    /// O(1) for pooled sizes, but for upkeep. From any thread.
     ///
     /// # Errors
     /// [`AllocError`] if the heap's capacity or the system's memory is used up, even after all that is free has been given
-    /// back, and there is no fallback, or it has none either. Nothing that is live is touched.
+    /// back, and the fallback, if there is one, has no memory either. What is live stays as it was.
     #[inline]
     pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         if !self.inner().plain {
@@ -158,7 +158,7 @@ impl Heap {
         self.alloc_large(layout, Fill::Any)
     }
 
-    /// The same, of zeros.
+    /// As [`alloc`](Self::alloc), with all bytes zero.
     ///
     /// # Errors
     /// As [`alloc`](Self::alloc).
@@ -301,8 +301,8 @@ impl Heap {
 
     /// Takes back what this heap, or its fallback, has given out for `layout`.
     ///
-    /// O(1), from any thread, but for upkeep. Ends the process for an address that is noticed to be no allocation of the
-    /// heap's, if there is no fallback that it could be of.
+    /// O(1) but for upkeep, from any thread. An address that is noticed to be no allocation of the heap's ends the process; where
+    /// there is a fallback, an address that is none of the heap's is passed to that.
     ///
     /// # Safety
     /// `ptr` came from this heap for the same layout, and nobody uses it any more.
@@ -396,8 +396,8 @@ impl Heap {
         self.inner().core.spans.page_map.get(ptr.addr().get()).is_none()
     }
 
-    /// Gives all that is free back to the system, from any thread: what [`trim`](crate::trim) gives back of the global
-    /// heap, and also what lies in the caches of threads that have ended.
+    /// Gives all that is free back to the system, from any thread: as [`trim`](crate::trim) for the global heap, and also what lies
+    /// in the caches of threads that have ended. Linear in the memory that there is.
     pub fn trim(&self) -> Trimmed {
         let core = &self.inner().core;
         self.tracked().release_kept();
@@ -438,7 +438,8 @@ impl Heap {
         tracked.add_to(stats);
     }
 
-    /// Verifies every structure of the heap, while no other thread uses it.
+    /// Verifies every structure of the heap, and that its statistics add up. Exact only while no other thread uses the heap: else
+    /// an error may be a false alarm. Linear in what the heap has.
     ///
     /// # Errors
     /// Names the first equation that does not hold: a defect, or memory that the program has overwritten.
@@ -448,8 +449,8 @@ impl Heap {
         Ok(stats)
     }
 
-    /// The bytes that may be used at `ptr`: `None` if no allocation of this heap begins there. O(1). In the mode
-    /// [`Mode::Hardened`] those that were asked for.
+    /// The bytes that may be used at `ptr`: `None` if no allocation of this heap begins there. In the mode [`Mode::Hardened`] those
+    /// that were asked for. O(1), any thread.
     pub fn usable_size(&self, ptr: *const u8) -> Option<usize> {
         let inner = self.inner();
         match inner.mode {
@@ -458,17 +459,18 @@ impl Heap {
         }
     }
 
-    /// Whether `ptr` points into memory of this heap, in use or not.
+    /// Whether `ptr` points into memory of this heap, in use or not: as [`owns`](crate::owns).
     pub fn owns(&self, ptr: *const u8) -> bool {
         self.inner().core.owns(ptr.addr())
     }
 
-    /// The most bytes of pages that the heap may use: its capacity, rounded down to whole pages of 64 KiB. `None`: no limit.
+    /// The most bytes of pages that the heap may use, rounded down to whole pages of 64 KiB: see [`HeapBuilder::capacity`]. `None`:
+    /// no limit.
     pub fn capacity(&self) -> Option<usize> {
         Some(self.inner().capacity).filter(|capacity| *capacity > 0)
     }
 
-    /// Sets or clears a bit of the heap's bitset and returns what it was. O(1), atomic: it acquires and releases.
+    /// Sets or clears a bit of the heap's bitset and returns what it was. O(1), any thread; atomic, with acquire and release ordering.
     ///
     /// # Errors
     /// [`BitRangeError`] if there is no such bit: a heap has as many as [`HeapBuilder::bits`] said.
@@ -476,7 +478,7 @@ impl Heap {
         self.inner().bits.set(index, value)
     }
 
-    /// A bit of the heap's bitset. O(1), atomic: it acquires.
+    /// A bit of the heap's bitset. O(1), any thread; atomic, with acquire ordering.
     ///
     /// # Errors
     /// As [`set_bit`](Self::set_bit).

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// The heap's capacity, or the system's memory, is used up. What is live is untouched.
+/// The heap's capacity, or the system's memory, is used up. What is live stays as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AllocError;
 

@@ -1,5 +1,5 @@
-//! `realloc` of a heap: where the allocation is, as far as its class or the pages behind it allow that, else by a copy. Nothing
-//! is read where nothing is live, as far as that can be seen.
+//! `realloc` of a heap: in place as far as the allocation's class or the pages behind it allow, else by a copy. Nothing is read
+//! where nothing is live, as far as that can be seen.
 
 use super::{AllocError, Heap, unempty};
 use crate::heap::Tracked;
@@ -10,11 +10,12 @@ use core::alloc::Layout;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 
 impl Heap {
-    /// Makes an allocation one of `new_size` bytes with the same alignment, in place if that can be: then it keeps its ID, and all
-    /// that its record says but the size. In the mode [`Mode::Hardened`] what lies in a chunk always moves, to another ID.
+    /// Resizes an allocation to `new_size` bytes with the same alignment, in place if there is room: then it keeps its ID and its
+    /// record, but for the size. Otherwise its contents are copied to a new one. In the mode [`Mode::Hardened`] a chunk always moves,
+    /// and gets another ID.
     ///
     /// # Errors
-    /// As [`alloc`](Self::alloc): then the allocation is as it was.
+    /// As [`alloc`](Self::alloc); the allocation is then as it was.
     ///
     /// # Safety
     /// As [`free`](Self::free); if it succeeds, only the returned address may be used. `new_size`, rounded up to the

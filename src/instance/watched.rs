@@ -55,8 +55,8 @@ impl Heap {
         }
     }
 
-    /// Looks at all that is live, and all that is kept back, in the mode [`Mode::Hardened`], and returns how many allocations
-    /// were written to where nobody may: as [`check_memory`](crate::check_memory). Nothing looks at a heap's end.
+    /// In the mode [`Mode::Hardened`], looks for overwritten memory in all that is live and all that is kept back, and returns how
+    /// many allocations were overwritten: as [`check_memory`](crate::check_memory). A heap's drop does not look.
     pub fn check_memory(&self) -> usize {
         self.tracked().check_memory()
     }

@@ -1,11 +1,12 @@
-//! Leaks: what is live and can be got at no more.
+//! Leaks: what is live but no longer reachable.
 //!
 //! Asked for at the program's end (`MILLPOND_LEAKS`) or by a call. An allocation is *lost* if no root (data, stacks,
-//! registers) has an address in it, nor has an allocation that is not lost: so what the runtime keeps for itself is none,
-//! and neither is what a program holds to its end. Where there are records, they say which allocations these are.
+//! registers) has an address in it, nor has an allocation that is not lost. So what the runtime keeps for itself is not lost,
+//! nor is what a program holds to its end. Where there are records, they say which allocations these are.
 //!
-//! Other threads go on meanwhile. What they move about may be where it is looked for no more: so with other threads there
-//! are two searches, and an allocation is lost if both have found it so.
+//! Other threads go on meanwhile, and may move an address to where the search has been already. So with other threads there
+//! are two searches, and an allocation is lost if both have found it so. (The search is the mark phase of a conservative
+//! collector: Boehm and Weiser, 1988.)
 //!
 //! | file | what |
 //! |---|---|
@@ -14,7 +15,7 @@
 //! | `roots` | where to begin |
 //! | `exit` | what is wished at the program's end |
 //!
-//! Nothing of it is there before it is asked for, and nothing afterwards.
+//! It takes no memory before it is asked for, and none afterwards.
 
 mod exit;
 mod reach;
@@ -31,13 +32,13 @@ use core::ops::Range;
 use reach::{For, Listed, Reach};
 pub(crate) use table::{Memory, Table};
 
-/// Why it cannot be said what has leaked.
+/// Why leaks could not be searched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaksUnknown {
-    /// The system does not tell what is mapped, or lets no memory be read (`process_vm_readv`): a sandbox may be the reason.
+    /// The system does not say what is mapped, or lets no memory be read (`process_vm_readv`), perhaps because of a sandbox.
     System,
-    /// The system has no memory for the search, or the calling thread less than 48 KiB of stack left.
+    /// The system has no memory for the search, or the calling thread has less than 48 KiB of stack left.
     Memory,
 }
 
@@ -52,27 +53,27 @@ impl fmt::Display for LeaksUnknown {
 
 impl core::error::Error for LeaksUnknown {}
 
-/// Lost allocations of the same size for the same purpose.
+/// Lost allocations of the same size and tag.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeakGroup {
-    /// Bytes of each: as asked for, where there are records; else of its chunk, or of its whole pages.
+    /// Bytes of each: those asked for, where there are records; else those of its chunk or whole pages.
     pub size: usize,
-    /// What they are for; empty where there are no records.
+    /// Their tag; empty if they have none, or there are no records.
     pub tag: &'static str,
     /// How many there are.
     pub count: u64,
-    /// How many of them no other lost allocation has the address of: those to look for first.
+    /// How many of them no other lost allocation points to: those to look for first.
     pub direct: u64,
-    /// Their bytes together.
+    /// The sum of their bytes.
     pub bytes: u64,
     /// The ID of the first; zero where there are no records.
     pub id: u64,
-    /// The system's number of the thread that allocated it; zero where there are no records.
+    /// The system's number of the thread that allocated the first; zero where there are no records.
     pub thread: u32,
-    /// Milliseconds from the heap's first allocation to it, and from there to now; zero where there are no records.
+    /// Milliseconds from the heap's first allocation to the first of these; zero where there are no records.
     pub time_ms: u64,
-    /// See `time_ms`.
+    /// Milliseconds from that one to now; zero where there are no records.
     pub age_ms: u64,
     /// The address of the first, each bit the other way round: a report does not make what it reports reachable.
     inverted: usize,
@@ -82,7 +83,7 @@ impl LeakGroup {
     const NONE: Self =
         Self { size: 0, tag: "", count: 0, direct: 0, bytes: 0, id: 0, thread: 0, time_ms: 0, age_ms: 0, inverted: 0 };
 
-    /// The address of the first: of that with the least ID, or at the least address where there are no records.
+    /// The address of the first: the one with the least ID, or the least address where there are no records.
     pub fn address(&self) -> usize {
         !self.inverted
     }

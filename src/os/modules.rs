@@ -1,13 +1,13 @@
-//! Where an address lies: in which file that the process has mapped, and how far into it, so that `addr2line -e FILE` finds
-//! the line.
+//! Where an address lies: in which mapped file, and at which offset, so that `addr2line -e FILE OFFSET` finds the line.
 //!
 //! The kernel's list of mappings is read anew for each address: for a last word or a report. The offset is counted from the
-//! file's first mapping, but for programs that are linked to fixed addresses: there the address itself is what tools want.
+//! file's first mapping; but for programs that are linked to fixed addresses tools want the address itself.
 
 use super::maps::{FileName, mappings};
 use core::fmt;
 
-/// An address in code, to be written as `file+0xoffset`; as a number alone where no file is mapped.
+/// An address in code. `Display` writes `file+0xoffset`, or the number alone where no file is mapped; it reads
+/// `/proc/self/maps` and allocates nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Location(pub usize);
 

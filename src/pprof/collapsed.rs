@@ -5,18 +5,18 @@ use crate::os;
 use crate::sampler::{Sampler, Site, Totals};
 use core::fmt::{self, Write};
 
-/// Which figure of each stack.
+/// Which figure [`write_collapsed`](crate::profile::write_collapsed) writes for each stack; all are estimates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Value {
     /// Bytes that are live.
     #[default]
     LiveBytes,
-    /// Allocations that are live.
+    /// The number of live allocations.
     LiveObjects,
     /// Bytes of all allocations since the start.
     AllocatedBytes,
-    /// All allocations since the start.
+    /// The number of all allocations since the start.
     AllocatedObjects,
 }
 
