@@ -1,9 +1,9 @@
 //! Slabs: where metadata nodes live, known by a 32-bit index.
 //!
 //! A slab holds nodes of one type and size in segments that double, so that an index becomes an address by a shift and
-//! one load. Nodes are **type-stable**: memory that once held a node holds a node of that type for ever. Hence a link
-//! read from a node that somebody else has taken meanwhile is stale but never garbage, which is what makes the
-//! [`Stack`] safe (Michael, *Scalable lock-free dynamic memory allocation*, PLDI 2004, relies on the same).
+//! one load. Nodes are **type-stable**: memory that once held a node holds a node of that type for ever. So the link of a
+//! node that another thread has taken meanwhile is stale but never garbage, and that makes the [`Stack`] safe (Michael,
+//! *Scalable lock-free dynamic memory allocation*, PLDI 2004, relies on the same).
 //!
 //! | state of a node | owner |
 //! |---|---|

@@ -1,8 +1,8 @@
 //! A lock-free stack of nodes known by index (Treiber, *Systems programming: coping with parallelism*, IBM RJ 5118,
-//! 1986), the only linked list of the crate.
+//! 1986): for magazines, for listed spans, and for free nodes of metadata.
 //!
 //! The head is a [`Tagged`] index. A node is in at most one stack, and whoever popped it owns it. Nodes are type-stable
-//! (see [`slab`](crate::slab)): a pop that was overtaken reads the `next` of a node that somebody else owns by now, but
+//! (see [`slab`](crate::slab)): a pop that was overtaken may read the `next` of a node that another thread owns by now, but
 //! that word is still an atomic of ours, and the tag makes the exchange fail.
 //!
 //! Invariant: following `next` from the head visits each node once and ends in [`NONE`].

@@ -1,9 +1,9 @@
 //! A tagged index: what a stack's head holds.
 //!
-//! 32 bits name a node, 32 bits count what was taken from the head. An exchange that expects an old head fails even if the
-//! same node is on top again, unless exactly a multiple of 2^32 pops happened in between: the remedy for the ABA
-//! problem of IBM's System/370 manual, with index and count in one word, so that no 128-bit atomics are needed. Sixteen
-//! bits, what is left beside a 48-bit address, wrap within milliseconds.
+//! 32 bits name a node, 32 bits count the pops. An exchange that expects an old head fails even if the same node is on top
+//! again, unless exactly a multiple of 2^32 pops happened in between. This is the remedy for the ABA problem in IBM's
+//! System/370 manual, with index and count in one word, so that no 128-bit atomics are needed. The sixteen bits that a 48-bit
+//! address would leave for the count wrap within milliseconds.
 
 /// The index of a node. Zero names none.
 pub(crate) type Index = u32;

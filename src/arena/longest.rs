@@ -1,4 +1,4 @@
-//! Where a search need not look: for each word of an arena's bitmaps, how long a free run that begins in it can be.
+//! Where a search need not look: for each word of an arena's bitmaps, an upper bound of the free runs that begin in it.
 //!
 //! A *lane* is a byte, at most `CAP`. There is one for each word, and one for each eight words: the largest of theirs.
 //! Eight lanes are one atomic word, and are compared with a length at a time; so a search passes over 64 words, 256 MiB,
@@ -7,10 +7,10 @@
 //!
 //! | change | by whom |
 //! |---|---|
-//! | raised | whoever frees pages, after that: always an exchange, though nothing may change |
+//! | raised | whoever frees pages, after they are free: always by an exchange, even one that changes nothing |
 //! | lowered | a search that has not found what a lane said: by an exchange, and then it looks again |
 //!
-//! So of the two that meet the later sees what the other has done, and the bound is not lost.
+//! So if the two meet, the later exchange sees what the other thread has done, and the bound is not lost.
 //!
 //! Invariant, at rest: `lane >= min(CAP, length of the longest free run that begins in the word)`.
 

@@ -1,9 +1,9 @@
 //! All arenas: runs of pages for spans and large allocations.
 //!
 //! `take_run` searches the arenas in order and adds one when none has room; `give_run` returns a run to its arena. Both
-//! are lock-free: a claim is undone only because another claim succeeded. An arena's tables stay for ever; its addresses
-//! are given up only when the system refuses more and all of it is free, and had again with the tables if they can be: else
-//! each time that memory is short would cost the address space of some tables.
+//! are lock-free: a claim is undone only because another claim succeeded. An arena's tables stay for ever. Its addresses
+//! are given up only when the system refuses more and all of it is free; later they are reserved again, with the same
+//! tables, if they can be: else each shortage of memory would cost the address space of some tables.
 //!
 //! A new arena is as large as all before it together (between `ARENA_MIN` and `ARENA_MAX`), so address space stays
 //! proportional to use; where the system refuses (`ulimit -v`, strict overcommit), smaller ones are tried.

@@ -1,10 +1,10 @@
 //! Purges: free dirty pages are claimed, their memory goes back to the system, and they are free again, clean.
 //!
-//! Each of those who purge a part of an arena takes some words of the bitmap for itself, where the last one left off,
-//! from the top: searches for free pages begin at the bottom. A purge of all goes through all words by itself.
+//! Whoever purges a part of an arena takes some words of the bitmap for itself, where the last one left off. Purges go from the
+//! top down, since searches for free pages begin at the bottom. A purge of all goes through all words by itself.
 //!
-//! The system may refuse, and go on refusing (locked memory). So what is tried counts against a limit, not what
-//! succeeds, and a visit ends when some tries in a row were in vain.
+//! The system may refuse, and go on refusing (locked memory). So a limit counts what is tried, not what succeeds, and a visit
+//! ends after some refusals in a row.
 
 use super::bits::{ones, runs_of};
 use super::region::{Arena, Books};

@@ -12,17 +12,16 @@
 //! A page is thus *dirty*, or *clean* (not dirty), or *zero* (clean and not touched). Whoever purges a page claims it
 //! first, so the owner's bits are never changed by two at a time.
 //!
-//! An arena of which all is free can be abandoned when address space is short: its pages are claimed, and it is passed over.
-//! Should its addresses be had again later, it is revived, with the tables that it has:
+//! A wholly free arena can be abandoned when address space is short: all of its pages are claimed, its addresses go back to the
+//! system, and searches pass over it. If the same addresses can be reserved again later, it is revived with its tables:
 //!
-//! | `gone` | addresses | its pages' claims | who goes on |
+//! | `gone` | addresses | who has claimed its pages | what may happen next |
 //! |---|---|---|---|
-//! | `THERE` | reserved | their runs' | who claims all of them may abandon it |
-//! | `GONE` | the system's | nobody's | who makes it `HELD`, by exchange |
-//! | `HELD` | as it happens | the holder's | the holder: it revives it, lets it go again, or puts another arena in its place for ever |
+//! | `THERE` | reserved | the owners of its runs | whoever claims all pages may abandon it |
+//! | `GONE` | the system's | nobody | one thread makes it `HELD`, by exchange |
+//! | `HELD` | either | the holder | the holder revives it, lets it go again, or puts another arena in its place for ever |
 //!
-//! Where long runs may be is said by `longest`; the search for them is in `search`, purges in `purge`, and huge pages and access
-//! in `growth`.
+//! `longest` says where long runs may be, `search` finds them, `purge` gives memory back, and `growth` has huge pages and access.
 //!
 //! Invariants, at rest: `pages - |used| = free`, `|dirty & !used| = dirty_free`, and those of `longest` and `growth`.
 

@@ -2,8 +2,8 @@
 //!
 //! First fit: the lowest place that is long enough, so that the runs in use keep together at the bottom, and purges,
 //! which begin at the top, stay out of the way. `longest` names the words worth a look; in a word all places are found
-//! at once by shifts. A look that was in vain lowers the bound, so the same search does not come again: what is visited
-//! in vain is paid for by a claim or a return.
+//! at once by shifts. A look in vain lowers the word's bound, so that no search looks there again before pages are freed: each
+//! look in vain is paid for by a claim or a return.
 //!
 //! A free run may lie in many words, and those who free its parts know nothing of each other. Each, after its part is
 //! free, makes a fence, looks at the words beside it, and raises the bounds of all words in which the run begins. Whoever

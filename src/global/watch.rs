@@ -1,8 +1,8 @@
-//! What is looked at where it was asked for: how long calls take, and which allocations a memory profile samples.
+//! What is watched on request: how long calls take, and which allocations a memory profile samples.
 //!
-//! Both stand behind the threads' *fronts*, caches that are always empty, so that each call misses and comes here; where
-//! nothing is watched, threads have their own caches and nobody asks. A thread takes its front, or its cache again, at its next
-//! miss after a change: at once where the change comes first, else within the time in which upkeep has it miss.
+//! Both need each call to come here. So threads then have *fronts*, caches that are always empty: each call misses. Where nothing
+//! is watched, threads have their own caches, and nothing is asked. A thread changes to its front, or back, at its next miss
+//! after the change: at once if it allocates for the first time, else as soon as upkeep makes it miss.
 
 use super::{mode_word, seal, tally};
 use crate::config::FRAMES;

@@ -1,4 +1,4 @@
-//! What is wished at the program's end, and its doing.
+//! The leak report at the program's end: what `MILLPOND_LEAKS` asks for, and how it is done.
 //!
 //! Invariant: the words below are set once, before the program's end is asked to call anything, and not changed.
 

@@ -1,12 +1,12 @@
 //! Reachability: which allocations the program can still get at.
 //!
-//! What is given out is listed once, in order of addresses, with a number for each allocation. From the roots on, each word
-//! that is an address in one of them, its beginning or not, reaches it, and what is in it is looked at next: conservative,
-//! as in Boehm and Weiser's collector (*Garbage collection in an uncooperative environment*, 1988) and in LeakSanitizer. A
-//! word that only looks like an address hides a leak; no leak is made up by one.
+//! All allocations are listed once, in order of address, with a number for each. Beginning with the roots, each word that is an
+//! address in an allocation, its beginning or not, reaches it, and its contents are looked at next. The search is conservative, as
+//! in Boehm and Weiser's collector (*Garbage collection in an uncooperative environment*, 1988) and in LeakSanitizer: a word that
+//! only looks like an address may hide a leak, but cannot make one up.
 //!
-//! All memory is read by the system, which says if it is gone. What is to be looked at stands in a list that may overflow:
-//! then all that has been reached is looked at once more.
+//! All memory is read through the system, which says if it is gone. What is still to be looked at stands in a list that may
+//! overflow: then all that has been reached is looked at once more.
 //!
 //! Invariant: `seen ⊆ listed`, and at the end whatever a seen allocation has the address of is seen.
 

@@ -1,8 +1,8 @@
-//! Roots: where the program keeps what it can get at without an allocation. Its data, the stacks and the registers of its
-//! threads, and whatever else is mapped for it alone.
+//! Roots: the memory outside of allocations in which the program may keep addresses. That is its data, the stacks and the
+//! registers of its threads, and whatever else is mapped for it alone.
 //!
-//! A mapping may be anybody's, so all are roots that are this process's alone and that it has written to, but for the heap's
-//! own. Of stacks less is known to be in use:
+//! Who uses a mapping is not known. So each is a root that is private to this process and that it has written to, but for the
+//! heap's own. Of stacks only a part is in use:
 //!
 //! | stack | what of it is a root |
 //! |---|---|
@@ -12,8 +12,8 @@
 //! | of one that has ended, kept by the C library for the next | that library's block |
 //!
 //! The C library keeps such a block at the top of each stack that it has made. It begins with its own address, twice, and
-//! has the thread's number in it, which is no thread's once that has ended. Where in it is seen from the asking thread's.
-//! What does not look so is taken for no stack.
+//! has the thread's number in it, which is no thread's any more once that has ended; where in it, the asking thread's own block
+//! shows. A mapping that does not look so is not taken for a stack.
 
 use super::reach::{Reach, is_twice_itself};
 use super::table::{Memory, Table};

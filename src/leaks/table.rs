@@ -1,7 +1,7 @@
-//! Tables of a search, or a walk: arrays of words in memory of their own, which costs nothing until it is written and goes back at the
-//! end.
+//! Tables of a search or a walk: arrays of words in memory of their own, which costs nothing until it is written and goes back at
+//! the end.
 //!
-//! Nothing here can panic, and each thing is there once: the code is in every program, and few ever ask for it.
+//! Nothing here can panic, and no code is there twice: it is in every program, and few ever ask for it.
 //!
 //! Invariant: `used <= room`; the first `used` items are written; no two tables of a [`Memory`] overlap.
 

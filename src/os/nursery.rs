@@ -1,7 +1,7 @@
 //! The nursery: static memory for the first small tables, so that they share OS pages and need no call of the system.
 //!
-//! A program that allocates a little needs a few nodes of each kind. Each table in a mapping of its own would cost it a call
-//! and a page.
+//! A program that allocates a little needs a few nodes of each kind. With a mapping for each table it would pay a call of the
+//! system and a page for each.
 //!
 //! | state of a byte | owner |
 //! |---|---|

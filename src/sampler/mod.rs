@@ -9,8 +9,8 @@
 //! | none | the slab, or the thread that is writing it |
 //! | entered | its allocation's owner: who frees that takes the entry out, by one exchange |
 //!
-//! A *run* is what lies between one start and the next. What was sampled in an earlier one is taken out when its address is
-//! freed or sampled again, and counted nowhere.
+//! A *run* lasts from one start of a profile to the next. A sample of an earlier run is taken out when its address is freed or
+//! sampled again, and counts nowhere.
 //!
 //! Invariant, at rest: the live totals are the sum of the weights of the run's samples that are entered.
 

@@ -1,6 +1,6 @@
 //! Atomics and cells. The only module that knows about loom.
 //!
-//! Everything above takes its shared state from here, so that the models in `loom_tests` check the code that is
+//! All modules above take their shared state from here, so that the models in `loom_tests` check the code that is
 //! shipped. Two types need a word:
 //!
 //! * [`Slot`] holds what a node carries: the addresses in a magazine, its count. Its owner is whoever holds the node.
