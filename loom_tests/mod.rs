@@ -1,5 +1,6 @@
-//! The models: the shipped code under loom, and for each of them twins in which one fault is planted and which must
-//! therefore fail, or the model would prove nothing. Run by `cargo loom`, with a filter after it if wanted.
+//! The models: scenarios of a few threads that run the shipped code under loom. Each has *twins*, the same with one fault
+//! planted, which must fail, or the model would prove nothing. Run by `cargo loom`, or `cargo loom FILTER` for those whose names
+//! contain the filter; `cargo loom --list` names them.
 //!
 //! Each model and each twin runs in a process of its own, as many at a time as there are processors: a twin may
 //! abort as well as panic, and takes nothing down with it.
@@ -33,8 +34,8 @@ mod stock;
 mod sync;
 mod thread_cache;
 
-/// Every model there is: its function, the files of `src` that it is about, the bound on preemptions (`None` explores
-/// everything), and its twins: a name, the planted fault, and words of the panic that must come of it.
+/// Every model: its function, the files of `src` that it is about, the bound on preemptions (`None` explores
+/// everything), and its twins: a name, the planted fault, and words of the panic that it must cause.
 const MODELS: &[Model] = &[
     model!(
         arena::claim_across_words,
@@ -719,7 +720,7 @@ const MODELS: &[Model] = &[
 /// A scenario and the faults it must notice.
 struct Model {
     name: &'static str,
-    /// Separated by spaces. Only these models are run for what is changed there by the mutants.
+    /// Separated by spaces. For a mutant of one of these files the model is run.
     files: &'static str,
     scenario: fn(),
     bound: Option<usize>,
