@@ -14,29 +14,29 @@ mod values {
     /// log2 of the entries of a page-map leaf: one leaf is 4 GiB of addresses.
     pub(crate) const LEAF_BITS: u32 = 16;
 
-    /// Distance of the classes up to [`LINEAR_MAX`].
+    /// Distance between classes up to [`LINEAR_MAX`].
     pub(crate) const GRAIN: usize = 8;
     /// The largest linear class; above it there are four classes a doubling.
     pub(crate) const LINEAR_MAX: usize = 64;
     /// The largest class.
     pub(crate) const CLASS_MAX: usize = 256 << 10;
-    /// Classes beside the regular ones, in order: for C alone, and only where it is linked in.
+    /// Classes beside the regular ones, in order: for C alone, and only where it is served. See `size_class`.
     pub(crate) const ODD: &[usize] =
         if IN_C { &[4096 + 528, (8 << 10) + 272, (16 << 10) + 272, (32 << 10) + 272] } else { &[] };
     /// Whether C programs are served: their allocations name no alignment, and their memory is compared with malloc's.
     const IN_C: bool = cfg!(any(test, feature = "malloc", feature = "prefixed"));
-    /// The least number of chunks in a span of classes up to 32 KiB, and above.
+    /// The least number of chunks in a span, for classes up to 32 KiB and for those above.
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (8, 4);
 
-    /// Of no size, and where an OS page begins.
+    /// A field of no size, behind which a new OS page begins.
     #[derive(Debug)]
     #[repr(C, align(4096))]
     pub(crate) struct PageStart;
     /// Bytes of the page map's end, of 256 KiB, that lie in the OS page in which the rest of a small program's part lies.
     pub(crate) const APART: usize = 2304;
 
-    /// Words of the bitmaps of span nodes: each class's spans have the least that suffices. Few kinds, since each has a table of
-    /// its own; with twenty, and with 36, a node is whole cache lines.
+    /// Words of a span node's bitmap: each class has the least of these that suffices. They are few, since each has a table of its
+    /// own; with 20 and with 36 words a node is whole cache lines.
     pub(crate) const SPAN_WORDS: [usize; 4] = [20, 36, 64, 128];
 
     /// Bytes of one class's part of a thread cache.
@@ -45,7 +45,7 @@ mod values {
     pub(crate) const MAGAZINE_SLOTS: usize = 64;
     /// What the loaded magazine of one class may hold.
     pub(crate) const MAGAZINE_BYTES: usize = 16 << 10;
-    /// One in so many frees that find no room for a magazine of one chunk puts another class's out for it.
+    /// Of the frees that find no room for a magazine of one chunk, one in so many puts another class's magazine out for it.
     pub(crate) const ADMIT: u64 = 16;
     /// Bytes of chunks that a thread's first carve of a class takes; each further one takes twice as many.
     pub(crate) const FIRST_CARVE: usize = 256;
@@ -68,22 +68,22 @@ mod values {
     pub(crate) const ARENA_MAX: usize = 16 << 30;
     /// Alignment of an arena's start: a transparent huge page.
     pub(crate) const ARENA_ALIGN: usize = 2 << 20;
-    /// Of a heap's first arena, what is used by dense runs before huge pages are asked for.
+    /// How much of a heap's first arena dense runs use before huge pages are asked for. See `arena::growth`.
     pub(crate) const GROWN: usize = if IN_C { 32 << 20 } else { 512 << 10 };
-    /// And what then stays in small pages for sparse ones.
+    /// How much behind that stays in small pages, for sparse runs.
     pub(crate) const GAP: usize = 4 << 20;
-    /// Spans of a class that are sparse: so many, the first.
+    /// The first so many spans of a class are sparse runs.
     pub(crate) const SPARSE_SPANS: u32 = 1;
-    /// In runs from this length on, dirty pages that must be zero are purged rather than written.
+    /// In runs from this length on, dirty pages that must be zero are purged instead of overwritten.
     pub(crate) const ZERO_BY_PURGE: usize = 4 << 20;
-    /// Pages to which access is given at once where a heap is hardened: 1 MiB.
+    /// In a hardened heap, pages to which access is given at a time: 1 MiB.
     pub(crate) const SEAL_STEP: usize = 16;
     /// How many arenas there can be.
     pub(crate) const ARENAS: usize = 512;
     /// From this size an allocation has a mapping of its own.
     pub(crate) const HUGE_MIN: usize = 32 << 20;
 
-    /// Pages of the longest run that is kept whole when it is freed, and how many are: 64 MiB at most.
+    /// Pages of the longest run that is kept whole when it is freed, and how many such runs: 64 MiB in all, at most.
     pub(crate) const SHELF_PAGES: usize = 16;
     pub(crate) const SHELF_SLOTS: usize = 64;
 
@@ -93,7 +93,7 @@ mod values {
     pub(crate) const SLAB_SEGMENTS: usize = 28;
     /// Whether zeroed memory is a valid node. Not so for loom's atomics, which must be constructed.
     pub(crate) const ZERO_IS_NODE: bool = true;
-    /// Threads that can have a cache at one time; more use the shared path.
+    /// Threads that can have a cache at one time; further ones use the shared path.
     pub(crate) const THREADS: usize = 1 << 16;
 
     /// Buckets in the first level of an index; each further level doubles.
@@ -105,13 +105,13 @@ mod values {
     pub(crate) const ID_BLOCK: usize = 64;
     /// log2 of the addresses for whose records there is one table: 2 MiB.
     pub(crate) const PLOT_SHIFT: u32 = 21;
-    /// How many of the last frees a tracker remembers, and how many chunks it keeps back where it is hardened.
+    /// How many of the last frees a tracker remembers, and how many freed chunks a hardened one keeps back at most.
     pub(crate) const RECENT: usize = 1024;
     /// The most frames of a sampled allocation that are kept, the innermost.
     pub(crate) const FRAMES: usize = 128;
-    /// Counters, a power of two, that say whether anything sampled has an address with a hash.
+    /// Counters, a power of two, that say whether any sampled address has a given hash.
     pub(crate) const FILTER: usize = 4096;
-    /// Bytes behind an allocation, and before it, that are checked where it is hardened.
+    /// Bytes behind an allocation, and before it, that a hardened heap checks.
     pub(crate) const CANARY: usize = 32;
     /// The largest allocation that is kept back with its memory.
     pub(crate) const KEPT_MAX: usize = 16 << 10;
@@ -119,9 +119,9 @@ mod values {
     pub(crate) const KEPT_RUNS: usize = 64;
     /// How many first chunks of spans are kept back, which have no chunk before them.
     pub(crate) const KEPT_FIRSTS: usize = 256;
-    /// From this size on such a one does not keep its memory.
+    /// A freed large or guarded allocation from this size on does not keep its memory.
     pub(crate) const KEPT_MEMORY: usize = 256 << 10;
-    /// The largest allocation that is guarded, and how many are at one time: each takes two of the system's mappings.
+    /// The largest allocation that is guarded, and how many are at one time: each takes two mappings, which the system limits.
     pub(crate) const GUARDED_MAX: usize = 16 << 10;
     pub(crate) const GUARDED: u32 = 4096;
     /// The most callers that a record keeps.
@@ -129,7 +129,7 @@ mod values {
 
     /// Slow paths between two looks at the clock.
     pub(crate) const PULSE: u32 = 8;
-    /// And how many times as many, at most, while the clock has not moved.
+    /// The factor up to which that number grows while the clock has not moved.
     pub(crate) const VAIN: u32 = 8;
     /// Milliseconds between two ticks.
     pub(crate) const TICK_MS: u64 = 100;
@@ -137,33 +137,33 @@ mod values {
     pub(crate) const PURGE_TICKS: usize = 3;
     /// Words of an arena's bitmap that a purge takes for itself at once: 256 MiB of addresses.
     pub(crate) const PURGE_WORDS: usize = 64;
-    /// After so many refusals in a row, a purge of a part ends.
+    /// Refusals in a row after which a purge of a part ends.
     pub(crate) const PURGE_FAILURES: u32 = 4;
-    /// Free pages that may hold memory, whatever the size of the heap.
+    /// Bytes of free pages that may hold memory, whatever the size of the heap.
     pub(crate) const DIRTY_BYTES: usize = 128 << 20;
-    /// And the part of committed memory that they may be in a larger one: as much as is in use.
+    /// In a larger heap they may be this part of committed memory: a half, so as much as is in use.
     pub(crate) const DIRTY_PART: usize = 2;
-    /// Committed bytes of a heap that gives back what it does not use before it grows; and by what part of them it may grow until
-    /// it does so again. For C alone: where huge pages come before that, they would be refused where memory has gone back.
+    /// A heap of so many committed bytes gives back what it does not use before it grows, and again after each growth by this part
+    /// of them. For C alone: with huge pages from 512 KiB on, it would have them refused where memory has gone back.
     pub(crate) const SLIM: Range<usize> = if IN_C { 4 << 20..32 << 20 } else { 0..0 };
     pub(crate) const SLIM_PART: usize = 8;
-    /// What is purged at once when they are more.
+    /// How much is purged at once, at least, when there are more dirty pages than that.
     pub(crate) const RELIEF_BYTES: usize = 16 << 20;
     /// How often a thread's bins are armed again between two moves of its clock.
     pub(crate) const REARMS: u32 = 384;
-    /// After so many ticks without work, they are not.
+    /// After so many ticks without work they are not armed.
     pub(crate) const QUIET_TICKS: u32 = 16;
-    /// Memory ebbs while more has gone back to spans and arenas, beyond what was taken from there since, than so many bytes and
-    /// this part of what is committed.
+    /// Memory *ebbs* while the bytes gone back to spans and arenas exceed those taken from there by this much and by this part of
+    /// what is committed.
     pub(crate) const EBB_LEAST: usize = 1 << 20;
     pub(crate) const EBB_PART: usize = 32;
-    /// And each tick forgets this part of it.
+    /// Each tick forgets this part of the excess.
     pub(crate) const EBB_FORGOTTEN: usize = 8;
-    /// Microseconds for which a thread may have a bin armed once more while memory ebbs, and for how many of them at once:
-    /// an armed pop costs some 50 ns more.
+    /// While memory ebbs, a thread earns one more arming of a bin for each so many microseconds, and may save up so many: an armed
+    /// pop costs some 50 ns more.
     pub(crate) const EARN_US: u64 = 2;
     pub(crate) const EARNED: u64 = 512;
-    /// Bytes of free pages that may hold memory from which a freed run counts for that.
+    /// A freed run counts as memory that has gone back only from so many bytes of dirty free pages on.
     pub(crate) const EBB_BYTES: usize = 16 << 20;
     /// Chunks that a thread returns from pools to spans each time its clock has moved.
     pub(crate) const RETURN_CHUNKS: usize = 8192;
@@ -178,7 +178,7 @@ mod values {
     /// Thread caches that one tick looks at.
     pub(crate) const TICK_CACHES: u32 = 1024;
 
-    /// Whether reports at the program's end can be wished for by the environment.
+    /// Whether the environment can ask for reports at the program's end.
     #[cfg_attr(test, allow(dead_code))]
     pub(crate) const REPORTS: bool = cfg!(any(test, feature = "reports"));
 }

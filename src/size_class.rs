@@ -5,11 +5,11 @@
 //! computed at compile time; a class is an index into the tables below. Four classes a doubling are jemalloc's spacing
 //! (Evans, 2006 and later).
 //!
-//! Between these lie a few *odd* classes, [`ODD`], for what C programs ask for most between 4 and 64 KiB: a power of two and a
-//! header (a page and its descriptor, a block and its link). Only requests that name no alignment are served from them, and
-//! only C's: see `c_class`. They are odd multiples of 16, so that their chunks begin at 256 different offsets in an OS page.
-//! (Were all at the page's beginning, what is read into them behind a header would lie a few bytes after its source modulo
-//! 4096, which makes the copy take twice as long on some processors.)
+//! Between these lie a few *odd* classes, [`ODD`], for what C programs ask for most between 4 and 64 KiB: a power of two plus a
+//! header (a page and its descriptor, a block and its link). They serve only C's requests, and only those that name no alignment:
+//! see `c_class`. They are odd multiples of 16, so that their chunks begin at 256 different offsets in an OS page. (If all began
+//! with the page, data read into them behind a header would lie a few bytes after its source modulo 4096, and on some
+//! processors such a copy takes twice as long.)
 //!
 //! Alignment comes for free: a request is rounded up to a multiple of its alignment first, and the smallest class that
 //! holds the result is then a multiple of that alignment itself, because between two powers of two the regular classes are
@@ -179,7 +179,7 @@ pub(crate) static INFO: [ClassInfo; CLASSES] = {
     info
 };
 
-/// What is looked for to serve `size` bytes aligned to `align` (a power of two): `size` rounded up to that, beyond the grain;
+/// The size to look up in order to serve `size` bytes aligned to `align` (a power of two): `size` rounded up to that, beyond the grain;
 /// `None` above a page of alignment. `size + align` must not overflow, which `Layout` guarantees.
 #[inline(always)]
 pub(crate) fn rounded(size: usize, align: usize) -> Option<usize> {

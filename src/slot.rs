@@ -15,9 +15,9 @@ use crate::sync::{AtomicU32, Ordering};
 use crate::thread_cache::ThreadCache;
 use core::ffi::c_void;
 
-/// What threads without a cache point to, before their first call.
+/// What a thread's word points to before its first call.
 pub(crate) static UNBORN: InOnePage = InOnePage(ThreadCache::new());
-/// What threads without a cache point to, after their own destructor of it.
+/// What a thread's word points to once its own cache has been given back, at its end.
 pub(crate) static DEAD: ThreadCache = ThreadCache::new();
 
 /// A cache that is only ever read, in one OS page.

@@ -1,24 +1,28 @@
 //! Huge pages while a heap grows, small ones once it ebbs.
 //!
-//! The first touch of a small page costs a fault; a huge page (2 MiB) is had for one fault, and one look-up of its
-//! address. But it is resident whole, and the kernel may make one again out of small pages of which most were purged. So
-//! they are asked for only where memory is about to be filled, and never where some of it has gone back.
+//! The first touch of each small page costs a fault; a whole huge page (2 MiB) costs one, and later one look-up of its
+//! address. But a huge page is resident whole, and the kernel may build one again out of small pages of which most were
+//! purged. So huge pages are asked for only where memory is about to be filled, and never where some of it has gone back.
 //!
 //! Runs are taken from the bottom of an arena. Above its *reach*, the end of the highest run so far, nothing was ever
-//! touched. Once a heap's first arena has reached `GROWN` by *dense* runs, of which all will be used as far as one can tell, or is
-//! asked for a run that is a huge page and more, what is above is advised: pages from the *edge* up, which is some way above the
-//! reach. The *gap* below it stays small pages, for *sparse* runs: the first span of a class may never be full, and costs
-//! a program that has a little of each size nothing but what it touches. Dense runs leave the gap free as long as there is room
-//! elsewhere. Later arenas, which a heap has only once the first is full, are advised whole. When memory goes back from an arena,
-//! what the reach has passed meanwhile is refused huge pages: the edge moves up to the reach, and there is no gap any more. Two
-//! ranges an arena, so never more than two mappings.
+//! touched. *Dense* runs are those that will be used up, as far as one can tell; *sparse* are the first spans of each class, which
+//! may never be full.
+//!
+//! | when | what is advised |
+//! |---|---|
+//! | dense runs have reached `GROWN` in a heap's first arena, or it is asked for a run of a huge page or more | huge pages from the *edge* up, which is some way above the reach; the *gap* below it stays small pages, for sparse runs |
+//! | a further arena is added, since the first is full | huge pages in all of it |
+//! | memory goes back from an arena | small pages in what the reach has passed; the edge moves up to the reach, and the gap is gone |
+//!
+//! So sparse runs cost nothing but what they touch; dense runs leave the gap free as long as there is room elsewhere. There are
+//! two ranges an arena, so never more than two mappings.
 //!
 //! Where an arena is *sealed* (in the mode `hardened`), what was never used has no access: a wild write into it faults. It
 //! opens as runs are taken, a `SEAL_STEP` at a time, so it is one mapping more. Of two that open it at the same time one may
 //! also open what a guard has closed there meanwhile: a fault fewer.
 //!
-//! The huge pages only where the setting is [`Thp::Default`]. They are advice, and so are the first two numbers: where advice
-//! of two threads overtakes each other, some memory has the other kind of pages for a while, and is right all the same.
+//! Huge pages are asked for only under [`Thp::Default`]. They are advice, as are the first two numbers below: if the advice of
+//! one thread overtakes another's, some memory has the other kind of pages for a while, which is no error.
 //!
 //! Invariant, at rest: no page from the reach on is in use, and what is below it is open.
 
