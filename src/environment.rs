@@ -12,7 +12,7 @@
 //! | `MILLPOND_LEAKS` | a list of `report`, `json`, `fail` or `fail=CODE`, and last `file=PATH` | what is no longer reachable at the program's end: as text, as JSON, as the exit code (1 to 255; 23 if none is named); appended to a file instead of stderr |
 //! | `MILLPOND_PROFILE` | `FILE[,bytes=N][,seed=N][,collapsed]` | a memory profile, written to the file at the program's end: see `profile` |
 //! | `MILLPOND_TIMING` | `0`, `1` | whether calls are timed, for the statistics |
-//! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | on stderr: the settings in force, once they are read; where the bytes are, at the program's end |
+//! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | on stderr: version, mode and huge pages, once the environment is read; where the bytes are, at the program's end |
 //!
 //! An unknown name that begins with `MILLPOND_`, and a value that is none of its variable's, are ignored with one line on
 //! stderr. So are `MILLPOND_PROFILE` and `MILLPOND_LEAKS` without the feature `reports`. An empty value says nothing. A program that
