@@ -1,4 +1,4 @@
-//! Bad use, caught: each kind in a process of its own, which ends with one line that says what is known.
+//! Misuse, caught: each kind in a process of its own, which ends with one line that says what is known.
 //!
 //! ```sh
 //! cargo run --example double_free

@@ -1,4 +1,4 @@
-//! A heap that meets its limit: requests fail, or go to another allocator, and the report says how many.
+//! A heap at its limit: requests fail, or go to another allocator, and the report says how many.
 //!
 //! ```sh
 //! cargo run --example fallback

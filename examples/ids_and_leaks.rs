@@ -1,4 +1,4 @@
-//! A heap whose allocations have IDs: found by ID and by address, tagged, and told apart by what should be gone and is not.
+//! A heap whose allocations have IDs: they are found by ID and by address, and tagged; those that should be gone are listed.
 //!
 //! ```sh
 //! cargo run --example ids_and_leaks
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     unsafe { heap.free(block, layout) };
     println!("freed: {:?}, {:?}", heap.id_of(block.as_ptr()), heap.record(id));
 
-    // What is live at the end of a request that was not at its beginning has leaked.
+    // What is allocated during a request and still live at its end has leaked.
     let mark = heap.snapshot();
     for request in 0..10 {
         let _request = millpond::tag("request");

@@ -1,4 +1,4 @@
-//! A hash map that lives in a heap of its own, grows until the heap's limit, and is told so instead of ending the program.
+//! A hash map in a heap of its own, which grows to the heap's limit: there it gets an error, and the program goes on.
 //!
 //! ```sh
 //! cargo run --features allocator-api2 --example limited_map
@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let heap = Heap::builder().capacity(4 << 20).build()?;
     let mut squares = HashMap::with_hasher_in(DefaultHashBuilder::default(), &heap);
     let refused = loop {
-        // Before it inserts, so that nothing is lost.
+        // Asked before it inserts, so that no entry is lost.
         if let Err(error) = squares.try_reserve(1) {
             break error;
         }

@@ -1,4 +1,4 @@
-//! Where memory comes from: a profile by samples, of this program by itself.
+//! Where memory comes from: this program takes a profile of itself, by samples.
 //!
 //! Stacks follow frame pointers, so build with them:
 //!
@@ -8,7 +8,7 @@
 //! pprof -top heap.pb        # or: go tool pprof
 //! ```
 //!
-//! A program that is not to be changed is profiled from outside: `MILLPOND_PROFILE=heap.%p.pb program`.
+//! To profile a program without changing it: `MILLPOND_PROFILE=heap.%p.pb program` (a Rust program needs the feature `reports`).
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -19,13 +19,13 @@ use millpond::profile::{self, Value};
 #[global_allocator]
 static GLOBAL: Millpond = Millpond;
 
-/// An index that is kept.
+/// Builds an index, which the program keeps.
 #[inline(never)]
 fn index(words: &[String]) -> HashMap<String, usize> {
     words.iter().enumerate().map(|(at, word)| (word.clone(), at)).collect()
 }
 
-/// Text that is only made to be counted.
+/// Makes text only to count it.
 #[inline(never)]
 fn count(words: &[String]) -> usize {
     words.iter().map(|word| word.repeat(20)).map(|text| text.len()).sum()

@@ -1,4 +1,4 @@
-//! The way of a chunk through all floors, told by the allocator itself on stderr, a line a step.
+//! The way of a chunk through all floors of the allocator, in its own log on stderr, a line a step.
 //!
 //! ```sh
 //! cargo run --example way_of_a_chunk
@@ -18,7 +18,7 @@ fn free(heap: &Heap, chunk: NonNull<u8>) {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // With IDs each call is told, also where the thread's magazine serves it. Other heaps say nothing.
+    // With IDs each call is logged, also where the thread's magazine serves it. Other heaps log nothing.
     let heap = Heap::builder().ids(true).log(Log::Cache).build()?;
     eprintln!("-- the first chunk comes all the way from the system");
     let first = heap.alloc(KIB)?;
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     [again, first, second].into_iter().for_each(|chunk| free(&heap, chunk));
     heap.trim();
 
-    // Without IDs, nothing is told of what a magazine serves: that is the fast path, which knows of no log.
+    // Without IDs, what a magazine serves is not logged: that is the fast path, which knows of no log.
     let busy = Heap::builder().log(Log::Cache).build()?;
     eprintln!("-- many chunks: a few are carved at first, then twice as many each time, and spans are opened");
     let many = (0..300).map(|_| busy.alloc(KIB)).collect::<Result<Vec<_>, _>>()?;
