@@ -12,11 +12,13 @@
 //! | `MILLPOND_LEAKS` | a list of `report`, `json`, `fail` or `fail=CODE`, and last `file=PATH` | what is no longer reachable at the program's end: as text, as JSON, as the exit code (1 to 255; 23 if none is named); appended to a file instead of stderr |
 //! | `MILLPOND_PROFILE` | `FILE[,bytes=N][,seed=N][,collapsed]` | a memory profile, written to the file at the program's end: see `profile` |
 //! | `MILLPOND_TIMING` | `0`, `1` | whether calls are timed, for the statistics |
-//! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | on stderr: version, mode and huge pages, once the environment is read; where the bytes are, at the program's end |
+//! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | on stderr: version and what is in force, once the environment is read; where the bytes are, at the program's end |
 //!
 //! An unknown name that begins with `MILLPOND_`, and a value that is none of its variable's, are ignored with one line on
 //! stderr. So are `MILLPOND_PROFILE` and `MILLPOND_LEAKS` without the feature `reports`. An empty value says nothing. A program that
 //! runs with more rights than its user ignores all of them, without a word.
+
+mod shown;
 
 use crate::config::CALLERS;
 use crate::log::Log;
@@ -331,30 +333,6 @@ fn distance(from: &[u8], to: &[u8]) -> usize {
     row[to.len()]
 }
 
-impl core::fmt::Display for Settings {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let thp = match self.thp {
-            Thp::Default => "default",
-            Thp::Always => "always",
-            Thp::Never => "never",
-            Thp::System => "system",
-        };
-        let show = match (self.show_config, self.show_stats) {
-            (true, true) => "config,stats",
-            (true, false) => "config",
-            (false, true) => "stats",
-            (false, false) => "",
-        };
-        let mode = match self.mode.unwrap_or_default() {
-            Mode::Fast => "fast",
-            Mode::Tracked => "tracked",
-            Mode::Hardened => "hardened",
-        };
-        let version = env!("CARGO_PKG_VERSION");
-        write!(f, "{version}: {PREFIX}MODE={mode} {PREFIX}THP={thp} {PREFIX}SHOW={show}")
-    }
-}
-
 #[cfg(all(test, not(millpond_loom)))]
 mod tests {
     use super::*;
@@ -393,6 +371,29 @@ mod tests {
             taken(&["MILLPOND_SHOW=stats", "MILLPOND_SHOW=x"]).to_string().split(' ').next_back(),
             Some("MILLPOND_SHOW=stats")
         );
+    }
+
+    #[test]
+    fn what_is_in_force_is_shown_as_it_may_be_said() {
+        let said = [
+            "MODE=hardened",
+            "THP=always",
+            "BACKTRACE=8",
+            "GUARD=1000",
+            "QUARANTINE=65536",
+            "TIMING=1",
+            "FREED=zero",
+            "LOG=span,file=a b",
+            "LEAKS=report,json,fail=7,file=c",
+            "PROFILE=d.%p,bytes=4096,seed=7,collapsed",
+            "SHOW=config,stats",
+        ];
+        assert_eq!(said.len(), TABLE.len());
+        let settings = taken(&said.map(|text| &*std::format!("{PREFIX}{text}").leak()));
+        let shown = settings.to_string();
+        let shown = shown.strip_prefix(concat!(env!("CARGO_PKG_VERSION"), ": ")).expect("the version first");
+        assert_eq!(shown, said.map(|text| std::format!("{PREFIX}{text}")).join(" "));
+        assert!(Settings::default().to_string().ends_with("MILLPOND_MODE=fast MILLPOND_THP=default"));
     }
 
     #[test]

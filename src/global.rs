@@ -23,7 +23,7 @@ pub(crate) use watch::{SAMPLER, is_sampling, start_sampling, stop_sampling};
 use doors::{alloc_missed_zeroed, realloc_watched};
 
 use crate::config::REPORTS;
-use crate::environment;
+use crate::environment::{self, Leaking, Settings};
 use crate::heap::{Heap, Tracked};
 use crate::leaks;
 use crate::log::{self, Log};
@@ -309,6 +309,30 @@ pub(crate) fn begin() {
     configure();
 }
 
+/// How many callers a record keeps, and one in how many allocations is guarded: as the environment says, else the program.
+fn wanted_numbers(settings: &Settings) -> [u32; 2] {
+    [(settings.backtrace, &WANTED_CALLERS), (settings.guard, &WANTED_GUARD)]
+        .map(|(said, wanted)| said.unwrap_or_else(|| wanted.load(Ordering::Relaxed)))
+}
+
+/// Tells what is in force: not what is said of a mode that is not, or of reports that are not there.
+#[cold]
+#[inline(never)]
+#[unsafe(link_section = ".millpond_cold")]
+fn show_config(said: Settings, mode: Mode) {
+    let mut settings = Settings { mode: Some(mode), ..said };
+    if mode == Mode::Fast {
+        settings = Settings { backtrace: None, guard: None, quarantine: None, freed: None, ..settings };
+    } else {
+        let [callers, guard] = wanted_numbers(&said).map(|number| Some(number).filter(|number| *number > 0));
+        settings = Settings { backtrace: callers, guard: guard.filter(|_| mode == Mode::Hardened), ..settings };
+    }
+    if !REPORTS {
+        settings = Settings { profile: None, leaks: Leaking::default(), ..settings };
+    }
+    os::say(format_args!("{settings}"));
+}
+
 /// Reads the environment, once it is there; a second reader at the same time does no harm.
 #[cold]
 pub(crate) fn configure() {
@@ -343,8 +367,9 @@ pub(crate) fn configure() {
             TRACKER.begin_late();
         }
         TRACKER.quarantine.set(settings.quarantine, settings.freed);
-        TRACKER.keep_callers(settings.backtrace.unwrap_or(WANTED_CALLERS.load(Ordering::Relaxed)) as usize);
-        TRACKER.guard(settings.guard.unwrap_or(WANTED_GUARD.load(Ordering::Relaxed)));
+        let [callers, guard] = wanted_numbers(&settings);
+        TRACKER.keep_callers(callers as usize);
+        TRACKER.guard(guard);
         choose(mode);
     }
     if settings.timing {
@@ -357,7 +382,7 @@ pub(crate) fn configure() {
         set_thp(settings.thp);
     }
     if settings.show_config {
-        os::say(format_args!("{settings}"));
+        show_config(settings, mode);
     }
     if settings.show_stats {
         os::at_exit(show_stats);

@@ -179,6 +179,11 @@ fn the_environment_is_heard() {
         stderr(&[("MILLPOND_SHOW", "config"), ("MILLPOND_THP", "never")]),
         format!("millpond: {version}: MILLPOND_MODE=fast MILLPOND_THP=never MILLPOND_SHOW=config\n")
     );
+    // What is said of a mode that is not in force is not in force.
+    let wished = |mode| stderr(&[("MILLPOND_SHOW", "config"), ("MILLPOND_MODE", mode), ("MILLPOND_FREED", "zero")]);
+    let shown = |text| format!("millpond: {version}: MILLPOND_{text} MILLPOND_SHOW=config\n");
+    assert_eq!(wished("tracked"), shown("MODE=tracked MILLPOND_THP=default MILLPOND_FREED=zero"));
+    assert_eq!(wished("fast"), shown("MODE=fast MILLPOND_THP=default"));
     assert_eq!(
         stderr(&[("MILLPOND_SHWO", "config")]),
         "millpond: MILLPOND_SHWO is not known: ignored; is MILLPOND_SHOW meant?\n"
