@@ -94,9 +94,14 @@ impl fmt::Debug for HeapBuilder<'_> {
             .field("fallback", &self.fallback.is_some())
             .field("bits", &self.bits)
             .field("mode", &self.mode)
+            .field("backtrace", &self.callers)
+            .field("guard", &self.guard)
+            .field("quarantine", &self.quarantine)
+            .field("freed", &self.freed)
             .field("timing", &self.timing)
             .field("profiled", &self.profiled)
             .field("log", &self.log)
+            .field("on_misuse", &self.on_misuse.is_some())
             .finish()
     }
 }
@@ -154,10 +159,15 @@ impl<'a> HeapBuilder<'a> {
         self
     }
 
-    /// Whether each allocation gets a record with an ID: see [`Heap::id_of`] and [`Heap::record`]. The same as
-    /// `mode(Mode::Tracked)`, or `mode(Mode::Fast)` if false.
+    /// Whether each allocation gets a record with an ID: see [`Heap::id_of`] and [`Heap::record`]. [`Mode::Tracked`], or
+    /// [`Mode::Hardened`] where that was wished for before; [`Mode::Fast`] if false.
     pub fn ids(self, ids: bool) -> Self {
-        self.mode(if ids { Mode::Tracked } else { Mode::Fast })
+        let mode = match self.mode {
+            _ if !ids => Mode::Fast,
+            Mode::Fast => Mode::Tracked,
+            mode => mode,
+        };
+        self.mode(mode)
     }
 
     /// How much the heap knows of its allocations, and which misuse it notices. `MILLPOND_MODE` does not change it.
