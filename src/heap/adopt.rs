@@ -131,7 +131,7 @@ impl Heap {
                 unsafe { words.add(word).write(AtomicU32::new(0)) };
             }
         }
-        // An OS page that is read before it is written to takes two faults.
+        // Their OS page would take two faults, were it read before it is written to: and the first search reads it.
         self.spans.arenas.stir();
         point(Point::FirstUse);
         // ORDERING: Release publishes the words; pairs with the Acquire loads. The loser's are undone.
