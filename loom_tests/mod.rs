@@ -457,6 +457,12 @@ const MODELS: &[Model] = &[
         [("tag", Fault::StackTag, "Causality violation"), ("push", Fault::StackPush, "Causality violation")]
     ),
     model!(
+        pool::two_drain,
+        "pool/mod.rs pool/magazine.rs stack.rs",
+        None,
+        [("tells_once", Fault::HeightOnce, "heights agree"), ("push", Fault::StackPush, "the pool has room")]
+    ),
+    model!(
         pool::chunks_pass_between_threads,
         "pool/mod.rs pool/magazine.rs stack.rs",
         Some(3),
