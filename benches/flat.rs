@@ -4,9 +4,10 @@
 //! cargo bench --bench flat                               1 MiB to 8 GiB live, 2 to 64 threads: needs valgrind and 10 GiB
 //! cargo bench --bench flat -- --live 1,64 --threads 2    less of it; `--live ""` none
 //! cargo bench --bench flat -- --against /usr/lib/x86_64-linux-gnu/libmimalloc.so.2    beside more than malloc
+//! cargo bench --bench flat -- --live 64 --threads "" --sizes 5000,60000    of other sizes
 //! ```
 //!
-//! Chunks of 16 B to 2 KiB are replaced at random among those live: an operation is a free and an allocation whose first word is
+//! Chunks of 16 B to 2 KiB, or of all sizes from one to another, are replaced at random among those live: an operation is a free and an allocation whose first word is
 //! written. Time is the processor's, of all threads, natively; rivals are preloaded under the same program. Instructions are
 //! callgrind's, of the operations alone. Valgrind makes a program some 50 times slower but not its clock, so there the clock,
 //! which upkeep goes by, is this program's: it counts operations, each as long as it took natively.
@@ -24,9 +25,10 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 #[path = "figures/mod.rs"]
 mod figures;
 
-/// Sizes are as likely below as above: half a KiB on average.
+/// Where none are named: half a KiB on average.
 const SIZES: [usize; 8] = [16, 48, 96, 200, 400, 600, 800, 2048];
-const AVERAGE: usize = 526;
+/// How many sizes are drawn from, some of them the same.
+const DRAWN: usize = 1024;
 /// What is live where threads are what changes, in MiB.
 const LIVE: usize = 64;
 /// Operations from one look of the counted clock to the next.
@@ -44,6 +46,9 @@ struct Options {
     /// Libraries to preload, besides malloc.
     #[arg(long, value_delimiter = ',')]
     against: Vec<PathBuf>,
+    /// The least and the largest size.
+    #[arg(long, value_delimiter = ',', num_args = 1..=2, default_value = "0,0")]
+    sizes: Vec<usize>,
     /// Operations that are measured, after a quarter as many that are not.
     #[arg(long, default_value_t = 4_000_000)]
     operations: usize,
@@ -63,12 +68,13 @@ struct Options {
     bench: bool,
 }
 
-/// So much live, so many threads and operations.
+/// So much live, so many threads and operations, of sizes from one to another.
 #[derive(Clone, Copy, Debug)]
 struct Task {
     live: usize,
     threads: usize,
     operations: usize,
+    sizes: (usize, usize),
 }
 
 /// What a run prints: nanoseconds of the processor's and of the clock, of an operation.
@@ -80,15 +86,17 @@ struct Took {
 
 fn main() {
     let options = Options::parse();
-    if let [live, threads, operations, pace] = options.work[..] {
-        let task = Task { live, threads, operations };
+    if let [live, threads, operations, least, most, pace] = options.work[..] {
+        let task = Task { live, threads, operations, sizes: (least, most) };
         let took = if options.malloc { task.run(&System, pace) } else { task.run(&Millpond, pace) };
         return println!("{} {}", took.cpu, took.wall);
     }
     let numbers = |words: &[String]| words.iter().filter_map(|word| word.parse().ok()).collect::<Vec<usize>>();
-    let operations = options.operations;
-    let over_live = numbers(&options.live).into_iter().map(|live| Task { live, threads: 1, operations });
-    let over_threads = numbers(&options.threads).into_iter().map(|threads| Task { live: LIVE, threads, operations });
+    let [least, most] = options.sizes[..] else { panic!("two sizes are named, or none") };
+    assert!(most == 0 || (8..=most).contains(&least), "the least size is 8, and not above the largest");
+    let task = Task { live: LIVE, threads: 1, operations: options.operations, sizes: (least, most) };
+    let over_live = numbers(&options.live).into_iter().map(|live| Task { live, ..task });
+    let over_threads = numbers(&options.threads).into_iter().map(|threads| Task { threads, ..task });
     show(over_live, &options);
     show(over_threads, &options);
 }
@@ -122,7 +130,9 @@ fn show(tasks: impl Iterator<Item = Task>, options: &Options) {
 
 impl Task {
     fn command(&self, mut command: Command, pace: usize, malloc: bool) -> Command {
-        let work = [self.live, self.threads, self.operations, pace].map(|number| number.to_string()).join(",");
+        let (least, most) = self.sizes;
+        let work =
+            [self.live, self.threads, self.operations, least, most, pace].map(|number| number.to_string()).join(",");
         command.args(["--work", &work]).args(malloc.then_some("--malloc")).stdin(Stdio::null());
         command
     }
@@ -152,15 +162,24 @@ impl Task {
         count as f64 / self.operations as f64
     }
 
+    /// The sizes that are drawn from.
+    fn drawn(&self) -> [usize; DRAWN] {
+        let (least, most) = self.sizes;
+        let evenly = |nth| least + (most - least) * nth / (DRAWN - 1);
+        std::array::from_fn(|nth| if most == 0 { SIZES[nth * SIZES.len() / DRAWN] } else { evenly(nth) })
+    }
+
     /// Does the work; with a pace, by a clock of which each operation takes so many nanoseconds.
     fn run<A: GlobalAlloc + Sync>(&self, allocator: &A, pace: usize) -> Took {
         BEGUN.store(read(libc::CLOCK_MONOTONIC), Ordering::Relaxed);
         PACE.store(pace as u64, Ordering::Relaxed);
-        let (slots, operations) = ((self.live << 20) / AVERAGE / self.threads, self.operations / self.threads);
+        let sizes = self.drawn();
+        let average = sizes.iter().sum::<usize>() / DRAWN;
+        let (slots, operations) = ((self.live << 20) / average / self.threads, self.operations / self.threads);
         let barrier = Barrier::new(self.threads + 1);
         let read = || (read(libc::CLOCK_PROCESS_CPUTIME_ID), read(libc::CLOCK_MONOTONIC));
         let work = |thread: usize| {
-            let mut set = Set::filled(allocator, slots, thread as u64);
+            let mut set = Set::filled(allocator, sizes, slots, thread as u64);
             set.replace(operations / 4);
             barrier.wait();
             measured(&mut set, operations);
@@ -186,6 +205,7 @@ fn own() -> PathBuf {
 /// The chunks of a thread.
 struct Set<'a, A> {
     allocator: &'a A,
+    sizes: [usize; DRAWN],
     chunks: Vec<(NonNull<u8>, usize)>,
     random: fastrand::Rng,
 }
@@ -197,8 +217,9 @@ fn measured<A: GlobalAlloc>(set: &mut Set<'_, A>, operations: usize) {
 }
 
 impl<'a, A: GlobalAlloc> Set<'a, A> {
-    fn filled(allocator: &'a A, slots: usize, seed: u64) -> Self {
-        let mut set = Self { allocator, chunks: Vec::with_capacity(slots), random: fastrand::Rng::with_seed(seed) };
+    fn filled(allocator: &'a A, sizes: [usize; DRAWN], slots: usize, seed: u64) -> Self {
+        let mut set =
+            Self { allocator, sizes, chunks: Vec::with_capacity(slots), random: fastrand::Rng::with_seed(seed) };
         for slot in 0..slots {
             let random = set.random.u64(..);
             set.chunks.push(set.make(random));
@@ -208,10 +229,10 @@ impl<'a, A: GlobalAlloc> Set<'a, A> {
     }
 
     fn make(&self, random: u64) -> (NonNull<u8>, usize) {
-        let size = SIZES[(random >> 61) as usize];
+        let size = self.sizes[(random >> (64 - DRAWN.ilog2())) as usize];
         // SAFETY: not of size zero.
         let chunk = NonNull::new(unsafe { self.allocator.alloc(layout(size)) }).expect("memory");
-        // SAFETY: 16 bytes at least, aligned to 8.
+        // SAFETY: 8 bytes at least, aligned to 8.
         unsafe { chunk.cast::<u64>().write(random) };
         (chunk, size)
     }

@@ -27,6 +27,7 @@ mod modes;
 mod page_map;
 mod pool;
 mod sampler;
+mod single;
 mod slab;
 mod span;
 mod stack;
@@ -456,6 +457,18 @@ const MODELS: &[Model] = &[
         "pool/mod.rs pool/magazine.rs stack.rs",
         Some(3),
         [("tag", Fault::StackTag, "Causality violation"), ("push", Fault::StackPush, "Causality violation")]
+    ),
+    model!(
+        pool::two_drain,
+        "pool/mod.rs pool/magazine.rs stack.rs",
+        None,
+        [("tells_once", Fault::HeightOnce, "heights agree"), ("push", Fault::StackPush, "the pool has room")]
+    ),
+    model!(
+        single::singles_pass_between_threads,
+        "heap/mod.rs heap/single.rs pool/mod.rs pool/magazine.rs stack.rs",
+        Some(3),
+        [("push", Fault::StackPush, "Causality violation")]
     ),
     model!(
         pool::chunks_pass_between_threads,

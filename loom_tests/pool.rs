@@ -46,7 +46,7 @@ fn heap_with_two() -> Rc<Heap> {
 /// All magazines are in the pool, but so many that the threads hold.
 fn check(heap: &Heap, held: usize) {
     let stats = heap.check().expect("the heap is sound");
-    assert_eq!(heap.pools[CLASS].depth() as usize, 2 - held, "each magazine is in one place");
+    assert_eq!(heap.pools[CLASS].depth(&heap.magazines) as usize, 2 - held, "each magazine is in one place");
     let bytes = INFO[CLASS].magazine_bytes();
     assert_eq!((stats.pooled, stats.live), ((2 - held) * bytes, held * bytes), "each chunk is in one place");
 }
@@ -61,6 +61,16 @@ pub fn refill_against_refill_and_drain() {
         drain(&heap, first);
     }
     check(&heap, other.join() + second.is_some() as usize);
+}
+
+/// Two threads drain, into a pool that has nothing: each magazine is told how high it lies.
+pub fn two_drain() {
+    let heap = heap_with_two();
+    let both = [refill(&heap), refill(&heap)].map(|magazine| magazine.expect("there are two").index());
+    let other = spawn(&heap, move |heap| drain(heap, heap.magazines.get(both[1])));
+    drain(&heap, heap.magazines.get(both[0]));
+    other.join();
+    check(&heap, 0);
 }
 
 /// Two threads refill and drain: what one does to the chunks is done when the other has them.

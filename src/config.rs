@@ -204,7 +204,8 @@ mod values {
 
     pub(crate) const BIN_BYTES: usize = 64;
     pub(crate) const MAGAZINE_SLOTS: usize = 2;
-    pub(crate) const MAGAZINE_BYTES: usize = 64;
+    /// So that the second class is of singles.
+    pub(crate) const MAGAZINE_BYTES: usize = 32;
     pub(crate) const ADMIT: u64 = 2;
     pub(crate) const FIRST_CARVE: usize = 64;
     pub(crate) const LINE: usize = 0;

@@ -260,6 +260,16 @@ fn own_cache() -> Option<&'static ThreadCache> {
     }
 }
 
+/// The calling thread's cache, if it has one and nothing stands before it: there is no mode, and nothing is watched, timed or
+/// measured.
+#[inline(always)]
+fn plain_cache() -> Option<&'static ThreadCache> {
+    // SAFETY: the slot always points to a cache, a static one or this thread's.
+    let there = unsafe { &*slot::get() };
+    let is_plain = is_plain() && !watch::is(watch::MEASURED);
+    (is_plain && there.index() != NONE && ptr::eq(there.behind(), there)).then_some(there)
+}
+
 #[cold]
 #[inline(never)]
 fn new_cache() -> Option<&'static ThreadCache> {

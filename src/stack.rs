@@ -33,11 +33,20 @@ impl Stack {
     /// Puts a node that the caller owns on top. O(1) but for lost races, each of which is another's success.
     #[inline(always)]
     pub(crate) fn push(&self, nodes: &impl Nodes, index: Index) {
+        self.push_if(nodes.link(index), index, |_| true);
+    }
+
+    /// Puts a node that the caller owns, with this link, on top, if `agree` is content with the node that will lie below, which it
+    /// is asked before each attempt. If the node is put there, that one was on top all the while, from before it was asked.
+    #[inline(always)]
+    pub(crate) fn push_if(&self, link: &AtomicU32, index: Index, mut agree: impl FnMut(Index) -> bool) -> bool {
         debug_assert!(index != NONE, "a node that is none");
-        let link = nodes.link(index);
-        // Relaxed: what matters is checked by the exchange.
-        let mut head = Tagged::from_bits(self.head.load(Ordering::Relaxed));
+        // ORDERING: Acquire pairs with the Release below: what was written in the node below before it was put there is visible.
+        let mut head = Tagged::from_bits(self.head.load(Ordering::Acquire));
         loop {
+            if !agree(head.index()) {
+                return false;
+            }
             // ORDERING: whoever pops the node gets its link by the exchange below. Release is for a walk that stands at the
             // node, found by an older head: it pairs with `walk`, and the node that the link names is made.
             link.store(head.index(), Ordering::Release);
@@ -47,8 +56,9 @@ impl Stack {
             // whoever pops it. Later exchanges of the head are read-modify-writes and so carry the release on.
             let publish = if planted(Fault::StackPush) { Ordering::Relaxed } else { Ordering::Release };
             point(Point::Exchange);
-            match self.head.compare_exchange_weak(head.bits(), changed.bits(), publish, Ordering::Relaxed) {
-                Ok(_) => return,
+            // Failure acquires as the first load does.
+            match self.head.compare_exchange_weak(head.bits(), changed.bits(), publish, Ordering::Acquire) {
+                Ok(_) => return true,
                 Err(now) => {
                     lost_race();
                     head = Tagged::from_bits(now);
@@ -82,9 +92,10 @@ impl Stack {
         }
     }
 
-    /// Whether the stack was empty at some moment of the call.
-    pub(crate) fn is_empty(&self) -> bool {
-        Tagged::from_bits(self.head.load(Ordering::Relaxed)).index() == NONE
+    /// The top node, or none, at some moment of the call: it may be anywhere by then.
+    pub(crate) fn top(&self) -> Index {
+        // ORDERING: Acquire pairs with the Release in `push_if`: the node is made, and what it carried there visible.
+        Tagged::from_bits(self.head.load(Ordering::Acquire)).index()
     }
 
     /// Calls `visit` for each node from the top; gives up after `limit` nodes and says whether the list ended before that.

@@ -298,6 +298,11 @@ impl ThreadCache {
         }
     }
 
+    /// Whether a magazine is loaded for a class. Only the owner may ask.
+    pub(crate) fn is_loaded(&self, class: Class) -> bool {
+        self.bins[class].loaded.load(Ordering::Relaxed) != NONE
+    }
+
     /// Loads a magazine that the owner has in hand into an empty bin.
     pub(crate) fn load(&self, class: Class, magazine: &Magazine) {
         magazine.prefetch();

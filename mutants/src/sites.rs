@@ -50,8 +50,9 @@ const NO_WRITES: [&str; 11] = [
     "point",
 ];
 /// Functions of the crate that publish what was written before: hand-overs by name.
-const HAND_OVERS: [&str; 16] = [
+const HAND_OVERS: [&str; 17] = [
     "push",
+    "push_if",
     "give",
     "give_run",
     "give_zero_run",

@@ -1,7 +1,7 @@
 //! Where calls come in that the fast path does not serve: a bin that has missed, what is larger than all classes, and each
 //! call while a mode is on or calls are watched.
 
-use super::{HEAP, Millpond, configure, is_late, own_cache, thread, tracked, tracked_by};
+use super::{HEAP, Millpond, configure, is_late, own_cache, plain_cache, thread, tracked, tracked_by};
 use super::{tally, watch};
 use crate::arena::Fill;
 use crate::heap::Tracked;
@@ -81,7 +81,16 @@ pub(crate) fn zeroed(at: *mut u8, size: usize) -> *mut u8 {
 }
 
 /// For whoever called the function with this frame.
+#[inline(always)]
 pub(crate) fn alloc_for(frame: usize, size: usize, align: usize, place: usize) -> *mut u8 {
+    let Some(cache) = plain_cache() else { return alloc_watched(frame, size, align, place) };
+    let class = size_class::at_place(place);
+    address(cache.bin(class).pop().or_else(|| HEAP.alloc_slow(cache, class)))
+}
+
+#[cold]
+#[inline(never)]
+fn alloc_watched(frame: usize, size: usize, align: usize, place: usize) -> *mut u8 {
     let start = watch::begin(Call::Alloc);
     let cache = own_cache();
     let at = address(if let Some(tracked) = tracked_by(cache) {
@@ -106,6 +115,16 @@ pub(crate) fn alloc_for(frame: usize, size: usize, align: usize, place: usize) -
 #[inline(never)]
 pub(crate) fn free_missed(chunk: NonNull<u8>, size: usize, align: usize, place: usize) {
     let frame = os::frame();
+    let Some(cache) = plain_cache() else { return free_watched(frame, chunk, size, align, place) };
+    let class = size_class::at_place(place);
+    if !cache.bin(class).push(chunk) {
+        HEAP.free_slow(cache, class, chunk);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn free_watched(frame: usize, chunk: NonNull<u8>, size: usize, align: usize, place: usize) {
     watch::freeing(chunk.addr().get());
     let start = watch::begin(Call::Free);
     let cache = own_cache();

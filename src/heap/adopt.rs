@@ -92,8 +92,11 @@ impl Heap {
     /// Whether the caller, whose cache this is, has a fork to settle.
     #[inline]
     pub(super) fn is_unsettled(&self, cache: &ThreadCache) -> bool {
-        // Relaxed: `heard` acquires them. A heap whose caches go with those of another has no words.
-        !self.heard.load(Ordering::Relaxed).is_null() && self.heard(cache.index()).load(Ordering::Relaxed) == 0
+        // Relaxed: whoever has a cache has acquired them by `heard`, in `join`. A heap whose caches go with those of another has
+        // no words.
+        let words = self.heard.load(Ordering::Relaxed);
+        // SAFETY: as in `heard`.
+        !words.is_null() && unsafe { &*words.add(cache.index() as usize) }.load(Ordering::Relaxed) == 0
     }
 
     /// What a thread without a cache does before anything else here. Does nothing, but in the forking thread of a new child

@@ -45,7 +45,7 @@ impl Heap {
                     Part::Listed(span) => (!span.is_linked() && !span.is_held()).then(|| span.head.start()),
                 });
             });
-            ensure(in_pool.is_some(), "pool's stacks and depth agree", class)?;
+            ensure(in_pool.is_some(), "pool's stacks and heights agree", class)?;
         }
         for cache in self.caches.iter() {
             if cache.owner().is_none() {

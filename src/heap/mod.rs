@@ -18,6 +18,7 @@ mod lookup;
 mod repair;
 mod resize;
 mod shelf;
+mod single;
 mod stats;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
@@ -28,7 +29,7 @@ mod walk;
 
 pub(crate) use tracked::Tracked;
 
-use crate::config::{ADMIT, MAGAZINE_SLOTS};
+use crate::config::MAGAZINE_SLOTS;
 use crate::log::{Count, Voice, tell};
 use crate::pool::{Magazine, Pool, Portion};
 use crate::size_class::{CLASSES, Class, INFO};
@@ -38,6 +39,7 @@ use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use crate::thread_cache::ThreadCache;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 use shelf::Shelf;
+use single::is_single;
 use stats::Counts;
 use upkeep::{Clock, Miss};
 
@@ -106,10 +108,7 @@ impl Heap {
     pub(crate) fn alloc_slow(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
         let served = if self.attend(cache, class) { self.pop_armed(cache, class) } else { None };
         let miss = if served.is_some() { Miss::ArmedPop } else { Miss::Pop };
-        let chunk = served.or_else(|| self.refill(cache, class)).or_else(|| {
-            self.reclaim(Some(cache));
-            self.refill(cache, class)
-        });
+        let chunk = served.or_else(|| self.serve(cache, class)).or_else(|| self.serve_after_all(cache, class));
         self.rearm(cache, class, miss);
         chunk
     }
@@ -119,7 +118,7 @@ impl Heap {
     #[inline(never)]
     pub(crate) fn free_slow(&self, cache: &ThreadCache, class: Class, chunk: NonNull<u8>) {
         let is_done = self.attend(cache, class) && cache.bin(class).push(chunk)
-            || INFO[class].slots == 1 && self.drain_single(cache, class, chunk);
+            || is_single(class) && self.put_single(cache, class, chunk);
         if !is_done {
             self.drain(cache, class);
             if !cache.bin(class).push(chunk) {
@@ -199,7 +198,22 @@ impl Heap {
         self.pools[class].restore(class, &self.spans, &mut [chunk], self.clock.now());
     }
 
+    /// A chunk for a thread whose bin is empty.
+    #[inline(always)]
+    fn serve(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
+        if is_single(class) { self.take_single(cache, class) } else { self.refill(cache, class) }
+    }
+
+    /// The same once all that is free has been given back.
+    #[cold]
+    #[inline(never)]
+    fn serve_after_all(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
+        self.reclaim(Some(cache));
+        self.serve(cache, class)
+    }
+
     /// Refills an empty bin and takes a chunk from it.
+    #[inline(never)]
     fn refill(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
         let now = self.clock.now();
         cache.bin(class).refills.add(1);
@@ -225,9 +239,6 @@ impl Heap {
                 );
             }),
         };
-        if let Some(single) = full.filter(|full| INFO[class].slots == 1 && full.count() == 1) {
-            return self.unpack(cache, class, single);
-        }
         let loaded = cache.unload(class, &self.magazines);
         if loaded.is_none() && !self.admit(cache, class) {
             if let Some(full) = full {
@@ -261,6 +272,7 @@ impl Heap {
     }
 
     /// Carves a portion into `chunks` and returns how many there are. For all who carve: in one copy.
+    #[inline(never)]
     fn carve(&self, class: Class, want: Portion, chunks: &mut [usize], now: u32) -> usize {
         let mut count = 0;
         self.pools[class].carve(class, &self.spans, want, now, |chunk| {
@@ -314,38 +326,6 @@ impl Heap {
         }
     }
 
-    /// Takes the one chunk of a magazine in hand: to load it would serve nobody else.
-    fn unpack(&self, cache: &ThreadCache, class: Class, single: &Magazine) -> Option<NonNull<u8>> {
-        let chunk = single.slots()[0].get();
-        single.set_count(0);
-        cache.put_empty(&self.magazines, single);
-        cache.bin(class).served.add(1);
-        NonNull::new(with_exposed_provenance_mut(chunk))
-    }
-
-    /// Takes a chunk of a class whose magazines hold one: packs it into a magazine of its own, and leaves the loaded one where it
-    /// is. Without one, it asks for one to be loaded only where there is room, and now and then: else such classes would put
-    /// each other's out all the time. False: nothing is done.
-    #[inline(never)]
-    fn drain_single(&self, cache: &ThreadCache, class: Class, chunk: NonNull<u8>) -> bool {
-        let (bin, bytes, now) = (cache.bin(class), INFO[class].magazine_bytes(), self.clock.now());
-        let loaded = cache.loaded(class, &self.magazines).is_some();
-        let room = !(loaded && self.pools[class].in_burst()) && cache.charge(bytes);
-        let admits = !loaded && (room || bin.drains.get() % ADMIT == 0);
-        let single = if admits { None } else { cache.take_empty(&self.magazines) };
-        let Some(single) = single else {
-            cache.discharge(if room { bytes } else { 0 });
-            return false;
-        };
-        bin.drains.add(1);
-        single.slots()[0].set(chunk.as_ptr().expose_provenance());
-        single.set_count(1);
-        if let Some(empty) = self.lay_aside(cache, class, single, room, now) {
-            cache.put_empty(&self.magazines, empty);
-        }
-        true
-    }
-
     /// Puts a full magazine in hand among the thread's spares, if there is `room`, which the caller has charged; else into the
     /// pool. Where that has enough, its chunks go to their spans, and it is the caller's again.
     #[inline(always)]
@@ -369,12 +349,19 @@ impl Heap {
             tell!(self.voice(), Pool, "{size} B: the full magazine goes to the pool, by one exchange");
             return None;
         }
-        let count = full.count();
+        self.restore(class, full, now);
+        Some(full)
+    }
+
+    /// Restores what a full magazine in hand holds, which the pool has no room for.
+    #[cold]
+    #[inline(never)]
+    fn restore(&self, class: Class, full: &Magazine, now: u32) {
+        let (size, count) = (INFO[class].size, full.count());
         tell!(self.voice(), Pool, "{size} B: {} restored to their spans", Count(count, "chunk"));
-        pool.restore_all(class, &self.spans, full, now);
+        self.pools[class].restore_all(class, &self.spans, full, now);
         self.ebb(count * size);
         self.relieve();
-        Some(full)
     }
 
     /// Charges one magazine of a class to the cache, and makes room for it by draining others. False: there is none.

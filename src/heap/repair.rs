@@ -115,7 +115,7 @@ impl Heap {
             }
         }
         for pool in &self.pools {
-            pool.recount(&self.magazines, |magazine| placed.mark(magazine.index() as usize));
+            pool.walk_full(&self.magazines, |magazine| placed.mark(magazine.index() as usize));
         }
         for index in indices(&self.magazines).filter(|index| !placed.has(*index as usize)) {
             let magazine = self.magazines.get(index);

@@ -21,7 +21,7 @@ impl Heap {
             self.rob(other, |_| true);
         }
         for (class, pool) in self.pools.iter().enumerate() {
-            self.return_magazines(class, pool.depth());
+            self.return_magazines(class, pool.depth(&self.magazines));
             pool.reap(class, &self.spans, self.spans.nodes(class).made() as usize, self.clock.now());
         }
         for slab in self.spans.slabs() {

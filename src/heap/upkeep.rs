@@ -274,7 +274,7 @@ impl Heap {
         // First, so that others who come meanwhile do not do the same.
         self.clock.high.store(committed + committed / SLIM_PART, Ordering::Relaxed);
         for class in 0..CLASSES {
-            self.return_magazines(class, self.pools[class].depth());
+            self.return_magazines(class, self.pools[class].depth(&self.magazines));
         }
         self.clear_shelf(|_| true);
         self.spans.arenas.purge();
@@ -290,8 +290,8 @@ impl Heap {
         self.flow(self.clock.ebb.load(Ordering::Relaxed).div_ceil(EBB_FORGOTTEN));
         let mut pooled = 0;
         for class in 0..CLASSES {
-            self.pools[class].tick();
-            pooled += self.pools[class].depth();
+            self.pools[class].tick(&self.magazines);
+            pooled += self.pools[class].depth(&self.magazines);
             self.pools[class].reap(class, &self.spans, 64, now);
         }
         let rested = |stamp| (now as u16).wrapping_sub(stamp) as u32 >= SPARE_TICKS;

@@ -27,6 +27,8 @@ use core::ptr;
 pub(crate) struct Magazine {
     link: AtomicU32,
     index: AtomicU32,
+    /// Full: how many lie in the pool's stack from this one down.
+    height: AtomicU32,
     /// Right before the slots: the fast path may read, never use, the word below the first of them.
     count: Slot,
     slots: [Slot; MAGAZINE_SLOTS],
@@ -46,6 +48,7 @@ unsafe impl Node for Magazine {
         let magazine = Self {
             link: AtomicU32::new(NONE),
             index: AtomicU32::new(NONE),
+            height: AtomicU32::new(0),
             count: Slot::new(0),
             slots: array_of![Slot::new(0); MAGAZINE_SLOTS],
         };
@@ -61,6 +64,16 @@ unsafe impl Node for Magazine {
 impl Magazine {
     pub(crate) fn index(&self) -> Index {
         self.index.load(Ordering::Relaxed)
+    }
+
+    /// How high it lies in a pool's stack: known to whoever has found it on top of one, and has it there still at an exchange.
+    pub(crate) fn height(&self) -> u32 {
+        // Relaxed, as the next: the stack's head orders it.
+        self.height.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_height(&self, height: u32) {
+        self.height.store(height, Ordering::Relaxed);
     }
 
     /// Chunks in it, while it is not loaded.

@@ -8,7 +8,10 @@
 //! returns as many magazines as were not needed since the last (the low-water mark, as in Bonwick's vmem), and while
 //! far more comes in than goes out, the bound is one magazine.
 //!
-//! Invariant: `depth` = magazines in `full`, at rest.
+//! How many magazines are in the stack is what the top one says: each is told, before it is put there, how high it will lie. So
+//! one exchange both passes a magazine and counts it.
+//!
+//! Invariant: the top magazine of `full` says how many there are, and each says one more than the one below.
 
 mod magazine;
 #[cfg(all(test, not(millpond_loom)))]
@@ -20,10 +23,11 @@ use crate::arena::Density;
 use crate::config::{CARVE_SPANS, MAGAZINE_SLOTS, SPARSE_SPANS};
 use crate::os;
 use crate::size_class::{Class, INFO};
-use crate::slab::Slab;
+use crate::slab::{Node, Slab};
 use crate::span::{Pop, Restored, Span, Spans};
 use crate::stack::Stack;
 use crate::sync::{AtomicU32, Fault, Ordering, Point, planted, point};
+use crate::tagged::{Index, NONE};
 use crossbeam_utils::CachePadded;
 
 /// See the module's documentation.
@@ -44,7 +48,6 @@ struct Listed {
 #[derive(Debug)]
 struct Full {
     stack: Stack,
-    depth: AtomicU32,
     /// The least depth since the last tick.
     low: AtomicU32,
     /// Magazines that came and that went since the last tick.
@@ -61,7 +64,6 @@ impl Pool {
         pub(crate) const fn new() -> Self {
             let full = Full {
                 stack: Stack::new(),
-                depth: AtomicU32::new(0),
                 low: AtomicU32::new(0),
                 drains: AtomicU32::new(0),
                 refills: AtomicU32::new(0),
@@ -80,13 +82,10 @@ impl Pool {
 
     /// Takes a full magazine: O(1), one exchange.
     pub(crate) fn take<'a>(&self, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
-        if self.full.stack.is_empty() {
-            return None;
-        }
         let magazine = magazines.get(self.full.stack.pop(magazines)?);
         point(Point::Hand);
-        // Relaxed, as all counts here: they steer, and are exact at rest.
-        let left = self.full.depth.fetch_sub(1, Ordering::Relaxed).wrapping_sub(1);
+        let left = magazine.height().wrapping_sub(1);
+        // Relaxed, as all counts here: they steer.
         if left < self.full.low.load(Ordering::Relaxed) {
             self.full.low.store(left, Ordering::Relaxed);
         }
@@ -97,12 +96,16 @@ impl Pool {
     #[inline]
     pub(crate) fn drain(&self, class: Class, magazines: &Slab<Magazine>, magazine: &Magazine) -> bool {
         self.count(&self.full.drains);
-        if self.full.depth.load(Ordering::Relaxed) >= self.bound(class) {
-            return false;
-        }
-        self.full.depth.fetch_add(1, Ordering::Relaxed);
-        self.full.stack.push(magazines, magazine.index());
-        true
+        let bound = self.bound(class);
+        let mut told = false;
+        self.full.stack.push_if(magazine.link(), magazine.index(), |top| {
+            let below = height(magazines, top);
+            if !(planted(Fault::HeightOnce) && told) {
+                magazine.set_height(below + 1);
+            }
+            told = true;
+            below < bound
+        })
     }
 
     fn count(&self, counter: &AtomicU32) {
@@ -124,10 +127,10 @@ impl Pool {
 
     /// Ends a period: sets the bound for the next, and of the magazines that were not needed in this one, half to return to
     /// their spans; or all, if they are few.
-    pub(crate) fn tick(&self) {
+    pub(crate) fn tick(&self, magazines: &Slab<Magazine>) {
         let full = &*self.full;
         let (drains, refills) = (full.drains.load(Ordering::Relaxed), full.refills.load(Ordering::Relaxed));
-        let depth = full.depth.load(Ordering::Relaxed);
+        let depth = self.depth(magazines);
         let low = full.low.load(Ordering::Relaxed).min(depth);
         // Most pools rest: what does not change is not written, and the memory of those that were never used not touched.
         let set = |word: &AtomicU32, value| {
@@ -152,9 +155,9 @@ impl Pool {
         surplus > 0
     }
 
-    /// Magazines among the full ones.
-    pub(crate) fn depth(&self) -> u32 {
-        self.full.depth.load(Ordering::Relaxed)
+    /// Magazines among the full ones. While others use the pool, a moment's picture, if the top one stayed there so long.
+    pub(crate) fn depth(&self, magazines: &Slab<Magazine>) -> u32 {
+        height(magazines, self.full.stack.top())
     }
 
     /// Carves up to a portion of chunks and calls `give` with each address. Visits a bounded number of listed spans, and opens a
@@ -298,18 +301,7 @@ impl Pool {
     /// Calls `visit` for each full magazine, while no other thread uses the pool.
     #[inline(never)]
     pub(crate) fn walk_full(&self, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
-        self.full.stack.walk(magazines, self.depth() as usize, |index| visit(magazines.get(index)));
-    }
-
-    /// Counts the depth anew and calls `visit` for each full magazine, while no other thread uses the pool.
-    #[inline(never)]
-    pub(crate) fn recount(&self, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
-        let mut depth = 0;
-        self.full.stack.walk(magazines, magazines.made() as usize, |index| {
-            depth += 1;
-            visit(magazines.get(index));
-        });
-        self.full.depth.store(depth, Ordering::Relaxed);
+        self.full.stack.walk(magazines, self.depth(magazines) as usize, |index| visit(magazines.get(index)));
     }
 
     /// Empties the stack of listed spans, while no other thread uses the pool.
@@ -319,7 +311,7 @@ impl Pool {
     }
 
     /// Calls `visit` for each full magazine and each node in the stack of listed spans, while no other thread uses the
-    /// pool. `None` if a stack is not well-formed or the depth is wrong.
+    /// pool. `None` if a stack is not well-formed or a height is wrong.
     pub(crate) fn check(
         &self,
         class: Class,
@@ -327,15 +319,23 @@ impl Pool {
         magazines: &Slab<Magazine>,
         mut visit: impl FnMut(Part<'_>),
     ) -> Option<()> {
-        let mut depth = 0;
         let nodes = spans.nodes(class);
+        // Of the one that is next, and whether all were as they should be.
+        let (mut expected, mut right) = (self.depth(magazines), true);
         let sound =
             self.full.stack.walk(magazines, magazines.made() as usize, |index| {
-                depth += 1;
-                visit(Part::Full(magazines.get(index)));
+                let magazine = magazines.get(index);
+                right &= expected > 0 && magazine.height() == expected;
+                expected = expected.saturating_sub(1);
+                visit(Part::Full(magazine));
             }) && self.listed.stack.walk(nodes, nodes.made() as usize, |index| visit(Part::Listed(nodes.get(index))));
-        (sound && depth == self.depth()).then_some(())
+        (sound && right && expected == 0).then_some(())
     }
+}
+
+/// What a magazine says that is, or was a moment ago, on top of a pool's stack.
+fn height(magazines: &Slab<Magazine>, top: Index) -> u32 {
+    if top == NONE { 0 } else { magazines.get(top).height() }
 }
 
 /// What a thread wants of a pool that must carve.

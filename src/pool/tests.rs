@@ -100,11 +100,6 @@ impl Pool {
     pub(crate) fn pop_listed(&self, nodes: &Slab<Span>) -> Option<Index> {
         self.listed.stack.pop(nodes)
     }
-
-    /// Counts a magazine that is not there yet.
-    pub(crate) fn count_one(&self) {
-        self.full.depth.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 #[test]
@@ -117,14 +112,14 @@ fn magazines_come_back_last_first_and_within_the_bound() {
             let taken = world.pool.drain(world.class, &world.magazines, world.magazines.get(*index));
             assert_eq!(taken, at < bound, "{at} of {bound}");
         }
-        assert_eq!(world.pool.depth() as usize, bound);
+        assert_eq!(world.pool.depth(&world.magazines) as usize, bound);
         world.check();
         mine.pop();
         while let Some(index) = mine.pop() {
             assert_eq!(world.pool.refill(&world.magazines).map(Magazine::index), Some(index));
         }
         assert!(world.pool.refill(&world.magazines).is_none() && world.pool.take(&world.magazines).is_none());
-        assert_eq!(world.pool.depth(), 0);
+        assert_eq!(world.pool.depth(&world.magazines), 0);
         world.check();
         world.carve(1);
     }
@@ -144,22 +139,22 @@ fn a_burst_leaves_one_magazine() {
     let one = || world.magazines.take().unwrap();
     let drain = |times: usize| (0..times).filter(|_| world.pool.drain(world.class, &world.magazines, one())).count();
     drain(16);
-    world.pool.tick();
+    world.pool.tick(&world.magazines);
     assert!(!world.pool.in_burst(), "16 are none yet");
     drain(17);
-    world.pool.tick();
+    world.pool.tick(&world.magazines);
     assert!(world.pool.in_burst());
     while world.pool.take(&world.magazines).is_some() {}
     assert_eq!(drain(5), 1);
-    world.pool.tick();
+    world.pool.tick(&world.magazines);
     assert!(!world.pool.in_burst());
     drain(24);
     world.pool.refill(&world.magazines);
-    world.pool.tick();
+    world.pool.tick(&world.magazines);
     assert!(!world.pool.in_burst(), "one refill is worth eight drains");
     drain(25);
     world.pool.refill(&world.magazines);
-    world.pool.tick();
+    world.pool.tick(&world.magazines);
     assert!(world.pool.in_burst());
 }
 
@@ -314,7 +309,7 @@ proptest! {
                     }
                 }
                 Op::Tick => {
-                    world.pool.tick();
+                    world.pool.tick(&world.magazines);
                     let unneeded = low.min(stack.len());
                     let surplus = std::iter::repeat_with(|| world.pool.has_surplus()).take_while(|more| *more).count();
                     prop_assert_eq!(surplus, if unneeded > 16 { unneeded.div_ceil(2) } else { unneeded });
@@ -323,7 +318,7 @@ proptest! {
                 Op::Reap(limit) => world.pool.reap(world.class, &world.spans, limit, 0),
                 _ => {}
             }
-            prop_assert_eq!(world.pool.depth() as usize, stack.len());
+            prop_assert_eq!(world.pool.depth(&world.magazines) as usize, stack.len());
             world.check();
         }
         while let Some(index) = stack.pop() {

@@ -38,6 +38,8 @@ pub(crate) enum Fault {
     StackTag,
     /// A stack's push publishes with a relaxed exchange.
     StackPush,
+    /// A magazine is told its height once, whatever becomes of the exchange.
+    HeightOnce,
     /// Carve takes the bits that it sees instead of what the count says.
     CarveBits,
     /// Whoever pops a span holds it by a plain store.

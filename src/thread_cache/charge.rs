@@ -15,7 +15,6 @@ use crate::config::{CACHE_BYTES, FIRST_CARVE, LINE};
 use crate::pool::Portion;
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::sync::Ordering;
-use crate::tagged::NONE;
 
 impl ThreadCache {
     /// What the owner's next carve of a class should take: few chunks at first, so that many threads with few chunks each
@@ -71,10 +70,7 @@ impl ThreadCache {
     fn recount(&self) -> usize {
         self.robbed.store(0, Ordering::Relaxed);
         let charge = (0..CLASSES)
-            .map(|class| {
-                let loaded = (self.bins[class].loaded.load(Ordering::Relaxed) != NONE) as usize;
-                (loaded + self.spare_count(class)) * INFO[class].magazine_bytes()
-            })
+            .map(|class| (self.is_loaded(class) as usize + self.spare_count(class)) * INFO[class].magazine_bytes())
             .sum();
         self.charge.store(charge, Ordering::Relaxed);
         charge
@@ -82,11 +78,10 @@ impl ThreadCache {
 
     /// The next class, in turn, that holds a magazine and is not `except`.
     pub(crate) fn next_victim(&self, except: Class) -> Option<Class> {
-        let hand = self.hand.load(Ordering::Relaxed);
-        let victim = (1..=CLASSES).map(|step| (hand + step) % CLASSES).find(|class| {
-            *class != except
-                && (self.bins[*class].loaded.load(Ordering::Relaxed) != NONE || self.spare_count(*class) > 0)
-        })?;
+        let next = self.hand.load(Ordering::Relaxed) + 1;
+        let holds = |class: Class| self.is_loaded(class) || self.spare_count(class) > 0;
+        // Two ranges: a remainder for each class takes longer than the look at it.
+        let victim = (next..CLASSES).chain(0..next).find(|class| *class != except && holds(*class))?;
         self.hand.store(victim, Ordering::Relaxed);
         Some(victim)
     }

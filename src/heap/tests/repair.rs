@@ -28,7 +28,7 @@ fn in_use(world: &World) -> (Client<'_>, Client<'_>) {
     // What is stranded comes out of the pools, which growth would empty.
     world.heap.clock.high.store(usize::MAX, Ordering::Relaxed);
     let class = class_of(SIZE);
-    world.heap.return_magazines(class, world.heap.pools[class].depth() / 2);
+    world.heap.return_magazines(class, world.heap.pools[class].depth(&world.heap.magazines) / 2);
     (stays, goes)
 }
 
@@ -41,10 +41,9 @@ const STRANDINGS: [Stranding; 13] = [
         world.heap.pools[class_of(SIZE)].take(&world.heap.magazines).unwrap();
         0
     }),
-    ("a full magazine, counted and not yet there", |world| {
-        let pool = &world.heap.pools[class_of(SIZE)];
-        pool.take(&world.heap.magazines).unwrap();
-        pool.count_one();
+    ("a full magazine, told how high it would lie, and not yet there", |world| {
+        let magazine = world.heap.pools[class_of(SIZE)].take(&world.heap.magazines).unwrap();
+        magazine.set_height(magazine.height() + 1);
         0
     }),
     ("empty magazines", |world| {

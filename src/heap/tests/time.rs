@@ -44,7 +44,7 @@ fn stock(world: &World, magazines: usize) {
     }
     client.free_all();
     client.leave();
-    assert_eq!(world.heap.pools[class()].depth() as usize, magazines);
+    assert_eq!(world.heap.pools[class()].depth(&world.heap.magazines) as usize, magazines);
 }
 
 fn spares(client: &Client<'_>) -> usize {
@@ -72,7 +72,7 @@ fn what_others_take_makes_room_for_more() {
 fn a_small_heap_gives_back_before_it_grows() {
     let world = World::new();
     let mut client = idle(&world);
-    let depth = || world.heap.pools[class()].depth();
+    let depth = || world.heap.pools[class()].depth(&world.heap.magazines);
     stock(&world, 20);
     assert!(client.alloc(SLIM.start, 1, false));
     assert_eq!((depth(), world.heap.spans.arenas.dirty()), (0, 0), "beyond what it ever was");
@@ -137,7 +137,7 @@ fn magazines_that_nobody_needed_return_to_their_spans() {
     let world = World::new();
     let client = idle(&world);
     stock(&world, 10);
-    let depth = || world.heap.pools[class()].depth();
+    let depth = || world.heap.pools[class()].depth(&world.heap.magazines);
     tick(&world, &client);
     assert_eq!(depth(), 10, "a whole period has to pass");
     // Three of them are needed in each period.
@@ -164,7 +164,7 @@ fn many_magazines_return_by_halves() {
     tick(&world, &client);
     for left in [50, 25, 12, 0] {
         tick(&world, &client);
-        assert_eq!(world.heap.pools[class()].depth(), left);
+        assert_eq!(world.heap.pools[class()].depth(&world.heap.magazines), left);
     }
     world.finish([client].into());
 }
@@ -354,11 +354,11 @@ fn in_a_burst_of_frees_little_is_cached() {
     tick(&world, &client);
     let pool = &world.heap.pools[class()];
     assert!(pool.in_burst());
-    let (cached, depth) = (client.cached(), pool.depth());
+    let (cached, depth) = (client.cached(), pool.depth(&world.heap.magazines));
     free(&mut client, 100);
-    assert!(client.cached() <= cached && pool.depth() <= depth, "nothing is added");
+    assert!(client.cached() <= cached && pool.depth(&world.heap.magazines) <= depth, "nothing is added");
     (0..10).for_each(|_| tick(&world, &client));
-    assert!(!pool.in_burst() && pool.depth() == 0);
+    assert!(!pool.in_burst() && pool.depth(&world.heap.magazines) == 0);
     world.check(&[&client]);
     // And in the quiet after it, spares are kept again.
     client.free_all();
