@@ -8,7 +8,7 @@ use common::random::Random;
 use common::scaled;
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use millpond::{Freed, Heap, Mode, PoolTable};
+use millpond::{Freed, Heap, HeapBuilder, Mode, PoolTable};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -196,6 +196,16 @@ fn what_cannot_be_is_refused_and_what_was_never_made_is_none() {
         assert!([usize::MAX, usize::MAX / 8, 1 << 50].iter().all(|bits| Heap::builder().bits(*bits).build().is_err()));
         is_at_rest(&heap, &format!("{mode:?}"));
     }
+}
+
+/// Wishes do not undo each other: IDs are had in the mode that was wished for.
+#[test]
+fn a_hardened_heap_with_ids_is_hardened() {
+    let told = |builder: HeapBuilder<'_>| format!("{builder:?}");
+    let hardened = Heap::builder().mode(Mode::Hardened).guard(7);
+    assert!(told(hardened.clone().ids(true)).contains("mode: Hardened") && told(hardened.clone()).contains("guard: 7"));
+    assert!(told(hardened.ids(false)).contains("mode: Fast"));
+    assert!(told(Heap::builder().ids(true)).contains("mode: Tracked"));
 }
 
 /// A panic that passes through leaves a heap as it was, and the thread's tag as it was outside.
