@@ -120,6 +120,13 @@ fn in_a_sandbox_that_refuses() {
     in_modes("sandbox");
 }
 
+/// A program may take over the family and the clock, as do libraries that count what is allocated, or fake the time.
+#[test]
+fn behind_a_program_that_puts_itself_between() {
+    scenario("wrapped", &[], &[]);
+    in_modes("wrapped");
+}
+
 #[test]
 fn with_all_memory_locked() {
     let program = compile("locked.c", "locked", &[]);

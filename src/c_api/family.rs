@@ -308,9 +308,23 @@ unsafe fn moved(ptr: *mut u8, size: usize, take: impl FnOnce(usize) -> *mut u8) 
 /// # Safety
 /// As C says.
 pub(super) unsafe fn reallocarray(ptr: *mut u8, count: usize, size: usize) -> *mut u8 {
+    // SAFETY: the caller's.
+    unsafe { reallocarray_by(ptr, count, size, |ptr, size| realloc(ptr, size)) }
+}
+
+/// The same by way of another function than this `realloc`.
+///
+/// # Safety
+/// As C says of both.
+#[inline(always)]
+pub(super) unsafe fn reallocarray_by(
+    ptr: *mut u8,
+    count: usize,
+    size: usize,
+    realloc: impl FnOnce(*mut u8, usize) -> *mut u8,
+) -> *mut u8 {
     match count.checked_mul(size) {
-        // SAFETY: the caller's.
-        Some(bytes) => unsafe { realloc(ptr, bytes) },
+        Some(bytes) => realloc(ptr, bytes),
         None => or_no_memory(null_mut()),
     }
 }

@@ -50,6 +50,23 @@ pub(crate) fn next_dlopen() -> *mut core::ffi::c_void {
     unsafe { libc::dlsym(libc::RTLD_NEXT, c"dlopen".as_ptr()) }
 }
 
+/// What `realloc` is in the process. By the name, which the compiler must not know for this library's own: where several names
+/// have the same code, it takes any of them.
+#[cfg(feature = "malloc")]
+#[inline(always)]
+pub(crate) fn realloc_by_name() -> unsafe extern "C" fn(*mut u8, usize) -> *mut u8 {
+    let found;
+    // SAFETY: reads a word of the table of addresses, which the loader has filled in; the family defines the name.
+    unsafe {
+        core::arch::asm!(
+            "mov {}, qword ptr [rip + realloc@GOTPCREL]",
+            out(reg) found,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    found
+}
+
 /// `FILE`.
 pub(crate) type File = libc::FILE;
 

@@ -48,6 +48,9 @@ mod modules;
 mod nursery;
 #[cfg(not(any(test, millpond_loom)))]
 mod proc;
+#[cfg(all(any(feature = "malloc", test), not(millpond_loom)))]
+#[cfg_attr(test, allow(dead_code))]
+mod vdso;
 
 #[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
 pub(crate) use c::*;
