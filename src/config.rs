@@ -21,10 +21,19 @@ mod values {
     /// The largest class.
     pub(crate) const CLASS_MAX: usize = 256 << 10;
     /// Classes beside the regular ones, in order: for C alone, and only where it is linked in.
-    pub(crate) const ODD: &[usize] =
-        if IN_C { &[4096 + 528, (8 << 10) + 272, (16 << 10) + 272, (32 << 10) + 272] } else { &[] };
+    pub(crate) const ODD: &[usize] = if C_ALONE {
+        &[176, 288, 400, 4096 + 528, (8 << 10) + 272, (16 << 10) + 272, (32 << 10) + 272]
+    } else if IN_C {
+        &[4096 + 528, (8 << 10) + 272, (16 << 10) + 272, (32 << 10) + 272]
+    } else {
+        &[]
+    };
+    /// Regular classes that are left out, since C asks for none: in their places a thread cache has some of the odd ones.
+    pub(crate) const LEFT_OUT: &[usize] = if C_ALONE { &[24, 40, 56] } else { &[] };
     /// Whether C programs are served: their allocations name no alignment, and their memory is compared with malloc's.
     const IN_C: bool = cfg!(any(test, feature = "malloc", feature = "prefixed"));
+    /// Whether nobody else is: in the C library.
+    const C_ALONE: bool = cfg!(millpond_library);
     /// The least number of chunks in a span of classes up to 32 KiB, and above.
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (8, 4);
 
@@ -196,6 +205,7 @@ mod values {
     pub(crate) const LINEAR_MAX: usize = 32;
     pub(crate) const CLASS_MAX: usize = 32;
     pub(crate) const ODD: &[usize] = &[];
+    pub(crate) const LEFT_OUT: &[usize] = &[];
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (4, 4);
     pub(crate) const SPAN_WORDS: [usize; 1] = [1];
     #[derive(Debug)]
