@@ -152,8 +152,9 @@ mod values {
     pub(crate) const DIRTY_BYTES: usize = 128 << 20;
     /// And the part of committed memory that they may be in a larger one: as much as is in use.
     pub(crate) const DIRTY_PART: usize = 2;
-    /// Committed bytes of a heap that gives back what it does not use before it grows; and by what part of them it may grow until
-    /// it does so again. For C alone: where huge pages come before that, they would be refused where memory has gone back.
+    /// Committed bytes from which a heap returns what lies in pools before it grows; and up to which it gives back to the system
+    /// what it does not use then. By what part of them it may grow until it does so again. For C alone: where huge pages come
+    /// before that end, they would be refused where memory has gone back.
     pub(crate) const SLIM: Range<usize> = if IN_C { 4 << 20..32 << 20 } else { 0..0 };
     pub(crate) const SLIM_PART: usize = 8;
     /// What is purged at once when they are more.
