@@ -198,29 +198,6 @@ pub(crate) fn release_metadata(at: usize, len: usize) {
     }
 }
 
-/// Metadata that reads as zero in the child of a `fork`: `MADV_WIPEONFORK`. Where the kernel or a sandbox refuses
-/// that, `wipe` is registered to run in each child instead.
-pub(crate) fn wiped_metadata(len: usize, wipe: extern "C" fn()) -> Option<usize> {
-    let at = scratch(len)?;
-    let range = core::ptr::with_exposed_provenance_mut::<c_void>(at);
-    // SAFETY: our own fresh mapping.
-    if quietly(|| unsafe { libc::madvise(range, len.next_multiple_of(page_size()), libc::MADV_WIPEONFORK) }) != 0 {
-        unsafe extern "C" {
-            fn pthread_atfork(
-                prepare: Option<extern "C" fn()>,
-                parent: Option<extern "C" fn()>,
-                child: Option<extern "C" fn()>,
-            ) -> i32;
-        }
-        // SAFETY: `wipe` stays valid for ever: it is a function of this crate.
-        if unsafe { pthread_atfork(None, None, Some(wipe)) } != 0 {
-            release_metadata(at, len);
-            return None;
-        }
-    }
-    Some(at)
-}
-
 /// Asks for, or refuses, transparent huge pages in a range. Only advice: errors change nothing.
 pub(crate) fn advise_thp(at: usize, len: usize, thp: Thp) {
     let advice = match thp {
