@@ -262,7 +262,8 @@ impl Heap {
     pub(super) fn watch_growth(&self) {
         if !SLIM.is_empty() {
             let committed = self.spans.arenas.committed().load(Ordering::Relaxed);
-            if committed >= SLIM.start && committed > self.clock.high.load(Ordering::Relaxed) {
+            let tiny = (..SLIM.start).contains(&committed);
+            if !tiny && committed > self.clock.high.load(Ordering::Relaxed) {
                 self.slim(committed);
             }
         }
@@ -278,7 +279,7 @@ impl Heap {
             self.return_magazines(class, self.pools[class].depth());
         }
         self.clear_shelf(|_| true);
-        if committed < SLIM.end {
+        if SLIM.contains(&committed) {
             self.spans.arenas.purge();
         }
         // Beyond what there was before as well: what comes and goes all the time costs nothing for that.
