@@ -20,12 +20,21 @@ mod values {
     pub(crate) const LINEAR_MAX: usize = 64;
     /// The largest class.
     pub(crate) const CLASS_MAX: usize = 256 << 10;
-    /// Classes beside the regular ones, in order: for C alone, and only where it is served. See `size_class`.
-    pub(crate) const ODD: &[usize] =
-        if IN_C { &[4096 + 528, (8 << 10) + 272, (16 << 10) + 272, (32 << 10) + 272] } else { &[] };
+    /// Classes beside the regular ones, in order: for C alone, and only where it is linked in.
+    pub(crate) const ODD: &[usize] = if C_ALONE {
+        &[176, 288, 400, 4096 + 528, (8 << 10) + 272, (16 << 10) + 272, (32 << 10) + 272]
+    } else if IN_C {
+        &[4096 + 528, (8 << 10) + 272, (16 << 10) + 272, (32 << 10) + 272]
+    } else {
+        &[]
+    };
+    /// Regular classes that are left out, since C asks for none: in their places a thread cache has some of the odd ones.
+    pub(crate) const LEFT_OUT: &[usize] = if C_ALONE { &[24, 40, 56] } else { &[] };
     /// Whether C programs are served: their allocations name no alignment, and their memory is compared with malloc's.
     const IN_C: bool = cfg!(any(test, feature = "malloc", feature = "prefixed"));
-    /// The least number of chunks in a span, for classes up to 32 KiB and for those above.
+    /// Whether nobody else is: in the C library.
+    const C_ALONE: bool = cfg!(millpond_library);
+    /// The least number of chunks in a span of classes up to 32 KiB, and above.
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (8, 4);
 
     /// A field of no size, behind which a new OS page begins.
@@ -143,8 +152,9 @@ mod values {
     pub(crate) const DIRTY_BYTES: usize = 128 << 20;
     /// In a larger heap they may be this part of committed memory: a half, so as much as is in use.
     pub(crate) const DIRTY_PART: usize = 2;
-    /// A heap of so many committed bytes gives back what it does not use before it grows, and again after each growth by this part
-    /// of them. For C alone: with huge pages from 512 KiB on, it would have them refused where memory has gone back.
+    /// Committed bytes from which a heap returns what lies in pools before it grows; and up to which it gives back to the system
+    /// what it does not use then. By what part of them it may grow until it does so again. For C alone: where huge pages come
+    /// before that end, they would be refused where memory has gone back.
     pub(crate) const SLIM: Range<usize> = if IN_C { 4 << 20..32 << 20 } else { 0..0 };
     pub(crate) const SLIM_PART: usize = 8;
     /// How much is purged at once, at least, when there are more dirty pages than that.
@@ -196,6 +206,7 @@ mod values {
     pub(crate) const LINEAR_MAX: usize = 32;
     pub(crate) const CLASS_MAX: usize = 32;
     pub(crate) const ODD: &[usize] = &[];
+    pub(crate) const LEFT_OUT: &[usize] = &[];
     pub(crate) const SPAN_CHUNKS: (usize, usize) = (4, 4);
     pub(crate) const SPAN_WORDS: [usize; 1] = [1];
     #[derive(Debug)]

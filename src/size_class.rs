@@ -5,11 +5,12 @@
 //! computed at compile time; a class is an index into the tables below. Four classes a doubling are jemalloc's spacing
 //! (Evans, 2006 and later).
 //!
-//! Between these lie a few *odd* classes, [`ODD`], for what C programs ask for most between 4 and 64 KiB: a power of two plus a
-//! header (a page and its descriptor, a block and its link). They serve only C's requests, and only those that name no alignment:
-//! see `c_class`. They are odd multiples of 16, so that their chunks begin at 256 different offsets in an OS page. (If all began
-//! with the page, data read into them behind a header would lie a few bytes after its source modulo 4096, and on some
-//! processors such a copy takes twice as long.)
+//! Between these lie a few *odd* classes, [`ODD`], for what C programs ask for most: between 4 and 64 KiB a power of two plus a
+//! header (a page and its descriptor, a block and its link), below 512 B objects whose sizes fall just past a class. They serve only
+//! C's requests, and only those that name no alignment: see `c_class`. From 4 KiB on they are odd multiples of 16, so that their
+//! chunks begin at 256 different offsets in an OS page. (If all began with the page, data read into them behind a header would lie a
+//! few bytes after its source modulo 4096, and on some processors such a copy takes twice as long.) Where there is nobody but C, the
+//! small ones take the places of classes that are no multiples of 16.
 //!
 //! Alignment comes for free: a request is rounded up to a multiple of its alignment first, and the smallest class that
 //! holds the result is then a multiple of that alignment itself, because between two powers of two the regular classes are
@@ -17,7 +18,8 @@
 //! served by a class.
 
 use crate::config::{
-    BIN_BYTES, CLASS_MAX, GRAIN, LINEAR_MAX, MAGAZINE_BYTES, MAGAZINE_SLOTS, ODD, PAGE, POOL_BYTES, SPAN_CHUNKS,
+    BIN_BYTES, CLASS_MAX, GRAIN, LEFT_OUT, LINEAR_MAX, MAGAZINE_BYTES, MAGAZINE_SLOTS, ODD, PAGE, POOL_BYTES,
+    SPAN_CHUNKS,
 };
 
 /// Index of a class: below [`CLASSES`].
@@ -29,24 +31,31 @@ const LINEAR_LOG: u32 = LINEAR_MAX.ilog2();
 const REGULAR: usize = LINEAR + 4 * (CLASS_MAX.ilog2() - LINEAR_LOG) as usize;
 
 /// How many classes there are.
-pub(crate) const CLASSES: usize = REGULAR + ODD.len();
+pub(crate) const CLASSES: usize = REGULAR - LEFT_OUT.len() + ODD.len();
+
+/// Bytes of a chunk of each class, in order.
+pub(crate) const SIZES: [usize; CLASSES] = {
+    let mut sizes = [0; CLASSES];
+    let (mut class, mut nth, mut odd) = (0, 0, 0);
+    while nth < REGULAR {
+        if odd < ODD.len() && ODD[odd] < regular_size(nth) {
+            sizes[class] = ODD[odd];
+            (class, odd) = (class + 1, odd + 1);
+            continue;
+        }
+        if !has(LEFT_OUT, regular_size(nth)) {
+            sizes[class] = regular_size(nth);
+            class += 1;
+        }
+        nth += 1;
+    }
+    sizes
+};
 
 /// Sizes up to here are looked up in [`FINE`], the others in [`COARSE`].
 pub(crate) const FINE_MAX: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 1024 };
 /// Above [`FINE_MAX`] all classes are multiples of this.
 pub(crate) const COARSE_GRAIN: usize = if CLASS_MAX < 1024 { CLASS_MAX } else { 256 };
-
-/// The regular class that serves `size`.
-pub(crate) const fn compute(size: usize) -> Class {
-    let last = size.saturating_sub(1);
-    let nth = if last < LINEAR_MAX {
-        last / GRAIN
-    } else {
-        let log = last.ilog2();
-        LINEAR + 4 * (log - LINEAR_LOG) as usize + ((last >> (log - 2)) & 3)
-    };
-    nth + odd_below(regular_size(nth))
-}
 
 /// The size of the nth regular class.
 const fn regular_size(nth: usize) -> usize {
@@ -57,35 +66,30 @@ const fn regular_size(nth: usize) -> usize {
     (LINEAR_MAX / 4 * (5 + step % 4)) << (step / 4)
 }
 
-/// How many odd classes are smaller.
-const fn odd_below(size: usize) -> usize {
-    let mut odd = 0;
-    while odd < ODD.len() && ODD[odd] < size {
-        odd += 1;
+const fn has(sizes: &[usize], size: usize) -> bool {
+    let mut at = 0;
+    while at < sizes.len() && sizes[at] != size {
+        at += 1;
     }
-    odd
+    at < sizes.len()
 }
 
-const fn size_of_class(class: Class) -> usize {
-    let mut odd = 0;
-    while odd < ODD.len() {
-        // The odd class stands before the regular one that would serve its size.
-        if compute(ODD[odd]) == class + 1 {
-            return ODD[odd];
-        }
-        odd += 1;
+/// The regular class that serves `size`.
+pub(crate) const fn compute(size: usize) -> Class {
+    let mut class = compute_unaligned(size);
+    while has(ODD, SIZES[class]) {
+        class += 1;
     }
-    let mut nth = class - if class < ODD.len() { class } else { ODD.len() };
-    while nth + odd_below(regular_size(nth)) < class {
-        nth += 1;
-    }
-    regular_size(nth)
+    class
 }
 
 /// The smallest class that serves `size` where no alignment is named: also an odd one.
 pub(crate) const fn compute_unaligned(size: usize) -> Class {
-    let class = compute(size);
-    if class > 0 && size_of_class(class - 1) >= size { class - 1 } else { class }
+    let mut class = 0;
+    while SIZES[class] < size {
+        class += 1;
+    }
+    class
 }
 
 /// Where a class's bin lies in a thread cache, for sizes at a distance of `grain`. (Constants, not statics: other crates
@@ -124,7 +128,7 @@ pub(crate) struct ClassInfo {
 
 impl ClassInfo {
     const fn new(class: Class) -> Self {
-        let size = size_of_class(class);
+        let size = SIZES[class];
         let least = if size > 32 << 10 { SPAN_CHUNKS.1 } else { SPAN_CHUNKS.0 };
         let mut pages = (least * size).div_ceil(PAGE);
         // A longer span is taken only if it leaves less behind its last chunk.
@@ -228,7 +232,7 @@ const _: () = {
     let (mut class, mut odd) = (0, 0);
     while class < CLASSES {
         let info = ClassInfo::new(class);
-        assert!(class + 1 == CLASSES || info.size < size_of_class(class + 1));
+        assert!(class + 1 == CLASSES || info.size < SIZES[class + 1]);
         if odd < ODD.len() && info.size == ODD[odd] {
             assert!(compute(info.size) == class + 1 && compute_unaligned(info.size) == class);
             odd += 1;
@@ -240,7 +244,7 @@ const _: () = {
         assert!(info.tail() < info.size || info.size <= 64);
         class += 1;
     }
-    assert!(size_of_class(CLASSES - 1) == CLASS_MAX && odd == ODD.len());
+    assert!(SIZES[CLASSES - 1] == CLASS_MAX && odd == ODD.len());
 };
 
 #[cfg(all(test, not(millpond_loom)))]

@@ -60,6 +60,13 @@ fn needs_libc_alone_and_is_never_unloaded() {
     let needed: Vec<&str> = dynamic.lines().filter(|line| line.contains("(NEEDED)")).collect();
     assert!(needed.len() == 1 && needed[0].contains("[libc.so.6]"), "{dynamic}");
     assert!(dynamic.contains("NODELETE") && dynamic.contains("STATIC_TLS") && dynamic.contains("NOW"), "{dynamic}");
+    // What other libcs have not must not keep a program from being loaded.
+    let names = succeeds(Command::new("nm").args(["--dynamic", "--undefined-only"]).arg(shared())).stdout;
+    let of_glibc: Vec<&str> = names.lines().filter(|line| line.contains("U __register_atfork")).collect();
+    assert!(
+        of_glibc.is_empty() && names.contains("w __register_atfork") && names.contains("w pthread_atfork"),
+        "{names}"
+    );
 }
 
 /// Under libc's names and the prefixed ones, against the shared library, preloaded, and the static one.

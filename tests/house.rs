@@ -55,6 +55,7 @@ const HOMES: &[(&[&str], &str, &str)] = &[
 const UNMODELLED: &[(&str, &str)] = &[
     ("sync", "what the models stand on"),
     ("os/linux.rs", "the models have another system"),
+    ("os/fork.rs", "a thread's own number, which publishes nothing"),
     ("os/fake", "is that system, or that of the unit tests"),
     ("os/nursery.rs", "a bound that publishes nothing: what is given out is as the program was loaded"),
     ("slot.rs", "the system's calls; a key is a number, and behind it nothing is published"),

@@ -120,6 +120,26 @@ fn in_a_sandbox_that_refuses() {
     in_modes("sandbox");
 }
 
+/// A program may take over the family and the clock, as do libraries that count what is allocated, or fake the time.
+#[test]
+fn behind_a_program_that_puts_itself_between() {
+    scenario("wrapped", &[], &[]);
+    in_modes("wrapped");
+}
+
+/// What is none of ours goes to another allocator that the program is linked with, if there is one.
+#[test]
+fn beside_another_allocator() {
+    let library = compile("neighbour.c", "libneighbour.so", &["-DLIBRARY", "-shared", "-fPIC", "-fno-builtin"]);
+    let folder = library.parent().expect("its folder").display();
+    let link = [library.display().to_string(), format!("-Wl,-rpath,{folder}")];
+    let program = compile("neighbour.c", "neighbour", &link.each_ref().map(String::as_str));
+    for mode in ["fast", "tracked", "hardened"] {
+        let ended = run(preloaded(&program).env("MILLPOND_MODE", mode), WATCHDOG, &[]).well(mode);
+        assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}: {ended:#?}");
+    }
+}
+
 #[test]
 fn with_all_memory_locked() {
     let program = compile("locked.c", "locked", &[]);

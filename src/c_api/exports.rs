@@ -13,7 +13,7 @@ exported! {
     malloc(size: usize) -> Memory = family::malloc(size);
     calloc(count: usize, size: usize) -> Memory = family::calloc(count, size);
     realloc(ptr: Memory, size: usize) -> Memory = family::realloc(ptr, size);
-    reallocarray(ptr: Memory, count: usize, size: usize) -> Memory = family::reallocarray(ptr, count, size);
+    reallocarray(ptr: Memory, count: usize, size: usize) -> Memory = reallocarray_by_name(ptr, count, size);
     free(ptr: Memory) = family::free(ptr);
     cfree(ptr: Memory) = family::free(ptr);
     free_sized(ptr: Memory, size: usize) = family::free_sized(ptr, size);
@@ -34,7 +34,7 @@ exported! {
     __libc_malloc(size: usize) -> Memory = family::malloc(size);
     __libc_calloc(count: usize, size: usize) -> Memory = family::calloc(count, size);
     __libc_realloc(ptr: Memory, size: usize) -> Memory = family::realloc(ptr, size);
-    __libc_reallocarray(ptr: Memory, count: usize, size: usize) -> Memory = family::reallocarray(ptr, count, size);
+    __libc_reallocarray(ptr: Memory, count: usize, size: usize) -> Memory = reallocarray_by_name(ptr, count, size);
     __libc_free(ptr: Memory) = family::free(ptr);
     __libc_cfree(ptr: Memory) = family::free(ptr);
     __libc_memalign(align: usize, size: usize) -> Memory = family::memalign(align, size);
@@ -44,4 +44,15 @@ exported! {
         family::posix_memalign(place, align, size);
     __libc_mallinfo() -> info::Mallinfo = info::mallinfo();
     __libc_mallopt(parameter: c_int, value: c_int) -> c_int = info::mallopt(parameter, value);
+}
+
+/// By way of the process's `realloc`, as glibc's: who takes `malloc`, `realloc` and `free` over, as valgrind and what counts
+/// allocations do, need not know of this one.
+///
+/// # Safety
+/// As C says.
+unsafe fn reallocarray_by_name(ptr: Memory, count: usize, size: usize) -> Memory {
+    let realloc = os::realloc_by_name();
+    // SAFETY: the caller's.
+    unsafe { family::reallocarray_by(ptr, count, size, |ptr, size| realloc(ptr, size)) }
 }

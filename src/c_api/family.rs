@@ -8,11 +8,12 @@
 //! | an alignment that is no power of two | null, `errno` is `EINVAL`; `posix_memalign` returns either and leaves `errno` alone |
 //! | `realloc(p, 0)` | frees `p`, null |
 //! | `free`, and every call that succeeds | `errno` stays what it was |
-//! | a pointer that is none of ours | the process ends with one line on stderr |
+//! | a pointer that is none of ours | the process ends with one line on stderr; if another allocator is in it, that one's `free` is called |
 //!
 //! The fast paths of `malloc` and `free` are those of the global allocator; only the class comes from elsewhere: from the
 //! page map, for `free`. What sets `errno` stands behind the slow paths' calls.
 
+use super::neighbour;
 use crate::arena::Fill;
 use crate::c_class::{self, C_ALIGN};
 use crate::config::{CLASS_MAX, GRAIN};
@@ -136,9 +137,11 @@ fn free_other(ptr: *mut u8) {
 #[cold]
 #[inline(never)]
 fn free_other_sized(ptr: *mut u8, size: usize, align: usize) {
-    if !ptr.is_null() {
-        global::free_large(ptr, size, align);
+    // SAFETY: what lies in none of our pages is the caller's from elsewhere, or nobody's.
+    if ptr.is_null() || (HEAP.spans.page_map.get(ptr.addr()).is_none() && unsafe { neighbour::free(ptr) }) {
+        return;
     }
+    global::free_large(ptr, size, align);
 }
 
 /// What `malloc(size)` is aligned to.
@@ -308,9 +311,23 @@ unsafe fn moved(ptr: *mut u8, size: usize, take: impl FnOnce(usize) -> *mut u8) 
 /// # Safety
 /// As C says.
 pub(super) unsafe fn reallocarray(ptr: *mut u8, count: usize, size: usize) -> *mut u8 {
+    // SAFETY: the caller's.
+    unsafe { reallocarray_by(ptr, count, size, |ptr, size| realloc(ptr, size)) }
+}
+
+/// The same by way of another function than this `realloc`.
+///
+/// # Safety
+/// As C says of both.
+#[inline(always)]
+pub(super) unsafe fn reallocarray_by(
+    ptr: *mut u8,
+    count: usize,
+    size: usize,
+    realloc: impl FnOnce(*mut u8, usize) -> *mut u8,
+) -> *mut u8 {
     match count.checked_mul(size) {
-        // SAFETY: the caller's.
-        Some(bytes) => unsafe { realloc(ptr, bytes) },
+        Some(bytes) => realloc(ptr, bytes),
         None => or_no_memory(null_mut()),
     }
 }

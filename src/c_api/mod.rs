@@ -6,6 +6,7 @@
 //! | `exports` | one line each, feature `malloc` | `malloc calloc realloc reallocarray free cfree aligned_alloc posix_memalign memalign valloc pvalloc malloc_usable_size malloc_trim mallinfo mallinfo2 malloc_stats malloc_info mallopt free_sized free_aligned_sized`, and `__libc_*` and `__posix_memalign` for those that glibc exports so |
 //! | `prefixed` | the same, feature `prefixed` | as `include/millpond.h` declares them |
 //! | `deepbind` | `dlopen`, so that whatever is loaded has the family as well; in the shared library alone | `dlopen` |
+//! | `neighbour` | memory of another allocator that is in the process, in the shared library alone | none |
 //! | `info` | what the family tells about itself, and what `mallopt` takes | none |
 //! | `allocator` | heaps for C, feature `prefixed` | as `include/allocator.h` declares them, and `include/improved_allocator.h` without a prefix |
 //! | `fast_allocator` | a small educational interface over the family, feature `prefixed` | as `include/fast_allocator.h` declares them |
@@ -36,6 +37,14 @@ macro_rules! exported {
 mod family;
 mod info;
 
+/// In the static library the program's own names are ours, and no other's come behind them.
+#[cfg(not(all(feature = "malloc", millpond_shared)))]
+mod neighbour {
+    pub(super) unsafe fn free(_ptr: *mut u8) -> bool {
+        false
+    }
+}
+
 #[cfg(feature = "prefixed")]
 mod allocator;
 #[cfg(all(feature = "malloc", millpond_shared))]
@@ -44,6 +53,8 @@ mod deepbind;
 mod exports;
 #[cfg(feature = "prefixed")]
 mod fast_allocator;
+#[cfg(all(feature = "malloc", millpond_shared))]
+mod neighbour;
 #[cfg(feature = "prefixed")]
 mod prefixed;
 

@@ -12,9 +12,10 @@
 //! * spans that have rested get their free OS pages purged;
 //! * a part of each arena is visited, and runs that were free at the last visit already are purged.
 //!
-//! Free pages beyond a share of the heap are purged at once, whatever the clock says. A small heap of C's (`SLIM`) gives back all
-//! that lies in pools and in free pages each time that it grows by an eighth beyond what it ever was, since its peak is
-//! compared with malloc's: seldom enough to cost nothing, and more often than ticks come to a program that runs for a moment.
+//! Free pages beyond a share of the heap are purged at once, whatever the clock says. A heap of C's returns all that lies in pools
+//! each time that it grows by an eighth beyond what it ever was, and a small one (`SLIM`) gives its free pages back as well, since
+//! its peak is compared with malloc's: seldom enough to cost nothing, and more often than ticks come to a program that runs for
+//! a moment.
 //!
 //! Bins are armed a limited number of times between two moves of the clock, or a busy program would miss all the time.
 //! After the limit a miss of its own looks at the clock again; but a loop that never misses would then keep what was freed
@@ -261,13 +262,14 @@ impl Heap {
     pub(super) fn watch_growth(&self) {
         if !SLIM.is_empty() {
             let committed = self.spans.arenas.committed().load(Ordering::Relaxed);
-            if SLIM.contains(&committed) && committed > self.clock.high.load(Ordering::Relaxed) {
+            let tiny = (..SLIM.start).contains(&committed);
+            if !tiny && committed > self.clock.high.load(Ordering::Relaxed) {
                 self.slim(committed);
             }
         }
     }
 
-    /// Gives back what lies in pools and on the shelf, and all free pages.
+    /// Gives back what lies in pools and on the shelf, and all free pages of a small heap.
     #[cold]
     #[inline(never)]
     fn slim(&self, committed: usize) {
@@ -277,7 +279,9 @@ impl Heap {
             self.return_magazines(class, self.pools[class].depth(&self.magazines));
         }
         self.clear_shelf(|_| true);
-        self.spans.arenas.purge();
+        if SLIM.contains(&committed) {
+            self.spans.arenas.purge();
+        }
         // Beyond what there was before as well: what comes and goes all the time costs nothing for that.
         let left = self.spans.arenas.committed().load(Ordering::Relaxed);
         let most = (committed + committed / (2 * SLIM_PART)).max(left + left / SLIM_PART);

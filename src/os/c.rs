@@ -50,6 +50,40 @@ pub(crate) fn next_dlopen() -> *mut core::ffi::c_void {
     unsafe { libc::dlsym(libc::RTLD_NEXT, c"dlopen".as_ptr()) }
 }
 
+/// The `free` that comes after this library's; `None` if that is libc's, or none.
+#[cfg(millpond_shared)]
+pub(crate) fn next_free() -> Option<*mut core::ffi::c_void> {
+    let file_of = |at: *const core::ffi::c_void| {
+        // SAFETY: zeros are a valid `Dl_info`, which the call fills in if it knows the address.
+        unsafe {
+            let mut info: libc::Dl_info = core::mem::zeroed();
+            libc::dladdr(at, &mut info);
+            info.dli_fbase
+        }
+    };
+    // SAFETY: asks for an address by a name that ends in zero.
+    let next = unsafe { libc::dlsym(libc::RTLD_NEXT, c"free".as_ptr()) };
+    let of_libc: unsafe extern "C" fn() -> *mut libc::c_int = libc::__errno_location;
+    (!next.is_null() && file_of(next) != file_of(of_libc as *const core::ffi::c_void)).then_some(next)
+}
+
+/// What `realloc` is in the process. By the name, which the compiler must not know for this library's own: where several names
+/// have the same code, it takes any of them.
+#[cfg(feature = "malloc")]
+#[inline(always)]
+pub(crate) fn realloc_by_name() -> unsafe extern "C" fn(*mut u8, usize) -> *mut u8 {
+    let found;
+    // SAFETY: reads a word of the table of addresses, which the loader has filled in; the family defines the name.
+    unsafe {
+        core::arch::asm!(
+            "mov {}, qword ptr [rip + realloc@GOTPCREL]",
+            out(reg) found,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    found
+}
+
 /// `FILE`.
 pub(crate) type File = libc::FILE;
 

@@ -17,11 +17,20 @@ const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 #[repr(C)]
 struct Kept {
     page_size: AtomicUsize,
+    /// The kernel's function that tells the time; zero before it has been looked for, [`NO_CLOCK`] if there is none.
+    #[cfg(feature = "malloc")]
+    clock: AtomicUsize,
     stock: Stock,
     nursery: Nursery,
 }
 
-static KEPT: Kept = Kept { page_size: AtomicUsize::new(0), stock: Stock::new(), nursery: Nursery::new() };
+static KEPT: Kept = Kept {
+    page_size: AtomicUsize::new(0),
+    #[cfg(feature = "malloc")]
+    clock: AtomicUsize::new(0),
+    stock: Stock::new(),
+    nursery: Nursery::new(),
+};
 
 /// Bytes of an OS page, read once from the system.
 pub(crate) fn page_size() -> usize {
@@ -189,29 +198,6 @@ pub(crate) fn release_metadata(at: usize, len: usize) {
     }
 }
 
-/// Metadata that reads as zero in the child of a `fork`: `MADV_WIPEONFORK`. Where the kernel or a sandbox refuses
-/// that, `wipe` is registered to run in each child instead.
-pub(crate) fn wiped_metadata(len: usize, wipe: extern "C" fn()) -> Option<usize> {
-    let at = scratch(len)?;
-    let range = core::ptr::with_exposed_provenance_mut::<c_void>(at);
-    // SAFETY: our own fresh mapping.
-    if quietly(|| unsafe { libc::madvise(range, len.next_multiple_of(page_size()), libc::MADV_WIPEONFORK) }) != 0 {
-        unsafe extern "C" {
-            fn pthread_atfork(
-                prepare: Option<extern "C" fn()>,
-                parent: Option<extern "C" fn()>,
-                child: Option<extern "C" fn()>,
-            ) -> i32;
-        }
-        // SAFETY: `wipe` stays valid for ever: it is a function of this crate.
-        if unsafe { pthread_atfork(None, None, Some(wipe)) } != 0 {
-            release_metadata(at, len);
-            return None;
-        }
-    }
-    Some(at)
-}
-
 /// Asks for, or refuses, transparent huge pages in a range. Only advice: errors change nothing.
 pub(crate) fn advise_thp(at: usize, len: usize, thp: Thp) {
     let advice = match thp {
@@ -225,9 +211,7 @@ pub(crate) fn advise_thp(at: usize, len: usize, thp: Thp) {
 
 /// Milliseconds of a monotonic clock, a few milliseconds coarse; a `vdso` call, no system call.
 pub(crate) fn coarse_ms() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is ours to write.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
+    let now = time(libc::CLOCK_MONOTONIC_COARSE);
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
@@ -247,10 +231,58 @@ pub(crate) fn wall_ns() -> u64 {
 }
 
 fn clock(id: libc::clockid_t) -> u64 {
+    let now = time(id);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+fn time(id: libc::clockid_t) -> libc::timespec {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is ours to write.
-    unsafe { libc::clock_gettime(id, &mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    unsafe { tell(id, &mut now) };
+    now
+}
+
+#[cfg(not(feature = "malloc"))]
+use libc::clock_gettime as tell;
+
+/// Of [`Kept::clock`].
+#[cfg(feature = "malloc")]
+const NO_CLOCK: usize = 1;
+
+/// As libc's `clock_gettime`, which may be another library's: see [`vdso`](super::vdso).
+///
+/// # Safety
+/// `now` may be written.
+#[cfg(feature = "malloc")]
+unsafe fn tell(id: libc::clockid_t, now: *mut libc::timespec) -> i32 {
+    type Tell = unsafe extern "C" fn(libc::clockid_t, *mut libc::timespec) -> i32;
+    // Relaxed: whoever looks for it finds the same function.
+    let clock = match KEPT.clock.load(Ordering::Relaxed) {
+        0 => find_clock(),
+        clock => clock,
+    };
+    // SAFETY: the caller's; the vDSO's function of this name is of this type.
+    unsafe {
+        match clock {
+            NO_CLOCK => libc::syscall(libc::SYS_clock_gettime, id, now) as i32,
+            clock => core::mem::transmute::<*const c_void, Tell>(core::ptr::with_exposed_provenance(clock))(id, now),
+        }
+    }
+}
+
+#[cfg(feature = "malloc")]
+#[cold]
+fn find_clock() -> usize {
+    // SAFETY: at the image's address lies the image.
+    let found = unsafe {
+        match quietly(|| libc::getauxval(libc::AT_SYSINFO_EHDR)) as usize {
+            0 => None,
+            image => super::vdso::find(image, b"__vdso_clock_gettime\0"),
+        }
+    };
+    let clock = found.unwrap_or(NO_CLOCK);
+    KEPT.clock.store(clock, Ordering::Relaxed);
+    clock
 }
 
 /// The calling thread's number, unique among the living threads of the system.
@@ -279,11 +311,13 @@ pub(crate) fn thread_is_gone(id: u32) -> bool {
 
 /// Whether the calling thread is sure to be the only one of its process, as `/proc` counts them.
 pub(crate) fn is_alone() -> bool {
-    // SAFETY: zeros are a valid `stat`, which the call fills in.
+    // SAFETY: zeros are a valid `stat`, which the call fills in. A raw call: libc's may be that of a library that asks another
+    // process.
     quietly(|| unsafe {
         let mut status: libc::stat = core::mem::zeroed();
         // A directory has two links and one for each directory in it; here, one for each thread.
-        libc::stat(c"/proc/self/task".as_ptr(), &mut status) == 0 && status.st_nlink == 3
+        libc::syscall(libc::SYS_newfstatat, libc::AT_FDCWD, c"/proc/self/task".as_ptr(), &mut status, 0) == 0
+            && status.st_nlink == 3
     })
 }
 

@@ -32,6 +32,8 @@ pub(crate) mod fake;
 pub(crate) mod fake;
 #[cfg(not(any(test, millpond_loom)))]
 mod files;
+#[cfg(not(any(test, millpond_loom)))]
+mod fork;
 #[cfg_attr(test, allow(dead_code))]
 #[cfg(not(millpond_loom))]
 mod frames;
@@ -48,6 +50,9 @@ mod modules;
 mod nursery;
 #[cfg(not(any(test, millpond_loom)))]
 mod proc;
+#[cfg(all(any(feature = "malloc", test), not(millpond_loom)))]
+#[cfg_attr(test, allow(dead_code))]
+mod vdso;
 
 #[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
 pub(crate) use c::*;
@@ -61,7 +66,7 @@ pub(crate) use maps::{Mapping, mappings};
 #[cfg(not(millpond_loom))]
 pub use modules::Location;
 #[cfg(not(any(test, millpond_loom)))]
-pub(crate) use {files::*, linux::*, proc::*};
+pub(crate) use {files::*, fork::*, linux::*, proc::*};
 
 /// What a purged range reads as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
