@@ -181,6 +181,31 @@ fn a_witness_may_panic() {
     assert_eq!(heap.check().expect("sound").live, 0);
 }
 
+/// And by a resize: the allocation is as it was.
+#[test]
+fn a_witness_may_panic_in_a_resize() {
+    const SIZE: usize = 600 << 10;
+    let heap = Heap::builder().mode(Mode::Hardened).on_misuse(|what| panic!("{what}")).build().expect("memory");
+    let block = take(&heap, SIZE);
+    let id = heap.id_of(block.as_ptr());
+    // SAFETY: none: the misuse under test, right behind the block; and its end, by what lay there.
+    let behind = |byte: u8| unsafe { block.add(SIZE).write(block.add(SIZE).read() ^ byte) };
+    behind(0x55);
+    for _ in 0..2 {
+        // SAFETY: the block's own layout.
+        let resize = || unsafe { heap.realloc(block, layout(SIZE), SIZE + 100) };
+        let panicked = std::panic::catch_unwind(resize).expect_err("misuse");
+        assert!(panicked.downcast_ref::<String>().is_some_and(|what| what.starts_with("write 0 bytes past the end")));
+    }
+    behind(0x55);
+    // SAFETY: as above.
+    let resized = unsafe { heap.realloc(block, layout(SIZE), SIZE + 100) }.expect("room");
+    assert_eq!((resized, heap.id_of(block.as_ptr())), (block, id));
+    give(&heap, block, SIZE + 100);
+    heap.trim();
+    assert_eq!(heap.check().expect("sound").live, 0);
+}
+
 /// Questions about addresses that are none are answered, and nothing is read there: of heaps in each mode, and of the program's
 /// own.
 #[test]
