@@ -66,6 +66,12 @@ fn a_wrong_free_is_heard_of_and_changes_nothing() {
             one(&["double free of 0x", &bytes, ", freed by thread "]);
             give(&heap, live, size + 8);
             one(&["with a size that is not its own", &bytes]);
+            // Nothing is copied from where more is said to be than there is.
+            for wrong in [size - 8, size + 8, 1 << 30] {
+                // SAFETY: none: the misuse under test.
+                assert!(unsafe { heap.realloc(live, layout(wrong), 2 << 30) }.is_err());
+                one(&["realloc of 0x", "with a size that is not its own", &bytes]);
+            }
             // SAFETY: inside of it.
             give(&heap, unsafe { live.add(8) }, size);
             one(&["free of 0x", ", 8 bytes into the allocation 0x", &bytes]);

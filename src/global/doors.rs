@@ -134,11 +134,12 @@ pub(super) unsafe fn realloc_watched(ptr: *mut u8, layout: Layout, new_size: usi
     let frame = os::frame();
     let (size, align) = (layout.size(), layout.align());
     // Before anything is copied from there.
-    if tracked().is_some_and(|tracked| !tracked.can_be_resized(ptr.expose_provenance(), is_late())) {
+    let said = Some((size, align));
+    if tracked().is_some_and(|tracked| !tracked.can_be_resized(ptr.expose_provenance(), said, is_late())) {
         return ptr::null_mut();
     }
     let (old, new) = (size_class::place_of(size, align), size_class::place_of(new_size, align));
-    if let Some(resized) = resize(frame, ptr, Some((size, align)), [old, new], new_size, align) {
+    if let Some(resized) = resize(frame, ptr, said, [old, new], new_size, align) {
         return resized;
     }
     let target = match new {

@@ -119,7 +119,7 @@ impl Heap {
     ) -> Result<Option<NonNull<u8>>, AllocError> {
         let tracked = Tracked { frame, ..self.tracked() };
         // Nothing is read where nothing is live.
-        if !tracked.can_be_resized(address, false) {
+        if !tracked.can_be_resized(address, was, false) {
             return Err(AllocError);
         }
         let class = self.class_of_padded(&tracked, new);
