@@ -294,6 +294,25 @@ fn a_soft_limit_is_told_each_time_it_is_passed() {
     }
 }
 
+/// Also where an allocation grows, in place or to where it is mapped anew.
+#[test]
+fn a_soft_limit_is_told_of_what_grows() {
+    static TOLD: AtomicUsize = AtomicUsize::new(0);
+    for mode in [Mode::Fast, Mode::Tracked, Mode::Hardened] {
+        for (from, to) in [(8 * MIB, 14 * MIB), (40 * MIB, 80 * MIB)] {
+            let tell = |_: &Heap, used: usize| TOLD.store(used, Ordering::Relaxed);
+            let heap = Heap::builder().mode(mode).soft_limit(from + from / 2, tell).build().unwrap();
+            let block = Held::new(&heap, layout(from, 8), 1).unwrap();
+            assert_eq!(TOLD.swap(0, Ordering::Relaxed), 0);
+            // SAFETY: the block's own layout.
+            let grown = unsafe { heap.realloc(block.ptr, block.layout, to) }.unwrap();
+            assert!(TOLD.swap(0, Ordering::Relaxed) >= to, "{mode:?}, {from} to {to}");
+            // SAFETY: resized just now.
+            unsafe { heap.free(grown, layout(to, 8)) };
+        }
+    }
+}
+
 #[test]
 fn bits_are_set_by_many_threads_and_end_where_they_end() {
     let heap = Heap::builder().bits(1000).build().unwrap();

@@ -34,6 +34,7 @@ impl Heap {
             return Ok(at);
         }
         if let Some(resized) = self.resize_here(frame, ptr, Some((layout.size(), layout.align())), new)? {
+            self.mind_soft_limit();
             return Ok(resized);
         }
         // SAFETY: the caller's allocation, of that many bytes; freed once.
