@@ -472,6 +472,15 @@ pub(crate) fn cache() -> Option<&'static ThreadCache> {
     own_cache()
 }
 
+/// Settles the fork by which the calling thread came to be, if nothing has yet: from then on it is known which threads are no
+/// more. The words of the thread's caches of other heaps are out of date afterwards.
+pub(crate) fn settle_fork() {
+    match living_cache() {
+        Some(own) => HEAP.settle_fork(own),
+        None => HEAP.settle_without_cache(),
+    }
+}
+
 /// The calling thread's cache, if it has one: that behind its front.
 #[inline]
 pub(crate) fn living_cache() -> Option<&'static ThreadCache> {

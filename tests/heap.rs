@@ -3,12 +3,14 @@
 mod common;
 
 use common::child::Scenario;
+use common::fork::{fork, join};
 use common::random::Random;
 use common::thread::together;
 use common::{KIB, MIB, kernel, law, scaled};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use millpond::{AllocError, BuildError, Heap, Mode, PoolTable};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const PAGE: usize = 64 * KIB;
@@ -480,6 +482,39 @@ fn a_child_goes_on_with_the_heap() {
             stop.store(1, Ordering::Relaxed);
         });
         assert_eq!(at_rest(&heap).live, 0);
+    });
+}
+
+/// What lay in the caches of threads that are not in a child is had there by its first call that has need of it, though the
+/// child has called nothing else.
+#[test]
+fn a_child_has_what_others_had_cached() {
+    Scenario::new("a_child_has_what_others_had_cached").passes(|| {
+        for mode in [Mode::Fast, Mode::Tracked] {
+            let heap = Heap::builder().mode(mode).capacity(4 * MIB).build().unwrap();
+            let block = Held::new(&heap, layout(KIB, 8), 1).unwrap();
+            let (cached, done) = (Barrier::new(2), Barrier::new(2));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let held: Vec<Held> = (0..400).map(|_| Held::new(&heap, layout(KIB, 8), 2).unwrap()).collect();
+                    held.into_iter().for_each(|block| block.free(&heap));
+                    cached.wait();
+                    done.wait();
+                });
+                cached.wait();
+                assert!(heap.stats().thread_cached > 0);
+                join(fork(60, || {
+                    heap.trim();
+                    assert_eq!(heap.stats().thread_cached, 0);
+                }));
+                join(fork(60, || {
+                    // The block has a page, and each other one.
+                    assert!(heap.alloc(layout(4 * MIB - PAGE, 8)).is_ok());
+                }));
+                done.wait();
+            });
+            block.free(&heap);
+        }
     });
 }
 
