@@ -176,11 +176,11 @@ pub(crate) fn resize(
         // One that is sampled keeps the size that it had when it was.
         return (old == new).then_some(ptr);
     }
-    // It may move: to a profile it is freed, and another allocated.
-    watch::sample_ends(ptr.addr());
-    let resized = resize_large(ptr, size, align)?;
-    watch::sampled(frame, resized, size);
-    Some(resized)
+    let resizing = watch::resizing(ptr.addr());
+    let resized = resize_large(ptr, size, align);
+    resizing.end(resized.is_some());
+    watch::sampled(frame, resized?, size);
+    resized
 }
 
 /// The same where there are records.
@@ -198,9 +198,11 @@ fn resize_tracked(
         // As in the default mode: what is sampled keeps the size that it had.
         return Some(tracked.resize(ptr.expose_provenance(), layout, size, align, class)?.as_ptr());
     }
-    watch::sample_ends(ptr.addr());
+    let resizing = watch::resizing(ptr.addr());
     let before = tally::before(ptr.addr());
-    let resized = tracked.resize(ptr.expose_provenance(), layout, size, align, None)?.as_ptr();
+    let resized = tracked.resize(ptr.expose_provenance(), layout, size, align, None);
+    resizing.end(resized.is_some());
+    let resized = resized?.as_ptr();
     tally::resized(before, resized.addr());
     watch::sampled(tracked.frame, resized, size);
     Some(resized)

@@ -245,14 +245,34 @@ impl Sampler {
 
     #[inline(never)]
     fn find_and_end(&self, address: usize) -> bool {
+        self.find_and_take(address).inspect(|index| self.end_taken(*index)).is_some()
+    }
+
+    /// Takes the sample at an address out, for a caller who may put it back, and else ends it. O(1).
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn take_out(&self, address: usize) -> Option<Index> {
+        if self.filter(address).load(Ordering::Relaxed) == 0 { None } else { self.find_and_take(address) }
+    }
+
+    fn find_and_take(&self, address: usize) -> Option<Index> {
         let is = |index| self.samples.get(index).address() == address;
         // Again, if what was found is gone by then: it may be an older one that a new run has taken out.
         while let Some(index) = self.by_address.find(address as u64, is) {
-            if self.settle(address, index) {
-                return true;
+            if self.take(address, index) {
+                return Some(index);
             }
         }
-        false
+        None
+    }
+
+    /// Puts a sample back that the caller has taken out. Without memory for its entry it is ended.
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn put_back(&self, address: usize, index: Index) {
+        self.filter_add(address, 1);
+        if !self.by_address.insert(address as u64, index) {
+            self.filter_add(address, u32::MAX);
+            self.end_taken(index);
+        }
     }
 
     fn filter(&self, address: usize) -> &AtomicU32 {
@@ -271,19 +291,31 @@ impl Sampler {
         filter.fetch_add(more, Ordering::Relaxed);
     }
 
-    #[cold]
-    fn settle(&self, address: usize, index: Index) -> bool {
-        if !self.by_address.remove(address as u64, index) {
-            return false;
+    /// Takes an entry out. True for one caller only.
+    fn take(&self, address: usize, index: Index) -> bool {
+        let is_taken = self.by_address.remove(address as u64, index);
+        if is_taken {
+            self.filter_add(address, u32::MAX);
         }
-        self.filter_add(address, u32::MAX);
+        is_taken
+    }
+
+    #[cold]
+    fn settle(&self, address: usize, index: Index) {
+        if self.take(address, index) {
+            self.end_taken(index);
+        }
+    }
+
+    /// Ends a sample that the caller has taken out.
+    #[cold]
+    pub(crate) fn end_taken(&self, index: Index) {
         let sample = self.samples.get(index);
         if sample.run.load(Ordering::Relaxed) == self.run.load(Ordering::Relaxed) {
             let weight = Weight { objects: sample.objects.get() as u64, bytes: sample.bytes.get() as u64 };
             self.sites.get(sample.site.get() as Index).free(weight);
         }
         self.give(sample);
-        true
     }
 
     /// Gives a sample back that the caller has alone.
