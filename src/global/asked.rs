@@ -3,7 +3,7 @@
 //! Nothing here is kept: the answers are the heap's, with what only the global one has beside it, which are records, fronts and
 //! what is watched.
 
-use super::{FRONTS, HEAP, TRACKER, is_late, living_cache, mode, tracked, watch};
+use super::{FRONTS, HEAP, TRACKER, is_late, living_cache, mode, tracked, tracked_by, watch};
 use crate::log::{self, Log};
 use crate::report::{CheckError, Mode, Stats, Thp, Trimmed};
 
@@ -88,7 +88,8 @@ pub(crate) fn fill(stats: &mut Stats) {
 fn add_records(stats: &mut Stats) {
     stats.timing = watch::timing();
     stats.add_tables(FRONTS.bytes() + watch::bytes());
-    if let Some(tracked) = tracked() {
+    // By nobody's cache: to ask changes nothing.
+    if let Some(tracked) = tracked_by(None) {
         tracked.add_to(stats);
     }
 }

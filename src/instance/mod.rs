@@ -225,7 +225,7 @@ impl Heap {
     fn tracked_for(&self, frame: usize) -> Tracked<'_> {
         let inner = self.inner();
         // Looked for once: it is in each call.
-        let own = global::cache();
+        let own = global::settled_cache();
         let tag = own.map_or("", ThreadCache::tag);
         let cache = own.and_then(|own| inner.core.cache_of(own, &HEAP.caches));
         Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache, tag, frame }
@@ -235,7 +235,8 @@ impl Heap {
     #[inline(always)]
     fn tracked_to_free(&self, frame: usize) -> Tracked<'_> {
         let inner = self.inner();
-        Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: self.cache(), tag: "", frame }
+        let cache = global::settled_cache().and_then(|own| inner.core.cache_of(own, &HEAP.caches));
+        Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache, tag: "", frame }
     }
 
     /// The class that serves a layout with what records want behind it.
