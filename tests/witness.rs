@@ -173,6 +173,38 @@ fn what_was_written_where_nobody_may_is_heard_of_and_freed() {
     assert_eq!((stats.live, stats.quarantine), (0, 0));
 }
 
+/// Also where the chunk behind is looked at afterwards, which has the same bytes before it.
+#[test]
+fn what_was_written_between_two_is_heard_of_once() {
+    const SIZE: usize = 1024 - 32;
+    for frees_first in [true, false] {
+        let heap = heap(Mode::Hardened, 0);
+        let mut blocks: Vec<NonNull<u8>> = (0..8).map(|_| take(&heap, SIZE)).collect();
+        blocks.sort_unstable();
+        let pair = blocks.windows(2).find(|pair| pair[1].addr().get() - pair[0].addr().get() == 1024);
+        let [first, second] = pair.and_then(|pair| pair.try_into().ok()).expect("neighbours");
+        // SAFETY: none: the misuse under test.
+        unsafe { first.add(SIZE + 3).write(1) };
+        if frees_first {
+            give(&heap, first, SIZE);
+            one(&["write 3 bytes past the end of 0x"]);
+        }
+        give(&heap, second, SIZE);
+        if !frees_first {
+            one(&["write 29 bytes before the beginning of 0x", "; or past the end of 0x"]);
+            give(&heap, first, SIZE);
+            one(&["write 3 bytes past the end of 0x"]);
+        }
+        blocks.retain(|block| ![first, second].contains(block));
+        blocks.into_iter().for_each(|block| give(&heap, block, SIZE));
+        // Handed out again, all of them.
+        heap.trim();
+        let again: Vec<NonNull<u8>> = (0..64).map(|_| take(&heap, SIZE)).collect();
+        again.into_iter().for_each(|block| give(&heap, block, SIZE));
+        assert_eq!((heard(), heap.check_memory()), (vec![], 0));
+    }
+}
+
 /// A panic may leave the heap by a free, as tests want it to; the heap goes on.
 #[test]
 fn a_witness_may_panic() {

@@ -130,6 +130,8 @@ impl Tracked<'_> {
         // SAFETY: bytes of the allocation, behind those that the program asked for.
         if unsafe { at.read_unaligned() } != canary(ended.address, ended.size) {
             self.accuse_of_canary(ended, CANARY);
+            // So that it is told once: the chunk behind has the same edge before it.
+            class.into_iter().for_each(|class| Edge::of(ended.address, class).write());
         }
         if let Some(class) = class.filter(|_| self.tracker.knows_all()) {
             if let Some(before) = self.before(ended.address, class) {
