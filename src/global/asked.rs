@@ -118,8 +118,8 @@ pub(crate) fn verify(stats: &mut Stats) -> Result<(), CheckError> {
 ///
 /// What is freed is looked at anyway; this sees what is not, or not yet. The program's end by `exit` looks as well, and ends the
 /// process by `SIGABRT` if there is any. Linear in the most allocations that there ever were at one time, with a call of the
-/// system for each of more than 256 KiB; other threads may go on. Of those the last bytes are not looked at where the system
-/// does not let a process read its own memory (`process_vm_readv`).
+/// system for each OS page that has some; other threads may go on. Where the system does not let a process read its own memory
+/// (`process_vm_readv`), what has more than 256 KiB is not looked at, and no other thread may free meanwhile.
 ///
 /// ```
 /// assert_eq!(millpond::check_memory(), 0);
