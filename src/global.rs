@@ -468,12 +468,16 @@ pub(crate) fn tracked() -> Option<Tracked<'static>> {
     tracked_by(living_cache())
 }
 
-/// The same, for the thread with this cache, if it has one.
+/// The same, for the thread with this cache, if it has one. A fork is settled first: from then on the cache has the thread's
+/// number, which records tell.
 #[inline]
 fn tracked_by(cache: Option<&'static ThreadCache>) -> Option<Tracked<'static>> {
     let mode = mode();
     if mode == Mode::Fast {
         return None;
+    }
+    if let Some(cache) = cache {
+        HEAP.settle_fork(cache);
     }
     let tag = cache.map_or("", ThreadCache::tag);
     Some(Tracked { heap: &HEAP, tracker: &TRACKER, mode, cache, tag, frame: 0 })
@@ -510,6 +514,21 @@ pub(crate) fn thread() -> Index {
 #[inline]
 pub(crate) fn cache() -> Option<&'static ThreadCache> {
     own_cache()
+}
+
+/// The same, for who is to know the thread's number: in the child of a fork it is a new one.
+#[inline]
+pub(crate) fn settled_cache() -> Option<&'static ThreadCache> {
+    own_cache().inspect(|own| HEAP.settle_fork(own))
+}
+
+/// Settles the fork by which the calling thread came to be, if nothing has yet: from then on it is known which threads are no
+/// more. The words of the thread's caches of other heaps are out of date afterwards.
+pub(crate) fn settle_fork() {
+    match living_cache() {
+        Some(own) => HEAP.settle_fork(own),
+        None => HEAP.settle_without_cache(),
+    }
 }
 
 /// The calling thread's cache, if it has one: that behind its front.

@@ -163,6 +163,35 @@ fn it_may_be_asked_for_while_others_go_on() {
     heap.check().expect("sound");
 }
 
+/// Nor is memory touched that is a chunk's no more, where spans come and go and become pages without access.
+#[test]
+fn it_may_be_asked_for_where_memory_comes_to_have_no_access() {
+    Scenario::new("it_may_be_asked_for_where_memory_comes_to_have_no_access").passes(|| {
+        let heap = Heap::builder().mode(Mode::Hardened).guard(3).quarantine(50_000).build().expect("memory");
+        let ended = core::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..3 {
+                let (heap, ended) = (&heap, &ended);
+                scope.spawn(move || {
+                    for size in [2000, 6000, 14_000, 300_000].into_iter().cycle().skip(thread).take(1000) {
+                        let layout = Layout::from_size_align(size, 8).expect("valid");
+                        let blocks: Vec<_> = (0..30).map(|_| heap.alloc(layout).expect("memory")).collect();
+                        // SAFETY: allocated just now, freed once.
+                        blocks.into_iter().for_each(|block| unsafe { heap.free(block, layout) });
+                        heap.flush_thread();
+                    }
+                    ended.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+                });
+            }
+            while ended.load(core::sync::atomic::Ordering::Relaxed) < 3 {
+                assert_eq!(heap.check_memory(), 0);
+            }
+        });
+        heap.trim();
+        heap.check().expect("sound");
+    });
+}
+
 /// Blocks come and go in every order, beside memory that goes back, and nothing is told.
 #[test]
 fn what_is_right_hears_nothing() {

@@ -3,12 +3,14 @@
 mod common;
 
 use common::child::Scenario;
+use common::fork::{fork, join};
 use common::random::Random;
 use common::thread::together;
 use common::{KIB, MIB, kernel, law, scaled};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use millpond::{AllocError, BuildError, Heap, Mode, PoolTable};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const PAGE: usize = 64 * KIB;
@@ -294,6 +296,25 @@ fn a_soft_limit_is_told_each_time_it_is_passed() {
     }
 }
 
+/// Also where an allocation grows, in place or to where it is mapped anew.
+#[test]
+fn a_soft_limit_is_told_of_what_grows() {
+    static TOLD: AtomicUsize = AtomicUsize::new(0);
+    for mode in [Mode::Fast, Mode::Tracked, Mode::Hardened] {
+        for (from, to) in [(8 * MIB, 14 * MIB), (40 * MIB, 80 * MIB)] {
+            let tell = |_: &Heap, used: usize| TOLD.store(used, Ordering::Relaxed);
+            let heap = Heap::builder().mode(mode).soft_limit(from + from / 2, tell).build().unwrap();
+            let block = Held::new(&heap, layout(from, 8), 1).unwrap();
+            assert_eq!(TOLD.swap(0, Ordering::Relaxed), 0);
+            // SAFETY: the block's own layout.
+            let grown = unsafe { heap.realloc(block.ptr, block.layout, to) }.unwrap();
+            assert!(TOLD.swap(0, Ordering::Relaxed) >= to, "{mode:?}, {from} to {to}");
+            // SAFETY: resized just now.
+            unsafe { heap.free(grown, layout(to, 8)) };
+        }
+    }
+}
+
 #[test]
 fn bits_are_set_by_many_threads_and_end_where_they_end() {
     let heap = Heap::builder().bits(1000).build().unwrap();
@@ -461,6 +482,39 @@ fn a_child_goes_on_with_the_heap() {
             stop.store(1, Ordering::Relaxed);
         });
         assert_eq!(at_rest(&heap).live, 0);
+    });
+}
+
+/// What lay in the caches of threads that are not in a child is had there by its first call that has need of it, though the
+/// child has called nothing else.
+#[test]
+fn a_child_has_what_others_had_cached() {
+    Scenario::new("a_child_has_what_others_had_cached").passes(|| {
+        for mode in [Mode::Fast, Mode::Tracked] {
+            let heap = Heap::builder().mode(mode).capacity(4 * MIB).build().unwrap();
+            let block = Held::new(&heap, layout(KIB, 8), 1).unwrap();
+            let (cached, done) = (Barrier::new(2), Barrier::new(2));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let held: Vec<Held> = (0..400).map(|_| Held::new(&heap, layout(KIB, 8), 2).unwrap()).collect();
+                    held.into_iter().for_each(|block| block.free(&heap));
+                    cached.wait();
+                    done.wait();
+                });
+                cached.wait();
+                assert!(heap.stats().thread_cached > 0);
+                join(fork(60, || {
+                    heap.trim();
+                    assert_eq!(heap.stats().thread_cached, 0);
+                }));
+                join(fork(60, || {
+                    // The block has a page, and each other one.
+                    assert!(heap.alloc(layout(4 * MIB - PAGE, 8)).is_ok());
+                }));
+                done.wait();
+            });
+            block.free(&heap);
+        }
     });
 }
 

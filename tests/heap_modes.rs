@@ -5,7 +5,7 @@ mod common;
 
 use common::child::Scenario;
 use common::random::Random;
-use common::scaled;
+use common::{MIB, scaled};
 use core::alloc::Layout;
 use core::ptr::NonNull;
 use millpond::{Freed, Heap, HeapBuilder, Mode, PoolTable};
@@ -278,4 +278,50 @@ fn profiled() {
         assert_eq!(live(), 0.0, "{mode:?}");
     }
     millpond::profile::stop();
+}
+
+#[test]
+fn a_profile_has_what_cannot_grow_and_a_fallback_once() {
+    Scenario::new("a_profile_has_what_cannot_grow_and_a_fallback_once").passes(|| {
+        // Each allocation is sampled: objects, and bytes in whole MiB.
+        let totals = || {
+            let mut sum = [0; 4];
+            millpond::profile::visit(|stack| {
+                let live = [stack.live_objects, stack.live_bytes];
+                let all = [stack.allocated_objects, stack.allocated_bytes];
+                if stack.allocated_bytes >= MIB as u64 {
+                    live.into_iter().chain(all).zip(&mut sum).for_each(|(one, sum)| *sum += one);
+                }
+            });
+            sum
+        };
+        let mib = |mib: u64| mib << 20;
+        for mode in MODES {
+            let heap = Heap::builder().mode(mode).capacity(8 * MIB).profiled(true).build().expect("memory");
+            millpond::profile::start(1);
+            let block = heap.alloc(layout(MIB, 8)).expect("memory");
+            // SAFETY: the block's own layout; and it is freed once.
+            unsafe {
+                assert!(heap.realloc(block, layout(MIB, 8), 64 * MIB).is_err());
+                assert_eq!(totals(), [1, mib(1), 1, mib(1)], "{mode:?}: it lives");
+                heap.free(block, layout(MIB, 8));
+            }
+            assert_eq!(totals(), [0, 0, 1, mib(1)], "{mode:?}");
+            millpond::profile::stop();
+
+            let heap = Heap::builder().mode(mode).capacity(MIB).fallback(&millpond::Millpond).profiled(true);
+            let heap = heap.build().expect("memory");
+            millpond::profile::start(1);
+            let block = heap.alloc(layout(3 * MIB, 8)).expect("memory");
+            assert_eq!(totals(), [1, mib(3), 1, mib(3)], "{mode:?}: the fallback's is the global heap's");
+            // SAFETY: as above.
+            unsafe {
+                let block = heap.realloc(block, layout(3 * MIB, 8), 5 * MIB).expect("memory");
+                assert_eq!(totals(), [1, mib(5), 2, mib(8)], "{mode:?}");
+                heap.free(block, layout(5 * MIB, 8));
+            }
+            assert_eq!(totals(), [0, 0, 2, mib(8)], "{mode:?}");
+            millpond::profile::stop();
+        }
+    });
 }

@@ -255,6 +255,18 @@ fn what_is_kept_back_is_not_lost() {
     });
 }
 
+/// A profile has the addresses of what it samples, and does not hold it.
+#[test]
+fn what_is_sampled_is_lost_all_the_same() {
+    Scenario::new("what_is_sampled_is_lost_all_the_same").passes(|| {
+        millpond::profile::start(1);
+        elsewhere(|| lose(100, 6 * KIB));
+        assert!(found(lost(6 * KIB).0, 100));
+        millpond::profile::stop();
+        assert!(found(lost(6 * KIB).0, 100));
+    });
+}
+
 /// Runs a body whose process then ends by itself.
 fn ended(test: &'static str, leaks: &'static str, body: impl FnOnce()) -> Option<Ended> {
     Scenario::new(test).variable("MILLPOND_LEAKS", leaks).run(body)

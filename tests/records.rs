@@ -3,6 +3,7 @@
 mod common;
 
 use common::child::{Scenario, say};
+use common::fork::{fork, join};
 use common::random::Random;
 use common::thread::together;
 use common::{KIB, MIB, scaled};
@@ -117,6 +118,29 @@ fn threads_share_records() {
     }
     heap.trim();
     assert_eq!(heap.check().unwrap().live, 0);
+}
+
+/// The forking thread has another number in a child, from its first allocation there on.
+#[test]
+fn a_child_tells_its_own_thread() {
+    Scenario::new("a_child_tells_its_own_thread").variable("MILLPOND_MODE", "tracked").passes(|| {
+        let heap = heap(Mode::Tracked);
+        // So many that the next ones are in the thread's magazines.
+        let blocks: Vec<_> = (0..1000).map(|_| (Box::new([0u8; 100]), take(&heap, 100))).collect();
+        for (mine, block) in blocks {
+            drop(mine);
+            // SAFETY: allocated just now, freed once.
+            unsafe { heap.free(block, layout(100)) };
+        }
+        join(fork(60, || {
+            let (mine, block) = (Box::new([0u8; 100]), take(&heap, 100));
+            let id = heap.id_of(block.as_ptr()).expect("live");
+            let other = millpond::id_of((&raw const *mine).cast()).expect("live");
+            let told = [heap.record(id), millpond::record(other)].map(|record| record.expect("live").thread);
+            // The first of its process.
+            assert_eq!(told, [std::process::id(); 2]);
+        }));
+    });
 }
 
 #[test]

@@ -204,6 +204,15 @@ fn writes_past_the_end_are_named_after_a_resize() {
             block.free();
         }
     }
+    // Where it has to move, too, and then once: before another, and to a chunk.
+    for to in [8 * MIB, 20 * KIB] {
+        let mut block = Block::new(&heap, 600 * KIB, 1);
+        let barrier = Block::new(&heap, 600 * KIB, 1);
+        block.write(600 * KIB + 5);
+        assert!(block.resize(to), "there is no room");
+        heard_one("write 5 bytes past the end");
+        [block, barrier].into_iter().for_each(Block::free);
+    }
     is_at_rest(&heap);
 }
 

@@ -66,6 +66,12 @@ fn a_wrong_free_is_heard_of_and_changes_nothing() {
             one(&["double free of 0x", &bytes, ", freed by thread "]);
             give(&heap, live, size + 8);
             one(&["with a size that is not its own", &bytes]);
+            // Nothing is copied from where more is said to be than there is.
+            for wrong in [size - 8, size + 8, 1 << 30] {
+                // SAFETY: none: the misuse under test.
+                assert!(unsafe { heap.realloc(live, layout(wrong), 2 << 30) }.is_err());
+                one(&["realloc of 0x", "with a size that is not its own", &bytes]);
+            }
             // SAFETY: inside of it.
             give(&heap, unsafe { live.add(8) }, size);
             one(&["free of 0x", ", 8 bytes into the allocation 0x", &bytes]);
@@ -167,6 +173,38 @@ fn what_was_written_where_nobody_may_is_heard_of_and_freed() {
     assert_eq!((stats.live, stats.quarantine), (0, 0));
 }
 
+/// Also where the chunk behind is looked at afterwards, which has the same bytes before it.
+#[test]
+fn what_was_written_between_two_is_heard_of_once() {
+    const SIZE: usize = 1024 - 32;
+    for frees_first in [true, false] {
+        let heap = heap(Mode::Hardened, 0);
+        let mut blocks: Vec<NonNull<u8>> = (0..8).map(|_| take(&heap, SIZE)).collect();
+        blocks.sort_unstable();
+        let pair = blocks.windows(2).find(|pair| pair[1].addr().get() - pair[0].addr().get() == 1024);
+        let [first, second] = pair.and_then(|pair| pair.try_into().ok()).expect("neighbours");
+        // SAFETY: none: the misuse under test.
+        unsafe { first.add(SIZE + 3).write(1) };
+        if frees_first {
+            give(&heap, first, SIZE);
+            one(&["write 3 bytes past the end of 0x"]);
+        }
+        give(&heap, second, SIZE);
+        if !frees_first {
+            one(&["write 29 bytes before the beginning of 0x", "; or past the end of 0x"]);
+            give(&heap, first, SIZE);
+            one(&["write 3 bytes past the end of 0x"]);
+        }
+        blocks.retain(|block| ![first, second].contains(block));
+        blocks.into_iter().for_each(|block| give(&heap, block, SIZE));
+        // Handed out again, all of them.
+        heap.trim();
+        let again: Vec<NonNull<u8>> = (0..64).map(|_| take(&heap, SIZE)).collect();
+        again.into_iter().for_each(|block| give(&heap, block, SIZE));
+        assert_eq!((heard(), heap.check_memory()), (vec![], 0));
+    }
+}
+
 /// A panic may leave the heap by a free, as tests want it to; the heap goes on.
 #[test]
 fn a_witness_may_panic() {
@@ -177,6 +215,31 @@ fn a_witness_may_panic() {
     assert!(panicked.downcast_ref::<String>().is_some_and(|what| what.starts_with("double free of 0x")));
     let other = take(&heap, 100);
     give(&heap, other, 100);
+    heap.trim();
+    assert_eq!(heap.check().expect("sound").live, 0);
+}
+
+/// And by a resize: the allocation is as it was.
+#[test]
+fn a_witness_may_panic_in_a_resize() {
+    const SIZE: usize = 600 << 10;
+    let heap = Heap::builder().mode(Mode::Hardened).on_misuse(|what| panic!("{what}")).build().expect("memory");
+    let block = take(&heap, SIZE);
+    let id = heap.id_of(block.as_ptr());
+    // SAFETY: none: the misuse under test, right behind the block; and its end, by what lay there.
+    let behind = |byte: u8| unsafe { block.add(SIZE).write(block.add(SIZE).read() ^ byte) };
+    behind(0x55);
+    for _ in 0..2 {
+        // SAFETY: the block's own layout.
+        let resize = || unsafe { heap.realloc(block, layout(SIZE), SIZE + 100) };
+        let panicked = std::panic::catch_unwind(resize).expect_err("misuse");
+        assert!(panicked.downcast_ref::<String>().is_some_and(|what| what.starts_with("write 0 bytes past the end")));
+    }
+    behind(0x55);
+    // SAFETY: as above.
+    let resized = unsafe { heap.realloc(block, layout(SIZE), SIZE + 100) }.expect("room");
+    assert_eq!((resized, heap.id_of(block.as_ptr())), (block, id));
+    give(&heap, block, SIZE + 100);
     heap.trim();
     assert_eq!(heap.check().expect("sound").live, 0);
 }

@@ -263,7 +263,8 @@ pub(super) unsafe fn realloc(ptr: *mut u8, size: usize) -> *mut u8 {
 unsafe fn realloc_watched(ptr: *mut u8, size: usize, old: Option<usize>, new: Option<usize>) -> *mut u8 {
     let frame = os::frame();
     // Before anything is read from there.
-    if global::tracked().is_some_and(|tracked| !tracked.can_be_resized(ptr.expose_provenance(), global::is_late())) {
+    let address = ptr.expose_provenance();
+    if global::tracked().is_some_and(|tracked| !tracked.can_be_resized(address, None, global::is_late())) {
         return null_mut();
     }
     let align = new.map_or(1, |_| align_in_c(size));

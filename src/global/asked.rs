@@ -3,7 +3,7 @@
 //! There is no state here: the answers are the heap's, and those of what only the global one has beside it: records, fronts, and
 //! what is watched.
 
-use super::{FRONTS, HEAP, TRACKER, is_late, living_cache, mode, tracked, watch};
+use super::{FRONTS, HEAP, TRACKER, is_late, living_cache, mode, tracked, tracked_by, watch};
 use crate::log::{self, Log};
 use crate::report::{CheckError, Mode, Stats, Thp, Trimmed};
 
@@ -103,7 +103,8 @@ pub(crate) fn fill(stats: &mut Stats) {
 fn add_records(stats: &mut Stats) {
     stats.timing = watch::timing();
     stats.add_tables(FRONTS.bytes() + watch::bytes());
-    if let Some(tracked) = tracked() {
+    // By nobody's cache: to ask changes nothing.
+    if let Some(tracked) = tracked_by(None) {
         tracked.add_to(stats);
     }
 }
@@ -133,8 +134,9 @@ pub(crate) fn verify(stats: &mut Stats) -> Result<(), CheckError> {
 /// Each free looks at its allocation anyway; this sees those that are not freed yet, or never will be. The program's end by `exit`
 /// looks as well, and ends the process by `SIGABRT` if it finds any.
 ///
-/// Linear in the most allocations that there ever were at one time, with a call of the system for each of more than 256 KiB (their
-/// ends are not looked at where the system lets no process read its own memory by `process_vm_readv`). Other threads may go on.
+/// Linear in the most allocations that there ever were at one time, with a call of the system for each OS page that has some. Other
+/// threads may go on. Where the system lets no process read its own memory (`process_vm_readv`), allocations of more than 256 KiB
+/// are not looked at, and no other thread may free meanwhile.
 ///
 /// ```
 /// assert_eq!(millpond::check_memory(), 0);

@@ -153,11 +153,12 @@ pub(super) unsafe fn realloc_watched(ptr: *mut u8, layout: Layout, new_size: usi
     let frame = os::frame();
     let (size, align) = (layout.size(), layout.align());
     // Before anything is copied from there.
-    if tracked().is_some_and(|tracked| !tracked.can_be_resized(ptr.expose_provenance(), is_late())) {
+    let said = Some((size, align));
+    if tracked().is_some_and(|tracked| !tracked.can_be_resized(ptr.expose_provenance(), said, is_late())) {
         return ptr::null_mut();
     }
     let (old, new) = (size_class::place_of(size, align), size_class::place_of(new_size, align));
-    if let Some(resized) = resize(frame, ptr, Some((size, align)), [old, new], new_size, align) {
+    if let Some(resized) = resize(frame, ptr, said, [old, new], new_size, align) {
         return resized;
     }
     let target = match new {
@@ -194,11 +195,11 @@ pub(crate) fn resize(
         // One that is sampled keeps the size that it had when it was.
         return (old == new).then_some(ptr);
     }
-    // It may move: to a profile it is freed, and another allocated.
-    watch::sample_ends(ptr.addr());
-    let resized = resize_large(ptr, size, align)?;
-    watch::sampled(frame, resized, size);
-    Some(resized)
+    let resizing = watch::resizing(ptr.addr());
+    let resized = resize_large(ptr, size, align);
+    resizing.end(resized.is_some());
+    watch::sampled(frame, resized?, size);
+    resized
 }
 
 /// The same where there are records.
@@ -216,9 +217,11 @@ fn resize_tracked(
         // As in the default mode: what is sampled keeps the size that it had.
         return Some(tracked.resize(ptr.expose_provenance(), layout, size, align, class)?.as_ptr());
     }
-    watch::sample_ends(ptr.addr());
+    let resizing = watch::resizing(ptr.addr());
     let before = tally::before(ptr.addr());
-    let resized = tracked.resize(ptr.expose_provenance(), layout, size, align, None)?.as_ptr();
+    let resized = tracked.resize(ptr.expose_provenance(), layout, size, align, None);
+    resizing.end(resized.is_some());
+    let resized = resized?.as_ptr();
     tally::resized(before, resized.addr());
     watch::sampled(tracked.frame, resized, size);
     Some(resized)

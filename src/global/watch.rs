@@ -142,6 +142,31 @@ pub(crate) fn sample_ends(address: usize) {
     }
 }
 
+/// The sample of an allocation that is about to be resized, if it has one.
+#[derive(Debug)]
+pub(crate) struct Resizing {
+    address: usize,
+    sample: Option<Index>,
+}
+
+/// An allocation is about to be resized, and may move: to the profile it is freed then, and another allocated.
+#[inline(always)]
+pub(crate) fn resizing(address: usize) -> Resizing {
+    Resizing { address, sample: if is(SAMPLED) { SAMPLER.take_out(address) } else { None } }
+}
+
+impl Resizing {
+    /// It has been, or else all is as it was.
+    #[inline(always)]
+    pub(crate) fn end(self, is_resized: bool) {
+        match self.sample {
+            None => {}
+            Some(sample) if is_resized => SAMPLER.end_taken(sample),
+            Some(sample) => SAMPLER.put_back(self.address, sample),
+        }
+    }
+}
+
 /// What two looks at the clock take, measured once.
 pub(crate) fn clock_ns() -> u64 {
     match CLOCK_NS.get() {

@@ -75,18 +75,25 @@ impl Heap {
     #[inline]
     pub(crate) fn settle_fork(&self, cache: &ThreadCache) {
         if self.is_unsettled(cache) {
-            let heard = self.heard(cache.index());
-            let process = os::process_id();
-            if planted(Fault::HeardEarly) {
-                // ORDERING: as below.
-                heard.store(process, Ordering::Release);
-            }
-            cache.renumber(os::thread_id());
-            // ORDERING: Release, and this order: pairs with the Acquire in `adopt_ended`. Whoever finds the word set finds
-            // the cache under its new number, and so cannot take it for that of the old one, which no thread has here.
-            heard.store(process, Ordering::Release);
-            self.adopt_unheard();
+            self.settle_unheard(cache);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
+    fn settle_unheard(&self, cache: &ThreadCache) {
+        let heard = self.heard(cache.index());
+        let process = os::process_id();
+        if planted(Fault::HeardEarly) {
+            // ORDERING: as below.
+            heard.store(process, Ordering::Release);
+        }
+        cache.renumber(os::thread_id());
+        // ORDERING: Release, and this order: pairs with the Acquire in `adopt_ended`. Whoever finds the word set finds
+        // the cache under its new number, and so cannot take it for that of the old one, which no thread has here.
+        heard.store(process, Ordering::Release);
+        self.adopt_unheard();
     }
 
     /// Whether the caller, whose cache this is, has a fork to settle.

@@ -2,12 +2,14 @@
 //!
 //! What is seen when something is freed, or at last given back, is seen here without that; so that it is told at the program's
 //! end at the latest. Other threads go on: what looks broken is looked at once more, and counts if it is still the same
-//! allocation's. What has pages of its own may be gone meanwhile, so the system reads it.
+//! allocation's. Its memory may be gone meanwhile, or without access, a chunk's as well, whose span may have become something
+//! else: so the system reads it, an OS page at a time, of which copies are kept for what lies beside. What looks broken in a
+//! copy is read anew: it may have been allocated since.
 //!
 //! Invariant: what is told was broken while it was live, or kept back.
 
 use super::Tracked;
-use super::edges::canary;
+use super::edges::{WORDS, canary};
 use super::tracked::Known;
 use crate::config::CANARY;
 use crate::modes::Seen;
@@ -15,7 +17,7 @@ use crate::os;
 use crate::report::Mode;
 use crate::size_class::{Class, at_place};
 use core::fmt::Arguments;
-use core::ptr::with_exposed_provenance;
+use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 
 /// Lines that are written of one look.
 const LINES: usize = 16;
@@ -43,55 +45,140 @@ impl Tracked<'_> {
         if self.mode != Mode::Hardened {
             return;
         }
+        let mut here = [0];
+        let asks = os::read_memory((&raw const here).addr(), &mut here) == here.len();
+        let audit = Audit { of: self, asks, copies: if asks { Copies::new() } else { None } };
         // What is being resized has its old canary or its new one, and is looked at when that is over.
         self.tracker.walk(|seen| {
             if !seen.is_resized {
-                self.look_at_live(&seen, tell);
+                audit.look_at_live(&seen, tell);
             }
         });
-        self.tracker.walk_recent(|address, size, is_still| self.look_at_kept(address, size, is_still, tell));
+        self.tracker.walk_recent(|address, size, is_still| audit.look_at_kept(address, size, is_still, tell));
+    }
+}
+
+/// Copies of OS pages in memory of their own, each in the place of its number, and which they are of; one look's.
+struct Copies {
+    at: usize,
+    page: usize,
+}
+
+impl Copies {
+    const BYTES: usize = 2 << 20;
+
+    /// `None`: the system has no memory for them.
+    fn new() -> Option<Self> {
+        let page = os::page_size();
+        Some(Self { at: os::scratch(Self::BYTES + Self::BYTES / page * WORD)?, page })
+    }
+
+    /// Where a copy is of some bytes in one OS page. `None`: they lie in two, or cannot be read.
+    fn copy(&self, at: usize, len: usize) -> Option<*const u8> {
+        let (page, into) = (at & !(self.page - 1), at & (self.page - 1));
+        if into + len > self.page {
+            return None;
+        }
+        let place = page / self.page % (Self::BYTES / self.page);
+        let copied = with_exposed_provenance_mut::<usize>(self.at + Self::BYTES).wrapping_add(place);
+        let copy = with_exposed_provenance_mut::<usize>(self.at).wrapping_byte_add(place * self.page);
+        // SAFETY: within the memory that was taken in `new`, which is this thread's alone, and zeros at first.
+        unsafe {
+            if copied.read() != page {
+                copied.write(0);
+                let words = core::slice::from_raw_parts_mut(copy, self.page / WORD);
+                if os::read_memory(page, words) < words.len() {
+                    return None;
+                }
+                copied.write(page);
+            }
+        }
+        Some(copy.cast_const().cast::<u8>().wrapping_add(into))
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        os::release_metadata(self.at, Self::BYTES + Self::BYTES / self.page * WORD);
+    }
+}
+
+/// One look.
+struct Audit<'a> {
+    of: &'a Tracked<'a>,
+    /// Whether the system lets a process read its own memory.
+    asks: bool,
+    copies: Option<Copies>,
+}
+
+/// Whether a copy will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    Copy,
+    Memory,
+}
+
+impl Audit<'_> {
+    /// Reads words of a chunk, or of pages of an allocation's own: how many there are. Where the system refuses, only chunks are
+    /// looked at.
+    fn read(&self, at: usize, is_chunk: bool, from: From, words: &mut [usize]) -> usize {
+        let copy = self.copies.as_ref().filter(|_| from == From::Copy);
+        let there = match copy.and_then(|copies| copies.copy(at, size_of_val(words))) {
+            Some(copy) => copy,
+            None if self.asks || !is_chunk => return os::read_memory(at, words),
+            None => with_exposed_provenance(at),
+        };
+        for (place, word) in words.iter_mut().enumerate() {
+            // SAFETY: within a copy; or bytes of a chunk with its canary, which may be gone, but nothing better is to be had.
+            *word = usize::from_ne_bytes(unsafe { there.cast::<[u8; WORD]>().add(place).read_volatile() });
+        }
+        words.len()
     }
 
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]
     fn look_at_live(&self, seen: &Seen, tell: &mut dyn FnMut(Arguments<'_>)) {
-        let class = match self.heap.spans.page_map.noted(seen.address) {
+        let Tracked { heap, tracker, .. } = self.of;
+        let class = match heap.spans.page_map.noted(seen.address) {
             0 => None,
             note => Some(at_place(note as usize - 1)),
         };
-        if let Some(past) = self.broken_behind(seen, class).filter(|_| self.is_same(seen)) {
-            let known = Known(seen, self.tracker);
+        let behind = |from| self.broken_behind(seen, class, from);
+        if let Some(past) = behind(From::Copy).and_then(|_| behind(From::Memory)).filter(|_| self.is_same(seen)) {
+            let known = Known(seen, tracker);
             return tell(format_args!("write {past} bytes past the end of {:#x}: {known}", seen.address));
         }
-        let Some(class) = class.filter(|_| self.tracker.knows_all()) else { return };
-        let Some(before) = self.before(seen.address, class) else { return };
-        let Some(bytes) = self.broken_before(before, class) else { return };
+        let Some(class) = class.filter(|_| tracker.knows_all()) else { return };
+        let Some(before) = self.of.before(seen.address, class) else { return };
+        let edge = |at, from| {
+            let mut there = [0; WORDS];
+            (self.read(at, true, from, &mut there) == WORDS).then(|| there.map(|word| word as u64))
+        };
+        let edge = |from| self.of.broken_before_by(before, class, |at| edge(at, from));
+        let Some(bytes) = edge(From::Copy).and_then(|_| edge(From::Memory)) else { return };
         // It may be told of the one before already.
-        let other = self.tracker.find(self.heap.place(before));
-        let is_told = other.is_some_and(|other| other.is_live && self.broken_behind(&other, Some(class)).is_some());
+        let other = tracker.find(heap.place(before)).filter(|other| other.is_live);
+        let is_told = other.is_some_and(|other| self.broken_behind(&other, Some(class), From::Memory).is_some());
         if !is_told && self.is_same(seen) {
-            tell(format_args!("{}", self.told_before(seen.address, bytes, Some(before))));
+            tell(format_args!("{}", self.of.told_before(seen.address, bytes, Some(before))));
         }
     }
 
     /// The first of the bytes behind a live allocation that has changed.
-    fn broken_behind(&self, seen: &Seen, class: Option<Class>) -> Option<usize> {
-        if class.is_some() {
-            return (0..CANARY).find(|past| self.is_broken(seen.address, seen.size, *past));
-        }
+    fn broken_behind(&self, seen: &Seen, class: Option<Class>, from: From) -> Option<usize> {
         let expected = canary(seen.address, seen.size);
-        let mut there = [0; CANARY / size_of::<usize>()];
-        // Where fewer words can be read there are no more, or the pages are gone.
-        let words = os::read_memory(seen.address + seen.size, &mut there);
+        let mut there = [0; WORDS];
+        // Where fewer words can be read there are no more, or they are gone.
+        let words = self.read(seen.address + seen.size, class.is_some(), from, &mut there);
         let first = (0..words).find(|word| there[*word] as u64 != expected[*word])?;
         let byte = (there[first] as u64 ^ expected[first]).to_le().trailing_zeros() as usize / 8;
-        Some(first * size_of::<u64>() + byte)
+        Some(first * WORD + byte)
     }
 
     /// Whether an allocation is live still, and was not resized meanwhile.
     fn is_same(&self, seen: &Seen) -> bool {
         let is_same = |now: Seen| now.is_live && !now.is_resized && (now.id, now.freed_ms) == (seen.id, seen.freed_ms);
-        self.tracker.find(self.heap.place(seen.address)).is_some_and(is_same)
+        self.of.tracker.find(self.of.heap.place(seen.address)).is_some_and(is_same)
     }
 
     #[inline(never)]
@@ -103,21 +190,42 @@ impl Tracked<'_> {
         is_still: &dyn Fn() -> bool,
         tell: &mut dyn FnMut(Arguments<'_>),
     ) {
-        let find = || self.tracker.find(self.heap.place(address)).filter(|seen| !seen.is_live);
+        let Tracked { heap, tracker, mode, .. } = self.of;
+        let find = || tracker.find(heap.place(address)).filter(|seen| !seen.is_live);
         let Some(seen) = find() else { return };
         let size = if size == 0 { seen.size } else { size };
-        if self.heap.spans.page_map.noted(address) == 0 {
+        if heap.spans.page_map.noted(address) == 0 {
             // Pages of its own, which may be gone.
             return;
         }
-        let Some(fill) = self.tracker.quarantine.fill(self.mode, size).filter(|_| is_still()) else { return };
-        let at = with_exposed_provenance::<u8>(address);
-        // SAFETY: bytes of a chunk, which can be read whoever has it; ours, if it is still kept back at the end.
-        let written = (0..size).find(|byte| unsafe { at.add(*byte).read_volatile() } != fill);
+        let Some(fill) = tracker.quarantine.fill(*mode, size).filter(|_| is_still()) else { return };
         // Had it been given back, another allocation would be there, or none be kept back.
-        if let Some(byte) = written.filter(|_| find() == Some(seen) && is_still()) {
-            let known = Known(&seen, self.tracker);
+        if let Some(byte) = self.written(address, size, fill).filter(|_| find() == Some(seen) && is_still()) {
+            let known = Known(&seen, tracker);
             tell(format_args!("write to {address:#x} after it was freed, {byte} bytes into it: {known}"));
         }
     }
+
+    /// The first byte of a freed chunk that is not what was written over it, as far as it can be read.
+    fn written(&self, address: usize, size: usize, fill: u8) -> Option<usize> {
+        let mut there = [0; PIECE / WORD];
+        for from in (0..size).step_by(PIECE) {
+            let len = PIECE.min(size - from);
+            let words = &mut there[..len.div_ceil(WORD)];
+            let read = self.read(address + from, true, From::Memory, words);
+            let mut bytes = words[..read].iter().flat_map(|word| word.to_ne_bytes()).take(len);
+            if let Some(byte) = bytes.position(|byte| byte != fill) {
+                return Some(from + byte);
+            }
+            if read < words.len() {
+                break;
+            }
+        }
+        None
+    }
 }
+
+const WORD: usize = size_of::<usize>();
+/// Bytes of a freed chunk that are read at once.
+const PIECE: usize = 2048;
+const _: () = assert!(PIECE % WORD == 0 && WORDS == CANARY / WORD);

@@ -25,7 +25,7 @@ use crate::size_class::{Class, INFO};
 use core::fmt;
 use core::ptr::with_exposed_provenance_mut;
 
-const WORDS: usize = CANARY / size_of::<u64>();
+pub(super) const WORDS: usize = CANARY / size_of::<u64>();
 const _: () = assert!(WORDS > 0 && CANARY % size_of::<u64>() == 0);
 
 /// What is written for an address: no two have the same, and no byte is a letter, a small number or all ones.
@@ -81,8 +81,13 @@ impl Edge {
 
     /// How many bytes before its end the first is that was written. `zeros`: words of zeros do not count.
     fn broken(self, zeros: bool) -> Option<usize> {
-        let first = (0..WORDS).find(|at| self.get(*at) != self.word && !(zeros && self.get(*at) == 0))?;
-        let byte = (self.get(first) ^ self.word).to_le().trailing_zeros() as usize / 8;
+        self.broken_in(core::array::from_fn(|at| self.get(at)), zeros)
+    }
+
+    /// The same, of words that were read there.
+    fn broken_in(self, there: [u64; WORDS], zeros: bool) -> Option<usize> {
+        let first = there.iter().position(|word| *word != self.word && !(zeros && *word == 0))?;
+        let byte = (there[first] ^ self.word).to_le().trailing_zeros() as usize / 8;
         Some(CANARY - first * size_of::<u64>() - byte.min(size_of::<u64>() - 1))
     }
 }
@@ -130,6 +135,8 @@ impl Tracked<'_> {
         // SAFETY: bytes of the allocation, behind those that the program asked for.
         if unsafe { at.read_unaligned() } != canary(ended.address, ended.size) {
             self.accuse_of_canary(ended, CANARY);
+            // So that it is told once: the chunk behind has the same edge before it.
+            class.into_iter().for_each(|class| Edge::of(ended.address, class).write());
         }
         if let Some(class) = class.filter(|_| self.tracker.knows_all()) {
             if let Some(before) = self.before(ended.address, class) {
@@ -149,9 +156,20 @@ impl Tracked<'_> {
         }
     }
 
-    /// How far before the end of a chunk's edge something was written, of which the next is live, or has just ended.
-    pub(super) fn broken_before(&self, chunk: usize, class: Class) -> Option<usize> {
+    /// How far before the end of a chunk's edge something was written, of which the next has just ended.
+    fn broken_before(&self, chunk: usize, class: Class) -> Option<usize> {
         Edge::of(chunk, class).broken(self.heap.has_thinned() && !self.is_live(chunk))
+    }
+
+    /// The same for a chunk that may be gone, by what `read` reads there, if it can.
+    pub(super) fn broken_before_by(
+        &self,
+        chunk: usize,
+        class: Class,
+        read: impl FnOnce(usize) -> Option<[u64; WORDS]>,
+    ) -> Option<usize> {
+        let edge = Edge::of(chunk, class);
+        edge.broken_in(read(edge.at.addr())?, self.heap.has_thinned() && !self.is_live(chunk))
     }
 
     /// Whether the byte `past` an allocation's end is one that is not to change, and has.

@@ -62,14 +62,15 @@ impl Tracked<'_> {
     fn resize_pages(&self, held: &Resizing<'_>, size: usize, align: usize) -> bool {
         let (address, padded) = (held.was.address, self.padded(size));
         let grows = size > held.was.size;
-        if self.mode == Mode::Hardened {
-            self.check_edges(&held.was, None);
-        }
         if !self.heap.is_resized_here(address, padded) {
             return false;
         }
         if grows && !self.heap.resize_here(self.index(), address, padded) {
             return false;
+        }
+        // What has to move is looked at when it is freed.
+        if self.mode == Mode::Hardened {
+            self.check_edges(&held.was, None);
         }
         if padded > size {
             // SAFETY: bytes of the allocation's own pages, behind what the program asked for.

@@ -379,7 +379,7 @@ impl Tracked<'_> {
                 let (size, align) = layout.unwrap_or_default();
                 let known = Known(&seen, self.tracker);
                 self.tracker.witness.accuse(format_args!(
-                    "free of {address:#x} with a size that is not its own, {size} bytes aligned to {align}: {known}"
+                    "{verb} of {address:#x} with a size that is not its own, {size} bytes aligned to {align}: {known}"
                 ))
             }
             Misuse::Resized(seen) => {
@@ -392,20 +392,26 @@ impl Tracked<'_> {
         }
     }
 
-    /// Whether an allocation begins there that may be resized; `late`: one without a record may be from before there were any.
-    /// If not, tells so before anything is read from there.
+    /// Whether an allocation begins there that may be resized, of that size and alignment if the caller says so; `late`: one
+    /// without a record may be from before there were any. If not, tells so before anything is read from there.
     #[unsafe(link_section = ".millpond_cold")]
-    pub(crate) fn can_be_resized(&self, address: usize, late: bool) -> bool {
-        let place = self.heap.place(address);
+    pub(crate) fn can_be_resized(&self, address: usize, layout: Option<(usize, usize)>, late: bool) -> bool {
         if self.is_being_resized(address) {
             return false;
         }
-        let is_live = self.tracker.usable_size(place).is_some()
-            || late && self.tracker.find(place).is_none() && self.heap.usable_size(address).is_some();
-        if !is_live {
-            self.accuse_of_realloc(address);
+        match self.tracker.find(self.heap.place(address)) {
+            // As many bytes are copied as the caller says there are.
+            Some(seen) if seen.is_live && layout.is_some_and(|layout| !seen.has(layout)) => {
+                self.accuse("realloc", address, layout, Misuse::Layout(seen));
+                false
+            }
+            Some(seen) if seen.is_live => true,
+            None if late && self.heap.usable_size(address).is_some() => true,
+            _ => {
+                self.accuse_of_realloc(address);
+                false
+            }
         }
-        is_live
     }
 
     /// Tells of a `realloc` of what is not live: ends the process, but for a witness.

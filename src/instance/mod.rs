@@ -188,18 +188,20 @@ impl Heap {
         class: Class,
         layout: Layout,
     ) -> Result<NonNull<u8>, AllocError> {
-        let inner = self.inner();
-        let core = &inner.core;
-        let once = || match cache {
+        let core = &self.inner().core;
+        let once = |cache: Option<&ThreadCache>| match cache {
             Some(cache) => core.alloc_slow(cache, class),
             None => core.alloc_shared(class),
         };
         // A span may be too long for what is left where whole pages for this one alone are not.
         let alone = || {
-            let index = cache.map_or(NONE, ThreadCache::index);
-            if INFO[class].pages < 2 { None } else { core.alloc_large(index, layout.size(), layout.align(), Fill::Any) }
+            if INFO[class].pages < 2 {
+                return None;
+            }
+            core.alloc_large(self.index(), layout.size(), layout.align(), Fill::Any)
         };
-        let chunk = once().or_else(|| if core.flush_all_ended(&HEAP.caches) { once() } else { None }).or_else(alone);
+        let again = || if self.flush_all_ended() { once(self.cache()) } else { None };
+        let chunk = once(cache).or_else(again).or_else(alone);
         self.mind_soft_limit();
         chunk.map_or_else(|| self.fall_back(layout, Fill::Any), Ok)
     }
@@ -207,10 +209,8 @@ impl Heap {
     #[cold]
     #[inline(never)]
     fn alloc_large(&self, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
-        let core = &self.inner().core;
-        let index = self.index();
-        let once = || core.alloc_large(index, layout.size(), layout.align(), fill);
-        let large = once().or_else(|| if core.flush_all_ended(&HEAP.caches) { once() } else { None });
+        let once = || self.inner().core.alloc_large(self.index(), layout.size(), layout.align(), fill);
+        let large = once().or_else(|| if self.flush_all_ended() { once() } else { None });
         self.mind_soft_limit();
         large.map_or_else(|| self.fall_back(layout, fill), Ok)
     }
@@ -225,7 +225,7 @@ impl Heap {
     fn tracked_for(&self, frame: usize) -> Tracked<'_> {
         let inner = self.inner();
         // Looked for once: it is in each call.
-        let own = global::cache();
+        let own = global::settled_cache();
         let tag = own.map_or("", ThreadCache::tag);
         let cache = own.and_then(|own| inner.core.cache_of(own, &HEAP.caches));
         Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache, tag, frame }
@@ -235,7 +235,8 @@ impl Heap {
     #[inline(always)]
     fn tracked_to_free(&self, frame: usize) -> Tracked<'_> {
         let inner = self.inner();
-        Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: self.cache(), tag: "", frame }
+        let cache = global::settled_cache().and_then(|own| inner.core.cache_of(own, &HEAP.caches));
+        Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache, tag: "", frame }
     }
 
     /// The class that serves a layout with what records want behind it.
@@ -248,13 +249,21 @@ impl Heap {
     fn alloc_tracked(&self, frame: usize, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
         let tracked = self.tracked_for(frame);
         let class = self.class_of_padded(&tracked, layout);
-        let once = |class| tracked.alloc(layout.size(), layout.align(), class, fill);
-        let at = once(class).or_else(|| {
-            self.inner().core.flush_all_ended(&HEAP.caches);
-            once(class).or_else(|| once(None))
+        let once = |tracked: &Tracked<'_>, class| tracked.alloc(layout.size(), layout.align(), class, fill);
+        let at = once(&tracked, class).or_else(|| {
+            self.flush_all_ended();
+            let tracked = self.tracked_for(frame);
+            once(&tracked, class).or_else(|| once(&tracked, None))
         });
         self.mind_soft_limit();
         at.map_or_else(|| self.fall_back(layout, fill), Ok)
+    }
+
+    /// Gives back what lies in the caches of threads that are no more, and says whether there was any. Who had asked for the
+    /// calling thread's cache before has to ask again: in the child of a fork it may be one of those.
+    fn flush_all_ended(&self) -> bool {
+        global::settle_fork();
+        self.inner().core.flush_all_ended(&HEAP.caches)
     }
 
     /// The index of the calling thread's cache, which is there; or `NONE`.
@@ -399,10 +408,9 @@ impl Heap {
     /// Gives all that is free back to the system, from any thread: as [`trim`](crate::trim) for the global heap, and also what lies
     /// in the caches of threads that have ended. Linear in the memory that there is.
     pub fn trim(&self) -> Trimmed {
-        let core = &self.inner().core;
+        self.flush_all_ended();
         self.tracked().release_kept();
-        core.flush_all_ended(&HEAP.caches);
-        core.trim(self.cache())
+        self.inner().core.trim(self.cache())
     }
 
     /// Gives the calling thread's cached chunks back to their spans. O(chunks cached).

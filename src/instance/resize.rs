@@ -7,7 +7,7 @@ use crate::os;
 use crate::report::Mode;
 use crate::size_class;
 use core::alloc::Layout;
-use core::ptr::{NonNull, with_exposed_provenance_mut};
+use core::ptr::NonNull;
 
 impl Heap {
     /// Resizes an allocation to `new_size` bytes with the same alignment, in place if there is room: then it keeps its ID and its
@@ -26,15 +26,12 @@ impl Heap {
         // SAFETY: the caller's word.
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         if let Some(fallback) = self.inner().fallback.filter(|_| self.is_of_fallback(ptr)) {
-            let new = unempty(new);
-            self.end_sample(ptr);
             // SAFETY: the caller's word: it is the fallback's.
-            let at = unsafe { fallback.realloc(ptr.as_ptr(), unempty(layout), new.size()) };
-            let at = self.of_fallback(at)?;
-            self.sample(frame, at, new_size);
-            return Ok(at);
+            let realloc = || unsafe { fallback.realloc(ptr.as_ptr(), unempty(layout), unempty(new).size()) };
+            return self.resampled(frame, (ptr, new_size), || self.of_fallback(realloc()).ok()).ok_or(AllocError);
         }
         if let Some(resized) = self.resize_here(frame, ptr, Some((layout.size(), layout.align())), new)? {
+            self.mind_soft_limit();
             return Ok(resized);
         }
         // SAFETY: the caller's allocation, of that many bytes; freed once.
@@ -87,7 +84,7 @@ impl Heap {
         let inner = self.inner();
         let address = ptr.as_ptr().expose_provenance();
         if inner.mode != Mode::Fast {
-            return self.resize_tracked(frame, address, was, new);
+            return self.resize_tracked(frame, ptr, was, new);
         }
         let note = inner.core.spans.page_map.noted(address);
         // Before anything is read from there. Without a witness, chunks are not looked at.
@@ -100,13 +97,8 @@ impl Heap {
         if inner.class_of(new).is_some() {
             return Ok(None);
         }
-        // It may move: to a profile it is freed, and another allocated.
-        self.end_sample(ptr);
-        let resized = inner.core.resize_large(self.index(), address, new.size(), new.align());
-        if let Some(resized) = resized {
-            self.sample(frame, resized, new.size());
-        }
-        Ok(resized)
+        let resize = || inner.core.resize_large(self.index(), address, new.size(), new.align());
+        Ok(self.resampled(frame, (ptr, new.size()), resize))
     }
 
     /// Resizes an allocation that has a record where it is, if that can be.
@@ -114,23 +106,22 @@ impl Heap {
     fn resize_tracked(
         &self,
         frame: usize,
-        address: usize,
+        ptr: NonNull<u8>,
         was: Option<(usize, usize)>,
         new: Layout,
     ) -> Result<Option<NonNull<u8>>, AllocError> {
+        let address = ptr.as_ptr().expose_provenance();
         let tracked = Tracked { frame, ..self.tracked() };
         // Nothing is read where nothing is live.
-        if !tracked.can_be_resized(address, false) {
+        if !tracked.can_be_resized(address, was, false) {
             return Err(AllocError);
         }
         let class = self.class_of_padded(&tracked, new);
-        // As without records: a chunk that is sampled keeps the size that it had.
-        let sampled = NonNull::new(with_exposed_provenance_mut(address)).filter(|_| class.is_none());
-        sampled.into_iter().for_each(|at| self.end_sample(at));
-        let resized = tracked.resize(address, was, new.size(), new.align(), class);
-        if let Some(at) = resized.filter(|_| sampled.is_some()) {
-            self.sample(frame, at, new.size());
+        let resize = || tracked.resize(address, was, new.size(), new.align(), class);
+        if class.is_some() {
+            // As without records: a chunk that is sampled keeps the size that it had.
+            return Ok(resize());
         }
-        Ok(resized)
+        Ok(self.resampled(frame, (ptr, new.size()), resize))
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{AllocError, Heap};
 use crate::arena::Fill;
-use crate::global;
+use crate::global::{self, HEAP};
 use crate::os;
 use crate::report::Mode;
 use crate::times::{self, Call, Times};
@@ -41,18 +41,41 @@ impl Heap {
         !is_known
     }
 
+    /// Whether an allocation is to be in the profile by the heap: not what a fallback has from the global heap, which sees to
+    /// that itself.
+    fn is_sampled(&self, at: NonNull<u8>) -> bool {
+        let inner = self.inner();
+        inner.profiled && (inner.fallback.is_none() || HEAP.spans.page_map.get(at.addr().get()).is_none())
+    }
+
     /// The caller of the function with this frame has been given an allocation.
-    pub(super) fn sample(&self, frame: usize, at: NonNull<u8>, size: usize) {
-        if self.inner().profiled {
+    fn sample(&self, frame: usize, at: NonNull<u8>, size: usize) {
+        if self.is_sampled(at) {
             global::watch::sampled(frame, at.as_ptr(), size);
         }
     }
 
-    /// An allocation is about to be freed, or to move.
-    pub(super) fn end_sample(&self, at: NonNull<u8>) {
-        if self.inner().profiled {
+    /// An allocation is about to be freed.
+    fn end_sample(&self, at: NonNull<u8>) {
+        if self.is_sampled(at) {
             global::watch::sample_ends(at.addr().get());
         }
+    }
+
+    /// Resizes an allocation by `resize`, for whoever called the function with this frame.
+    pub(super) fn resampled(
+        &self,
+        frame: usize,
+        (at, size): (NonNull<u8>, usize),
+        resize: impl FnOnce() -> Option<NonNull<u8>>,
+    ) -> Option<NonNull<u8>> {
+        if !self.inner().profiled {
+            return resize();
+        }
+        let resizing = self.is_sampled(at).then(|| global::watch::resizing(at.addr().get()));
+        let resized = resize();
+        resizing.into_iter().for_each(|resizing| resizing.end(resized.is_some()));
+        resized.inspect(|at| self.sample(frame, *at, size))
     }
 
     /// In the mode [`Mode::Hardened`], looks for overwritten memory in all that is live and all that is kept back, and returns how

@@ -16,7 +16,7 @@
 use super::{Ended, Misuse, Place, Record, Seen, Tracker};
 use crate::os;
 
-/// An allocation that the caller has in hand to resize it.
+/// An allocation that the caller has in hand to resize it, and lets go of in whichever way that ends: a witness may panic.
 #[derive(Debug)]
 pub(crate) struct Resizing<'a> {
     record: &'a Record,
@@ -66,7 +66,11 @@ impl Resizing<'_> {
     }
 
     /// Lets go of it.
-    pub(crate) fn end(self) {
+    pub(crate) fn end(self) {}
+}
+
+impl Drop for Resizing<'_> {
+    fn drop(&mut self) {
         self.record.end_resize(self.was.id);
     }
 }

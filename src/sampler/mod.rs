@@ -56,7 +56,8 @@ pub(crate) struct Sampler {
 pub(crate) struct Sample {
     link: AtomicU32,
     index: AtomicU32,
-    address: AtomicUsize,
+    /// Each bit the other way round, zero without one: a profile does not make what it samples reachable.
+    inverted: AtomicUsize,
     run: AtomicU32,
     site: Slot,
     objects: Slot,
@@ -88,7 +89,7 @@ unsafe impl Node for Sample {
     unsafe fn make(at: *mut Self, _: usize) {
         let [site, objects, bytes] = core::array::from_fn(|_| Slot::new(0));
         let (link, index, run) = (AtomicU32::new(NONE), AtomicU32::new(NONE), AtomicU32::new(0));
-        let sample = Self { link, index, address: AtomicUsize::new(0), run, site, objects, bytes };
+        let sample = Self { link, index, inverted: AtomicUsize::new(0), run, site, objects, bytes };
         // SAFETY: the caller gives the place.
         unsafe { at.write(sample) };
     }
@@ -115,6 +116,16 @@ unsafe impl Node for Countdown {
     }
 
     fn name(&self, _: Index) {}
+}
+
+impl Sample {
+    /// Zero without one.
+    fn address(&self) -> usize {
+        match self.inverted.load(Ordering::Relaxed) {
+            0 => 0,
+            inverted => !inverted,
+        }
+    }
 }
 
 impl Countdown {
@@ -152,7 +163,7 @@ impl Sampler {
         let run = self.run.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         self.sites.iter().for_each(Site::restart);
         for sample in self.samples.iter() {
-            let address = sample.address.load(Ordering::Relaxed);
+            let address = sample.address();
             if address != 0 && sample.run.load(Ordering::Relaxed) != run {
                 // One that has become the new run's meanwhile, at the same address, is ended with the others.
                 self.settle(address, sample.index.load(Ordering::Relaxed));
@@ -213,7 +224,7 @@ impl Sampler {
         sample.site.set(site.index() as usize);
         sample.objects.set(weight.objects as usize);
         sample.bytes.set(weight.bytes as usize);
-        sample.address.store(address, Ordering::Relaxed);
+        sample.inverted.store(!address, Ordering::Relaxed);
         site.allocate(weight);
         self.filter_add(address, 1);
         // The entry publishes what was written.
@@ -234,14 +245,34 @@ impl Sampler {
 
     #[inline(never)]
     fn find_and_end(&self, address: usize) -> bool {
-        let is = |index| self.samples.get(index).address.load(Ordering::Relaxed) == address;
+        self.find_and_take(address).inspect(|index| self.end_taken(*index)).is_some()
+    }
+
+    /// Takes the sample at an address out, for a caller who may put it back, and else ends it. O(1).
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn take_out(&self, address: usize) -> Option<Index> {
+        if self.filter(address).load(Ordering::Relaxed) == 0 { None } else { self.find_and_take(address) }
+    }
+
+    fn find_and_take(&self, address: usize) -> Option<Index> {
+        let is = |index| self.samples.get(index).address() == address;
         // Again, if what was found is gone by then: it may be an older one that a new run has taken out.
         while let Some(index) = self.by_address.find(address as u64, is) {
-            if self.settle(address, index) {
-                return true;
+            if self.take(address, index) {
+                return Some(index);
             }
         }
-        false
+        None
+    }
+
+    /// Puts a sample back that the caller has taken out. Without memory for its entry it is ended.
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn put_back(&self, address: usize, index: Index) {
+        self.filter_add(address, 1);
+        if !self.by_address.insert(address as u64, index) {
+            self.filter_add(address, u32::MAX);
+            self.end_taken(index);
+        }
     }
 
     fn filter(&self, address: usize) -> &AtomicU32 {
@@ -260,29 +291,41 @@ impl Sampler {
         filter.fetch_add(more, Ordering::Relaxed);
     }
 
-    #[cold]
-    fn settle(&self, address: usize, index: Index) -> bool {
-        if !self.by_address.remove(address as u64, index) {
-            return false;
+    /// Takes an entry out. True for one caller only.
+    fn take(&self, address: usize, index: Index) -> bool {
+        let is_taken = self.by_address.remove(address as u64, index);
+        if is_taken {
+            self.filter_add(address, u32::MAX);
         }
-        self.filter_add(address, u32::MAX);
+        is_taken
+    }
+
+    #[cold]
+    fn settle(&self, address: usize, index: Index) {
+        if self.take(address, index) {
+            self.end_taken(index);
+        }
+    }
+
+    /// Ends a sample that the caller has taken out.
+    #[cold]
+    pub(crate) fn end_taken(&self, index: Index) {
         let sample = self.samples.get(index);
         if sample.run.load(Ordering::Relaxed) == self.run.load(Ordering::Relaxed) {
             let weight = Weight { objects: sample.objects.get() as u64, bytes: sample.bytes.get() as u64 };
             self.sites.get(sample.site.get() as Index).free(weight);
         }
         self.give(sample);
-        true
     }
 
     /// Gives a sample back that the caller has alone.
     fn give(&self, sample: &Sample) {
         if !planted(Fault::SampleLate) {
-            sample.address.store(0, Ordering::Relaxed);
+            sample.inverted.store(0, Ordering::Relaxed);
         }
         self.samples.give(sample.index.load(Ordering::Relaxed));
         if planted(Fault::SampleLate) {
-            sample.address.store(0, Ordering::Relaxed);
+            sample.inverted.store(0, Ordering::Relaxed);
         }
     }
 
@@ -292,7 +335,7 @@ impl Sampler {
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn end_all(&self, is_gone: impl Fn(usize) -> bool) {
         for sample in (1..=self.samples.made()).map(|index| self.samples.get(index)) {
-            let address = sample.address.load(Ordering::Relaxed);
+            let address = sample.address();
             if address != 0 && is_gone(address) {
                 self.settle(address, sample.index.load(Ordering::Relaxed));
             }
@@ -342,7 +385,7 @@ impl Sampler {
         let run = self.run.load(Ordering::Relaxed);
         let mut live = Weight { objects: 0, bytes: 0 };
         for sample in self.samples.iter() {
-            let address = sample.address.load(Ordering::Relaxed);
+            let address = sample.address();
             let index = sample.index.load(Ordering::Relaxed);
             if address == 0 || sample.run.load(Ordering::Relaxed) != run {
                 continue;
