@@ -311,6 +311,7 @@ unsafe fn moved(ptr: *mut u8, size: usize, take: impl FnOnce(usize) -> *mut u8) 
 
 /// # Safety
 /// As C says.
+#[cfg(feature = "prefixed")]
 pub(super) unsafe fn reallocarray(ptr: *mut u8, count: usize, size: usize) -> *mut u8 {
     // SAFETY: the caller's.
     unsafe { reallocarray_by(ptr, count, size, |ptr, size| realloc(ptr, size)) }
