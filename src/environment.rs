@@ -318,6 +318,7 @@ fn nearest(name: &[u8]) -> Option<&'static str> {
 
 /// How many letters have to be put in, taken out or changed to get from one name to the other (Levenshtein, 1965), one
 /// row of his table at a time; names are cut off at 31 letters.
+#[unsafe(link_section = ".millpond_cold")]
 fn distance(from: &[u8], to: &[u8]) -> usize {
     let to = &to[..to.len().min(31)];
     let mut row: [usize; 32] = core::array::from_fn(|at| at);

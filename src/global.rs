@@ -483,6 +483,7 @@ fn tracked_by(cache: Option<&'static ThreadCache>) -> Option<Tracked<'static>> {
     Some(Tracked { heap: &HEAP, tracker: &TRACKER, mode, cache, tag, frame: 0 })
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 extern "C" fn show_stats() {
     let mut stats = Stats::default();
     fill(&mut stats);

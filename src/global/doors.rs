@@ -90,6 +90,7 @@ pub(crate) fn alloc_for(frame: usize, size: usize, align: usize, place: usize) -
 
 #[cold]
 #[inline(never)]
+#[unsafe(link_section = ".millpond_cold")]
 fn alloc_watched(frame: usize, size: usize, align: usize, place: usize) -> *mut u8 {
     let start = watch::begin(Call::Alloc);
     let cache = own_cache();
@@ -124,6 +125,7 @@ pub(crate) fn free_missed(chunk: NonNull<u8>, size: usize, align: usize, place: 
 
 #[cold]
 #[inline(never)]
+#[unsafe(link_section = ".millpond_cold")]
 fn free_watched(frame: usize, chunk: NonNull<u8>, size: usize, align: usize, place: usize) {
     watch::freeing(chunk.addr().get());
     let start = watch::begin(Call::Free);

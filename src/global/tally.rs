@@ -94,6 +94,7 @@ pub(super) fn before(address: usize) -> usize {
 }
 
 /// It has been.
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn resized(before: usize, address: usize) {
     if watch::is(MEASURED) {
         if let Some(tally) = tally() {

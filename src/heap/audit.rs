@@ -121,6 +121,7 @@ enum From {
 impl Audit<'_> {
     /// Reads words of a chunk, or of pages of an allocation's own: how many there are. Where the system refuses, only chunks are
     /// looked at.
+    #[unsafe(link_section = ".millpond_cold")]
     fn read(&self, at: usize, is_chunk: bool, from: From, words: &mut [usize]) -> usize {
         let copy = self.copies.as_ref().filter(|_| from == From::Copy);
         let there = match copy.and_then(|copies| copies.copy(at, size_of_val(words))) {

@@ -162,6 +162,7 @@ impl Tracked<'_> {
     }
 
     /// The same for a chunk that may be gone, by what `read` reads there, if it can.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn broken_before_by(
         &self,
         chunk: usize,
@@ -248,6 +249,7 @@ struct Before<'a> {
 }
 
 impl fmt::Display for Before<'_> {
+    #[unsafe(link_section = ".millpond_cold")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tracked, address, bytes, from } = *self;
         let find = |address| tracked.tracker.find(tracked.heap.place(address));

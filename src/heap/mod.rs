@@ -207,6 +207,7 @@ impl Heap {
     /// The same once all that is free has been given back.
     #[cold]
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     fn serve_after_all(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
         self.reclaim(Some(cache));
         self.serve(cache, class)

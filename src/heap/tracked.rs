@@ -146,6 +146,7 @@ impl Tracked<'_> {
         known
     }
 
+    #[unsafe(link_section = ".millpond_cold")]
     fn take(&self, class: Class) -> Option<NonNull<u8>> {
         match self.cache {
             Some(cache) => {
@@ -347,6 +348,7 @@ impl Tracked<'_> {
     }
 
     #[cold]
+    #[unsafe(link_section = ".millpond_cold")]
     fn check_fill(&self, address: usize, size: usize, fill: u8) {
         // SAFETY: kept back since it was freed: ours.
         let kept = unsafe { core::slice::from_raw_parts(with_exposed_provenance_mut::<u8>(address), size) };

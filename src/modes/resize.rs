@@ -27,6 +27,7 @@ pub(crate) struct Resizing<'a> {
 impl Tracker {
     /// Takes an allocation in hand that is to be resized where it is, of that size and alignment if the caller says so; for a
     /// thread by its number.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn resize(
         &self,
         place: Place,
