@@ -33,6 +33,7 @@ impl Stack {
     /// Puts a node that the caller owns on top. O(1) but for lost races, each of which is another's success.
     #[inline(always)]
     pub(crate) fn push(&self, nodes: &impl Nodes, index: Index) {
+        debug_assert!(index != NONE, "a node that is none");
         self.push_if(nodes.link(index), index, |_| true);
     }
 
@@ -40,7 +41,6 @@ impl Stack {
     /// is asked before each attempt. If the node is put there, that one was on top all the while, from before it was asked.
     #[inline(always)]
     pub(crate) fn push_if(&self, link: &AtomicU32, index: Index, mut agree: impl FnMut(Index) -> bool) -> bool {
-        debug_assert!(index != NONE, "a node that is none");
         // ORDERING: Acquire pairs with the Release below: what was written in the node below before it was put there is visible.
         let mut head = Tagged::from_bits(self.head.load(Ordering::Acquire));
         loop {
