@@ -88,9 +88,9 @@ pub(crate) fn alloc_for(frame: usize, size: usize, align: usize, place: usize) -
     address(cache.bin(class).pop().or_else(|| HEAP.alloc_slow(cache, class)))
 }
 
+/// Not in the cold section: a thread's first allocation comes here.
 #[cold]
 #[inline(never)]
-#[unsafe(link_section = ".millpond_cold")]
 fn alloc_watched(frame: usize, size: usize, align: usize, place: usize) -> *mut u8 {
     let start = watch::begin(Call::Alloc);
     let cache = own_cache();
