@@ -58,6 +58,7 @@ impl Heap {
     }
 
     /// Ends the calling thread's use of its cache.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn leave(&self, cache: &ThreadCache) {
         self.settle_fork(cache);
         if planted(Fault::LeaveEarly) {
