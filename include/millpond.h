@@ -135,8 +135,8 @@ int mp_malloc_trim(size_t pad) MP_NOEXCEPT;
 /* Gives the calling thread's cached chunks back: for a thread that will be idle for long. */
 void mp_flush_thread(void) MP_NOEXCEPT;
 
-/* 1 if an address lies in memory that Millpond manages, in use or not; else 0. O(1), but for foreign addresses and those inside
- * an allocation of 32 MiB or more: linear in the number of these. */
+/* 1 if an address lies in a span or a larger allocation of Millpond's, chunks in use or not; 0 in free pages, and elsewhere. O(1), but
+ * for foreign addresses and those inside an allocation of 32 MiB or more: linear in the number of these. */
 int mp_owns(const void *ptr) MP_NOEXCEPT;
 
 /* Verifies every structure: 0, or -1 with a line on stderr. Exact while no other thread is inside the allocator. */
