@@ -7,8 +7,8 @@
 //! cargo bench --bench flat -- --live 64 --threads "" --sizes 5000,60000    of other sizes
 //! ```
 //!
-//! Chunks of 16 B to 2 KiB, or of all sizes from one to another, are replaced at random among those live: an operation is a free and an allocation whose first word is
-//! written. Time is the processor's, of all threads, natively; rivals are preloaded under the same program. Instructions are
+//! Chunks of 16 B to 2 KiB, or of all sizes from one to another, are replaced at random among those live: an operation is a free
+//! and an allocation whose first word is written. Time is the processor's, of all threads, natively; rivals are preloaded under the same program. Instructions are
 //! callgrind's, of the operations alone. Valgrind makes a program some 50 times slower but not its clock, so there the clock,
 //! which upkeep goes by, is this program's: it counts operations, each as long as it took natively.
 
@@ -47,8 +47,8 @@ struct Options {
     #[arg(long, value_delimiter = ',')]
     against: Vec<PathBuf>,
     /// The least and the largest size.
-    #[arg(long, value_delimiter = ',', num_args = 1..=2, default_value = "0,0")]
-    sizes: Vec<usize>,
+    #[arg(long, value_name = "LEAST,MOST", value_parser = sizes)]
+    sizes: Option<(usize, usize)>,
     /// Operations that are measured, after a quarter as many that are not.
     #[arg(long, default_value_t = 4_000_000)]
     operations: usize,
@@ -74,7 +74,7 @@ struct Task {
     live: usize,
     threads: usize,
     operations: usize,
-    sizes: (usize, usize),
+    sizes: Option<(usize, usize)>,
 }
 
 /// What a run prints: nanoseconds of the processor's and of the clock, of an operation.
@@ -84,17 +84,22 @@ struct Took {
     wall: f64,
 }
 
+/// Two sizes: what is written into a chunk takes eight bytes.
+fn sizes(said: &str) -> Result<(usize, usize), String> {
+    let both = said.split_once(',').and_then(|(least, most)| Some((least.parse().ok()?, most.parse().ok()?)));
+    both.filter(|(least, most)| (8..=*most).contains(least)).ok_or_else(|| "two numbers from 8 on, that rise".into())
+}
+
 fn main() {
     let options = Options::parse();
-    if let [live, threads, operations, least, most, pace] = options.work[..] {
-        let task = Task { live, threads, operations, sizes: (least, most) };
+    let sizes = options.sizes;
+    if let [live, threads, operations, pace] = options.work[..] {
+        let task = Task { live, threads, operations, sizes };
         let took = if options.malloc { task.run(&System, pace) } else { task.run(&Millpond, pace) };
         return println!("{} {}", took.cpu, took.wall);
     }
     let numbers = |words: &[String]| words.iter().filter_map(|word| word.parse().ok()).collect::<Vec<usize>>();
-    let [least, most] = options.sizes[..] else { panic!("two sizes are named, or none") };
-    assert!(most == 0 || (8..=most).contains(&least), "the least size is 8, and not above the largest");
-    let task = Task { live: LIVE, threads: 1, operations: options.operations, sizes: (least, most) };
+    let task = Task { live: LIVE, threads: 1, operations: options.operations, sizes };
     let over_live = numbers(&options.live).into_iter().map(|live| Task { live, ..task });
     let over_threads = numbers(&options.threads).into_iter().map(|threads| Task { threads, ..task });
     show(over_live, &options);
@@ -130,10 +135,9 @@ fn show(tasks: impl Iterator<Item = Task>, options: &Options) {
 
 impl Task {
     fn command(&self, mut command: Command, pace: usize, malloc: bool) -> Command {
-        let (least, most) = self.sizes;
-        let work =
-            [self.live, self.threads, self.operations, least, most, pace].map(|number| number.to_string()).join(",");
-        command.args(["--work", &work]).args(malloc.then_some("--malloc")).stdin(Stdio::null());
+        let work = [self.live, self.threads, self.operations, pace].map(|number| number.to_string()).join(",");
+        let sizes = self.sizes.map(|(least, most)| format!("--sizes={least},{most}"));
+        command.args(["--work", &work]).args(sizes).args(malloc.then_some("--malloc")).stdin(Stdio::null());
         command
     }
 
@@ -164,9 +168,10 @@ impl Task {
 
     /// The sizes that are drawn from.
     fn drawn(&self) -> [usize; DRAWN] {
-        let (least, most) = self.sizes;
-        let evenly = |nth| least + (most - least) * nth / (DRAWN - 1);
-        std::array::from_fn(|nth| if most == 0 { SIZES[nth * SIZES.len() / DRAWN] } else { evenly(nth) })
+        std::array::from_fn(|nth| match self.sizes {
+            Some((least, most)) => least + (most - least) * nth / (DRAWN - 1),
+            None => SIZES[nth * SIZES.len() / DRAWN],
+        })
     }
 
     /// Does the work; with a pace, by a clock of which each operation takes so many nanoseconds.

@@ -2,7 +2,7 @@
 
 use super::spawn;
 use crate::config::PAGE;
-use crate::modes::{Birth, Ids, Index, Misuse, Of, Place, Places, Record, Tracker};
+use crate::modes::{Birth, Ids, Index, Misuse, Of, Place, Places, Record, Seen, Tracker};
 use crate::os::fake;
 use crate::slab::Slab;
 use crate::sync::{Ordering, Slot};
@@ -99,7 +99,7 @@ fn resize(tracker: &Tracker, resizer: u32) -> bool {
         Ok(held) => {
             assert_eq!(held.was.size, 10, "one at a time has it");
             held.to(20, 16);
-            held.end();
+            drop(held);
             true
         }
         Err(_) => false,
@@ -130,7 +130,7 @@ pub fn two_resize() {
         Ok(held) => {
             let to = held.was.size + 10;
             held.to(to, 8);
-            held.end();
+            drop(held);
             1
         }
         Err(_) => 0,
@@ -314,42 +314,39 @@ pub fn read_against_begin() {
     assert_eq!((record.callers(2, Of::Birth, 1, &mut out), out), (1, [2]), "the second is there");
 }
 
-/// A freed record is read while another allocation begins and ends there: who has freed it belongs to it.
-pub fn read_against_end() {
+/// A freed record, read while another allocation begins there and goes on by `then`: what is told of the first is the first's.
+fn read_against<T: 'static>(then: impl FnOnce(&Record) -> T + 'static) -> (T, Option<Seen>) {
     let (records, index) = freed_record();
-    let record = records.get(index);
     let other = spawn(&records, move |records| {
         let record = records.get(index);
         record.begin(2, 1, 64, birth(20), 0);
-        record.end(2, 2, 2)
+        then(record)
     });
-    if let Some(seen) = record.read().filter(|seen| seen.id == 1) {
-        assert_eq!((seen.is_live, seen.freed_by, seen.freed_ms), (false, 1, 1), "a free of two allocations");
-    }
-    assert!(other.join(), "the second was live");
-}
-
-/// A freed record is read while another allocation begins there and is resized: nothing of that is told of the first.
-pub fn read_against_resize() {
-    let (records, index) = freed_record();
     let record = records.get(index);
-    let other = spawn(&records, move |records| {
-        let record = records.get(index);
-        record.begin(2, 1, 64, birth(20), 0);
-        assert!(record.begin_resize(2, 7), "it is live");
-        record.resize(30, 16);
-        record.end_resize(2);
-    });
     if let Some(seen) = record.read().filter(|seen| seen.id == 1) {
         let told = (seen.size, seen.align, seen.freed_by, seen.freed_ms);
         assert_eq!((seen.is_live, told), (false, (10, 8, 1, 1)), "a free of two allocations");
     }
-    other.join();
-    assert_eq!(
-        record.read().map(|seen| (seen.id, seen.size, seen.is_live)),
-        Some((2, 30, true)),
-        "the second is there"
-    );
+    (other.join(), record.read())
+}
+
+/// The other ends: who has freed it belongs to it.
+pub fn read_against_end() {
+    let (was_live, _) = read_against(|record| record.end(2, 2, 2));
+    assert!(was_live, "the second was live");
+}
+
+/// The other is resized.
+pub fn read_against_resize() {
+    let (was_live, seen) = read_against(|record| {
+        let was_live = record.begin_resize(2, 7);
+        record.resize(30, 16);
+        record.end_resize(2);
+        was_live
+    });
+    assert!(was_live, "the second was live");
+    let told = seen.map(|seen| (seen.id, seen.size, seen.is_live));
+    assert_eq!(told, Some((2, 30, true)), "the second is there");
 }
 
 /// What is kept back, and what its memory stands for.

@@ -365,8 +365,8 @@ pub(crate) fn configure() {
     if settings.log != Log::Off {
         match settings.log_file.map(os::keep_path) {
             None => {}
-            Some(Some(path)) => log::set_file(path),
-            Some(None) => os::say(format_args!("the log's file has no path that is known: told here")),
+            Some(Some(path)) if log::set_file(path) => {}
+            Some(_) => os::say(format_args!("the log's file cannot be opened: told here")),
         }
         log::set(settings.log);
     }

@@ -68,9 +68,14 @@ impl Voice {
     }
 }
 
-/// Has lines go to a file: the path in memory that stays, with its zero.
-pub(crate) fn set_file(path: usize) {
-    PATH.set(path as u64);
+/// Has lines go to a file: the path in memory that stays, with its zero. False: it cannot be opened, and nothing has changed.
+pub(crate) fn set_file(path: usize) -> bool {
+    // SAFETY: the caller's word.
+    let is_open = os::can_append(unsafe { CStr::from_ptr(core::ptr::with_exposed_provenance(path)) });
+    if is_open {
+        PATH.set(path as u64);
+    }
+    is_open
 }
 
 /// Whether a step of this level may be to be told.

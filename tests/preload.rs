@@ -167,7 +167,7 @@ fn what_is_not_ours_is_refused() {
         ("again", "not an allocation of Millpond's: an address of the stack of this thread\n"),
         ("stack", "not an allocation of Millpond's: an address of the stack of this thread\n"),
         ("program", "not an allocation of Millpond's: in the data of the file /"),
-        ("mapping", "not an allocation of Millpond's: in a mapping that is none of Millpond's\n"),
+        ("mapping", "not an allocation of Millpond's: in a mapping of no file\n"),
         ("code", "not an allocation of Millpond's: in the code of the file /"),
         (
             "wild",
@@ -179,7 +179,7 @@ fn what_is_not_ours_is_refused() {
         ("kernel", "not an allocation of Millpond's: an address of the kernel's\n"),
         ("thread", "not an allocation of Millpond's: an address of the stack of thread "),
         ("gone", "not an allocation of Millpond's: where nothing is mapped\n"),
-        ("twice", "not an allocation of Millpond's"),
+        ("twice", "not an allocation of Millpond's: in free memory of Millpond's\n"),
     ] {
         let ended = run(preloaded(&program).arg(which), WATCHDOG, &[]);
         let one_line = ended.stderr.lines().count() == 1 && ended.stderr.starts_with("millpond: ");
@@ -230,6 +230,14 @@ fn a_log_in_a_file_is_in_no_other() {
     assert_eq!(own, "written\n");
     assert!(log.lines().count() > 20 && log.lines().all(|line| line.starts_with("millpond: [")), "{log}");
     assert!(["os     ", "arena  ", "span   ", "cache  "].iter().all(|floor| log.contains(floor)), "{log}");
+    // One that cannot be opened is said so, and the log is not lost.
+    let mut command = preloaded("ls");
+    command.env("MILLPOND_LOG", format!("cache,file={}/none/log", folder.display()));
+    let told = run(&mut command, WATCHDOG, &[]).well("ls").stderr;
+    assert!(
+        told.starts_with("millpond: the log's file cannot be opened: told here\n") && told.lines().count() > 20,
+        "{told}"
+    );
     std::fs::remove_dir_all(folder).expect("our own");
 }
 

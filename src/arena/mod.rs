@@ -14,6 +14,7 @@ mod bits;
 mod budget;
 mod growth;
 mod longest;
+mod place;
 mod purge;
 mod region;
 mod search;
@@ -22,6 +23,7 @@ mod tests;
 
 pub(crate) use bits::ones;
 pub(crate) use budget::Budget;
+pub(crate) use place::Place;
 pub(crate) use region::{Arena, Density, Fill, Run};
 
 use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
@@ -68,6 +70,11 @@ impl Arenas {
         let each = self.table.iter().map(|slot| slot.load(Ordering::Acquire));
         // SAFETY: a published arena stays for ever.
         each.take_while(|arena| !arena.is_null()).map(|arena| unsafe { &*arena })
+    }
+
+    /// What lies at an address that is no allocation, to be shown.
+    pub(crate) fn place(&self, address: usize) -> Place<'_> {
+        Place { arenas: self, address }
     }
 
     fn of(&self, page: usize) -> Option<&Arena> {

@@ -294,7 +294,7 @@ unsafe fn moved(ptr: *mut u8, size: usize, take: impl FnOnce(usize) -> *mut u8) 
             true => os::die(format_args!("realloc of {ptr:p}, where no allocation begins")),
             false => os::die(format_args!(
                 "realloc of {ptr:p}, which is not an allocation of Millpond's: {}",
-                os::Place(ptr.addr())
+                HEAP.spans.arenas.place(ptr.addr())
             )),
         }
     };

@@ -176,7 +176,7 @@ impl Heap {
         match self.spans.page_map.get(address) {
             None => os::die(format_args!(
                 "free of {address:#x}, which is not an allocation of Millpond's: {}",
-                os::Place(address)
+                self.spans.arenas.place(address)
             )),
             Some(head) if head.kind() < LARGE => {
                 os::die(format_args!("free of {address:#x} with a size that is not its own"))

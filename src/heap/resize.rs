@@ -54,7 +54,7 @@ impl Tracked<'_> {
             }
             None => self.resize_pages(&held, size, align),
         };
-        held.end();
+        drop(held);
         if resized { NonNull::new(with_exposed_provenance_mut(address)) } else { None }
     }
 

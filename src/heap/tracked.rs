@@ -441,7 +441,7 @@ impl Tracked<'_> {
         if self.heap.owns(address) {
             return self.tracker.witness.accuse(format_args!("{verb} of {address:#x}, where no allocation begins"));
         }
-        let place = os::Place(address);
+        let place = self.heap.spans.arenas.place(address);
         self.tracker
             .witness
             .accuse(format_args!("{verb} of {address:#x}, which is not an allocation of Millpond's: {place}"))

@@ -65,12 +65,10 @@ impl Resizing<'_> {
     pub(crate) fn to(&self, size: usize, align: usize) {
         self.record.resize(size, align);
     }
-
-    /// Lets go of it.
-    pub(crate) fn end(self) {}
 }
 
 impl Drop for Resizing<'_> {
+    /// Lets go of it, also where a witness panics.
     fn drop(&mut self) {
         self.record.end_resize(self.was.id);
     }

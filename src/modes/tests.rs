@@ -122,7 +122,7 @@ fn a_resize_in_the_middle_is_told_of_and_one_that_was_left_is_over() {
         assert_eq!(tracker.end(place(64), layout, 2, 7), Err(Misuse::Resized(seen)));
         assert_eq!(tracker.resize(place(64), layout, 2).err(), Some(Misuse::Resized(seen)));
     }
-    held.end();
+    drop(held);
     assert_eq!(tracker.find_id(id).map(|seen| (seen.size, seen.is_resized)), Some((30, false)));
     // Here it vanishes.
     let held = tracker.resize(place(64), None, resizer).expect("live");
@@ -153,7 +153,7 @@ fn a_thread_may_vanish_anywhere_in_a_resize() {
         let through = crate::sync::stepped::vanishing(step, || {
             let held = tracker.resize(place(64), None, resizer).expect("live");
             held.to(20, 8);
-            held.end();
+            drop(held);
         });
         system.end_thread(resizer);
         let seen = tracker.find(place(64)).expect("live");
@@ -161,7 +161,7 @@ fn a_thread_may_vanish_anywhere_in_a_resize() {
         if step % 2 == 0 {
             let held = tracker.resize(place(64), Some((seen.size, 8)), 2).expect("live");
             assert_eq!(held.was.size, seen.size);
-            held.end();
+            drop(held);
         }
         let ended = tracker.end(place(64), Some((seen.size, 8)), 2, 7).expect("live");
         assert_eq!((ended.id, ended.size), (id, seen.size), "at step {step}");

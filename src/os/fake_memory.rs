@@ -450,6 +450,10 @@ pub(crate) fn say(text: Arguments<'_>) {
 
 pub(crate) fn say_in(_path: &core::ffi::CStr, _text: Arguments<'_>) {}
 
+pub(crate) fn can_append(_path: &core::ffi::CStr) -> bool {
+    true
+}
+
 pub(crate) fn die(text: Arguments<'_>) -> ! {
     panic!("millpond: {text}")
 }

@@ -298,7 +298,7 @@ impl fmt::Display for Place {
                 _ if !mapping.name.is_empty() => write!(f, "in {}", FileName::new(mapping.name)),
                 _ => match stack_of(mapping) {
                     Some(thread) => write!(f, "an address of the stack of thread {thread}"),
-                    None => f.write_str("in a mapping that is none of Millpond's"),
+                    None => f.write_str("in a mapping of no file"),
                 },
             };
             false

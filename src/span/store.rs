@@ -160,7 +160,7 @@ impl Spans {
             Some(_) => os::die(format_args!("free of {chunk:#x} with a size that is not its own")),
             None => os::die(format_args!(
                 "free of {chunk:#x}, which is not an allocation of Millpond's: {}",
-                os::Place(chunk)
+                self.arenas.place(chunk)
             )),
         }
     }
