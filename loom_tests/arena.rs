@@ -155,6 +155,30 @@ pub fn purge_against_claim() {
     check(&arenas, &[rest, mine]);
 }
 
+/// Visits all free pages, and writes to them as to one's own.
+fn visit(arenas: &Arenas) {
+    arenas.visit_free(|page| write(Run { page, pages: 1 }));
+}
+
+/// Free pages are visited while another thread claims some: what is visited is nobody's.
+pub fn visit_against_claim() {
+    let (arenas, rest) = arenas_with_four();
+    let other = spawn(&arenas, visit);
+    let mine = take(&arenas, 2);
+    other.join();
+    check(&arenas, &[rest, mine]);
+}
+
+/// Free pages are visited while another thread gives one back.
+pub fn visit_against_give() {
+    let (arenas, rest) = arenas_with_four();
+    let rest = Run { pages: rest.pages - 1, ..rest };
+    let other = spawn(&arenas, visit);
+    give(&arenas, Run { page: rest.page + rest.pages, pages: 1 });
+    other.join();
+    check(&arenas, &[rest]);
+}
+
 /// Two threads purge at a time, one of them what it has just given back.
 pub fn purge_against_purge() {
     let arenas = Rc::new(Arenas::new());

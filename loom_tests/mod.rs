@@ -100,6 +100,18 @@ const MODELS: &[Model] = &[
         [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]
     ),
     model!(
+        arena::visit_against_claim,
+        "arena/region.rs arena/mod.rs arena/purge.rs",
+        Some(3),
+        [("unclaimed", Fault::PurgeUnclaimed, "Causality violation")]
+    ),
+    model!(
+        arena::visit_against_give,
+        "arena/region.rs arena/mod.rs arena/purge.rs",
+        None,
+        [("relaxed", Fault::GiveRelaxed, "Causality violation")]
+    ),
+    model!(
         arena::purge_against_purge,
         "arena/region.rs arena/mod.rs arena/purge.rs",
         Some(3),
@@ -296,6 +308,18 @@ const MODELS: &[Model] = &[
         "modes/index.rs",
         None,
         [("relaxed", Fault::IndexRelaxed, "Causality violation")]
+    ),
+    model!(
+        modes::find_against_insert_further_down,
+        "modes/index.rs",
+        None,
+        [("relaxed", Fault::IndexRelaxed, "Causality violation")]
+    ),
+    model!(
+        modes::unbind_against_begin,
+        "modes/mod.rs modes/places.rs modes/record.rs heap/unbind.rs span/visit.rs span/purge.rs",
+        Some(3),
+        [("unheld", Fault::PurgeUnheld, "each has a record of its own")]
     ),
     model!(
         modes::two_make_it_grow,
@@ -604,6 +628,18 @@ const MODELS: &[Model] = &[
         "span/purge.rs span/carve.rs heap/upkeep.rs pool/mod.rs",
         None,
         [("unheld", Fault::PurgeUnheld, "Causality violation")]
+    ),
+    model!(
+        span::visit_against_carve,
+        "span/visit.rs span/purge.rs span/carve.rs pool/mod.rs",
+        None,
+        [("unheld", Fault::PurgeUnheld, "Causality violation")]
+    ),
+    model!(
+        span::visit_against_restore,
+        "span/visit.rs span/purge.rs span/restore.rs span/store.rs",
+        None,
+        [("relaxed_bit", Fault::VisitBit, "Causality violation")]
     ),
     model!(
         span::purge_against_restore,

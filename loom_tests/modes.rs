@@ -2,8 +2,11 @@
 
 use super::spawn;
 use crate::config::PAGE;
+use crate::heap::Heap;
 use crate::modes::{Birth, Ids, Index, Misuse, Of, Place, Places, Record, Seen, Tracker};
 use crate::os::fake;
+use crate::pool::Portion;
+use crate::size_class::Class;
 use crate::slab::Slab;
 use crate::sync::{Ordering, Slot};
 use crate::tagged;
@@ -45,6 +48,22 @@ pub fn find_against_insert() {
     other.join();
     assert_eq!(world.index.find(5, |number| number == 1), Some(1), "each entry is found");
     assert_eq!(world.index.find(6, |number| number == 2), Some(2), "each entry is found");
+}
+
+/// The same where there is no room but in the lowest level, and none can be added.
+pub fn find_against_insert_further_down() {
+    let world = World::new();
+    let last = (1..).find(|key| !world.index.insert(*key, *key as u32)).expect("a bucket is full at last");
+    assert!(world.index.remove(1, 1), "each entry is in one place");
+    let other = spawn(&world, move |world| {
+        world.payload.set(7);
+        assert!(world.index.insert(last, 9), "there is room");
+    });
+    if world.index.find(last, |number| number == 9).is_some() {
+        assert_eq!(world.payload.get(), 7, "what the number stands for is there");
+    }
+    other.join();
+    assert_eq!(world.index.find(last, |number| number == 9), Some(9), "each entry is found");
 }
 
 /// Two insert more than there is room for, and so add levels.
@@ -484,6 +503,63 @@ pub fn forget_against_begin() {
     record.forget(64);
     other.join();
     assert_eq!(record.read().map(|seen| (seen.id, seen.is_live)), Some((2, true)), "the second is there");
+}
+
+/// A heap with its records.
+struct Recorded {
+    heap: Heap,
+    tracker: Tracker,
+}
+
+impl Recorded {
+    /// Makes the record of a chunk in the caller's hand.
+    fn begin(&self, lot: &Lot, chunk: usize, size: usize) {
+        assert!(self.tracker.begin(lot, self.heap.place(chunk), birth(size)).is_some(), "there is memory");
+    }
+
+    /// Frees a chunk of which it is known how large it is.
+    fn end(&self, chunk: usize, size: usize) {
+        let ended = self.tracker.end(self.heap.place(chunk), None, 1, 0).map(|ended| ended.size);
+        assert_eq!(ended, Ok(size), "each has a record of its own");
+    }
+}
+
+/// Free places lose their records while another thread takes a chunk and begins an allocation there: what is taken from its place
+/// is nobody's, and serves another.
+pub fn unbind_against_begin() {
+    const CLASS: Class = 0;
+    let world = Rc::new(Recorded { heap: Heap::new(), tracker: Tracker::new() });
+    let carve = |heap: &Heap, want: usize| {
+        let mut chunks = Vec::new();
+        heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(want), 0, |chunk| chunks.push(chunk));
+        chunks
+    };
+    let chunks = carve(&world.heap, 2);
+    let lots = [Lot::new(), Lot::new()];
+    // Both lots have IDs afterwards, and the chunk that goes back has a record.
+    for (lot, chunk) in lots.iter().zip(&chunks) {
+        world.begin(lot, *chunk, 10);
+        world.end(*chunk, 10);
+    }
+    assert!(world.tracker.unbind(world.heap.place(chunks[1])), "the place has a record");
+    world.heap.pools[CLASS].restore(CLASS, &world.heap.spans, &mut vec![chunks[0]], 0);
+
+    let [mine, theirs] = lots;
+    let other = spawn(&world, move |world| {
+        let chunk = carve(&world.heap, 1)[0];
+        world.begin(&theirs, chunk, 20);
+        chunk
+    });
+    let span = world.heap.spans.nodes(CLASS).get(1);
+    if let Some(outcome) = span.visit_free(|chunk| {
+        world.tracker.unbind(world.heap.place(chunk));
+    }) {
+        world.heap.pools[CLASS].settle(CLASS, &world.heap.spans, span, outcome);
+    }
+    world.begin(&mine, chunks[1], 30);
+    let theirs = other.join();
+    world.end(theirs, 20);
+    world.end(chunks[1], 30);
 }
 
 /// Two allocations are guarded, and end: as many as before may be.

@@ -157,6 +157,35 @@ pub fn purge_against_restore() {
     check(&heap, Vec::new());
 }
 
+/// Visits all free chunks of spans in use, and writes to them as to one's own.
+fn visit(heap: &Heap) {
+    for span in heap.spans.nodes(CLASS).iter() {
+        if let Some(outcome) = span.visit_free(|chunk| touch(chunk, CLASS)) {
+            heap.pools[CLASS].settle(CLASS, &heap.spans, span, outcome);
+        }
+    }
+}
+
+/// The free chunks of a listed span are visited while another thread carves: what is visited is nobody's.
+pub fn visit_against_carve() {
+    let (heap, mut held) = heap_with(4);
+    restore(&heap, &[held.remove(1), held.remove(1)]);
+    let other = spawn(&heap, visit);
+    held.extend(carve(&heap, 1));
+    other.join();
+    check(&heap, held);
+}
+
+/// The free chunks of a listed span are visited while another thread returns the rest.
+pub fn visit_against_restore() {
+    let (heap, chunks) = heap_with(3);
+    let other = spawn(&heap, visit);
+    restore(&heap, &chunks[..1]);
+    restore(&heap, &chunks[1..]);
+    other.join();
+    check(&heap, Vec::new());
+}
+
 /// A span held in place is popped by one thread and becomes wholly free by another.
 pub fn purge_against_pop_and_retire() {
     let (heap, chunks) = heap_with(2);

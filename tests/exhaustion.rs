@@ -75,6 +75,52 @@ fn a_limit_below_what_is_reserved_already_leaves_what_is_free_usable() {
     }
 }
 
+/// Allocates one size until `null` and frees all. How many there were.
+fn fill_and_free(size: usize) -> usize {
+    let mut chain = Chain::new(size);
+    chain.push_up_to(usize::MAX);
+    let len = chain.len;
+    chain.free_all();
+    law::holds();
+    len
+}
+
+/// With records the first that is refused may be memory for these: they serve wherever what they told of has ended. How many
+/// allocations fit also goes by how tables and runs of pages come to lie, so half of them is enough.
+fn records_serve_again() {
+    let sizes = [24, 200, 2000, 64];
+    let first = sizes.map(fill_and_free);
+    for round in 0..2 {
+        for (size, first) in sizes.into_iter().zip(first) {
+            let now = fill_and_free(size);
+            ensure!(now >= first / 2, "{first} of {size}, in round {round} {now}: {:?}", millpond::stats());
+        }
+        millpond::trim();
+    }
+    // Those of chunks in spans that are in use: every second one lives.
+    let mut chain = Chain::new(24);
+    chain.push_up_to(usize::MAX);
+    let freed = chain.free_every_second();
+    let mut others = Chain::new(100);
+    others.push_up_to(freed);
+    ensure!(others.len >= freed / 20, "{} for {freed} that were freed: {:?}", others.len, millpond::stats());
+    others.free_all();
+    chain.free_all();
+    law::holds();
+}
+
+#[test]
+fn records_serve_again_in_tracked() {
+    let test = Scenario::new("records_serve_again_in_tracked").variable("MILLPOND_MODE", "tracked");
+    test.address_space(SPACE).passes(records_serve_again);
+}
+
+#[test]
+fn records_serve_again_in_hardened() {
+    let test = Scenario::new("records_serve_again_in_hardened").variable("MILLPOND_MODE", "hardened");
+    test.address_space(SPACE).passes(records_serve_again);
+}
+
 #[test]
 fn runs_of_pages() {
     Scenario::new("runs_of_pages").address_space(SPACE).passes(|| {
@@ -302,5 +348,22 @@ fn four_threads_run_out_together() {
         law::holds();
         exhaust(64);
         exhaust(MIB);
+    });
+}
+
+/// Each takes records from places that the others have just freed.
+#[test]
+fn four_threads_run_out_of_records_together() {
+    let test = Scenario::new("four_threads_run_out_of_records_together").variable("MILLPOND_MODE", "tracked");
+    test.address_space(SPACE).passes(|| {
+        let threads = [24, 500, 40, 24].map(|size: usize| Bare::spawn(64 * KIB, greedy, size as *mut c_void));
+        START.open();
+        for thread in threads {
+            thread.join();
+        }
+        assert!(GOT.load(Ordering::Relaxed) >= 16 * MIB, "only {} bytes", GOT.load(Ordering::Relaxed));
+        law::holds();
+        let first = fill_and_free(24);
+        ensure!(fill_and_free(60) >= first / 2, "after {first}: {:?}", millpond::stats());
     });
 }

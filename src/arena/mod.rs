@@ -225,6 +225,12 @@ impl Arenas {
         more
     }
 
+    /// Calls `visit` with the number of each free page, which is the caller's meanwhile.
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn visit_free(&self, mut visit: impl FnMut(usize)) {
+        self.iter().for_each(|arena| arena.visit_free(&self.books, &mut visit));
+    }
+
     /// Purges all free pages. Returns bytes.
     pub(crate) fn purge(&self) -> usize {
         self.purge_each(|arena| arena.purge_all(&self.books))

@@ -1,4 +1,5 @@
-//! Purges: free dirty pages are claimed, their memory goes back to the system, and they are free again, clean.
+//! Purges: free dirty pages are claimed, their memory goes back to the system, and they are free again, clean. And visits: free
+//! pages are claimed, something that belongs to them elsewhere is changed, and they are free again.
 //!
 //! Whoever purges a part of an arena takes some words of the bitmap for itself, where the last one left off. Purges go from the
 //! top down, since searches for free pages begin at the bottom. A purge of all goes through all words by itself.
@@ -72,6 +73,25 @@ impl Arena {
         purge
     }
 
+    /// Calls `visit` with the number of each free page, which is the caller's meanwhile: 64 at a time are claimed.
+    pub(crate) fn visit_free(&self, books: &Books, mut visit: impl FnMut(usize)) {
+        for (word, used) in self.used().iter().enumerate().rev() {
+            // Relaxed: a page given back a moment later is for the next visit.
+            let free = !used.load(Ordering::Relaxed) & ones((self.pages - word * 64).min(64));
+            if free == 0 {
+                continue;
+            }
+            let claimed = self.borrow(word, free);
+            point(Point::Sweep);
+            for (bit, len) in runs_of(claimed) {
+                (0..len).for_each(|at| visit(self.first_page + word * 64 + bit + at));
+            }
+            self.hand_back(word, claimed);
+        }
+        // A search may have missed them.
+        books.stir();
+    }
+
     /// Purges the free dirty pages of a word: all, or those that were so at the last visit already.
     fn visit_word(&self, word: usize, all: bool, purge: &mut Purge, books: &Books) {
         let dirty = self.dirty()[word].load(Ordering::Relaxed);
@@ -88,13 +108,7 @@ impl Arena {
 
     /// Purges those of `due` that can be claimed.
     fn purge_word(&self, word: usize, due: u64, purge: &mut Purge, books: &Books) {
-        let used = &self.used()[word];
-        let claimed = if planted(Fault::PurgeUnclaimed) {
-            due
-        } else {
-            // ORDERING: Acquire as in `claim`: the last owner's work on the pages is done and visible.
-            due & !used.fetch_or(due, Ordering::Acquire)
-        };
+        let claimed = self.borrow(word, due);
         // Pages in `due` that another claimed first stay theirs; those that are ours may have been purged meanwhile.
         let ours = claimed & self.dirty()[word].load(Ordering::Relaxed);
         let (mut gone, mut zero) = (0u64, 0u64);
@@ -125,11 +139,26 @@ impl Arena {
         self.aged()[word].fetch_and(!gone, Ordering::Relaxed);
         self.dirty_free.fetch_sub(gone.count_ones(), Ordering::Relaxed);
         purge.gone += gone.count_ones() as usize * PAGE;
-        if !planted(Fault::PurgeUnclaimed) {
-            // ORDERING: Release, as in `unclaim`: the bits above are visible to the next owner.
-            used.fetch_and(!claimed, Ordering::Release);
-            // A search may have missed them.
-            runs_of(claimed).for_each(|(bit, len)| self.freed(word * 64 + bit, len));
+        self.hand_back(word, claimed);
+    }
+
+    /// Claims those of a word's pages that are free: which they were.
+    fn borrow(&self, word: usize, pages: u64) -> u64 {
+        if planted(Fault::PurgeUnclaimed) {
+            return pages;
         }
+        // ORDERING: Acquire as in `claim`: the last owner's work on the pages is done and visible.
+        pages & !self.used()[word].fetch_or(pages, Ordering::Acquire)
+    }
+
+    /// Gives up claims of pages that are as free as before.
+    fn hand_back(&self, word: usize, claimed: u64) {
+        if planted(Fault::PurgeUnclaimed) {
+            return;
+        }
+        // ORDERING: Release, as in `unclaim`: what was done to them, and their bits, are visible to the next owner.
+        self.used()[word].fetch_and(!claimed, Ordering::Release);
+        // A search may have missed them.
+        runs_of(claimed).for_each(|(bit, len)| self.freed(word * 64 + bit, len));
     }
 }

@@ -19,10 +19,10 @@ use crate::report::{CheckError, Mode, Stats, Thp, Trimmed};
 /// println!("{} bytes went back", trimmed.returned);
 /// ```
 pub fn trim() -> Trimmed {
-    if let Some(tracked) = tracked() {
-        tracked.release_kept();
+    match tracked() {
+        Some(tracked) => tracked.trim(),
+        None => HEAP.trim(living_cache()),
     }
-    HEAP.trim(living_cache())
 }
 
 /// Gives the calling thread's cached chunks back to their spans: for a thread that will be idle for long.

@@ -24,6 +24,7 @@ mod stats;
 mod tests;
 mod tracked;
 mod trim;
+mod unbind;
 mod upkeep;
 mod walk;
 

@@ -52,7 +52,7 @@ fn noted_place(note: u32, address: usize) -> Place {
 
 /// The place of a chunk of this class.
 #[inline]
-fn place_in(class: Class, address: usize) -> Place {
+pub(super) fn place_in(class: Class, address: usize) -> Place {
     Place { address, word: INFO[class].index(address % PAGE) }
 }
 
@@ -120,6 +120,11 @@ impl Tracked<'_> {
     #[unsafe(link_section = ".millpond_cold")]
     #[inline]
     pub(super) fn begin(&self, place: Place, size: usize, align: usize) -> Option<u64> {
+        self.begin_once(place, size, align).or_else(|| self.begin_again(place, size, align))
+    }
+
+    #[inline]
+    pub(super) fn begin_once(&self, place: Place, size: usize, align: usize) -> Option<u64> {
         let depth = self.tracker.depth();
         if depth == 0 { self.begin_with(place, size, align, &[]) } else { self.begin_traced(place, size, align, depth) }
     }

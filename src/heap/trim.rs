@@ -12,6 +12,22 @@ impl Heap {
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn trim(&self, cache: Option<&ThreadCache>) -> Trimmed {
         let before = self.committed();
+        self.gather(cache);
+        for slab in self.spans.slabs() {
+            self.purge_spans(slab, 1, slab.made(), |_| true);
+        }
+        self.spans.arenas.purge();
+        if os::address_limit().is_some() {
+            // Where address space is limited, others need it too: for threads' stacks, say.
+            self.spans.arenas.abandon_free();
+        }
+        Trimmed { returned: before.saturating_sub(self.committed()), loaded: self.loaded_bytes() }
+    }
+
+    /// Returns what is free to its spans, and wholly free spans to the arenas: of the caller's cache, the spares of all other
+    /// threads, the pools, and the shelf.
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(super) fn gather(&self, cache: Option<&ThreadCache>) {
         if let Some(cache) = cache {
             self.settle_fork(cache);
             self.flush(cache);
@@ -24,16 +40,7 @@ impl Heap {
             self.return_magazines(class, pool.depth(&self.magazines));
             pool.reap(class, &self.spans, self.spans.nodes(class).made() as usize, self.clock.now());
         }
-        for slab in self.spans.slabs() {
-            self.purge_spans(slab, 1, slab.made(), |_| true);
-        }
         self.clear_shelf(|_| true);
-        self.spans.arenas.purge();
-        if os::address_limit().is_some() {
-            // Where address space is limited, others need it too: for threads' stacks, say.
-            self.spans.arenas.abandon_free();
-        }
-        Trimmed { returned: before.saturating_sub(self.committed()), loaded: self.loaded_bytes() }
     }
 
     /// What is done once before a request fails: a trim, and the address space of free arenas goes too.

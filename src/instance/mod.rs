@@ -409,8 +409,7 @@ impl Heap {
     /// in the caches of threads that have ended. Linear in the memory that there is.
     pub fn trim(&self) -> Trimmed {
         self.flush_all_ended();
-        self.tracked().release_kept();
-        self.inner().core.trim(self.cache())
+        Tracked { cache: self.cache(), ..self.tracked() }.trim()
     }
 
     /// Gives the calling thread's cached chunks back to their spans. O(chunks cached).

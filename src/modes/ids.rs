@@ -148,7 +148,7 @@ impl Ids {
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]
     fn open(&self, lot: &Lot) -> Option<(u64, tagged::Index)> {
-        let block = self.use_again().or_else(|| self.blocks.take())?;
+        let block = self.use_again(LOOKS).or_else(|| self.blocks.take()).or_else(|| self.use_again(u32::MAX))?;
         let first = self.last.fetch_add(IDS, Ordering::Relaxed) + 1;
         let number = first / IDS + 1;
         // ORDERING: Release pairs with the Acquire in `used_up`.
@@ -177,10 +177,10 @@ impl Ids {
         }
     }
 
-    /// A block that was used up, if one is found soon, as if it were fresh.
-    fn use_again(&self) -> Option<&Block> {
+    /// A block that was used up, if one is found among `looks`, as if it were fresh.
+    fn use_again(&self, looks: u32) -> Option<&Block> {
         let made = self.blocks.made();
-        for _ in 0..LOOKS.min(made) {
+        for _ in 0..looks.min(made) {
             let mut at = self.hand.fetch_add(1, Ordering::Relaxed);
             if at >= made {
                 // From the first again, rather than by a remainder: `made` may rise in step with the hand.

@@ -2,7 +2,8 @@
 //!
 //! A hash table in levels, each twice as large as the one before; a level is made of buckets of one cache line, and stays for
 //! ever. An entry is one word: half of the key's hash, and the number. It goes into a free slot of its bucket in the topmost
-//! level, or in the one below; if both buckets are full there, a level is added on top. A look-up goes through the levels
+//! level, or in the one below; if both buckets are full there, a level is added on top, or, where there is no memory for one, it goes to
+//! one further down. A look-up goes through the levels
 //! from the top: most entries are in the first that it sees. So each operation looks at a bounded number of slots, moves
 //! nothing, and waits for nobody.
 //!
@@ -13,6 +14,7 @@
 use crate::config::{INDEX_BUCKETS, INDEX_LEVELS, INDEX_SLOTS, ZERO_IS_NODE};
 use crate::os;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Fault, Ordering, planted};
+use core::ops::Range;
 use core::ptr::{null_mut, with_exposed_provenance_mut};
 
 /// See the module's documentation.
@@ -66,21 +68,24 @@ impl Index {
         let entry = entry(hash, number);
         loop {
             let made = self.made();
-            for level in (made.saturating_sub(2)..made).rev() {
-                for slot in self.bucket(level, hash) {
-                    // ORDERING: Release pairs with the Acquire in `find`: the record is made.
-                    let publish = if planted(Fault::IndexRelaxed) { Ordering::Relaxed } else { Ordering::Release };
-                    if slot.load(Ordering::Relaxed) == 0
-                        && slot.compare_exchange(0, entry, publish, Ordering::Relaxed).is_ok()
-                    {
-                        return true;
-                    }
-                }
+            let topmost = made.saturating_sub(2);
+            if self.put(topmost..made, hash, entry) {
+                return true;
             }
             if !self.grow(made) {
-                return false;
+                return self.put(0..topmost, hash, entry);
             }
         }
+    }
+
+    /// Puts an entry into a free slot of one of these levels, if there is one.
+    #[inline]
+    fn put(&self, levels: Range<usize>, hash: u64, entry: u64) -> bool {
+        levels.rev().flat_map(|level| self.bucket(level, hash)).any(|slot| {
+            // ORDERING: Release pairs with the Acquire in `find`: the record is made.
+            let publish = if planted(Fault::IndexRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+            slot.load(Ordering::Relaxed) == 0 && slot.compare_exchange(0, entry, publish, Ordering::Relaxed).is_ok()
+        })
     }
 
     /// The number under a key for which `is` says that its record has that key.

@@ -212,6 +212,36 @@ impl Tracker {
         Some(id)
     }
 
+    /// Takes its record from a place that is in the caller's hand and has no allocation, for another place. Whether it had one.
+    pub(crate) fn unbind(&self, place: Place) -> bool {
+        self.places.get(place).is_some_and(|word| self.unbind_word(place.word, word))
+    }
+
+    /// The same for all places of a page that is the caller's. How many had one. Linear in the places of a page.
+    pub(crate) fn unbind_page(&self, address: usize) -> usize {
+        let words = self.places.of_page(address).iter().enumerate();
+        words.map(|(at, word)| usize::from(self.unbind_word(at, word))).sum()
+    }
+
+    fn unbind_word(&self, at: usize, word: &AtomicU32) -> bool {
+        // Relaxed, as in `begin`.
+        let known = word.load(Ordering::Relaxed);
+        if known == NONE {
+            return false;
+        }
+        let record = self.records.get(known);
+        if let Some((id, block)) = record.left_over() {
+            self.end_left_over(id, block);
+            record.clear();
+        }
+        // Relaxed: the next owner of the place sees it by the hand-over; who looks at the place meanwhile finds a record that is
+        // of another address.
+        word.store(NONE, Ordering::Relaxed);
+        self.places.uncount(at);
+        self.records.give(known);
+        true
+    }
+
     #[cold]
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]

@@ -20,6 +20,8 @@ use core::ptr::{null_mut, with_exposed_provenance_mut};
 const WORDS: usize = PAGE / GRAIN;
 /// Words of a plot.
 const PLOT: usize = WORDS << (PLOT_SHIFT - PAGE_SHIFT);
+/// Words that are counted together.
+const SHARE: usize = if WORDS < 1024 { WORDS } else { 1024 };
 /// Addresses below one entry of the root.
 const LEAF_SHIFT: u32 = PAGE_SHIFT + LEAF_BITS;
 /// Plots below one entry of the root.
@@ -89,6 +91,15 @@ impl Places {
             .then(|| unsafe { &*plot.add((place.address >> PAGE_SHIFT) * WORDS % PLOT + place.word % WORDS) })
     }
 
+    /// The words of a page; none if there is no table for it. O(1).
+    pub(crate) fn of_page(&self, address: usize) -> &[AtomicU32] {
+        match self.get(Place { address, word: 0 }) {
+            // SAFETY: a plot has all words of its pages, a page's side by side, and stays for ever.
+            Some(first) => unsafe { core::slice::from_raw_parts(core::ptr::from_ref(first), WORDS) },
+            None => &[],
+        }
+    }
+
     /// The same; the table is made if need be. `None`: there is no memory for it.
     #[inline]
     pub(crate) fn make(&self, place: Place) -> Option<&AtomicU32> {
@@ -115,16 +126,22 @@ impl Places {
         Some(())
     }
 
-    /// Counts that a word was used for the first time, with the memory of those beside it.
+    /// Counts that a word has come to name a record, with the memory of those beside it.
     #[inline]
     pub(crate) fn count(&self, place: Place) {
-        const SHARE: usize = if WORDS < 1024 { WORDS } else { 1024 };
         if place.word % SHARE == 0 {
             self.bytes.fetch_add(SHARE * size_of::<AtomicU32>(), Ordering::Relaxed);
         }
     }
 
-    /// Bytes of the tables, as far as they are in use.
+    /// Counts that it no longer does.
+    pub(crate) fn uncount(&self, word: usize) {
+        if word % SHARE == 0 {
+            self.bytes.fetch_sub(SHARE * size_of::<AtomicU32>(), Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes of the tables, as far as their words name records.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }

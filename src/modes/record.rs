@@ -233,6 +233,11 @@ impl Record {
         self.behind(0).store(counts, each);
     }
 
+    /// Makes a record that the caller has alone nobody's.
+    pub(crate) fn clear(&self) {
+        self.word.store(0, Ordering::Relaxed);
+    }
+
     /// Makes a freed record of an allocation at this address nobody's.
     pub(crate) fn forget(&self, address: usize) {
         let word = self.word.load(Ordering::Relaxed);

@@ -31,6 +31,7 @@ mod restore;
 mod store;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
+mod visit;
 
 pub(crate) use carve::Pop;
 pub(crate) use restore::Restored;

@@ -33,8 +33,13 @@ impl Span {
     /// Holds the span in place if it is listed, not held, has changed since it was last held so, and has rested since
     /// the tick of its last change. The returned token lets go of it.
     pub(crate) fn hold_in_place(&self, rested: impl Fn(u32) -> bool) -> Option<InPlace> {
+        self.hold_unless(CALM, rested)
+    }
+
+    /// The same if it is listed, not held, has none of these flags, and has rested.
+    pub(super) fn hold_unless(&self, flags: u64, rested: impl Fn(u32) -> bool) -> Option<InPlace> {
         let state = self.state();
-        if !state.is(LIVE | LINKED) || state.0 & (HELD | CALM) != 0 || !rested(state.stamp()) {
+        if !state.is(LIVE | LINKED) || state.0 & (HELD | flags) != 0 || !rested(state.stamp()) {
             return None;
         }
         if planted(Fault::PurgeUnheld) {

@@ -56,6 +56,8 @@ pub(crate) enum Fault {
     RestoreListsAlways,
     /// Free OS pages of a span are purged without holding it.
     PurgeUnheld,
+    /// Whoever visits free chunks looks at a span's bits with a relaxed load.
+    VisitBit,
     /// Purge looks at a span's bits with a relaxed load.
     PurgeBit,
     /// A retired span's node is given back although a stack still has it.
