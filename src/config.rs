@@ -91,6 +91,8 @@ mod values {
     pub(crate) const ARENAS: usize = 512;
     /// From this size an allocation has a mapping of its own.
     pub(crate) const HUGE_MIN: usize = 32 << 20;
+    /// The part of a mapping's length that is left free behind it in a hardened heap.
+    pub(crate) const GROWTH_PART: usize = 8;
 
     /// Pages of the longest run that is kept whole when it is freed, and how many such runs: 64 MiB in all, at most.
     pub(crate) const SHELF_PAGES: usize = 16;
@@ -238,6 +240,7 @@ mod values {
     pub(crate) const ZERO_BY_PURGE: usize = PAGE_SIZE;
     pub(crate) const ARENAS: usize = 3;
     pub(crate) const HUGE_MIN: usize = 4 * PAGE_SIZE;
+    pub(crate) const GROWTH_PART: usize = 8;
 
     pub(crate) const SHELF_PAGES: usize = 1;
     pub(crate) const SHELF_SLOTS: usize = 2;

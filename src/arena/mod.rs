@@ -302,7 +302,8 @@ impl Arenas {
         self.books.sealed.store(1, Ordering::Relaxed);
     }
 
-    fn is_sealed(&self) -> bool {
+    /// Whether they are to be.
+    pub(crate) fn is_sealed(&self) -> bool {
         // Relaxed: it is set before the first arena is made, or goes for later ones.
         self.books.sealed.load(Ordering::Relaxed) != 0
     }

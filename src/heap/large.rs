@@ -10,7 +10,7 @@
 use super::shelf::Shelved;
 use super::{Guest, Heap};
 use crate::arena::{Fill, Run};
-use crate::config::{ADDRESS_BITS, EBB_BYTES, HUGE_MIN, PAGE, PAGE_SHIFT};
+use crate::config::{ADDRESS_BITS, EBB_BYTES, GROWTH_PART, HUGE_MIN, PAGE, PAGE_SHIFT};
 use crate::log::{Bytes, tell};
 use crate::os;
 use crate::report::Thp;
@@ -136,7 +136,9 @@ impl Heap {
     }
 
     fn map_charged(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        let start = os::reserve_for_use(bytes, align.max(PAGE))?;
+        // Where the addresses of what is freed are kept back, what grows may only do so into such as were left free behind it.
+        let behind = if self.spans.arenas.is_sealed() { bytes / GROWTH_PART / PAGE * PAGE } else { 0 };
+        let start = os::reserve_for_use(bytes, align.max(PAGE), behind)?;
         let page = start >> PAGE_SHIFT;
         let node = self.spans.page_map.prepare(page, 1).and_then(|()| self.larges.take());
         let Some(node) = node else {
@@ -299,7 +301,7 @@ impl Heap {
     /// Moves a huge allocation, whose entry is then not yet published. `None` leaves all as it was.
     fn move_huge(&self, node: &Large, old: usize, new: usize, align: usize) -> Option<usize> {
         let (from, page) = (node.head.start(), node.head.page());
-        let to = os::reserve_for_use(new, align.max(PAGE))?;
+        let to = os::reserve_for_use(new, align.max(PAGE), 0)?;
         if self.spans.page_map.prepare(to >> PAGE_SHIFT, 1).is_none() {
             os::release(to, new);
             return None;

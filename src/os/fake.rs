@@ -259,7 +259,7 @@ pub(crate) fn keep_stock(_len: usize) -> bool {
     true
 }
 
-pub(crate) fn reserve_for_use(len: usize, align: usize) -> Option<usize> {
+pub(crate) fn reserve_for_use(len: usize, align: usize, _: usize) -> Option<usize> {
     reserve(len, align)
 }
 

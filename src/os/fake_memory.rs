@@ -480,7 +480,7 @@ pub(crate) fn process_id() -> u32 {
     system().process.load(Ordering::Relaxed)
 }
 
-pub(crate) fn reserve_for_use(len: usize, align: usize) -> Option<usize> {
+pub(crate) fn reserve_for_use(len: usize, align: usize, _: usize) -> Option<usize> {
     reserve(len, align)
 }
 

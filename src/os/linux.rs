@@ -81,7 +81,13 @@ pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
 }
 
 /// See [`os`](super).
-pub(crate) fn reserve_for_use(len: usize, align: usize) -> Option<usize> {
+pub(crate) fn reserve_for_use(len: usize, align: usize, behind: usize) -> Option<usize> {
+    if behind > 0 {
+        if let Some(at) = len.checked_add(behind).and_then(|sum| reserve_as(FLAGS, sum, align)) {
+            unmap(at + len, behind);
+            return Some(at);
+        }
+    }
     reserve_as(FLAGS, len, align)
 }
 

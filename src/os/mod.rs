@@ -6,7 +6,7 @@
 //! | verb | before | after |
 //! |---|---|---|
 //! | [`reserve`] | `len` and `align` multiples of a page, `align` a power of two | readable, writable, zero; costs no memory until touched; `None` if the system refuses |
-//! | [`reserve_for_use`] | as `reserve` | the same, but refused if it is plainly more than the system has |
+//! | [`reserve_for_use`] | as `reserve` | the same, but refused if it is plainly more than the system has; with `behind` bytes of addresses behind it that are nobody's yet, if there are any |
 //! | [`reserve_again`] | a whole reservation that was released | as `reserve`, at the same addresses; `false`: somebody else has them |
 //! | [`commit`] | inside one reservation | may be used; `false` if the system refuses, and nothing has changed |
 //! | [`purge`] | inside one reservation, in use by nobody | reads as the returned [`Purged`] says; costs no memory if purged |
