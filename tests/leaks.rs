@@ -228,9 +228,14 @@ fn records_say_which() {
         assert_eq!((record.address, record.thread, record.time_ms), (group.address(), group.thread, group.time_ms));
         let text = leaks.to_string();
         let part = format!(" of      100, first at {:#x}, id {}, by thread ", group.address(), group.id);
-        assert!(text.starts_with(&format!("leaks: {count} allocations, ")) && text.contains(&part), "{text}");
+        assert!(
+            text.starts_with(&format!("leaks of process {}: {count} allocations, ", std::process::id()))
+                && text.contains(&part),
+            "{text}"
+        );
         assert!(text.ends_with(" s ago, for in \"quotes\""), "{text}");
         let json: serde_json::Value = serde_json::from_str(&leaks.json().to_string()).expect("JSON");
+        assert_eq!((&json["process"], leaks.process()), (&std::process::id().into(), std::process::id()));
         assert_eq!((&json["count"], &json["others"]), (&count.into(), &0.into()));
         assert_eq!((&json["groups"][0]["id"], &json["groups"][0]["tag"]), (&group.id.into(), &group.tag.into()));
         // Kept back is not lost.
@@ -280,7 +285,7 @@ fn at_the_end_they_are_reported_and_fail() {
     };
     assert_eq!(ended.status.code(), Some(7), "{}", ended.stderr);
     assert!(ended.stdout.contains("test result: ok"), "streams are written: {}", ended.stdout);
-    assert!(ended.stderr.starts_with("millpond: leaks: "), "{}", ended.stderr);
+    assert!(ended.stderr.starts_with("millpond: leaks of process "), "{}", ended.stderr);
     assert!(ended.stderr.contains(" of     6144, first at 0x"), "{}", ended.stderr);
 }
 

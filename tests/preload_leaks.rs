@@ -48,7 +48,8 @@ fn what_is_held_is_not_found() {
         let ended = loses(which, "json,fail");
         assert_eq!((ended.code, group(&ended, 6144)), (Some(3), (0, 0)), "{which}: {ended:#?}");
         let ended = loses(which, "report");
-        assert!(ended.stderr.starts_with("millpond: no leaks: 0 allocations, 0 bytes; "), "{which}: {ended:#?}");
+        assert!(ended.stderr.starts_with("millpond: no leaks of process "), "{which}: {ended:#?}");
+        assert!(ended.stderr.contains(": 0 allocations, 0 bytes; "), "{which}: {ended:#?}");
     }
 }
 
@@ -56,10 +57,9 @@ fn what_is_held_is_not_found() {
 #[test]
 fn without_stack_nothing_is_known() {
     let ended = loses("small", "report,fail");
-    assert_eq!(
-        (ended.code, ended.stderr.as_str()),
-        (Some(3), "millpond: leaks: not known, there is no memory for the search\n")
-    );
+    assert_eq!(ended.code, Some(3), "{ended:#?}");
+    let says = |text| ended.stderr.starts_with("millpond: leaks of process ") && ended.stderr.ends_with(text);
+    assert!(says(": not known, there is no memory for the search\n"), "{ended:#?}");
 }
 
 #[test]
@@ -92,11 +92,37 @@ fn a_file_takes_reports() {
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(3), ""));
     }
     let text = std::fs::read_to_string(&file).expect("written");
-    assert_eq!(text.lines().filter(|line| line.starts_with("millpond: leaks: ")).count(), 2, "{text}");
-    assert_eq!(text.lines().filter(|line| line.starts_with("{\"count\":")).count(), 2, "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("millpond: leaks of process ")).count(), 2, "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("{\"process\":")).count(), 2, "{text}");
     let ended = loses("lost", "fail,file=/nowhere/at/all");
-    assert!(ended.code == Some(23) && ended.stderr.contains("millpond: leaks: /nowhere/at/all cannot be written\n"));
-    assert!(ended.stderr.contains("millpond: leaks: 1"), "{ended:#?}");
+    assert!(ended.code == Some(23) && ended.stderr.contains(": /nowhere/at/all cannot be written\n"));
+    assert_eq!(ended.stderr.matches("millpond: leaks of process ").count(), 2, "{ended:#?}");
+}
+
+/// Each report of a file says whose it is, and none is cut up by another's.
+#[test]
+fn reports_of_many_processes_are_told_apart() {
+    let file = workbench().join("leaks_of_many.txt");
+    let _ = std::fs::remove_file(&file);
+    let mut command = preloaded(program());
+    let leaks = format!("report,json,file={}", file.display());
+    command.arg("many").env("MILLPOND_LEAKS", leaks).env("MILLPOND_MODE", "tracked");
+    let ended = run(&mut command, WATCHDOG, &[]).well("many");
+    let text = std::fs::read_to_string(&file).expect("written");
+    let lines: Vec<&str> = text.lines().collect();
+    let json: Vec<serde_json::Value> = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let processes: Vec<u64> = ended.stdout.lines().map(|line| line.parse().expect("a number")).collect();
+    assert_eq!(processes.len(), 8, "{ended:#?}");
+    for process in processes {
+        let head = format!("millpond: leaks of process {process}: ");
+        let at = lines.iter().position(|line| line.starts_with(&head)).expect(&head);
+        let groups = lines[at + 1..].iter().take_while(|line| line.contains(", first at 0x")).count();
+        let json = json.iter().find(|json| json["process"] == process).expect("JSON");
+        assert!(
+            groups > 50 && json["groups"].as_array().expect("groups").len() == groups,
+            "{process}: {groups}\n{text}"
+        );
+    }
 }
 
 #[test]
@@ -117,7 +143,7 @@ fn others_programs_go_on() {
             let ended = run(&mut command, WATCHDOG, &[]);
             assert_eq!((ended.code, &ended.stdout), (plain.code, &plain.stdout), "{program}: {ended:#?}");
             // A shell may leave without a look at what is to be done at the end.
-            assert!(program == "sh" || ended.stderr.contains("leaks: "), "{program}: {ended:#?}");
+            assert!(program == "sh" || ended.stderr.contains("leaks of process "), "{program}: {ended:#?}");
             println!("{program}, {mode}: {}", ended.stderr.lines().next().unwrap_or_default());
         }
     }

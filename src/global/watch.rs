@@ -248,7 +248,7 @@ extern "C" fn write_at_exit() {
     let template = unsafe { CStr::from_ptr(path.cast()) }.to_bytes();
     let mut path = Path { bytes: [0; os::PATH_MAX], len: 0 };
     if path.fill(template, os::process_id() as u64 != PROCESS.get()).is_none()
-        || !write_profile(path.text(), COLLAPSED.get() != 0)
+        || write_profile(path.text(), COLLAPSED.get() != 0).is_err()
     {
         os::say(format_args!("no profile can be written to {}", template.escape_ascii()));
     }
@@ -257,15 +257,17 @@ extern "C" fn write_at_exit() {
     }
 }
 
-/// Writes what the profile knows to a file. False: the system refuses.
-pub(crate) fn write_profile(path: &CStr, collapsed: bool) -> bool {
-    let Some(mut file) = os::Output::create(path) else { return false };
-    let written = if collapsed {
+/// Writes what the profile knows to a file, or says why the system refuses.
+pub(crate) fn write_profile(path: &CStr, collapsed: bool) -> Result<(), os::Refused> {
+    let mut buffer = [0; 1024];
+    let mut file = os::Output::create(path, &mut buffer)?;
+    // The first refusal ends the writing, and is told by what finishes it.
+    let _ = if collapsed {
         pprof::collapse(&SAMPLER, pprof::Value::AllocatedBytes, &mut file, &mut pprof::module_and_offset).is_ok()
     } else {
         pprof::write(&SAMPLER, &mut |bytes| file.write(bytes)).is_ok()
     };
-    written && file.finish().is_ok()
+    file.finish()
 }
 
 /// A path that is being made.

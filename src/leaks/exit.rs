@@ -16,6 +16,9 @@ use core::ptr::with_exposed_provenance;
 static FORM: AtomicUsize = AtomicUsize::new(0);
 static PATH: AtomicUsize = AtomicUsize::new(0);
 
+/// Bytes of a report that are written at once: all groups, as text or as JSON, with tags of a few words.
+const REPORT: usize = 14 << 10;
+
 /// Notes what is wished. The path is copied: a program may write over its environment.
 #[cold]
 pub(crate) fn wish(wished: &Leaking) {
@@ -36,7 +39,7 @@ pub(crate) fn wish(wished: &Leaking) {
 pub(crate) fn at_exit(heap: &Heap, tracker: &Tracker, own: &Registers) {
     match has_room(own) {
         true => report(heap, tracker, own),
-        false => os::say(format_args!("leaks: not known, {}", LeaksUnknown::Memory)),
+        false => say(format_args!("not known, {}", LeaksUnknown::Memory)),
     }
 }
 
@@ -45,11 +48,11 @@ fn report(heap: &Heap, tracker: &Tracker, own: &Registers) {
     let wished = Leaking::from_bits(FORM.load(Ordering::Relaxed));
     let leaks = match find_with_room(heap, tracker, own, 0) {
         Ok(leaks) => leaks,
-        Err(reason) => return os::say(format_args!("leaks: not known, {reason}")),
+        Err(reason) => return say(format_args!("not known, {reason}")),
     };
     let says = wished.text || (wished.code.is_some() && leaks.count() > 0 && !wished.json);
     if write(&leaks, says, wished.json).is_err() {
-        os::say(format_args!("leaks: {} allocations, and no way to write which", leaks.count()));
+        say(format_args!("{} allocations, and no way to write which", leaks.count()));
     }
     if let Some(code) = wished.code.filter(|_| leaks.count() > 0) {
         os::exit_with(code.into());
@@ -57,9 +60,12 @@ fn report(heap: &Heap, tracker: &Tracker, own: &Registers) {
 }
 
 fn write(leaks: &Leaks, text: bool, json: bool) -> fmt::Result {
-    let mut output = output();
+    // So that a report is one piece of a file that several processes write to, nearly always.
+    let mut buffer = [0; REPORT];
+    let mut output = Output::new(file(), &mut buffer);
     if text {
         writeln!(output, "millpond: {leaks}")?;
+        output.flush().map_err(|_| fmt::Error)?;
     }
     if json {
         writeln!(output, "{}", leaks.json())?;
@@ -67,17 +73,22 @@ fn write(leaks: &Leaks, text: bool, json: bool) -> fmt::Result {
     output.finish().map_err(|_| fmt::Error)
 }
 
-/// The file that was named, or stderr.
-fn output() -> Output {
+/// The file that was named; `None`: none was, or it cannot be written.
+fn file() -> Option<Opened> {
     let at = PATH.load(Ordering::Relaxed);
     if at == 0 {
-        return Output::new(None);
+        return None;
     }
     // SAFETY: what `wish` has copied, with the zero behind it.
     let path = unsafe { CStr::from_ptr(with_exposed_provenance(at)) };
     let file = Opened::append(path);
     if file.is_none() {
-        os::say(format_args!("leaks: {} cannot be written", path.to_bytes().escape_ascii()));
+        say(format_args!("{} cannot be written", path.to_bytes().escape_ascii()));
     }
-    Output::new(file)
+    file
+}
+
+/// Says a line of this process's on stderr.
+fn say(text: fmt::Arguments<'_>) {
+    os::say(format_args!("leaks of process {}: {text}", os::process_id()));
 }

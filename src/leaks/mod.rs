@@ -102,12 +102,19 @@ pub struct Leaks {
     count: u64,
     bytes: u64,
     live: (u64, u64),
+    process: u32,
 }
 
 impl Leaks {
     /// Made, not copied: a constant of this size would be in every program.
     fn new() -> Self {
-        Self { groups: core::array::from_fn(|_| LeakGroup::NONE), len: 0, count: 0, bytes: 0, live: (0, 0) }
+        let groups = core::array::from_fn(|_| LeakGroup::NONE);
+        Self { groups, len: 0, count: 0, bytes: 0, live: (0, 0), process: os::process_id() }
+    }
+
+    /// The system's number of the process that has lost them (`getpid`).
+    pub fn process(&self) -> u32 {
+        self.process
     }
 
     /// How many allocations are lost.
@@ -135,8 +142,8 @@ impl Leaks {
         self.count - self.groups().iter().map(|group| group.count).sum::<u64>()
     }
 
-    /// The same as JSON: an object with `count`, `bytes`, `others`, `reachable` and `groups`, whose fields are those of
-    /// [`LeakGroup`].
+    /// The same as JSON: an object with `process`, `count`, `bytes`, `others`, `reachable` and `groups`, whose fields
+    /// are those of [`LeakGroup`].
     pub fn json(&self) -> impl fmt::Display + '_ {
         Json(self)
     }
@@ -171,9 +178,12 @@ impl Leaks {
 
 impl fmt::Display for Leaks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (lost, bytes, (count, held)) = (self.count, self.bytes, self.live);
+        let (process, lost, bytes, (count, held)) = (self.process, self.count, self.bytes, self.live);
         let no = if lost == 0 { "no " } else { "" };
-        write!(f, "{no}leaks: {lost} allocations, {bytes} bytes; {count}, {held} bytes, can be reached")?;
+        write!(
+            f,
+            "{no}leaks of process {process}: {lost} allocations, {bytes} bytes; {count}, {held} bytes, can be reached"
+        )?;
         for group in self.groups() {
             let LeakGroup { size, tag, count, direct, bytes, id, thread, .. } = group;
             write!(f, "\n{bytes:>10} bytes in {count:>6} of {size:>8}, first at {:#x}", group.address())?;
@@ -212,7 +222,13 @@ fn members(f: &mut fmt::Formatter<'_>, members: &[(&str, u64)]) -> fmt::Result {
 impl fmt::Display for Json<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(leaks) = self;
-        members(f, &[("count", leaks.count), ("bytes", leaks.bytes), ("others", leaks.others())])?;
+        let all = [
+            ("process", leaks.process.into()),
+            ("count", leaks.count),
+            ("bytes", leaks.bytes),
+            ("others", leaks.others()),
+        ];
+        members(f, &all)?;
         f.write_str(",\"reachable\":")?;
         members(f, &[("count", leaks.live.0), ("bytes", leaks.live.1)])?;
         f.write_str("},\"groups\":")?;

@@ -12,30 +12,34 @@ pub(crate) const PATH_MAX: usize = libc::PATH_MAX as usize;
 
 const STDERR: i32 = 2;
 
-/// A file that is being written, a buffer at a time.
-pub(crate) struct Output {
+/// A file that is being written, a buffer at a time: what fits in the buffer is one piece, into which no other process writes.
+pub(crate) struct Output<'a> {
     descriptor: i32,
-    bytes: [u8; 1024],
+    bytes: &'a mut [u8],
     len: usize,
+    /// The first refusal: nothing is written after it.
+    refused: Option<Refused>,
 }
 
-/// The file takes no more.
+/// The system takes no more, for this reason, one of `errno`'s.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Refused;
+pub(crate) struct Refused(#[allow(dead_code, reason = "of the C library alone")] pub(crate) i32);
 
-impl Output {
-    /// A file at a path, empty at first, readable as the process's mask says. `None`: the system refuses.
-    pub(crate) fn create(path: &CStr) -> Option<Self> {
+impl<'a> Output<'a> {
+    /// A file at a path, empty at first, readable as the process's mask says.
+    pub(crate) fn create(path: &CStr, buffer: &'a mut [u8]) -> Result<Self, Refused> {
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
         // SAFETY: a string that ends.
         let open = || unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o666) };
-        let descriptor = quietly(open) as i32;
-        (descriptor >= 0).then_some(Self { descriptor, bytes: [0; 1024], len: 0 })
+        match quietly(|| again(open)) {
+            Ok(descriptor) => Ok(Self { descriptor: descriptor as i32, bytes: buffer, len: 0, refused: None }),
+            Err(refused) => Err(refused),
+        }
     }
 
     /// One that is open, or stderr.
-    pub(crate) fn new(file: Option<Opened>) -> Self {
-        Self { descriptor: file.map_or(STDERR, Opened::into_descriptor), bytes: [0; 1024], len: 0 }
+    pub(crate) fn new(file: Option<Opened>, buffer: &'a mut [u8]) -> Self {
+        Self { descriptor: file.map_or(STDERR, Opened::into_descriptor), bytes: buffer, len: 0, refused: None }
     }
 
     pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<(), Refused> {
@@ -51,26 +55,28 @@ impl Output {
         Ok(())
     }
 
-    /// Writes what is left. The file is closed in any case.
+    /// Writes what is left; the first refusal, if there was any. The file is closed in any case.
     pub(crate) fn finish(mut self) -> Result<(), Refused> {
         self.flush()
     }
 
-    fn flush(&mut self) -> Result<(), Refused> {
+    /// Writes what the buffer has.
+    pub(crate) fn flush(&mut self) -> Result<(), Refused> {
         let mut rest = &self.bytes[..core::mem::take(&mut self.len)];
-        while !rest.is_empty() {
+        while !rest.is_empty() && self.refused.is_none() {
             // SAFETY: the buffer is ours.
             let write = || unsafe { libc::syscall(libc::SYS_write, self.descriptor, rest.as_ptr(), rest.len()) };
             match quietly(|| again(write)) {
-                some if some > 0 => rest = &rest[some as usize..],
-                _ => return Err(Refused),
+                Ok(some) if some > 0 => rest = &rest[some as usize..],
+                Ok(_) => self.refused = Some(Refused(libc::EIO)),
+                Err(refused) => self.refused = Some(refused),
             }
         }
-        Ok(())
+        self.refused.map_or(Ok(()), Err)
     }
 }
 
-impl Drop for Output {
+impl Drop for Output<'_> {
     fn drop(&mut self) {
         if self.descriptor != STDERR {
             // SAFETY: our own descriptor, used no more.
@@ -79,9 +85,9 @@ impl Drop for Output {
     }
 }
 
-impl core::fmt::Write for Output {
+impl core::fmt::Write for Output<'_> {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        self.write(text.as_bytes()).map_err(|Refused| core::fmt::Error)
+        self.write(text.as_bytes()).map_err(|_| core::fmt::Error)
     }
 }
 
@@ -90,7 +96,8 @@ impl core::fmt::Write for Output {
 #[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn say_in(path: &CStr, text: core::fmt::Arguments<'_>) {
     if let Some(file) = Opened::append(path) {
-        let mut file = Output::new(Some(file));
+        let mut buffer = [0; 1024];
+        let mut file = Output::new(Some(file), &mut buffer);
         let _ = writeln!(file, "millpond: {text}");
         let _ = file.finish();
     }
@@ -125,11 +132,12 @@ pub(crate) fn keep_path(path: &[u8]) -> Option<usize> {
 }
 
 /// Makes a call again for as long as signals interrupt it.
-fn again(mut call: impl FnMut() -> libc::c_long) -> libc::c_long {
+fn again(mut call: impl FnMut() -> libc::c_long) -> Result<libc::c_long, Refused> {
     loop {
-        let result = call();
-        if result >= 0 || errno() != libc::EINTR {
-            return result;
+        match call() {
+            result if result >= 0 => return Ok(result),
+            _ if errno() == libc::EINTR => {}
+            _ => return Err(Refused(errno())),
         }
     }
 }

@@ -3,6 +3,8 @@
 #include <limits.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static void *held;
 static const char *which;
@@ -27,6 +29,15 @@ static void *lose(void *unused)
     return NULL;
 }
 
+/* Of each of 64 sizes a few. */
+static void *lose_many(void *unused)
+{
+    (void)unused;
+    for (int at = 0; at < 640; at++)
+        CHECK(hidden(malloc(unknown(1000 + at % 64))));
+    return NULL;
+}
+
 static void *run(void *unused)
 {
     char *volatile block;
@@ -48,6 +59,22 @@ int main(int count, char **arguments)
     CHECK(is_millpond() && count == 2);
     which = arguments[1];
     pthread_t thread;
+    /* Some processes, that end at nearly the same time. */
+    if (strcmp(which, "many") == 0) {
+        for (int at = 0; at < 8; at++) {
+            pid_t child = fork();
+            CHECK(child >= 0);
+            if (child > 0)
+                continue;
+            CHECK(pthread_create(&thread, NULL, lose_many, NULL) == 0);
+            CHECK(pthread_join(thread, NULL) == 0);
+            printf("%d\n", (int)getpid());
+            return 0;
+        }
+        while (wait(NULL) > 0)
+            ;
+        return 0;
+    }
     if (strcmp(which, "nothing") != 0) {
         CHECK(pthread_create(&thread, NULL, lose, NULL) == 0);
         CHECK(pthread_join(thread, NULL) == 0);
