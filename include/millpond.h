@@ -158,8 +158,8 @@ void mp_profile_start(size_t bytes) MP_NOEXCEPT;
 void mp_profile_stop(void) MP_NOEXCEPT;
 
 /* Writes the profile to a file, in place of what was there: for pprof; or, if `collapsed` is not 0, as text for flame graphs, a
- * line a stack with the bytes allocated from it. Returns 0, or -1 if the system refuses; errno stays as it was. Linear in the
- * number of stacks. */
+ * line a stack with the bytes allocated from it. Returns 0; or -1, and errno is why the system refuses to open the file or to write
+ * to it, as open and write say. Linear in the number of stacks. */
 int mp_profile_write(const char *path, int collapsed) MP_NOEXCEPT;
 
 /* The version, such as "0.1.0". */

@@ -106,12 +106,20 @@ fn check() -> c_int {
     }
 }
 
+/// 0, or -1 with the system's reason in `errno`.
+///
 /// # Safety
 /// `path` is a string.
 unsafe fn write_profile(path: *const c_char, collapsed: bool) -> c_int {
     // SAFETY: the caller's.
     let path = unsafe { CStr::from_ptr(path) };
-    if watch::write_profile(path, collapsed) { 0 } else { -1 }
+    match watch::write_profile(path, collapsed) {
+        Ok(()) => 0,
+        Err(refused) => {
+            os::fail_as(refused);
+            -1
+        }
+    }
 }
 
 /// NB: the numbers are those of `include/millpond.h`.

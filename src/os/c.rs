@@ -17,6 +17,12 @@ pub(crate) fn fail(errno: Errno) {
     set_errno(errno as i32);
 }
 
+/// Sets `errno` to the system's reason.
+#[cfg(feature = "prefixed")]
+pub(crate) fn fail_as(super::Refused(errno): super::Refused) {
+    set_errno(errno);
+}
+
 /// One of C's streams, a `FILE *` of somebody's.
 #[derive(Debug)]
 pub(crate) struct Stream(*mut File);

@@ -2,6 +2,14 @@
 #include "check.h"
 #include "millpond.h"
 
+/* What errno is after a call; 0: as it was. */
+#define CHECK_ERRNO(call, is)                                                                                          \
+    do {                                                                                                               \
+        errno = 0;                                                                                                     \
+        CHECK(call);                                                                                                   \
+        CHECK(errno == (is));                                                                                          \
+    } while (0)
+
 int main(void)
 {
     char *ours = mp_malloc(unknown(4376)), *theirs = malloc(unknown(4376));
@@ -14,6 +22,24 @@ int main(void)
     struct mp_stats stats;
     mp_stats(&stats);
     CHECK(stats.committed > 0 && mp_check() == 0);
+
+    /* What fails says why in errno, and what does not leaves it alone. */
+    mp_profile_start(1);
+    mp_free(hidden(mp_malloc(unknown(100))));
+    for (int collapsed = 0; collapsed < 2; collapsed++) {
+        CHECK_ERRNO(mp_profile_write("/nowhere/at/all", collapsed) == -1, ENOENT);
+        CHECK_ERRNO(mp_profile_write("/", collapsed) == -1, EISDIR);
+        CHECK_ERRNO(mp_profile_write("/dev/full", collapsed) == -1, ENOSPC);
+        CHECK_ERRNO(mp_profile_write("/dev/null", collapsed) == 0, 0);
+    }
+    mp_profile_stop();
+    FILE *full = fopen("/dev/full", "w");
+    CHECK(full && setvbuf(full, NULL, _IONBF, 0) == 0);
+    CHECK_ERRNO(mp_malloc_info(0, full) == -1, ENOSPC);
+    CHECK_ERRNO(mp_malloc_info(1, full) == -1, EINVAL);
+    fclose(full);
+    CHECK_ERRNO(mp_set_thp(4) == -1, EINVAL);
+    CHECK_ERRNO(mp_set_thp(MP_THP_DEFAULT) == 0, 0);
     puts("done");
     return 0;
 }
