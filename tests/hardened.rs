@@ -3,11 +3,14 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux", not(millpond_forward), not(millpond_portable_tls)))]
 
 mod library;
+#[path = "common/words.rs"]
+mod words;
 
 use library::{Ended, compile, preloaded, run};
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
+use words::{bytes, into_freed, past_end};
 
 const WATCHDOG: u32 = 60;
 /// From here on an allocation has pages of its own.
@@ -42,45 +45,44 @@ fn what_is_deterministic_is_stopped_and_named() {
         cases.push((words, parts.iter().map(|part| part.to_string()).collect()));
     };
     for size in sizes {
-        let bytes = format!(": {size} bytes, id ");
+        let known = format!(": {size} bytes, id ");
         for name in ["twice", "twice_by_another", "twice_in_another"] {
-            case(format!("{name} {size}"), &["double free of 0x", &bytes, ", freed by thread "]);
+            case(format!("{name} {size}"), &["double free of 0x", &known, ", freed by thread "]);
         }
         // What is large may have stayed, with another size.
-        let bytes_then = if size < CLASS_MAX { &bytes } else { " bytes, id " };
-        case(format!("twice_after_realloc {size}"), &["double free of 0x", bytes_then, ", freed by thread "]);
+        let known_then = if size < CLASS_MAX { &known } else { " bytes, id " };
+        case(format!("twice_after_realloc {size}"), &["double free of 0x", known_then, ", freed by thread "]);
         for name in ["realloc_twice", "realloc_twice_by_another"] {
-            case(format!("{name} {size}"), &["realloc of 0x", "which has been freed", &bytes, ", freed by thread "]);
+            case(format!("{name} {size}"), &["realloc of 0x", "which has been freed", &known, ", freed by thread "]);
         }
         for at in [1, 8, 16] {
             for (name, verb) in [("inside", "free of 0x"), ("realloc_inside", "realloc of 0x")] {
-                case(format!("{name} {size} {at}"), &[verb, &format!("{at} bytes into the allocation 0x"), &bytes]);
+                case(format!("{name} {size} {at}"), &[verb, &format!("{} into the allocation 0x", bytes(at)), &known]);
             }
         }
         if size > 4096 {
             for at in [4096, size / 2] {
-                case(format!("inside {size} {at}"), &[&format!("{at} bytes into the allocation 0x"), &bytes]);
+                case(format!("inside {size} {at}"), &[&format!("{} into the allocation 0x", bytes(at)), &known]);
             }
         }
         for past in [0, 1, 15, 16, 31] {
             let at = size + past;
-            case(format!("write_at {size} {at}"), &[&format!("write {past} bytes past the end of 0x"), &bytes]);
+            case(format!("write_at {size} {at}"), &[&past_end(past), &known]);
         }
         for before in [1, 8, 25, 32] {
             if size < CLASS_MAX {
-                let what = format!("write {before} bytes before the beginning of 0x");
-                case(format!("write_at {size} -{before}"), &[&what, &bytes]);
+                let what = format!("write {} before the beginning of 0x", bytes(before));
+                case(format!("write_at {size} -{before}"), &[&what, &known]);
             }
         }
         for by in [-8, 1, 1000] {
-            case(format!("sized {size} {by}"), &["with a size that is not its own", &bytes]);
+            case(format!("sized {size} {by}"), &["with a size that is not its own", &known]);
         }
-        case(format!("aligned_sized {size}"), &["with a size that is not its own", &bytes]);
+        case(format!("aligned_sized {size}"), &["with a size that is not its own", &known]);
     }
     for size in [24, 1000, 16 << 10] {
         for at in [0, 1, size / 2, size - 1] {
-            let into = format!("after it was freed, {at} bytes into it");
-            case(format!("write_after_free {size} {at}"), &["write to 0x", &into]);
+            case(format!("write_after_free {size} {at}"), &["write to 0x", &into_freed(at)]);
         }
         case(format!("twice_after_others {size}"), &["double free of 0x", &format!(": {size} bytes, id ")]);
     }
@@ -132,7 +134,7 @@ fn what_has_pages_of_its_own_faults_at_once() {
     }
     for (words, part) in [
         ("twice 100", "double free of 0x"),
-        ("write_at 100 100", "write 0 bytes past the end of 0x"),
+        ("write_at 100 100", "write right past the end of 0x"),
         ("inside 100 16", "16 bytes into the allocation 0x"),
         ("sized 100 1", "with a size that is not its own"),
         ("realloc_twice 100", "which has been freed"),
@@ -148,7 +150,7 @@ fn the_end_tells_what_is_left() {
     let mut cases: Vec<(String, String)> = Vec::new();
     for size in [0usize, 24, 1000, 100_000, 300_000, 40 << 20] {
         for past in [0, 31] {
-            let what = format!("write {past} bytes past the end of 0x");
+            let what = past_end(past);
             cases.push((format!("write_and_keep {size} {}", size + past), what));
         }
         if size < CLASS_MAX {
@@ -156,7 +158,7 @@ fn the_end_tells_what_is_left() {
         }
         if (1..=KEPT_MAX).contains(&size) {
             let into = size / 2;
-            cases.push((format!("write_at_last {size} {into}"), format!("after it was freed, {into} bytes into it")));
+            cases.push((format!("write_at_last {size} {into}"), into_freed(into)));
         }
     }
     for (words, what) in &cases {

@@ -70,7 +70,7 @@ fn a_write_before_the_beginning_names_both() {
 /// What lies between two is the same whoever has the first: whether it was kept back, or handed out again, meanwhile.
 #[test]
 fn it_is_told_when_the_one_before_was_freed_first() {
-    let parts = ["write 1 bytes before the beginning of 0x", "; or past the end of 0x", ", freed by thread "];
+    let parts = ["write 1 byte before the beginning of 0x", "; or past the end of 0x", ", freed by thread "];
     ends("it_is_told_when_the_one_before_was_freed_first", &parts, |heap| {
         let [first, second] = neighbours(heap);
         give(heap, first);

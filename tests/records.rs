@@ -378,7 +378,7 @@ fn tracked_names_the_stack() {
 
 #[test]
 fn hardened_names_a_write_past_the_end() {
-    ends("hardened_names_a_write_past_the_end", &["write 0 bytes past the end of 0x", "100 bytes, id 1"], |heap| {
+    ends("hardened_names_a_write_past_the_end", &["write right past the end of 0x", "100 bytes, id 1"], |heap| {
         let ptr = take(heap, 100);
         // SAFETY: none: the misuse under test.
         unsafe {

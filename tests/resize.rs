@@ -7,6 +7,7 @@ mod common;
 use common::fork::{fork, join};
 use common::random::Random;
 use common::scaled;
+use common::words::past_end;
 use millpond::{Heap, Mode};
 use std::alloc::Layout;
 use std::cell::RefCell;
@@ -214,14 +215,14 @@ fn writes_past_the_end_are_named_after_a_resize() {
             assert!(!block.resize(to), "{from} to {to}");
             block.write(to + past);
             assert_eq!(heap.check_memory(), 1);
-            heard_one(&format!("write {past} bytes past the end"));
+            heard_one(&past_end(past));
             block.free();
-            heard_one(&format!("write {past} bytes past the end"));
+            heard_one(&past_end(past));
 
             let mut block = Block::new(&heap, from, 1);
             block.write(from + past);
             assert!(!block.resize(to), "{from} to {to}");
-            heard_one(&format!("write {past} bytes past the end"));
+            heard_one(&past_end(past));
             assert_eq!(heap.check_memory(), 0);
             block.free();
         }
@@ -273,7 +274,7 @@ fn a_free_in_the_middle_of_a_resize_is_named() {
     assert!(!block.resize(700 * KIB));
     let heard = HEARD.take();
     assert_eq!(heard.len(), 3, "{heard:?}");
-    assert!(heard[0].contains("write 0 bytes past the end of 0x"), "{heard:?}");
+    assert!(heard[0].contains("write right past the end of 0x"), "{heard:?}");
     for (line, verb) in heard[1..].iter().zip(["free", "realloc"]) {
         let told = line.starts_with(&format!("{verb} of 0x")) && line.contains(" is resizing: 614400 bytes, id 1,");
         assert!(told && line.contains(", which thread "), "{line}");

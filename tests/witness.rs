@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::words::{into_freed, past_end};
 use millpond::{Heap, Mode};
 use std::alloc::Layout;
 use std::cell::RefCell;
@@ -155,9 +156,9 @@ fn what_was_written_where_nobody_may_is_heard_of_and_freed() {
             // SAFETY: none: the misuse under test; what lies there is the heap's, and written by nobody else.
             unsafe { block.add(size + past).write(block.add(size + past).read() ^ 0x55) };
             assert_eq!(heap.check_memory(), 1);
-            one(&[&format!("write {past} bytes past the end of 0x"), &format!(": {size} bytes, id ")]);
+            one(&[&past_end(past), &format!(": {size} bytes, id ")]);
             give(&heap, block, size);
-            one(&[&format!("write {past} bytes past the end of 0x")]);
+            one(&[&past_end(past)]);
         }
     }
     for size in [24, 1000, 16 << 10] {
@@ -166,7 +167,7 @@ fn what_was_written_where_nobody_may_is_heard_of_and_freed() {
         // SAFETY: none: as above.
         unsafe { block.add(size - 1).write(1) };
         heap.trim();
-        one(&["write to 0x", &format!("after it was freed, {} bytes into it", size - 1)]);
+        one(&["write to 0x", &into_freed(size - 1)]);
     }
     heap.trim();
     let stats = heap.check().expect("sound");
@@ -233,7 +234,9 @@ fn a_witness_may_panic_in_a_resize() {
         // SAFETY: the block's own layout.
         let resize = || unsafe { heap.realloc(block, layout(SIZE), SIZE + 100) };
         let panicked = std::panic::catch_unwind(resize).expect_err("misuse");
-        assert!(panicked.downcast_ref::<String>().is_some_and(|what| what.starts_with("write 0 bytes past the end")));
+        assert!(
+            panicked.downcast_ref::<String>().is_some_and(|what| what.starts_with("write right past the end of 0x"))
+        );
     }
     behind(0x55);
     // SAFETY: as above.

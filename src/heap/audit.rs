@@ -10,7 +10,7 @@
 
 use super::Tracked;
 use super::edges::{WORDS, canary};
-use super::tracked::Known;
+use super::tracked::{Known, Written};
 use crate::config::CANARY;
 use crate::modes::Seen;
 use crate::os;
@@ -147,7 +147,8 @@ impl Audit<'_> {
         let behind = |from| self.broken_behind(seen, class, from);
         if let Some(past) = behind(From::Copy).and_then(|_| behind(From::Memory)).filter(|_| self.is_same(seen)) {
             let known = Known(seen, tracker);
-            return tell(format_args!("write {past} bytes past the end of {:#x}: {known}", seen.address));
+            let what = Written::Past { address: seen.address, byte: past };
+            return tell(format_args!("{what}: {known}"));
         }
         let Some(class) = class.filter(|_| tracker.knows_all()) else { return };
         let Some(before) = self.of.before(seen.address, class) else { return };
@@ -203,7 +204,7 @@ impl Audit<'_> {
         // Had it been given back, another allocation would be there, or none be kept back.
         if let Some(byte) = self.written(address, size, fill).filter(|_| find() == Some(seen) && is_still()) {
             let known = Known(&seen, tracker);
-            tell(format_args!("write to {address:#x} after it was freed, {byte} bytes into it: {known}"));
+            tell(format_args!("{}: {known}", Written::Freed { address, byte }));
         }
     }
 

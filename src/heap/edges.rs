@@ -18,7 +18,7 @@
 //! has written there. (Of a free chunk's edge, words may be zero once free memory inside of spans has gone back.)
 
 use super::Tracked;
-use super::tracked::Known;
+use super::tracked::{Known, Written};
 use crate::config::{CANARY, PAGE};
 use crate::modes::Ended;
 use crate::size_class::{Class, INFO};
@@ -187,7 +187,7 @@ impl Tracked<'_> {
     pub(super) fn accuse_of_canary(&self, ended: &Ended, len: usize) {
         let Ended { address, size, .. } = *ended;
         let byte = (0..len).find(|past| self.is_broken(address, size, *past)).unwrap_or(0);
-        self.accuse_of(address, format_args!("write {byte} bytes past the end of {address:#x}"))
+        self.accuse_of(address, format_args!("{}", Written::Past { address, byte }))
     }
 
     /// `from`: the chunk from whose end it may have come.
@@ -253,7 +253,7 @@ impl fmt::Display for Before<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tracked, address, bytes, from } = *self;
         let find = |address| tracked.tracker.find(tracked.heap.place(address));
-        write!(f, "write {bytes} bytes before the beginning of {address:#x}")?;
+        write!(f, "{}", Written::Before { address, bytes })?;
         if let Some(seen) = find(address) {
             write!(f, ": {}", Known(&seen, tracked.tracker))?;
         }

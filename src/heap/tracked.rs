@@ -361,7 +361,7 @@ impl Tracked<'_> {
         let is_whole = |piece: &[u8]| piece.iter().fold(0, |bad, byte| bad | (byte ^ fill)) == 0;
         if !kept.chunks(256).all(is_whole) {
             let byte = kept.iter().position(|byte| *byte != fill).unwrap_or(0);
-            self.accuse_of(address, format_args!("write to {address:#x} after it was freed, {byte} bytes into it"));
+            self.accuse_of(address, format_args!("{}", Written::Freed { address, byte }));
         }
     }
 
@@ -386,7 +386,8 @@ impl Tracked<'_> {
                 let (size, align) = layout.unwrap_or_default();
                 let known = Known(&seen, self.tracker);
                 self.tracker.witness.accuse(format_args!(
-                    "{verb} of {address:#x} with a size that is not its own, {size} bytes aligned to {align}: {known}"
+                    "{verb} of {address:#x} with a size that is not its own, {} aligned to {align}: {known}",
+                    Bytes(size)
                 ))
             }
             Misuse::Resized(seen) => {
@@ -437,11 +438,11 @@ impl Tracked<'_> {
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn accuse_of_unknown(&self, verb: &str, address: usize) {
         if let Some(seen) = self.around(address) {
-            let (into, known) = (address.wrapping_sub(seen.address), Known(&seen, self.tracker));
+            let (into, known) = (Bytes(address.wrapping_sub(seen.address)), Known(&seen, self.tracker));
             let start = seen.address;
             let witness = &self.tracker.witness;
             return witness
-                .accuse(format_args!("{verb} of {address:#x}, {into} bytes into the allocation {start:#x}: {known}"));
+                .accuse(format_args!("{verb} of {address:#x}, {into} into the allocation {start:#x}: {known}"));
         }
         if self.heap.owns(address) {
             return self.tracker.witness.accuse(format_args!("{verb} of {address:#x}, where no allocation begins"));
@@ -475,6 +476,45 @@ impl Tracked<'_> {
     }
 }
 
+/// Where something was written that was not to be, in words.
+pub(super) enum Written {
+    /// So many bytes behind an allocation's last.
+    Past { address: usize, byte: usize },
+    /// So many bytes before its first: at least 1.
+    Before { address: usize, bytes: usize },
+    /// So many bytes into what was freed.
+    Freed { address: usize, byte: usize },
+}
+
+impl fmt::Display for Written {
+    #[unsafe(link_section = ".millpond_cold")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Past { address, byte: 0 } => write!(f, "write right past the end of {address:#x}"),
+            Self::Past { address, byte } => write!(f, "write {} past the end of {address:#x}", Bytes(byte)),
+            Self::Before { address, bytes } => {
+                write!(f, "write {} before the beginning of {address:#x}", Bytes(bytes))
+            }
+            Self::Freed { address, byte: 0 } => {
+                write!(f, "write to {address:#x} after it was freed, at its beginning")
+            }
+            Self::Freed { address, byte } => {
+                write!(f, "write to {address:#x} after it was freed, {} into it", Bytes(byte))
+            }
+        }
+    }
+}
+
+/// So many, in words.
+struct Bytes(usize);
+
+impl fmt::Display for Bytes {
+    #[unsafe(link_section = ".millpond_cold")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, if self.0 == 1 { "byte" } else { "bytes" })
+    }
+}
+
 const JUNKS: u128 = u128::from_ne_bytes([JUNK; size_of::<u128>()]);
 
 /// What is known of an allocation, in words.
@@ -486,7 +526,8 @@ impl fmt::Display for Known<'_> {
         let (seen, since) = (self.0, |ms: u64| ms.saturating_sub(self.1.origin_ms()));
         let seconds = |ms: u64| (since(ms) / 1000, since(ms) % 1000);
         let (whole, part) = seconds(seen.born_ms);
-        write!(f, "{} bytes, id {}, allocated by thread {} at {whole}.{part:03} s", seen.size, seen.id, seen.thread)?;
+        let (size, id, thread) = (Bytes(seen.size), seen.id, seen.thread);
+        write!(f, "{size}, id {id}, allocated by thread {thread} at {whole}.{part:03} s")?;
         if !seen.tag.is_empty() {
             write!(f, " for {}", seen.tag)?;
         }

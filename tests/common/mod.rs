@@ -12,6 +12,7 @@ pub mod law;
 pub mod random;
 pub mod table;
 pub mod thread;
+pub mod words;
 
 #[global_allocator]
 pub static GLOBAL: Millpond = Millpond;
