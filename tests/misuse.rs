@@ -28,6 +28,13 @@ fn settle() {
     millpond::trim();
 }
 
+/// Resizes whatever it is told to, as what it is told.
+fn resize(ptr: *mut u8, size: usize, to: usize) {
+    let layout = Layout::from_size_align(size, 8).expect("valid");
+    // SAFETY: none: this is the misuse under test.
+    unsafe { GLOBAL.realloc(ptr, layout, to) };
+}
+
 /// Runs the misuse in a child, which must abort with one line about the right address.
 fn aborts(test: &'static str, misuse: impl FnOnce()) {
     let Some(ended) = Scenario::new(test).run(|| {
@@ -53,6 +60,8 @@ fn aborts(test: &'static str, misuse: impl FnOnce()) {
         message.contains(&format!("0x{address}")) || message.contains(&format!("0x{address:0>16}")),
         "{stderr:?} does not name 0x{address}"
     );
+    // Whoever resizes is told of that.
+    assert_eq!(message.starts_with("millpond: realloc of 0x"), test.starts_with("realloc_"), "{stderr:?}");
     // Words, not an address alone.
     let words = message.trim_start_matches("millpond: ").split(' ');
     assert!(
@@ -178,17 +187,37 @@ misuses! {
     };
     realloc_of_a_foreign_large_block: {
         let mut local = [0_u64; 16];
-        let ptr = about(local.as_mut_ptr().cast());
-        let layout = Layout::from_size_align(MIB, 8).expect("valid");
+        resize(about(local.as_mut_ptr().cast()), MIB, 2 * MIB);
+    };
+    realloc_of_a_foreign_huge_block: {
+        let mut local = [0_u64; 16];
+        resize(about(local.as_mut_ptr().cast()), 64 * MIB, 2 * MIB);
+    };
+    realloc_in_the_middle_of_a_large_block: {
+        resize(about(take(MIB, 8).wrapping_add(64 * KIB)), MIB, 2 * MIB);
+    };
+    realloc_in_the_middle_of_a_huge_block: {
+        resize(about(take(80 * MIB, 8).wrapping_add(40 * MIB)), 40 * MIB, 300 * KIB);
+    };
+    realloc_of_a_chunk_as_a_large_block: {
+        resize(about(take(64, 8)), MIB, 2 * MIB);
+    };
+    realloc_of_a_freed_large_block: {
+        let ptr = about(take(MIB, 8));
+        free(ptr, MIB, 8);
+        resize(ptr, MIB, 2 * MIB);
+    };
+    realloc_in_the_middle_of_a_chunk_of_a_heap: {
+        let heap = millpond::Heap::new().expect("memory");
+        let layout = Layout::new::<[u64; 8]>();
+        let inside = about(heap.alloc(layout).expect("memory").as_ptr().wrapping_add(8));
         // SAFETY: none: this is the misuse under test.
-        unsafe { GLOBAL.realloc(ptr, layout, 2 * MIB) };
+        let _ = unsafe { heap.realloc(core::ptr::NonNull::new(inside).expect("an address"), layout, MIB) };
     };
     realloc_of_a_freed_huge_block: {
         let ptr = about(take(64 * MIB, 8));
         free(ptr, 64 * MIB, 8);
-        let layout = Layout::from_size_align(64 * MIB, 8).expect("valid");
-        // SAFETY: none: this is the misuse under test.
-        unsafe { GLOBAL.realloc(ptr, layout, 96 * MIB) };
+        resize(ptr, 64 * MIB, 96 * MIB);
     };
 }
 

@@ -261,3 +261,22 @@ fn the_environment_of_privileged_programs_is_not() {
     let ended = ask().well("secure");
     assert!(ended.stdout == "secure 1\n" && ended.stderr.is_empty(), "{}: {ended:#?}", workbench().display());
 }
+
+/// A `realloc` of what is no allocation says so, and nothing of a `free`, whatever the sizes.
+#[test]
+fn a_bad_realloc_is_called_so() {
+    let program = compile("misuse.c", "misuse_fast", &["-fno-builtin", "-fno-inline"]);
+    let sizes = [100, 100_000, 300_000, 40 << 20usize];
+    for to in sizes.map(|size| size * 3) {
+        let inside = sizes.map(|size| format!("inside {size} 8 {to}"));
+        let twice = [300_000, 40 << 20].map(|size| format!("twice {size} 0 {to}"));
+        let foreign = ["stack", "global", "code", "number"].map(|what| format!("{what} 100 16 {to}"));
+        for case in inside.iter().chain(&twice).chain(&foreign) {
+            let words = format!("realloc_{case}");
+            let ended = run(preloaded(&program).args(words.split(' ')), WATCHDOG, &[]);
+            assert_eq!((ended.signal, ended.stdout.as_str()), (Some(libc::SIGABRT), ""), "{words}: {ended:?}");
+            assert!(ended.stderr.starts_with("millpond: realloc of 0x"), "{words}: {ended:?}");
+            assert_eq!(ended.stderr.lines().count(), 1, "{words}: {ended:?}");
+        }
+    }
+}

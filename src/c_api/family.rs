@@ -290,13 +290,7 @@ unsafe fn moved(ptr: *mut u8, size: usize, take: impl FnOnce(usize) -> *mut u8) 
         if let Some(tracked) = global::tracked() {
             tracked.accuse_of_realloc(ptr.addr());
         }
-        match global::owns(ptr) {
-            true => os::die(format_args!("realloc of {ptr:p}, where no allocation begins")),
-            false => os::die(format_args!(
-                "realloc of {ptr:p}, which is not an allocation of Millpond's: {}",
-                HEAP.spans.arenas.place(ptr.addr())
-            )),
-        }
+        HEAP.die_of_unknown("realloc", ptr.addr())
     };
     let target = take(size);
     if !target.is_null() {

@@ -173,21 +173,14 @@ impl Heap {
         os::advise_thp(start, bytes, thp);
     }
 
-    /// The node of a large or huge allocation that starts at `address`. Ends the process if there is none.
-    fn large_at(&self, address: usize) -> &Large {
+    /// The node of a large or huge allocation that starts at `address`, on which there is a call of this name. Ends the process
+    /// if there is none.
+    fn large_at(&self, verb: &str, address: usize) -> &Large {
         match self.spans.page_map.get(address) {
-            None => os::die(format_args!(
-                "free of {address:#x}, which is not an allocation of Millpond's: {}",
-                self.spans.arenas.place(address)
-            )),
-            Some(head) if head.kind() < LARGE => {
-                os::die(format_args!("free of {address:#x} with a size that is not its own"))
-            }
-            Some(head) if head.start() != address => {
-                os::die(format_args!("free of {address:#x}, where no allocation begins"))
-            }
+            Some(head) if head.kind() < LARGE => self.die_of_size(verb, address),
             // SAFETY: a head of this kind is that of a large node.
-            Some(head) => unsafe { head.node() },
+            Some(head) if head.start() == address => unsafe { head.node() },
+            _ => self.die_of_unknown(verb, address),
         }
     }
 
@@ -196,7 +189,7 @@ impl Heap {
     #[inline(never)]
     pub(crate) fn free_large(&self, thread: Index, address: usize) {
         let _guest = self.enter(thread);
-        let node = self.large_at(address);
+        let node = self.large_at("free", address);
         let (page, bytes, kind) = (node.head.page(), node.bytes(), node.head.kind());
         if !self.spans.page_map.take(page, entry(node)) {
             os::die(format_args!("double free of {address:#x}"));
@@ -231,7 +224,7 @@ impl Heap {
     fn resize_within(&self, thread: Index, address: usize, size: usize, to: Option<usize>) -> Option<NonNull<u8>> {
         let new = size.max(1).checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
         let _guest = self.enter(thread);
-        let node = self.large_at(address);
+        let node = self.large_at("realloc", address);
         let (page, old) = (node.head.page(), node.bytes());
         if node.head.kind() == HUGE && new != old {
             return if new < HUGE_MIN / 2 { None } else { self.resize_huge(node, old, new, to) };

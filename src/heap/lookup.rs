@@ -1,6 +1,7 @@
 //! Questions about one address.
 
 use super::Heap;
+use crate::os;
 use crate::size_class::{Class, INFO};
 use crate::span::{LARGE, Span};
 
@@ -29,6 +30,26 @@ impl Heap {
         // On the shelf, a run is nobody's.
         head.is_some_and(|head| head.kind() < LARGE || self.large_bytes(head, head.start()).is_some())
             || self.larges().any(|node| (node.head.start()..node.head.start() + node.bytes()).contains(&address))
+    }
+
+    /// Ends the process for a call of this name on what is no allocation.
+    #[cold]
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn die_of_unknown(&self, verb: &str, address: usize) -> ! {
+        if self.owns(address) {
+            os::die(format_args!("{verb} of {address:#x}, where no allocation begins"));
+        }
+        let place = self.spans.arenas.place(address);
+        os::die(format_args!("{verb} of {address:#x}, which is not an allocation of Millpond's: {place}"))
+    }
+
+    /// The same on an allocation, by a caller who says another size.
+    #[cold]
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(super) fn die_of_size(&self, verb: &str, address: usize) -> ! {
+        os::die(format_args!("{verb} of {address:#x} with a size that is not its own"))
     }
 
     /// Where the huge allocation begins in which an address lies whose page is none of its first. Linear in their number.

@@ -86,15 +86,16 @@ impl Heap {
         if inner.mode != Mode::Fast {
             return self.resize_tracked(frame, ptr, was, new);
         }
-        let note = inner.core.spans.page_map.noted(address);
-        // Before anything is read from there. Without a witness, chunks are not looked at.
-        if (note == 0 || inner.tracker.witness.hears()) && self.is_misused("realloc", ptr) {
+        let (note, class) = (inner.core.spans.page_map.noted(address), inner.class_of(new));
+        // Before anything is read from there. Without a witness, what stays a chunk is not looked at.
+        let is_looked_at = note == 0 || class.is_none() || inner.tracker.witness.hears();
+        if is_looked_at && self.is_misused("realloc", ptr) {
             return Err(AllocError);
         }
         if note != 0 {
-            return Ok((inner.class_of(new) == Some(size_class::at_place(note as usize - 1))).then_some(ptr));
+            return Ok((class == Some(size_class::at_place(note as usize - 1))).then_some(ptr));
         }
-        if inner.class_of(new).is_some() {
+        if class.is_some() {
             return Ok(None);
         }
         let resize = || inner.core.resize_large(self.index(), address, new.size(), new.align());

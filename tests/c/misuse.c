@@ -1,5 +1,5 @@
-/* One misuse of memory a run, named by the first argument, of an allocation of as many bytes as the second says. What is not
- * noticed prints "survived". */
+/* One misuse of memory a run, named by the first argument, of an allocation of as many bytes as the second says; the third
+ * says where, the fourth what it is resized to. What is not noticed prints "survived". */
 #include "check.h"
 
 static char global[4096];
@@ -40,12 +40,13 @@ static void others(int count)
         give(take(i % 2 ? size : 40 + (size_t)i));
 }
 
-/* Either way of giving back what is no allocation. */
+/* Either way of giving back what is no allocation, and what it is resized to. */
 static int by_realloc;
+static size_t to;
 static void give_wild(void *ptr)
 {
     if (by_realloc)
-        block = hidden(realloc(hidden(ptr), unknown(size + 1000)));
+        block = hidden(realloc(hidden(ptr), unknown(to)));
     else
         give(ptr);
 }
@@ -56,6 +57,7 @@ int main(int count, char **words)
     const char *name = words[1];
     size = strtoul(words[2], NULL, 0);
     long at = count > 3 ? strtol(words[3], NULL, 0) : 0;
+    to = count > 4 ? strtoul(words[4], NULL, 0) : size + 1000;
     if (strncmp(name, "realloc_", 8) == 0) {
         by_realloc = 1;
         name += 8;
