@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `MILLPOND_MODE` | `fast`, `tracked`, `hardened` | what is known of each allocation, and which misuse is noticed |
 //! | `MILLPOND_BACKTRACE` | 0 to 32 | where there are records, how many callers each keeps |
-//! | `MILLPOND_GUARD` | a number N | in the mode `hardened`, one allocation in N gets pages of its own without access around it; 0: none |
+//! | `MILLPOND_GUARD` | a number N below 2^32 | in the mode `hardened`, one allocation in N gets pages of its own without access around it; 0: none |
 //! | `MILLPOND_QUARANTINE` | bytes: `1000000`, `1000K`, `1M`, `1G` | where there are records, how much freed memory is kept back at most, of the last 1024 frees; 0: none |
 //! | `MILLPOND_FREED` | `junk`, `zero`, `keep` | where there are records, what is written over freed memory |
 //! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool` or `cache`, and `,file=PATH` | what slow paths do, a line a step on stderr, or appended to a file; each level includes those before it |
@@ -19,12 +19,12 @@
 //! runs with more rights than its user ignores all of them, without a word.
 
 mod shown;
+mod values;
 
-use crate::config::CALLERS;
 use crate::log::Log;
 use crate::os;
 use crate::report::{Freed, Mode, Thp};
-use crate::sampler;
+use values::Wrong;
 
 /// What the variables say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,9 +62,6 @@ pub(crate) struct Leaking {
     pub(crate) file: Option<&'static [u8]>,
 }
 
-/// The exit code if none is named: LeakSanitizer's.
-const LEAKED: u8 = 23;
-
 impl Leaking {
     /// Whether anything is to.
     pub(crate) fn is_wished(&self) -> bool {
@@ -99,24 +96,28 @@ struct Variable {
     /// Without the prefix.
     name: &'static str,
     values: &'static str,
-    /// Takes a value over. `None`: it means nothing, and nothing has changed.
-    set: fn(&mut Settings, &'static [u8]) -> Option<()>,
+    /// Takes a value over, or says what is wrong with it; then nothing has changed.
+    set: fn(&mut Settings, &'static [u8]) -> Result<(), Wrong>,
 }
 
 const PREFIX: &str = "MILLPOND_";
 
 const TABLE: [Variable; 11] = [
-    Variable { name: "BACKTRACE", values: "a number up to 32", set: set_backtrace },
-    Variable { name: "FREED", values: "one of junk, zero, keep", set: set_freed },
-    Variable { name: "GUARD", values: "a number", set: set_guard },
-    Variable { name: "QUARANTINE", values: "a number of bytes", set: set_quarantine },
-    Variable { name: "LOG", values: "one of os, arena, span, pool, cache, with or without ,file=PATH", set: set_log },
-    Variable { name: "MODE", values: "one of fast, tracked, hardened", set: set_mode },
-    Variable { name: "THP", values: "one of default, always, never, system", set: set_thp },
-    Variable { name: "LEAKS", values: "a list of report, json, fail, fail=CODE, file=PATH", set: set_leaks },
-    Variable { name: "PROFILE", values: "FILE[,bytes=N][,seed=N][,collapsed]", set: set_profile },
-    Variable { name: "TIMING", values: "0 or 1", set: set_timing },
-    Variable { name: "SHOW", values: "a list of config, stats", set: set_show },
+    Variable { name: "BACKTRACE", values: "a number up to 32", set: values::backtrace },
+    Variable { name: "FREED", values: "one of junk, zero, keep", set: values::freed },
+    Variable { name: "GUARD", values: "a number", set: values::guard },
+    Variable { name: "QUARANTINE", values: "a number of bytes", set: values::quarantine },
+    Variable {
+        name: "LOG",
+        values: "one of os, arena, span, pool, cache, with or without ,file=PATH",
+        set: values::log,
+    },
+    Variable { name: "MODE", values: "one of fast, tracked, hardened", set: values::mode },
+    Variable { name: "THP", values: "one of default, always, never, system", set: values::thp },
+    Variable { name: "LEAKS", values: "a list of report, json, fail, fail=CODE, file=PATH", set: values::leaks },
+    Variable { name: "PROFILE", values: "FILE[,bytes=N][,seed=N][,collapsed]", set: values::profile },
+    Variable { name: "TIMING", values: "0 or 1", set: values::timing },
+    Variable { name: "SHOW", values: "a list of config, stats", set: values::show },
 ];
 
 /// Reads them all. `None`: libc does not know them yet.
@@ -149,162 +150,23 @@ fn take(settings: &mut Settings, rest: &'static [u8]) {
                 None => os::say(format_args!("{PREFIX}{shown}{more} is not known: ignored")),
             }
         }
-        Some(variable) if value.is_empty() || (variable.set)(settings, value).is_some() => {}
-        Some(Variable { name, values, .. }) => {
+        Some(_) if value.is_empty() => {}
+        Some(Variable { name, values, set }) => {
             // Of a long value its start says enough.
             let (shown, more) = (&value[..value.len().min(40)], if value.len() > 40 { "…" } else { "" });
-            os::say(format_args!("{PREFIX}{name}={}{more} is not {values}: ignored", shown.escape_ascii()));
-        }
-    }
-}
-
-fn set_mode(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
-    settings.mode = Some(match value {
-        b"fast" => Mode::Fast,
-        b"tracked" => Mode::Tracked,
-        b"hardened" => Mode::Hardened,
-        _ => return None,
-    });
-    Some(())
-}
-
-#[unsafe(link_section = ".millpond_cold")]
-fn number(value: &[u8]) -> Option<u32> {
-    core::str::from_utf8(value).ok()?.parse().ok()
-}
-
-fn set_backtrace(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
-    settings.backtrace = Some(number(value).filter(|most| *most as usize <= CALLERS)?);
-    Some(())
-}
-
-fn set_guard(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
-    settings.guard = Some(number(value)?);
-    Some(())
-}
-
-fn set_freed(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
-    settings.freed = Some(match value {
-        b"junk" => Freed::Junk,
-        b"zero" => Freed::Zero,
-        b"keep" => Freed::Keep,
-        _ => return None,
-    });
-    Some(())
-}
-
-fn set_quarantine(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
-    let (number, shift) = match value {
-        [number @ .., b'K'] => (number, 10),
-        [number @ .., b'M'] => (number, 20),
-        [number @ .., b'G'] => (number, 30),
-        _ => (value, 0),
-    };
-    let number: usize = core::str::from_utf8(number).ok()?.parse().ok()?;
-    settings.quarantine = Some(number.checked_mul(1 << shift)?);
-    Some(())
-}
-
-fn set_log(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
-    let comma = value.iter().position(|byte| *byte == b',').unwrap_or(value.len());
-    let (level, file) = value.split_at(comma);
-    let level = match level {
-        b"os" => Log::Os,
-        b"arena" => Log::Arena,
-        b"span" => Log::Span,
-        b"pool" => Log::Pool,
-        b"cache" => Log::Cache,
-        _ => return None,
-    };
-    let file = match file {
-        [] => None,
-        file => Some(file.strip_prefix(b",file=").filter(|path| !path.is_empty())?),
-    };
-    (settings.log, settings.log_file) = (level, file);
-    Some(())
-}
-
-fn set_thp(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
-    settings.thp = match value {
-        b"default" => Thp::Default,
-        b"always" => Thp::Always,
-        b"never" => Thp::Never,
-        b"system" => Thp::System,
-        _ => return None,
-    };
-    Some(())
-}
-
-fn set_timing(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
-    settings.timing = match value {
-        b"0" => false,
-        b"1" => true,
-        _ => return None,
-    };
-    Some(())
-}
-
-#[unsafe(link_section = ".millpond_cold")]
-fn set_profile(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
-    let number = |digits: &[u8]| core::str::from_utf8(digits).ok()?.parse().ok();
-    let mut words = value.split(|byte| *byte == b',');
-    let path = words.next().filter(|path| !path.is_empty() && path.len() < os::PATH_MAX / 2)?;
-    let mut profile = Profile { path, bytes: sampler::MEAN, seed: None, collapsed: false };
-    for word in words {
-        if let Some(digits) = word.strip_prefix(b"bytes=") {
-            profile.bytes = number(digits).filter(|bytes| (1..=sampler::MEAN_MAX).contains(bytes))?;
-        } else if let Some(digits) = word.strip_prefix(b"seed=") {
-            profile.seed = Some(number(digits)?);
-        } else if word == b"collapsed" {
-            profile.collapsed = true;
-        } else {
-            return None;
-        }
-    }
-    settings.profile = Some(profile);
-    Some(())
-}
-
-fn set_show(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
-    let mut wanted = *settings;
-    for word in value.split(|byte| *byte == b',') {
-        match word.trim_ascii() {
-            b"config" => wanted.show_config = true,
-            b"stats" => wanted.show_stats = true,
-            _ => return None,
-        }
-    }
-    *settings = wanted;
-    Some(())
-}
-
-/// The file comes last, since its name may have commas in it.
-#[unsafe(link_section = ".millpond_cold")]
-fn set_leaks(settings: &mut Settings, value: &'static [u8]) -> Option<()> {
-    let mut wanted = Leaking::default();
-    let mut rest = value;
-    while !rest.is_empty() {
-        if let Some(path) = rest.strip_prefix(b"file=") {
-            wanted.file = Some(path).filter(|path| !path.is_empty());
-            wanted.file?;
-            break;
-        }
-        let end = rest.iter().position(|byte| *byte == b',').unwrap_or(rest.len());
-        match &rest[..end] {
-            b"report" => wanted.text = true,
-            b"json" => wanted.json = true,
-            b"fail" => wanted.code = Some(LEAKED),
-            word => {
-                let code = core::str::from_utf8(word.strip_prefix(b"fail=")?).ok()?;
-                wanted.code = Some(code.parse().ok().filter(|code| *code > 0)?);
+            let shown = shown.escape_ascii();
+            match set(settings, value) {
+                Ok(()) => {}
+                Err(Wrong::Value) => os::say(format_args!("{PREFIX}{name}={shown}{more} is not {values}: ignored")),
+                Err(Wrong::Range { of, least, most }) => os::say(format_args!(
+                    "{PREFIX}{name}={shown}{more} is out of range, {of}{least} to {most}: ignored"
+                )),
+                Err(Wrong::Path { most }) => {
+                    os::say(format_args!("{PREFIX}{name}={shown}{more} has a path of more than {most} bytes: ignored"));
+                }
             }
         }
-        rest = rest.get(end + 1..).unwrap_or_default();
     }
-    // A file alone is a file for the report.
-    wanted.text |= !wanted.is_wished();
-    settings.leaks = wanted;
-    Some(())
 }
 
 /// The known name that is most like `name`, if one is like it: it has the known name in it, or at most half of its letters
@@ -372,6 +234,55 @@ mod tests {
             taken(&["MILLPOND_SHOW=stats", "MILLPOND_SHOW=x"]).to_string().split(' ').next_back(),
             Some("MILLPOND_SHOW=stats")
         );
+    }
+
+    /// What is wrong with a value.
+    fn wrong(text: &'static str) -> Option<Wrong> {
+        let (name, value) = text.split_once('=').expect("a variable");
+        let variable = TABLE.iter().find(|variable| variable.name == name).expect("known");
+        let mut settings = Settings::default();
+        let result = (variable.set)(&mut settings, value.as_bytes());
+        assert!(result.is_ok() || settings == Settings::default(), "{text}");
+        result.err()
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_told_from_what_is_none() {
+        let range = |of, least, most| Some(Wrong::Range { of, least, most });
+        let (all, callers) = (u64::MAX, range("", 0, crate::config::CALLERS as u64));
+        let (bytes, seed, code) =
+            (range("bytes=", 1, crate::sampler::MEAN_MAX), range("seed=", 0, all), range("fail=", 1, 255));
+        for (text, is) in [
+            ("BACKTRACE=33", callers),
+            ("BACKTRACE=-1", callers),
+            ("BACKTRACE=32", None),
+            ("BACKTRACE=many", Some(Wrong::Value)),
+            ("GUARD=4294967295", None),
+            ("GUARD=5000000000", range("", 0, u32::MAX.into())),
+            ("GUARD=99999999999999999999999999", range("", 0, u32::MAX.into())),
+            ("GUARD=-5", range("", 0, u32::MAX.into())),
+            ("GUARD=-", Some(Wrong::Value)),
+            ("GUARD=1.5", Some(Wrong::Value)),
+            ("QUARANTINE=17179869183G", None),
+            ("QUARANTINE=17179869184G", range("", 0, all)),
+            ("QUARANTINE=18446744073709551616", range("", 0, all)),
+            ("QUARANTINE=-1K", range("", 0, all)),
+            ("QUARANTINE=K", Some(Wrong::Value)),
+            ("LEAKS=report,fail=256", code),
+            ("LEAKS=fail=0", code),
+            ("LEAKS=fail=x", Some(Wrong::Value)),
+            ("PROFILE=f,bytes=0", bytes),
+            ("PROFILE=f,bytes=1099511627777", bytes),
+            ("PROFILE=f,bytes=1099511627776,seed=18446744073709551615", None),
+            ("PROFILE=f,seed=18446744073709551616", seed),
+            ("PROFILE=f,bytes=1k", Some(Wrong::Value)),
+        ] {
+            assert_eq!(wrong(text), is, "{text}");
+        }
+        let most = os::PATH_MAX / 2 - 1;
+        for (len, is) in [(most, None), (most + 1, Some(Wrong::Path { most }))] {
+            assert_eq!(wrong(std::format!("PROFILE={}", "p".repeat(len)).leak()), is, "{len}");
+        }
     }
 
     #[test]

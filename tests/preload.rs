@@ -212,6 +212,17 @@ fn the_environment_is_heard() {
         stderr(&[("MILLPOND_THP", "sometimes")]),
         "millpond: MILLPOND_THP=sometimes is not one of default, always, never, system: ignored\n"
     );
+    for (name, value, says) in [
+        ("BACKTRACE", "33", "is out of range, 0 to 32"),
+        ("GUARD", "5000000000", "is out of range, 0 to 4294967295"),
+        ("GUARD", "all", "is not a number"),
+        ("QUARANTINE", "-1", "is out of range, 0 to 18446744073709551615"),
+        ("LEAKS", "report,fail=256", "is out of range, fail=1 to 255"),
+        ("PROFILE", "file,bytes=0", "is out of range, bytes=1 to 1099511627776"),
+    ] {
+        let told = stderr(&[(&format!("MILLPOND_{name}"), value)]);
+        assert_eq!(told, format!("millpond: MILLPOND_{name}={value} {says}: ignored\n"));
+    }
     let stats = stderr(&[("MILLPOND_SHOW", "stats")]);
     assert!(stats.starts_with("millpond: where") && stats.contains("= committed"), "{stats}");
 }
