@@ -487,7 +487,8 @@ fn tracked_by(cache: Option<&'static ThreadCache>) -> Option<Tracked<'static>> {
 extern "C" fn show_stats() {
     let mut stats = Stats::default();
     fill(&mut stats);
-    os::say(format_args!("{stats}"));
+    // What stands above its columns begins a line.
+    os::say(format_args!("statistics of process {}\n{stats}", os::process_id()));
 }
 
 extern "C" fn check_at_exit() {

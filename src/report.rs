@@ -1,5 +1,7 @@
 //! What the allocator reports: plain data, the same on every system.
 
+mod shown;
+
 use core::fmt;
 
 /// Transparent huge pages: whether the kernel may, should or must not back memory by pages of 2 MiB.
@@ -215,20 +217,6 @@ impl PoolStats {
     }
 }
 
-/// A part of a whole in per cent, seven columns wide. In whole numbers of no more than 64 bits: the formatting of others would
-/// be a tenth of the library in every program.
-struct Percent(u64, u64);
-
-impl fmt::Display for Percent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // So that neither product overflows; of what is larger, the last bits say nothing.
-        let shift = 10u32.saturating_sub(self.0.max(self.1).leading_zeros());
-        let (part, whole) = (self.0 >> shift, self.1 >> shift);
-        let tenths = (part * 1000 + whole / 2) / whole.max(1);
-        write!(f, "{:>4}.{}%", tenths / 10, tenths % 10)
-    }
-}
-
 fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
@@ -316,85 +304,6 @@ impl Stats {
         let (served, missed) =
             self.pools.iter().fold((0, 0), |sum, pool| (sum.0 + pool.allocations, sum.1 + pool.refills));
         (served.saturating_sub(missed), served)
-    }
-}
-
-impl fmt::Display for Stats {
-    // Other systems' files name their sections in other ways.
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".millpond_cold"))]
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = [
-            ("live", self.live),
-            ("quarantine", self.quarantine),
-            ("in thread caches", self.thread_cached),
-            ("in pools", self.pooled),
-            ("free in spans", self.span_free),
-            ("span tails", self.tails),
-            ("dirty runs", self.dirty),
-            ("stranded", self.stranded),
-            ("metadata", self.metadata),
-        ];
-        f.write_str("where                       bytes   share\n")?;
-        for (name, bytes) in rows {
-            writeln!(f, "{name:<18} {bytes:>14} {}", Percent(bytes as u64, self.committed as u64))?;
-        }
-        for (name, bytes) in
-            [("= committed", self.committed), ("purged in spans", self.purged), ("reserved", self.reserved)]
-        {
-            writeln!(f, "{name:<18} {bytes:>14}")?;
-        }
-        let mut unused =
-            |name, bytes: usize, of: usize| writeln!(f, "{name:<18} {bytes:>14} {}", Percent(bytes as u64, of as u64));
-        unused("unused outside", self.committed.saturating_sub(self.live), self.committed)?;
-        if let Some(requested) = self.requested {
-            unused("unused inside", self.live.saturating_sub(requested), self.live)?;
-        }
-        writeln!(f, "{} spans, {} threads", self.spans, self.threads)?;
-        writeln!(f)?;
-        let (hits, served) = self.hits();
-        for (name, count) in [
-            ("allocations", self.allocations),
-            ("deallocations", self.deallocations),
-            ("bytes allocated", self.allocated_bytes),
-        ] {
-            writeln!(f, "{name:<18} {count:>14}")?;
-        }
-        writeln!(
-            f,
-            "{:<18} {:>14} {}",
-            "fallbacks",
-            self.fallbacks,
-            Percent(self.fallbacks, self.allocations + self.fallbacks)
-        )?;
-        writeln!(f, "{:<18} {:>14} {}", "thread cache hits", "", Percent(hits, served))?;
-        writeln!(f, "{:<18} {:>14} live of {}", "above all pools", self.large_live, self.large_allocations)?;
-        if let Some(timing) = &self.timing {
-            f.write_str("\ntime, ns                    timed      mean       p50       p99       max\n")?;
-            for (name, latency) in [("alloc", timing.alloc), ("free", timing.free)] {
-                let Latency { timed, mean_ns, p50_ns, p99_ns, max_ns } = latency;
-                writeln!(f, "{name:<18} {timed:>14} {mean_ns:>9} {p50_ns:>9} {p99_ns:>9} {max_ns:>9}")?;
-            }
-        }
-        writeln!(f)?;
-        f.write_str("   chunk  allocations       live    threads     pooled  span free    used    hits   refills    drains  spans")?;
-        for pool in self.pools.used() {
-            write!(
-                f,
-                "\n{:>8} {:>12} {:>10} {:>10} {:>10} {:>10} {} {} {:>9} {:>9} {:>6}",
-                pool.chunk_size,
-                pool.allocations,
-                pool.live,
-                pool.thread_cached,
-                pool.pooled,
-                pool.span_free,
-                Percent(pool.live, pool.chunks),
-                Percent(pool.allocations.saturating_sub(pool.refills), pool.allocations),
-                pool.refills,
-                pool.drains,
-                pool.spans
-            )?;
-        }
-        Ok(())
     }
 }
 

@@ -224,7 +224,9 @@ fn the_environment_is_heard() {
         assert_eq!(told, format!("millpond: MILLPOND_{name}={value} {says}: ignored\n"));
     }
     let stats = stderr(&[("MILLPOND_SHOW", "stats")]);
-    assert!(stats.starts_with("millpond: where") && stats.contains("= committed"), "{stats}");
+    let (first, table) = stats.split_once('\n').expect("lines");
+    assert!(first.starts_with("millpond: statistics of process "), "{stats}");
+    assert!(table.starts_with("where  ") && table.contains("\n= committed "), "{stats}");
 }
 
 /// In a file the log meets nobody: not a program that closes what is open and whose own file is the second descriptor then. The

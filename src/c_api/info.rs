@@ -67,7 +67,8 @@ pub(super) fn mallinfo() -> Mallinfo {
 pub(super) fn print() {
     let mut stats = Stats::default();
     global::fill(&mut stats);
-    os::say(format_args!("{stats}"));
+    // What stands above its columns begins a line.
+    os::say(format_args!("statistics of process {}\n{stats}", os::process_id()));
 }
 
 /// Writes the statistics to a stream as XML, of a form of our own as the standard allows. -1 with `errno` if there are
