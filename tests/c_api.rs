@@ -218,6 +218,18 @@ fn a_first_program_reports_what_it_did() {
     }
 }
 
+/// Of memory that goes in by one interface and out by the other, calls are counted, and what is in use is what is in use.
+#[test]
+fn memory_of_malloc_may_be_freed_by_the_small_interface() {
+    let link = link_shared();
+    let ended = succeeds(&mut Command::new(compile("learn_mixed.c", "learn_mixed", &arguments(&link))));
+    for row in ["Allocations                         1", "Deallocations                       1"] {
+        assert!(ended.stdout.contains(row), "{}", ended.stdout);
+    }
+    let row = ended.stdout.lines().find(|line| line.contains(" 40960 B ")).expect("its pool");
+    assert!(!row.contains(" 0.0 %"), "{}", ended.stdout);
+}
+
 #[test]
 fn a_first_program_is_told_ids_and_bits() {
     for ended in first_programs("learn_ids", "improved_allocator") {

@@ -1,17 +1,17 @@
 //! A small interface to learn with, `include/fast_allocator.h`: allocate, free, and a report of what has been done.
 //!
 //! The family does the work. Each call is counted here, and each allocation timed: that costs more than the allocation itself,
-//! but other callers pay nothing for it.
+//! but other callers pay nothing for it. What is in the program's hands is asked of the heap: memory may come from `malloc` and be
+//! given back here, or the other way.
 //!
-//! Invariant, at rest, if what this interface gives out comes back through it: for each row,
-//! `taken = given back + in the program's hands`.
+//! Invariant: for each row, `taken` is the number of calls that gave out one of its chunks.
 
 use super::family;
 use crate::c_class;
-use crate::global::HEAP;
+use crate::global;
 use crate::os;
-use crate::size_class::{self, CLASSES, Class, INFO};
-use crate::span::LARGE;
+use crate::report::Stats;
+use crate::size_class::{self, CLASSES, INFO};
 use crate::sync::{AtomicU64, Ordering};
 use core::fmt::{self, Write};
 
@@ -29,21 +29,17 @@ exported! {
 #[derive(Debug)]
 struct Row {
     taken: AtomicU64,
-    given_back: AtomicU64,
     /// Bytes asked for.
     bytes: AtomicU64,
     nanoseconds: AtomicU64,
 }
 
+/// Calls that freed something.
+static GIVEN_BACK: AtomicU64 = AtomicU64::new(0);
+
 /// A row a class; the last is for larger allocations.
-static ROWS: [Row; CLASSES + 1] = [const {
-    Row {
-        taken: AtomicU64::new(0),
-        given_back: AtomicU64::new(0),
-        bytes: AtomicU64::new(0),
-        nanoseconds: AtomicU64::new(0),
-    }
-}; CLASSES + 1];
+static ROWS: [Row; CLASSES + 1] =
+    [const { Row { taken: AtomicU64::new(0), bytes: AtomicU64::new(0), nanoseconds: AtomicU64::new(0) } }; CLASSES + 1];
 
 fn add(count: &AtomicU64, more: u64) {
     count.fetch_add(more, Ordering::Relaxed);
@@ -54,7 +50,8 @@ fn of(count: &AtomicU64) -> u64 {
 }
 
 fn reset() {
-    for count in ROWS.iter().flat_map(|row| [&row.taken, &row.given_back, &row.bytes, &row.nanoseconds]) {
+    let rows = ROWS.iter().flat_map(|row| [&row.taken, &row.bytes, &row.nanoseconds]);
+    for count in rows.chain([&GIVEN_BACK]) {
         count.store(0, Ordering::Relaxed);
     }
 }
@@ -75,12 +72,9 @@ fn allocate(size: usize) -> Memory {
 /// # Safety
 /// As `free`.
 unsafe fn release(ptr: Memory) {
-    if let Some(head) = HEAP.spans.page_map.get(ptr.addr()) {
-        let class = if head.kind() < LARGE { head.kind() as Class } else { CLASSES };
-        add(&ROWS[class].given_back, 1);
-    }
     // SAFETY: the caller's.
     unsafe { family::free(ptr) };
+    add(&GIVEN_BACK, u64::from(!ptr.is_null()));
 }
 
 fn print() {
@@ -99,7 +93,7 @@ impl fmt::Display for Report {
         let microseconds = |row: u64, calls: u64| row as f64 / 1000.0 / calls.max(1) as f64;
         writeln!(f, "Millpond: statistics\n")?;
         writeln!(f, "Allocations            {taken:>14}")?;
-        writeln!(f, "Deallocations          {:>14}", sum(|row| &row.given_back))?;
+        writeln!(f, "Deallocations          {:>14}", of(&GIVEN_BACK))?;
         writeln!(f, "Bytes allocated        {bytes:>14}  ({:.2} MiB)", bytes as f64 / (1 << 20) as f64)?;
         writeln!(f, "Larger than all pools  {large:>14}  ({:.1} %)", percent(large, taken))?;
         writeln!(f, "Served by pools        {:>14.1} %", percent(taken - large, taken))?;
@@ -109,23 +103,18 @@ impl fmt::Display for Report {
             "{:>4} {:>12} {:>14} {:>13} {:>12}",
             "pool", "chunk size", "allocations", "utilization", "average time"
         )?;
+        let mut stats = Stats::default();
+        global::fill(&mut stats);
         for (class, row) in ROWS[..CLASSES].iter().enumerate().filter(|(_, row)| of(&row.taken) > 0) {
-            let live = of(&row.taken).saturating_sub(of(&row.given_back));
             writeln!(
                 f,
                 "{class:>4} {:>10} B {:>14} {:>11.1} % {:>9.3} us",
                 INFO[class].size,
                 of(&row.taken),
-                percent(live, chunks(class)).min(100.0),
+                stats.pools[class].utilisation() * 100.0,
                 microseconds(of(&row.nanoseconds), of(&row.taken)),
             )?;
         }
         Ok(())
     }
-}
-
-/// The chunks that a class's spans have in all.
-fn chunks(class: Class) -> u64 {
-    let spans = HEAP.spans.live().filter(|span| span.head.kind() == class as u32).count();
-    (spans * INFO[class].chunks) as u64
 }
