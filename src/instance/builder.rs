@@ -56,13 +56,59 @@ impl core::error::Error for BuildError {}
 
 /// Describes a heap and makes it: see [`Heap::builder`]. By default: all pools, no limit, no fallback, no bits, [`Mode::Fast`].
 ///
-/// ```
-/// use millpond::{BuildError, Heap, PoolTable};
+/// Every wish, with what it takes:
 ///
-/// let heap = Heap::builder().pools(PoolTable::Classic).capacity(16 << 20).bits(100).build()?;
+/// ```
+/// use core::alloc::Layout;
+/// use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+/// use millpond::{BuildError, Freed, Heap, Log, Mode, PoolTable};
+///
+/// static PASSED: AtomicUsize = AtomicUsize::new(0);
+/// static MISUSED: AtomicUsize = AtomicUsize::new(0);
+///
+/// fn passed(heap: &Heap, bytes: usize) {
+///     println!("{bytes} bytes of {:?} are in use", heap.capacity());
+///     PASSED.fetch_add(1, Relaxed);
+/// }
+///
+/// fn misused(what: &str) {
+///     println!("{what}");
+///     MISUSED.fetch_add(1, Relaxed);
+/// }
+///
+/// let heap = Heap::builder()
+///     .capacity(4 << 20)                     // bytes: usize
+///     .soft_limit(1 << 20, passed)           // bytes: usize, and fn(&Heap, usize)
+///     .pools(PoolTable::Sizes(&[64, 1024]))  // or PoolTable::Default, PoolTable::Classic
+///     .fallback(&std::alloc::System)         // &'static (dyn GlobalAlloc + Sync)
+///     .bits(100)                             // usize
+///     .mode(Mode::Hardened)                  // or Mode::Fast, Mode::Tracked
+///     .ids(true)                             // bool: at least Mode::Tracked
+///     .backtrace(4)                          // callers a record: usize
+///     .guard(1000)                           // one allocation in so many: u32
+///     .quarantine(64 << 10)                  // bytes: usize
+///     .freed(Freed::Zero)                    // or Freed::Junk, Freed::Keep
+///     .timing(true)                          // bool
+///     .profiled(true)                        // bool
+///     .log(Log::Off)                         // or Log::Os, Arena, Span, Pool, Cache
+///     .on_misuse(misused)                    // fn(&str)
+///     .build()?;                             // Result<Heap, BuildError>
+///
 /// assert_eq!(heap.set_bit(42, true), Ok(false));
-/// assert_eq!(heap.get_bit(42), Ok(true));
-/// assert!(heap.get_bit(100).is_err());
+/// let (small, large) = (Layout::new::<[u64; 8]>(), Layout::new::<[u64; 1 << 18]>());
+/// let [first, second, third] = [small, large, large].map(|layout| heap.alloc(layout).expect("memory"));
+/// assert_eq!(heap.id_of(first.as_ptr()), Some(1));
+/// // Two MiB more than the soft limit, and the third does not fit: it is the system's.
+/// assert_eq!((PASSED.load(Relaxed), heap.stats().fallbacks), (1, 1));
+/// // SAFETY: each once, with its layout; and once more, which is heard of, and is no free.
+/// unsafe {
+///     heap.free(first, small);
+///     heap.free(first, small);
+///     heap.free(second, large);
+///     heap.free(third, large);
+/// }
+/// assert_eq!(MISUSED.load(Relaxed), 1);
+///
 /// assert_eq!(Heap::builder().capacity(0).build().unwrap_err(), BuildError::Capacity(0));
 /// # Ok::<(), BuildError>(())
 /// ```
