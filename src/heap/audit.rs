@@ -10,7 +10,7 @@
 
 use super::Tracked;
 use super::edges::{WORDS, canary};
-use super::tracked::{Known, Written};
+use super::told::{Known, Written};
 use crate::config::CANARY;
 use crate::modes::Seen;
 use crate::os;

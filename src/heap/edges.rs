@@ -18,7 +18,7 @@
 //! has written there. (Of a free chunk's edge, words may be zero once free memory inside of spans has gone back.)
 
 use super::Tracked;
-use super::tracked::{Known, Written};
+use super::told::{Known, Written};
 use crate::config::{CANARY, PAGE};
 use crate::modes::Ended;
 use crate::size_class::{Class, INFO};

@@ -22,6 +22,7 @@ mod single;
 mod stats;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
+mod told;
 mod tracked;
 mod trim;
 mod unbind;
