@@ -11,25 +11,25 @@
 //! | `DEAD` | once its cache is given back, at its end | miss, and take the shared path, for destructors that run later still |
 
 pub(crate) mod asked;
+mod configured;
 pub(crate) mod doors;
 pub(crate) mod tally;
 pub(crate) mod watch;
 
 pub(crate) use asked::fill;
 pub use asked::{check, check_memory, flush_thread, owns, set_log, set_thp, stats, trim, usable_size};
+pub use configured::WithMode;
+#[allow(unused_imports, reason = "only the C library calls it")]
+pub(crate) use configured::begin;
+pub(crate) use configured::configure;
 pub(crate) use doors::{alloc_large, alloc_large_zeroed, alloc_missed, free_large, free_missed};
 pub(crate) use watch::{SAMPLER, is_sampling, start_sampling, stop_sampling};
 
 use doors::{alloc_missed_zeroed, realloc_watched};
 
-use crate::config::REPORTS;
-use crate::environment::{self, Leaking, Settings};
 use crate::heap::{Heap, Tracked};
-use crate::leaks;
-use crate::log::{self, Log};
 use crate::modes::Tracker;
-use crate::os;
-use crate::report::{Mode, Stats, Thp};
+use crate::report::Mode;
 use crate::size_class;
 use crate::slab::Slab;
 use crate::slot::{self, DEAD, UNBORN};
@@ -59,11 +59,6 @@ const LATE: u32 = 1 << 8;
 const SEALED: u32 = 1 << 11;
 const BEGUN: u32 = 1 << 13;
 const CONFIGURED: u32 = 1 << 14;
-/// One more than the mode that the program's allocator was made with; zero if it was made with none.
-static WANTED: AtomicU32 = AtomicU32::new(0);
-/// And the callers that it was to keep, and how often it was to guard.
-static WANTED_CALLERS: AtomicU32 = AtomicU32::new(0);
-static WANTED_GUARD: AtomicU32 = AtomicU32::new(0);
 
 /// The allocator, to be installed as the program's global allocator.
 ///
@@ -168,86 +163,6 @@ unsafe impl GlobalAlloc for Millpond {
     }
 }
 
-/// Millpond in a mode of the program's choice, unless `MILLPOND_MODE` names another: see [`Millpond::with_mode`].
-#[derive(Clone, Copy, Debug)]
-pub struct WithMode {
-    mode: Mode,
-    callers: u32,
-    guard: u32,
-}
-
-impl Millpond {
-    /// The allocator in a mode, for a program that always runs in it. `MILLPOND_MODE` overrides it.
-    ///
-    /// ```
-    /// use millpond::{Millpond, Mode, WithMode};
-    ///
-    /// #[global_allocator]
-    /// static GLOBAL: WithMode = Millpond::with_mode(Mode::Tracked);
-    ///
-    /// let first = Box::new(1);
-    /// let second = Box::new(2);
-    /// let ids = [&first, &second].map(|value| millpond::id_of((&raw const **value).cast()));
-    /// assert!(ids[0] < ids[1]);
-    /// ```
-    pub const fn with_mode(mode: Mode) -> WithMode {
-        WithMode { mode, callers: 0, guard: 0 }
-    }
-}
-
-impl WithMode {
-    /// Has each record keep the addresses of up to `most` callers, 0 to 32, unless `MILLPOND_BACKTRACE` says otherwise: see
-    /// [`callers`](crate::callers). Costs two loads a caller at each allocation.
-    pub const fn backtrace(self, most: u32) -> Self {
-        Self { callers: most, ..self }
-    }
-
-    /// In the mode [`Mode::Hardened`], guards one allocation in `one_in`, or none if zero, unless `MILLPOND_GUARD` says otherwise:
-    /// see [`HeapBuilder::guard`](crate::HeapBuilder::guard).
-    pub const fn guard(self, one_in: u32) -> Self {
-        Self { guard: one_in, ..self }
-    }
-
-    #[inline]
-    fn settle(&self) {
-        // Relaxed: nothing is published by it.
-        if WANTED.load(Ordering::Relaxed) == 0 {
-            WANTED_CALLERS.store(self.callers, Ordering::Relaxed);
-            WANTED_GUARD.store(self.guard, Ordering::Relaxed);
-            WANTED.store(1 + self.mode as u32, Ordering::Relaxed);
-        }
-    }
-}
-
-// SAFETY: as `Millpond`.
-unsafe impl GlobalAlloc for WithMode {
-    #[inline]
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.settle();
-        // SAFETY: the caller's.
-        unsafe { Millpond.alloc(layout) }
-    }
-
-    #[inline]
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's.
-        unsafe { Millpond.dealloc(ptr, layout) }
-    }
-
-    #[inline]
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        self.settle();
-        // SAFETY: the caller's.
-        unsafe { Millpond.alloc_zeroed(layout) }
-    }
-
-    #[inline]
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: the caller's.
-        unsafe { Millpond.realloc(ptr, layout, new_size) }
-    }
-}
-
 /// The calling thread's cache, made if it is unborn; `None` if it is dead, or there is no memory for a cache.
 #[inline]
 fn own_cache() -> Option<&'static ThreadCache> {
@@ -311,105 +226,6 @@ extern "C" fn wipe() {
     HEAP.wipe();
 }
 
-/// What is done when the C library is loaded.
-#[allow(dead_code, reason = "only the C library calls it")]
-pub(crate) fn begin() {
-    // An OS page that is read before it is written to takes two faults.
-    mode_word().fetch_or(BEGUN, Ordering::Relaxed);
-    configure();
-}
-
-/// How many callers a record keeps, and one in how many allocations is guarded: as the environment says, else the program.
-fn wanted_numbers(settings: &Settings) -> [u32; 2] {
-    [(settings.backtrace, &WANTED_CALLERS), (settings.guard, &WANTED_GUARD)]
-        .map(|(said, wanted)| said.unwrap_or_else(|| wanted.load(Ordering::Relaxed)))
-}
-
-/// Tells what is in force: not what is said of a mode that is not, or of reports that are not there.
-#[cold]
-#[inline(never)]
-#[unsafe(link_section = ".millpond_cold")]
-fn show_config(said: Settings, mode: Mode) {
-    let mut settings = Settings { mode: Some(mode), ..said };
-    if mode == Mode::Fast {
-        settings = Settings { backtrace: None, guard: None, quarantine: None, freed: None, ..settings };
-    } else {
-        let [callers, guard] = wanted_numbers(&said).map(|number| Some(number).filter(|number| *number > 0));
-        settings = Settings { backtrace: callers, guard: guard.filter(|_| mode == Mode::Hardened), ..settings };
-    }
-    if !REPORTS {
-        settings = Settings { profile: None, leaks: Leaking::default(), ..settings };
-    }
-    os::say(format_args!("{settings}"));
-}
-
-/// Reads the environment, once it is there; a second reader at the same time does no harm.
-#[cold]
-pub(crate) fn configure() {
-    // Relaxed: nothing is published by it.
-    if mode_word().load(Ordering::Relaxed) & CONFIGURED != 0 {
-        return;
-    }
-    let Some(settings) = environment::read() else {
-        mode_word().fetch_or(LATE, Ordering::Relaxed);
-        return;
-    };
-    if mode_word().fetch_or(CONFIGURED, Ordering::Relaxed) & CONFIGURED != 0 {
-        return;
-    }
-    let wanted = match WANTED.load(Ordering::Relaxed) {
-        2 => Some(Mode::Tracked),
-        3 => Some(Mode::Hardened),
-        _ => None,
-    };
-    if settings.log != Log::Off {
-        match settings.log_file.map(os::keep_path) {
-            None => {}
-            Some(Some(path)) if log::set_file(path) => {}
-            Some(_) => os::say(format_args!("the log's file cannot be opened: told here")),
-        }
-        log::set(settings.log);
-    }
-    let mode = settings.mode.or(wanted).unwrap_or_default();
-    if mode != Mode::Fast {
-        // Before the first record, and the first free.
-        if is_late() {
-            TRACKER.begin_late();
-        }
-        TRACKER.quarantine.set(settings.quarantine, settings.freed);
-        let [callers, guard] = wanted_numbers(&settings);
-        TRACKER.keep_callers(callers as usize);
-        TRACKER.guard(guard);
-        choose(mode);
-    }
-    if settings.timing {
-        watch::time_calls();
-    }
-    if let Some(profile) = settings.profile.filter(|_| REPORTS) {
-        watch::begin_profile(profile);
-    }
-    if settings.thp != Thp::Default {
-        set_thp(settings.thp);
-    }
-    if settings.show_config {
-        show_config(settings, mode);
-    }
-    if settings.show_stats {
-        os::at_exit(show_stats);
-    }
-    if !REPORTS && (settings.profile.is_some() || settings.leaks.is_wished()) {
-        os::say(format_args!("no profile and no leaks are reported: built without the feature `reports`"));
-    }
-    if REPORTS && settings.leaks.is_wished() {
-        leaks::wish(&settings.leaks);
-        os::at_exit(show_leaks);
-    }
-    if mode == Mode::Hardened {
-        // Last, so that it comes first: what follows tells of memory that is sound.
-        os::at_exit(check_at_exit);
-    }
-}
-
 /// The mode in force: that of `MILLPOND_MODE`, else that with which the program's allocator was made, else [`Mode::Fast`]. O(1).
 #[inline]
 pub fn mode() -> Mode {
@@ -431,18 +247,6 @@ pub(crate) fn is_plain() -> bool {
 /// Whether there may be allocations without a record.
 pub(crate) fn is_late() -> bool {
     mode_word().load(Ordering::Relaxed) & LATE != 0
-}
-
-/// Takes a mode over.
-fn choose(mode: Mode) {
-    match mode {
-        Mode::Fast => {}
-        Mode::Tracked => seal(1),
-        Mode::Hardened => {
-            HEAP.spans.arenas.seal();
-            seal(2);
-        }
-    }
 }
 
 /// Adds to the word of the mode something for which calls must come here. Where the thread has a cache by now, it gets a front
@@ -481,29 +285,6 @@ fn tracked_by(cache: Option<&'static ThreadCache>) -> Option<Tracked<'static>> {
     }
     let tag = cache.map_or("", ThreadCache::tag);
     Some(Tracked { heap: &HEAP, tracker: &TRACKER, mode, cache, tag, frame: 0 })
-}
-
-#[unsafe(link_section = ".millpond_cold")]
-extern "C" fn show_stats() {
-    let mut stats = Stats::default();
-    fill(&mut stats);
-    // What stands above its columns begins a line.
-    os::say(format_args!("statistics of process {}\n{stats}", os::process_id()));
-}
-
-extern "C" fn check_at_exit() {
-    match check_memory() {
-        0 => {}
-        1 => os::die(format_args!("the above was found at the program's end")),
-        count => os::die(format_args!("{count} were found at the program's end")),
-    }
-}
-
-/// With as little as can be of its own on the stack, which is looked at from here on.
-#[inline(never)]
-extern "C" fn show_leaks() {
-    let own = os::registers();
-    leaks::at_exit(&HEAP, &TRACKER, &own);
 }
 
 /// The index of the calling thread's cache; `NONE` without one.

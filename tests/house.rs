@@ -61,6 +61,7 @@ const UNMODELLED: &[(&str, &str)] = &[
     ("slot.rs", "the system's calls; a key is a number, and behind it nothing is published"),
     ("arena/growth.rs", "advice to the system, and access that it gives: behind them nothing is published"),
     ("global.rs", "a flag that publishes nothing"),
+    ("global/configured.rs", "wishes that are set before there is a second thread"),
     ("global/tally.rs", "the same"),
     ("global/watch.rs", "the same, and a path that is set before there is a second thread"),
     ("c_api", "counts and a flag that publish nothing"),
