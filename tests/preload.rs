@@ -229,6 +229,32 @@ fn the_environment_is_heard() {
     assert!(table.starts_with("where  ") && table.contains("\n= committed "), "{stats}");
 }
 
+/// What is told at the end is told though the program has closed stderr; but never into a file of its own.
+#[test]
+fn the_end_is_told_where_stderr_is_closed() {
+    let program = compile("leaves.c", "leaves", &[]);
+    let leaves = |which: &str, name: &str, value: &str| {
+        run(preloaded(&program).arg(which).env(name, value).current_dir(workbench()), WATCHDOG, &[])
+    };
+    for (name, value, says) in [
+        ("MILLPOND_SHOW", "stats", "millpond: statistics of process "),
+        ("MILLPOND_LEAKS", "report", "leaks of process "),
+    ] {
+        let ended = leaves("closes", name, value).well("closes");
+        assert!(ended.stderr.contains(says), "{ended:#?}");
+        let ended = leaves("reuses", name, value).well("reuses");
+        let own = std::fs::read_to_string(workbench().join("reuses")).expect("its own");
+        assert_eq!((ended.stderr.as_str(), own.as_str()), ("", ""));
+        let ended = run(preloaded("ls").env(name, value), WATCHDOG, &[]).well("ls");
+        assert!(ended.stderr.contains(says), "{ended:#?}");
+    }
+    let ended = leaves("overwrites", "MILLPOND_MODE", "hardened");
+    assert!(
+        ended.signal == Some(libc::SIGABRT) && ended.stderr.contains("write right past the end of 0x"),
+        "{ended:#?}"
+    );
+}
+
 /// In a file the log meets nobody: not a program that closes what is open and whose own file is the second descriptor then. The
 /// file is where the program began, wherever it goes.
 #[test]

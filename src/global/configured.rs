@@ -184,6 +184,10 @@ pub(crate) fn configure() {
     if settings.show_config {
         show_config(settings, mode);
     }
+    // Where the program itself has chosen the mode, it knows its stderr.
+    if settings.show_stats || settings.mode == Some(Mode::Hardened) || REPORTS && settings.leaks.is_wished() {
+        os::keep_stderr();
+    }
     if settings.show_stats {
         os::at_exit(show_stats);
     }
@@ -214,6 +218,7 @@ fn choose(mode: Mode) {
 
 #[unsafe(link_section = ".millpond_cold")]
 extern "C" fn show_stats() {
+    os::restore_stderr();
     let mut stats = Stats::default();
     fill(&mut stats);
     // What stands above its columns begins a line.
@@ -221,6 +226,7 @@ extern "C" fn show_stats() {
 }
 
 extern "C" fn check_at_exit() {
+    os::restore_stderr();
     match check_memory() {
         0 => {}
         1 => os::die(format_args!("the above was found at the program's end")),
@@ -232,5 +238,6 @@ extern "C" fn check_at_exit() {
 #[inline(never)]
 extern "C" fn show_leaks() {
     let own = os::registers();
+    os::restore_stderr();
     leaks::at_exit(&HEAP, &TRACKER, &own);
 }

@@ -4,6 +4,7 @@
 
 use super::linux::{errno, quietly, release_metadata, scratch};
 use super::proc::Opened;
+use crate::sync::Counter;
 use core::ffi::CStr;
 use core::fmt::Write as _;
 
@@ -129,6 +130,44 @@ pub(crate) fn keep_path(path: &[u8]) -> Option<usize> {
     // SAFETY: there is room for it, and for the zero behind it, which is there.
     unsafe { place.add(len).copy_from(path.as_ptr(), path.len()) };
     Some(at)
+}
+
+/// stderr's file, open once more for the program's end: the descriptor, and which file it was. Zero: it is not.
+static KEPT: [Counter; 3] = [const { Counter::new() }; 3];
+
+/// Descriptors from here on are in nobody's way.
+const ASIDE: i32 = 900;
+
+/// Keeps stderr's file open beside it, for what is told when the program ends: many close stderr before that (all of coreutils do).
+/// Other programs that this one executes do not inherit it.
+#[unsafe(link_section = ".millpond_cold")]
+pub(crate) fn keep_stderr() {
+    // SAFETY: makes a descriptor of our own, or fails.
+    let kept = quietly(|| unsafe { libc::fcntl(STDERR, libc::F_DUPFD_CLOEXEC, ASIDE) });
+    if let (true, Some(file)) = (kept > 0, file_of(kept)) {
+        let words = [kept as u64, file[0], file[1]];
+        KEPT.iter().zip(words).for_each(|(place, word)| place.set(word));
+    }
+}
+
+/// Makes stderr what it was, if it is closed. Not if the program has closed the other as well, and has a file of its own there.
+#[unsafe(link_section = ".millpond_cold")]
+pub(crate) fn restore_stderr() {
+    let [kept, device, file] = KEPT.each_ref().map(Counter::get);
+    if kept > 0 && file_of(STDERR).is_none() && file_of(kept as i32) == Some([device, file]) {
+        // SAFETY: a descriptor of our own, and one that nobody has.
+        quietly(|| unsafe { libc::dup2(kept as i32, STDERR) });
+    }
+}
+
+/// Device and number of the file that is open there.
+#[unsafe(link_section = ".millpond_cold")]
+fn file_of(descriptor: i32) -> Option<[u64; 2]> {
+    // SAFETY: plain numbers, valid as zeros.
+    let mut told: libc::stat = unsafe { core::mem::zeroed() };
+    // SAFETY: ours to write.
+    let result = quietly(|| unsafe { libc::fstat(descriptor, &mut told) });
+    (result == 0).then_some([told.st_dev, told.st_ino])
 }
 
 /// Makes a call again for as long as signals interrupt it.
