@@ -27,7 +27,8 @@
 //!
 //! ```sh
 //! MILLPOND_PROFILE=heap.%p.pb,bytes=65536 program
-//! pprof -http=: program heap.1234.pb     # or: go tool pprof
+//! pprof -http=: program heap.1234.pb     # or: go tool pprof; at first what was live at the end
+//! pprof -top -sample_index=alloc_space heap.1234.pb     # all that was allocated
 //! MILLPOND_PROFILE=heap.%p.txt,collapsed program && flamegraph.pl heap.1234.txt > heap.svg
 //! ```
 //!
