@@ -178,8 +178,8 @@ fn nearest(name: &[u8]) -> Option<&'static str> {
     (has || distance(known.as_bytes(), name) <= known.len() / 2 + 1).then_some(known)
 }
 
-/// How many letters have to be put in, taken out or changed to get from one name to the other (Levenshtein, 1965), one
-/// row of his table at a time; names are cut off at 31 letters.
+/// How many letters, large or small, have to be put in, taken out or changed to get from one name to the other (Levenshtein,
+/// 1965), one row of his table at a time; names are cut off at 31 letters.
 #[unsafe(link_section = ".millpond_cold")]
 fn distance(from: &[u8], to: &[u8]) -> usize {
     let to = &to[..to.len().min(31)];
@@ -188,7 +188,7 @@ fn distance(from: &[u8], to: &[u8]) -> usize {
         let mut diagonal = row[0];
         row[0] = above + 1;
         for (at, other) in to.iter().enumerate() {
-            let changed = diagonal + (letter != other) as usize;
+            let changed = diagonal + !letter.eq_ignore_ascii_case(other) as usize;
             diagonal = row[at + 1];
             row[at + 1] = changed.min(row[at] + 1).min(diagonal + 1);
         }
@@ -375,9 +375,14 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_found() {
-        for (name, known) in
-            [("TPH", Some("THP")), ("SHWO", Some("SHOW")), ("SHOW_STATS", Some("SHOW")), ("XYZZY", None)]
-        {
+        for (name, known) in [
+            ("TPH", Some("THP")),
+            ("SHWO", Some("SHOW")),
+            ("SHOW_STATS", Some("SHOW")),
+            ("mode", Some("MODE")),
+            ("Leak", Some("LEAKS")),
+            ("XYZZY", None),
+        ] {
             assert_eq!(nearest(name.as_bytes()), known, "{name}");
         }
         assert_eq!(distance(b"SHOW", b"SLOW"), 1);
