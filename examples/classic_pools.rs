@@ -15,7 +15,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for size in [24, 60, 100, 1000, 3000, 20_000] {
         let layout = Layout::from_size_align(size, 8)?;
         let block = heap.alloc(layout)?;
-        println!("{size:>6} bytes: a chunk of {:?}", heap.usable_size(block.as_ptr()));
+        let chunk = heap.usable_size(block.as_ptr()).expect("it is live");
+        println!("{size:>6} bytes: a chunk of {chunk}");
         // SAFETY: allocated just now, with this layout.
         unsafe { heap.free(block, layout) };
     }

@@ -53,8 +53,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut text = String::new();
     profile::write_collapsed(Value::LiveBytes, &mut text, profile::loader_name)?;
     let live = |line: &&str| line.rsplit(' ').next().and_then(|bytes| bytes.parse::<u64>().ok());
-    if let Some(line) = text.lines().max_by_key(live) {
-        println!("most is live from {line}");
+    if let Some((stack, bytes)) = text.lines().max_by_key(live).and_then(|line| line.rsplit_once(' ')) {
+        println!("most is live from {stack}: {bytes} bytes");
     }
 
     if let Some(path) = std::env::args().nth(1) {
