@@ -94,7 +94,7 @@ const GROUPS: usize = 64;
 const STACK: usize = 48 << 10;
 
 /// What has leaked, by size and tag, most bytes first; plain data. As text by `Display`, as JSON by [`json`](Self::json).
-/// See [`leaks`](crate::leaks).
+/// See [`leaks`](crate::leaks()).
 #[derive(Clone, Copy, Debug)]
 pub struct Leaks {
     groups: [LeakGroup; GROUPS],

@@ -1,6 +1,6 @@
 //! Named points in the middle of the slow paths: where a thread stands when it has something in hand.
 //!
-//! Shipped, they are nothing. Under `--cfg millpond_points` each calls what [`watch`] was given, so that a test can stop
+//! Shipped, they are nothing. Under `--cfg millpond_points` each calls what `watch` was given, so that a test can stop
 //! threads there, or have them vanish in a `fork`. (The unit tests stop a thread before any of its steps: `stepped`.)
 
 /// Where a thread is.
