@@ -139,7 +139,8 @@ void mp_flush_thread(void) MP_NOEXCEPT;
  * for foreign addresses and those inside an allocation of 32 MiB or more: linear in the number of these. */
 int mp_owns(const void *ptr) MP_NOEXCEPT;
 
-/* Verifies every structure: 0, or -1 with a line on stderr. Exact while no other thread is inside the allocator. */
+/* Verifies every structure: 0, or -1 with a line on stderr, and errno as it was. Exact while no other thread is inside the
+ * allocator. */
 int mp_check(void) MP_NOEXCEPT;
 
 /* With MILLPOND_MODE=hardened: how many allocations were written to past their end, before their beginning or after their free,
@@ -152,8 +153,9 @@ size_t mp_check_memory(void) MP_NOEXCEPT;
 enum mp_thp { MP_THP_DEFAULT = 0, MP_THP_ALWAYS = 1, MP_THP_NEVER = 2, MP_THP_SYSTEM = 3 };
 int mp_set_thp(int thp) MP_NOEXCEPT;
 
-/* A memory profile by samples, one every `bytes` bytes on average, from 1 to 2^40; 524288 is a good number. mp_profile_start
- * forgets the profile before; what a stopped one knows stays. While it is on, each call takes some 8 to 25 ns more. */
+/* A memory profile by samples, one every `bytes` bytes on average, 1 to 2^40, or the nearer of these; 524288 is a good number.
+ * mp_profile_start forgets the profile before; what a stopped one knows stays. While it is on, each call takes some 8 to 25 ns
+ * more. */
 void mp_profile_start(size_t bytes) MP_NOEXCEPT;
 void mp_profile_stop(void) MP_NOEXCEPT;
 
