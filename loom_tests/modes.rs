@@ -542,7 +542,7 @@ pub fn unbind_against_begin() {
         world.end(*chunk, 10);
     }
     assert!(world.tracker.unbind(world.heap.place(chunks[1])), "the place has a record");
-    world.heap.pools[CLASS].restore(CLASS, &world.heap.spans, &mut vec![chunks[0]], 0);
+    world.heap.pools[CLASS].restore(CLASS, &world.heap.spans, &mut [chunks[0]], 0);
 
     let [mine, theirs] = lots;
     let other = spawn(&world, move |world| {
