@@ -354,32 +354,32 @@ const MODELS: &[Model] = &[
     ),
     model!(
         modes::forget_all_against_remember,
-        "modes/mod.rs",
+        "modes/recent.rs",
         None,
         [("relaxed", Fault::RememberRelaxed, "Causality violation")]
     ),
     model!(
         modes::forget_runs_against_remember,
-        "modes/mod.rs",
+        "modes/recent.rs",
         None,
         [("relaxed", Fault::RememberRelaxed, "Causality violation")]
     ),
-    model!(modes::two_remember, "modes/mod.rs", None, [("stores", Fault::TurnStore, "there is room for two")]),
+    model!(modes::two_remember, "modes/recent.rs", None, [("stores", Fault::TurnStore, "there is room for two")]),
     model!(
         modes::two_remember_too_much,
-        "modes/mod.rs",
+        "modes/recent.rs",
         None,
         [("relaxed", Fault::RememberRelaxed, "Causality violation")]
     ),
     model!(
         modes::two_remember_too_many_runs,
-        "modes/mod.rs",
+        "modes/recent.rs",
         None,
         [("relaxed", Fault::RememberRelaxed, "Causality violation")]
     ),
     model!(
         modes::look_against_remember,
-        "modes/mod.rs",
+        "modes/recent.rs",
         None,
         [("relaxed", Fault::RememberRelaxed, "Causality violation")]
     ),
@@ -465,7 +465,7 @@ const MODELS: &[Model] = &[
     ),
     model!(
         modes::forget_against_remember,
-        "modes/mod.rs",
+        "modes/recent.rs",
         None,
         [("stores", Fault::ForgetStore, "Causality violation")]
     ),

@@ -1,0 +1,195 @@
+//! Recent frees: what is kept back of them for a while, so that no other allocation comes to be there, in queues of a fixed length.
+//!
+//! | queue | what waits there |
+//! |---|---|
+//! | frees | chunks, each with its size |
+//! | runs | large and guarded allocations, which keep their addresses alone |
+//! | firsts | first chunks of spans that came up and were not handed out |
+//!
+//! Who puts something in takes a turn, and has what was there a round before: it goes back to the heap. Whoever takes something out, in
+//! either way, does so by an exchange, and has it alone.
+//!
+//! Invariant: what is kept back is in one slot, from the exchange that put it there to the one that takes it out.
+
+use super::Tracker;
+use crate::config::{ADDRESS_BITS, KEPT_FIRSTS, KEPT_MAX, KEPT_RUNS, RECENT};
+use crate::os;
+use crate::sync::{AtomicU64, AtomicUsize, Fault, Ordering, planted};
+
+/// How many frees before it is looked at something is prefetched.
+const AHEAD: usize = 8;
+
+/// Address and size of what is kept back, in a word.
+const fn pack(address: usize, size: usize) -> u64 {
+    if size < LONG { (size as u64) << ADDRESS_BITS | address as u64 } else { address as u64 }
+}
+
+const fn unpack(word: u64) -> (usize, usize) {
+    ((word & ((1 << ADDRESS_BITS) - 1)) as usize, (word >> ADDRESS_BITS) as usize)
+}
+
+/// From here on a size does not fit beside an address, and is zero there.
+const LONG: usize = if ADDRESS_BITS > 32 { 1 << (u64::BITS - ADDRESS_BITS) } else { u32::MAX as usize };
+
+const _: () = assert!(KEPT_MAX < LONG);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Recent {
+    /// The last frees that are kept back, oldest next: address and size.
+    frees: [AtomicU64; RECENT],
+    next: AtomicU64,
+    /// The same of large and guarded ones, which keep their addresses alone: that is all.
+    runs: [AtomicUsize; KEPT_RUNS],
+    next_run: AtomicU64,
+    /// The same of first chunks of spans, which nobody had; and how many came here so far.
+    firsts: [AtomicUsize; KEPT_FIRSTS],
+    next_first: AtomicU64,
+    /// Up to where the oldest have been forgotten before their turn.
+    gone: AtomicU64,
+}
+
+impl Recent {
+    const_fn! {
+        pub(super) const fn new() -> Self {
+            Self {
+                frees: array_of![AtomicU64::new(0); RECENT],
+                next: AtomicU64::new(0),
+                runs: array_of![AtomicUsize::new(0); KEPT_RUNS],
+                next_run: AtomicU64::new(0),
+                firsts: array_of![AtomicUsize::new(0); KEPT_FIRSTS],
+                next_first: AtomicU64::new(0),
+                gone: AtomicU64::new(0),
+            }
+        }
+    }
+}
+
+impl Tracker {
+    /// Puts what is kept back among the recent frees and returns what comes out for it, if anything does: address and size.
+    #[inline]
+    pub(crate) fn remember(&self, address: usize, size: usize) -> Option<(usize, usize)> {
+        let next = Self::turn(&self.recent.next);
+        // Relaxed: only an address to prefetch, which need not be right.
+        os::prefetch_read(unpack(self.recent.frees[(next + AHEAD) % RECENT].load(Ordering::Relaxed)).0);
+        // ORDERING: AcqRel: what was there is the caller's from here on, and what the caller did to its own is published.
+        let both = if planted(Fault::RememberRelaxed) { Ordering::Relaxed } else { Ordering::AcqRel };
+        match self.recent.frees[next % RECENT].swap(pack(address, size), both) {
+            0 => None,
+            old => Some(unpack(old)),
+        }
+    }
+
+    /// Takes the oldest of the recent frees out before its turn. `None`: there is none left.
+    pub(crate) fn forget_oldest(&self) -> Option<(usize, usize)> {
+        loop {
+            let (gone, next) = (self.recent.gone.load(Ordering::Relaxed), self.recent.next.load(Ordering::Relaxed));
+            let oldest = gone.max(next.saturating_sub(RECENT as u64));
+            if oldest >= next {
+                return None;
+            }
+            // Whoever moves it on looks into the slot; a free that is slow to come there stays until its turn.
+            if self.recent.gone.compare_exchange(gone, oldest + 1, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            let slot = &self.recent.frees[oldest as usize % RECENT];
+            if planted(Fault::ForgetStore) {
+                let old = slot.load(Ordering::Relaxed);
+                slot.store(0, Ordering::Relaxed);
+                return (old != 0).then(|| unpack(old));
+            }
+            // ORDERING: Acquire, as in `remember`: what was there is the caller's from here on.
+            match slot.swap(0, Ordering::Acquire) {
+                0 => {}
+                old => return Some(unpack(old)),
+            }
+        }
+    }
+
+    /// Takes all recent frees out and calls `last` with each.
+    pub(crate) fn forget_all(&self, mut last: impl FnMut(usize, usize)) {
+        for slot in &self.recent.frees {
+            // ORDERING: Acquire, as in `remember`: what was there is the caller's from here on.
+            match slot.swap(0, Ordering::Acquire) {
+                0 => {}
+                old => {
+                    let (address, size) = unpack(old);
+                    last(address, size);
+                }
+            }
+        }
+    }
+
+    /// As [`remember`](Self::remember), for what keeps its addresses alone.
+    pub(crate) fn remember_run(&self, address: usize) -> Option<usize> {
+        Self::put_in(&self.recent.runs[Self::turn(&self.recent.next_run) % KEPT_RUNS], address)
+    }
+
+    /// The same for a first chunk of a span that comes up and is not handed out.
+    pub(crate) fn remember_first(&self, address: usize) -> Option<usize> {
+        Self::put_in(&self.recent.firsts[Self::turn(&self.recent.next_first) % KEPT_FIRSTS], address)
+    }
+
+    /// The next turn: one caller's, so that nothing comes out before there is no room.
+    #[inline]
+    fn turn(next: &AtomicU64) -> usize {
+        if planted(Fault::TurnStore) {
+            let turn = next.load(Ordering::Relaxed);
+            next.store(turn + 1, Ordering::Relaxed);
+            return turn as usize;
+        }
+        next.fetch_add(1, Ordering::Relaxed) as usize
+    }
+
+    fn put_in(slot: &AtomicUsize, address: usize) -> Option<usize> {
+        // ORDERING: as in `remember`.
+        let both = if planted(Fault::RememberRelaxed) { Ordering::Relaxed } else { Ordering::AcqRel };
+        Some(slot.swap(address, both)).filter(|old| *old != 0)
+    }
+
+    /// How often that was done: so many allocations and frees are none of the program's.
+    pub(crate) fn firsts_kept(&self) -> u64 {
+        self.recent.next_first.load(Ordering::Relaxed)
+    }
+
+    /// As [`forget_all`](Self::forget_all), for those.
+    pub(crate) fn forget_firsts(&self, last: impl FnMut(usize)) {
+        Self::forget_each(&self.recent.firsts, last);
+    }
+
+    /// And for runs.
+    pub(crate) fn forget_runs(&self, last: impl FnMut(usize)) {
+        Self::forget_each(&self.recent.runs, last);
+    }
+
+    fn forget_each(slots: &[AtomicUsize], mut last: impl FnMut(usize)) {
+        for slot in slots {
+            // ORDERING: Acquire, as in `remember`: what was there is the caller's from here on.
+            match slot.swap(0, Ordering::Acquire) {
+                0 => {}
+                old => last(old),
+            }
+        }
+    }
+
+    /// Calls `visit` with the address and size of each recent free that is kept back, and what says whether it still is.
+    pub(crate) fn walk_recent(&self, mut visit: impl FnMut(usize, usize, &dyn Fn() -> bool)) {
+        for slot in &self.recent.frees {
+            // ORDERING: Acquire, as in `remember`: what was done to it before is done.
+            let each = Ordering::Acquire;
+            let word = slot.load(each);
+            if word != 0 {
+                let (address, size) = unpack(word);
+                visit(address, size, &|| slot.load(each) == word);
+            }
+        }
+    }
+
+    /// Calls `visit` with the address of each recent free, each run, and each first chunk: a moment's picture.
+    pub(crate) fn walk_kept(&self, visit: impl FnMut(usize)) {
+        // Relaxed: only addresses.
+        let recent = self.recent.frees.iter().map(|slot| unpack(slot.load(Ordering::Relaxed)).0);
+        let others = self.recent.runs.iter().chain(&self.recent.firsts).map(|slot| slot.load(Ordering::Relaxed));
+        recent.chain(others).filter(|address| *address != 0).for_each(visit);
+    }
+}
