@@ -81,6 +81,10 @@ mod values {
     pub(crate) const GROWN: usize = if IN_C { 32 << 20 } else { 512 << 10 };
     /// How much behind that stays in small pages, for sparse runs.
     pub(crate) const GAP: usize = 4 << 20;
+    /// Microseconds from which the first touch of a huge page is slow: as many small pages take no longer. And how much further
+    /// an arena is used, at first, until one is asked for again.
+    pub(crate) const SLOW_US: u64 = 3000;
+    pub(crate) const AGAIN: usize = 64 << 20;
     /// The first so many spans of a class are sparse runs.
     pub(crate) const SPARSE_SPANS: u32 = 1;
     /// In runs from this length on, dirty pages that must be zero are purged instead of overwritten.
@@ -235,6 +239,8 @@ mod values {
     pub(crate) const ARENA_ALIGN: usize = PAGE_SIZE;
     pub(crate) const GROWN: usize = usize::MAX;
     pub(crate) const GAP: usize = 0;
+    pub(crate) const SLOW_US: u64 = u64::MAX;
+    pub(crate) const AGAIN: usize = 0;
     pub(crate) const SPARSE_SPANS: u32 = 0;
     pub(crate) const SEAL_STEP: usize = 1;
     pub(crate) const ZERO_BY_PURGE: usize = PAGE_SIZE;

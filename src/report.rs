@@ -8,7 +8,8 @@ use core::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Thp {
     /// Ask for them where a heap grows beyond some 512 KiB (32 MiB with the feature `malloc` or `prefixed`), and refuse them
-    /// where memory has gone back: some 10 % more resident memory than without, and a fraction of the page faults.
+    /// where memory has gone back, and for a while once one was slow to come: some 10 % more resident memory than without, and a
+    /// fraction of the page faults.
     #[default]
     Default,
     /// Ask for them: fewer page faults and TLB misses, more resident memory.

@@ -13,9 +13,15 @@
 //! | dense runs have reached `GROWN` in a heap's first arena, or it is asked for a run of a huge page or more | huge pages from the *edge* up, which is some way above the reach; the *gap* below it stays small pages, for sparse runs |
 //! | a further arena is added, since the first is full | huge pages in all of it |
 //! | memory goes back from an arena | small pages in what the reach has passed; the edge moves up to the reach, and the gap is gone |
+//! | a huge page comes slower than as many small ones would | small pages from the edge up; no edge, until the reach is `AGAIN` further, and each time twice as far |
 //!
 //! So sparse runs cost nothing but what they touch; dense runs leave the gap free as long as there is room elsewhere. There are
-//! two ranges an arena, so never more than two mappings.
+//! three ranges an arena, so never more than three mappings.
+//!
+//! A huge page comes slowly where the kernel must make room for it by moving others, or where a machine below, which has taken
+//! back what lay free in pieces as large as that, must find it first: then its first touch may take thirty times as long. So
+//! the first of them that a run goes into is touched here, by the clock of the thread's own time. The run's owner would touch it
+//! next; what is long and hardly used may hold one more.
 //!
 //! Where an arena is *sealed* (in the mode `hardened`), what was never used has no access: a wild write into it faults. It
 //! opens as runs are taken, a `SEAL_STEP` at a time, so it is one mapping more. Of two that open it at the same time one may
@@ -28,7 +34,7 @@
 
 use super::bits::words_of;
 use super::region::{Arena, Density};
-use crate::config::{ARENA_ALIGN, GAP, GROWN, PAGE, SEAL_STEP};
+use crate::config::{AGAIN, ARENA_ALIGN, GAP, GROWN, PAGE, SEAL_STEP, SLOW_US};
 use crate::os;
 use crate::report::Thp;
 use crate::sync::{AtomicUsize, Ordering};
@@ -43,6 +49,9 @@ pub(super) struct Growth {
     edge: AtomicUsize,
     /// Where the gap begins that ends at the edge; none if that is not below.
     gap: AtomicUsize,
+    /// How far the reach must be for huge pages to be asked for, and how much further when one is slow.
+    again: AtomicUsize,
+    patience: AtomicUsize,
     /// Pages from the start that may be accessed.
     open: AtomicUsize,
 }
@@ -55,15 +64,18 @@ impl Growth {
             sparse: AtomicUsize::new(0),
             edge: AtomicUsize::new(pages),
             gap: AtomicUsize::new(pages),
+            again: AtomicUsize::new(0),
+            patience: AtomicUsize::new(AGAIN / PAGE),
             open: AtomicUsize::new(pages),
         }
     }
 
     /// As if it were new.
     pub(super) fn reset(&self, pages: usize) {
-        let Self { reach, sparse, edge, gap, open } = self;
-        [reach, sparse].iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        let Self { reach, sparse, edge, gap, again, patience, open } = self;
+        [reach, sparse, again].iter().for_each(|count| count.store(0, Ordering::Relaxed));
         [edge, gap, open].iter().for_each(|end| end.store(pages, Ordering::Relaxed));
+        patience.store(AGAIN / PAGE, Ordering::Relaxed);
     }
 }
 
@@ -99,15 +111,15 @@ impl Arena {
         is_open
     }
 
-    /// Told of each run that is taken, by its end. O(1).
+    /// Told of each run that is taken, while it is the caller's alone. O(1).
     #[inline]
-    pub(super) fn reached(&self, end: usize, density: Density, thp: impl FnOnce() -> Thp) {
+    pub(super) fn reached(&self, start: usize, end: usize, density: Density, thp: impl FnOnce() -> Thp) {
         // Relaxed, as all here: see the module's documentation. Nothing for a model to search.
         if GROWN == usize::MAX {
             return;
         }
         if end > self.growth.reach.load(Ordering::Relaxed) {
-            self.pass(end, density, thp());
+            self.pass(start, end, density, thp());
         }
         let Growth { gap, edge, .. } = &self.growth;
         if end > gap.load(Ordering::Relaxed) && end <= edge.load(Ordering::Relaxed) {
@@ -116,9 +128,10 @@ impl Arena {
     }
 
     #[cold]
-    fn pass(&self, end: usize, density: Density, thp: Thp) {
+    fn pass(&self, start: usize, end: usize, density: Density, thp: Thp) {
         let Growth { reach, sparse, .. } = &self.growth;
         let old = reach.fetch_max(end, Ordering::Relaxed);
+        self.enter(start, old, end);
         if density == Density::Sparse {
             sparse.fetch_add(end.saturating_sub(old), Ordering::Relaxed);
         }
@@ -127,11 +140,31 @@ impl Arena {
         }
     }
 
+    /// Touches the first huge page that a run, up to `end`, is the first to go into, and asks for no more if that is slow.
+    fn enter(&self, start: usize, old: usize, end: usize) {
+        let Growth { reach, edge, again, patience, .. } = &self.growth;
+        let from = edge.load(Ordering::Relaxed);
+        let first = self.block_from(old.max(from)).max(start);
+        // Who has been passed by another has nothing new; without an edge nothing is above it.
+        if first >= end || os::first_touch(self.start() + first * PAGE) < SLOW_US {
+            return;
+        }
+        if edge.compare_exchange(from, self.pages, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let patience = patience.fetch_add(patience.load(Ordering::Relaxed), Ordering::Relaxed);
+            again.store(reach.load(Ordering::Relaxed) + patience, Ordering::Relaxed);
+            // What there is of huge pages stays.
+            os::advise_thp(self.start() + from * PAGE, (self.pages - from) * PAGE, Thp::Never);
+        }
+    }
+
     /// Has all that is some way above the reach advised, if nothing is yet.
     #[cold]
     fn set_edge(&self, thp: Thp) {
-        let Growth { reach, edge, gap, open, .. } = &self.growth;
+        let Growth { reach, edge, gap, again, open, .. } = &self.growth;
         let reach = reach.load(Ordering::Relaxed);
+        if reach < again.load(Ordering::Relaxed) {
+            return;
+        }
         // Where an arena is sealed nothing is left out, since it would be open.
         let sealed = open.load(Ordering::Relaxed) < self.pages;
         let from = self.block_from(if sealed { reach } else { reach + GAP / PAGE });
@@ -239,7 +272,7 @@ mod tests {
         let arenas = Arenas::new();
         let numbers = || {
             let arena = arenas.iter().next().expect("an arena");
-            let Growth { reach, sparse, edge, gap, open } = &arena.growth;
+            let Growth { reach, sparse, edge, gap, open, .. } = &arena.growth;
             [reach, sparse, edge, gap, open].map(|number| number.load(Ordering::Relaxed))
         };
         let turn = || {
@@ -291,6 +324,45 @@ mod tests {
         arenas.purge();
         assert_eq!(edges(&arenas), ends, "what was set stays");
         assert_eq!(arenas.check(), Ok(0));
+    }
+
+    #[test]
+    fn a_slow_huge_page_is_the_last_for_a_while() {
+        let system = System::fresh();
+        let arenas = Arenas::new();
+        let take = |pages| arenas.take_run(pages, 1, Fill::Any).expect("memory");
+        system.set_touch(SLOW_US - 1);
+        let first = take(2 * BLOCK);
+        let (start, all) = arenas.iter().next().map(|arena| (arena.first_page, arena.pages)).expect("an arena");
+        let edge = edges(&arenas)[0];
+        assert_eq!(first.page, start + edge, "one that is not slow changes nothing");
+        system.set_touch(SLOW_US);
+        let second = take(1);
+        assert_eq!(edges(&arenas), [all], "none is asked for");
+        assert_eq!(second.page, start + edge + 2 * BLOCK);
+        // An arena that is long enough to ask again.
+        let last = loop {
+            take(4 * BLOCK);
+            match arenas.iter().last() {
+                Some(arena) if arena.bytes() > 3 * AGAIN => break arena,
+                _ => {}
+            }
+        };
+        let asks = |last: &Arena| last.growth.edge.load(Ordering::Relaxed) < last.pages;
+        let reach = |last: &Arena| last.growth.reach.load(Ordering::Relaxed);
+        assert!(!asks(last), "its first was slow");
+        let first = reach(last);
+        while !asks(last) {
+            take(1);
+        }
+        assert_eq!(reach(last), first + AGAIN / PAGE);
+        while asks(last) {
+            take(BLOCK);
+        }
+        let second = reach(last);
+        assert!(second <= first + (AGAIN + GAP) / PAGE + 3 * BLOCK, "the next was slow too");
+        assert_eq!(last.growth.again.load(Ordering::Relaxed), second + 2 * AGAIN / PAGE);
+        assert!(arenas.iter().all(Arena::growth_holds));
     }
 
     #[test]

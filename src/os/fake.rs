@@ -197,6 +197,10 @@ pub(crate) fn advise_thp(at: usize, len: usize, _thp: Thp) {
     touch(at, len);
 }
 
+pub(crate) fn first_touch(_at: usize) -> u64 {
+    0
+}
+
 pub(crate) fn fine_us() -> u64 {
     0
 }

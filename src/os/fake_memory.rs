@@ -70,6 +70,7 @@ pub(crate) struct System {
     fail_from: AtomicU64,
     fail_until: AtomicU64,
     clock: AtomicU64,
+    touch_us: AtomicU64,
     purges_to_junk: AtomicBool,
     grows: AtomicBool,
     locks: AtomicBool,
@@ -104,6 +105,7 @@ impl System {
             fail_until: AtomicU64::new(0),
             // No clock of a system stands at zero.
             clock: AtomicU64::new(1_000_000),
+            touch_us: AtomicU64::new(0),
             purges_to_junk: AtomicBool::new(false),
             grows: AtomicBool::new(false),
             locks: AtomicBool::new(false),
@@ -201,6 +203,11 @@ impl System {
     /// What was said since the last call.
     pub(crate) fn said(&self) -> Vec<String> {
         core::mem::take(&mut *self.said.lock().unwrap())
+    }
+
+    /// How many microseconds each first touch takes.
+    pub(crate) fn set_touch(&self, us: u64) {
+        self.touch_us.store(us, Ordering::Relaxed);
     }
 
     /// Moves the clock on.
@@ -404,6 +411,13 @@ pub(crate) fn wiped_metadata(len: usize, _wipe: extern "C" fn()) -> Option<usize
 }
 
 pub(crate) fn advise_thp(_at: usize, _len: usize, _thp: Thp) {}
+
+/// As slow as was [said](System::set_touch).
+pub(crate) fn first_touch(at: usize) -> u64 {
+    // SAFETY: the caller's: the byte is reserved, and nobody else's.
+    unsafe { bytes(at).write_volatile(0) };
+    system().touch_us.load(Ordering::Relaxed)
+}
 
 pub(crate) fn fine_us() -> u64 {
     coarse_ms() * 1000
