@@ -20,8 +20,9 @@
 //!
 //! A huge page comes slowly where the kernel must make room for it by moving others, or where a machine below, which has taken
 //! back what lay free in pieces as large as that, must find it first: then its first touch may take thirty times as long. So
-//! the first of them that a run goes into is touched here, by the clock of the thread's own time. The run's owner would touch it
-//! next; what is long and hardly used may hold one more.
+//! each in which a run begins, or the first that is whole in a run, is touched here, by the clock. The
+//! run's owner would touch it next; only what is as long as a huge page and hardly used may hold one more. It is touched when others
+//! have what is left of the run: else they would take runs of their own meanwhile.
 //!
 //! Where an arena is *sealed* (in the mode `hardened`), what was never used has no access: a wild write into it faults. It
 //! opens as runs are taken, a `SEAL_STEP` at a time, so it is one mapping more. Of two that open it at the same time one may
@@ -49,6 +50,8 @@ pub(super) struct Growth {
     edge: AtomicUsize,
     /// Where the gap begins that ends at the edge; none if that is not below.
     gap: AtomicUsize,
+    /// The end of the last huge page that was tried.
+    tried: AtomicUsize,
     /// How far the reach must be for huge pages to be asked for, and how much further when one is slow.
     again: AtomicUsize,
     patience: AtomicUsize,
@@ -64,6 +67,7 @@ impl Growth {
             sparse: AtomicUsize::new(0),
             edge: AtomicUsize::new(pages),
             gap: AtomicUsize::new(pages),
+            tried: AtomicUsize::new(0),
             again: AtomicUsize::new(0),
             patience: AtomicUsize::new(AGAIN / PAGE),
             open: AtomicUsize::new(pages),
@@ -72,8 +76,8 @@ impl Growth {
 
     /// As if it were new.
     pub(super) fn reset(&self, pages: usize) {
-        let Self { reach, sparse, edge, gap, again, patience, open } = self;
-        [reach, sparse, again].iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        let Self { reach, sparse, edge, gap, tried, again, patience, open } = self;
+        [reach, sparse, tried, again].iter().for_each(|count| count.store(0, Ordering::Relaxed));
         [edge, gap, open].iter().for_each(|end| end.store(pages, Ordering::Relaxed));
         patience.store(AGAIN / PAGE, Ordering::Relaxed);
     }
@@ -111,15 +115,15 @@ impl Arena {
         is_open
     }
 
-    /// Told of each run that is taken, while it is the caller's alone. O(1).
+    /// Told of each run that is taken, by its end. O(1).
     #[inline]
-    pub(super) fn reached(&self, start: usize, end: usize, density: Density, thp: impl FnOnce() -> Thp) {
+    pub(super) fn reached(&self, end: usize, density: Density, thp: impl FnOnce() -> Thp) {
         // Relaxed, as all here: see the module's documentation. Nothing for a model to search.
         if GROWN == usize::MAX {
             return;
         }
         if end > self.growth.reach.load(Ordering::Relaxed) {
-            self.pass(start, end, density, thp());
+            self.pass(end, density, thp());
         }
         let Growth { gap, edge, .. } = &self.growth;
         if end > gap.load(Ordering::Relaxed) && end <= edge.load(Ordering::Relaxed) {
@@ -128,10 +132,9 @@ impl Arena {
     }
 
     #[cold]
-    fn pass(&self, start: usize, end: usize, density: Density, thp: Thp) {
+    fn pass(&self, end: usize, density: Density, thp: Thp) {
         let Growth { reach, sparse, .. } = &self.growth;
         let old = reach.fetch_max(end, Ordering::Relaxed);
-        self.enter(start, old, end);
         if density == Density::Sparse {
             sparse.fetch_add(end.saturating_sub(old), Ordering::Relaxed);
         }
@@ -140,13 +143,21 @@ impl Arena {
         }
     }
 
-    /// Touches the first huge page that a run, up to `end`, is the first to go into, and asks for no more if that is slow.
-    fn enter(&self, start: usize, old: usize, end: usize) {
-        let Growth { reach, edge, again, patience, .. } = &self.growth;
-        let from = edge.load(Ordering::Relaxed);
-        let first = self.block_from(old.max(from)).max(start);
-        // Who has been passed by another has nothing new; without an edge nothing is above it.
-        if first >= end || os::first_touch(self.start() + first * PAGE) < SLOW_US {
+    /// Touches the first huge page in which pages begin that are the caller's, or that is whole among them; and asks for no more
+    /// if that is slow. O(1).
+    pub(super) fn try_huge(&self, page: usize, pages: usize) {
+        let Growth { reach, edge, tried, again, patience, .. } = &self.growth;
+        let (from, start) = (edge.load(Ordering::Relaxed), page - self.first_page);
+        if start + pages <= from {
+            return;
+        }
+        let whole = self.block_from(start.max(from));
+        let first = if whole + ARENA_ALIGN / PAGE <= start + pages { whole } else { start };
+        if first < tried.load(Ordering::Relaxed).max(from) {
+            return;
+        }
+        tried.fetch_max(self.block_from(first + 1), Ordering::Relaxed);
+        if !os::is_slow_to_touch(self.start() + first * PAGE, SLOW_US) {
             return;
         }
         if edge.compare_exchange(from, self.pages, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
@@ -330,7 +341,11 @@ mod tests {
     fn a_slow_huge_page_is_the_last_for_a_while() {
         let system = System::fresh();
         let arenas = Arenas::new();
-        let take = |pages| arenas.take_run(pages, 1, Fill::Any).expect("memory");
+        let take = |pages| {
+            let run = arenas.take_run(pages, 1, Fill::Any).expect("memory");
+            arenas.try_huge(run.page, run.pages);
+            run
+        };
         system.set_touch(SLOW_US - 1);
         let first = take(2 * BLOCK);
         let (start, all) = arenas.iter().next().map(|arena| (arena.first_page, arena.pages)).expect("an arena");

@@ -26,7 +26,7 @@ pub(crate) use budget::Budget;
 pub(crate) use place::Place;
 pub(crate) use region::{Arena, Density, Fill, Run};
 
-use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
+use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, GROWN, PAGE, PAGE_SHIFT};
 use crate::log::{Bytes, Count, Voice, tell};
 use crate::os;
 use crate::page_map::PAGE_BYTES;
@@ -229,6 +229,18 @@ impl Arenas {
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn visit_free(&self, mut visit: impl FnMut(usize)) {
         self.iter().for_each(|arena| arena.visit_free(&self.books, &mut visit));
+    }
+
+    /// Told of pages that are the caller's, as zero as they came, when nobody waits for any: a huge page among them is touched, to
+    /// see whether more should be asked for.
+    pub(crate) fn try_huge(&self, page: usize, pages: usize) {
+        // Nothing for a model to search.
+        if GROWN == usize::MAX {
+            return;
+        }
+        if let Some(arena) = self.of(page) {
+            arena.try_huge(page, pages);
+        }
     }
 
     /// Purges all free pages. Returns bytes.

@@ -350,7 +350,7 @@ impl Arena {
             }
             self.aged()[word].fetch_and(!mask, Ordering::Relaxed);
         }
-        self.reached(start, start + pages, density, || books.thp());
+        self.reached(start + pages, density, || books.thp());
         self.dirty_free.fetch_sub(pages as u32 - clean, Ordering::Relaxed);
         books.committed.fetch_add(clean as usize * PAGE, Ordering::Relaxed);
         if clean > 0 {

@@ -94,6 +94,7 @@ impl Heap {
         node.head.describe(run.page, LARGE);
         self.spans.page_map.publish(run.page, run.pages, entry(node));
         node.set_bytes(run.pages * PAGE);
+        self.spans.arenas.try_huge(run.page, run.pages);
         NonNull::new(with_exposed_provenance_mut(run.page << PAGE_SHIFT))
     }
 

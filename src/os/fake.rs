@@ -197,8 +197,8 @@ pub(crate) fn advise_thp(at: usize, len: usize, _thp: Thp) {
     touch(at, len);
 }
 
-pub(crate) fn first_touch(_at: usize) -> u64 {
-    0
+pub(crate) fn is_slow_to_touch(_at: usize, _us: u64) -> bool {
+    false
 }
 
 pub(crate) fn fine_us() -> u64 {

@@ -413,10 +413,10 @@ pub(crate) fn wiped_metadata(len: usize, _wipe: extern "C" fn()) -> Option<usize
 pub(crate) fn advise_thp(_at: usize, _len: usize, _thp: Thp) {}
 
 /// As slow as was [said](System::set_touch).
-pub(crate) fn first_touch(at: usize) -> u64 {
+pub(crate) fn is_slow_to_touch(at: usize, us: u64) -> bool {
     // SAFETY: the caller's: the byte is reserved, and nobody else's.
     unsafe { bytes(at).write_volatile(0) };
-    system().touch_us.load(Ordering::Relaxed)
+    system().touch_us.load(Ordering::Relaxed) >= us
 }
 
 pub(crate) fn fine_us() -> u64 {

@@ -215,13 +215,25 @@ pub(crate) fn advise_thp(at: usize, len: usize, thp: Thp) {
     quietly(|| unsafe { libc::madvise(core::ptr::with_exposed_provenance_mut(at), len, advice) });
 }
 
-/// Writes a zero to where one is, and says how many microseconds of its own time that took the thread.
+/// Writes a zero to where one is, and says whether that took as long as so many microseconds, and the thread had not to make way for
+/// others meanwhile.
 #[cold]
-pub(crate) fn first_touch(at: usize) -> u64 {
-    let start = clock(libc::CLOCK_THREAD_CPUTIME_ID);
+pub(crate) fn is_slow_to_touch(at: usize, us: u64) -> bool {
+    // Not the clock of the thread's own time: to read that has the system look whether the thread has had enough.
+    let (switches, start) = (switches(), fine_us());
     // SAFETY: the caller's: the byte is reserved, and nobody else's.
     unsafe { core::ptr::with_exposed_provenance_mut::<u8>(at).write_volatile(0) };
-    clock(libc::CLOCK_THREAD_CPUTIME_ID).saturating_sub(start) / 1000
+    fine_us() - start >= us && self::switches() == switches
+}
+
+/// How often the thread has had to make way for others.
+fn switches() -> i64 {
+    let mut usage = core::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: `usage` has room for what the call writes; zeros are one, should it fail.
+    unsafe {
+        libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
+        usage.assume_init().ru_nivcsw
+    }
 }
 
 /// Milliseconds of a monotonic clock, a few milliseconds coarse; a `vdso` call, no system call.

@@ -20,7 +20,7 @@ mod tests;
 pub(crate) use magazine::Magazine;
 
 use crate::arena::Density;
-use crate::config::{CARVE_SPANS, MAGAZINE_SLOTS, SPARSE_SPANS};
+use crate::config::{CARVE_SPANS, MAGAZINE_SLOTS, PAGE_SHIFT, SPARSE_SPANS};
 use crate::os;
 use crate::size_class::{Class, INFO};
 use crate::slab::{Node, Slab};
@@ -206,6 +206,7 @@ impl Pool {
             let start = span.head.start();
             self.settle(class, spans, span, span.unhold());
             (0..taken).for_each(|chunk| give(start + chunk * size));
+            spans.arenas.try_huge(start >> PAGE_SHIFT, 1);
             got = taken;
         }
         got
