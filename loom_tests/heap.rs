@@ -39,7 +39,7 @@ fn free(heap: &Heap, cache: &ThreadCache, chunk: usize) {
     touch(chunk, CLASS);
     let chunk = NonNull::new(with_exposed_provenance_mut(chunk)).expect("no chunk is at zero");
     if !cache.bin(CLASS).push(chunk) {
-        heap.free_slow(cache, CLASS, chunk);
+        heap.free_after_miss(cache, CLASS, chunk);
     }
 }
 

@@ -48,7 +48,7 @@ impl World {
         let chunk = NonNull::new(with_exposed_provenance_mut(chunk)).expect("no chunk is at zero");
         match self.heap.cache_of(own, &self.global) {
             Some(cache) if cache.bin(CLASS).push(chunk) => {}
-            Some(cache) => self.heap.free_slow(cache, CLASS, chunk),
+            Some(cache) => self.heap.free_after_miss(cache, CLASS, chunk),
             None => self.heap.free_shared(CLASS, chunk),
         }
     }

@@ -36,7 +36,7 @@ fn free(heap: &Heap, cache: Index, chunk: usize) {
     let chunk = NonNull::new(with_exposed_provenance_mut(chunk)).expect("no chunk is at zero");
     let cache = heap.caches.get(cache);
     if !cache.bin(CLASS).push(chunk) {
-        heap.free_slow(cache, CLASS, chunk);
+        heap.free_after_miss(cache, CLASS, chunk);
     }
 }
 

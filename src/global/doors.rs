@@ -62,13 +62,13 @@ pub(crate) fn free_large(ptr: *mut u8, size: usize, align: usize) {
 #[cold]
 #[inline(never)]
 pub(crate) fn alloc_missed(size: usize, align: usize, place: usize) -> *mut u8 {
-    alloc_for(os::frame(), size, align, place)
+    alloc_after_miss(os::frame(), size, align, place)
 }
 
 #[cold]
 #[inline(never)]
 pub(super) fn alloc_missed_zeroed(size: usize, align: usize, place: usize) -> *mut u8 {
-    zeroed(alloc_for(os::frame(), size, align, place), size)
+    zeroed(alloc_after_miss(os::frame(), size, align, place), size)
 }
 
 /// Clears what has just been allocated, if anything was.
@@ -78,6 +78,14 @@ pub(crate) fn zeroed(at: *mut u8, size: usize) -> *mut u8 {
         unsafe { ptr::write_bytes(at, 0, size) };
     }
     at
+}
+
+/// For whoever called the function with this frame, once the bin in the thread's slot has missed: a plain cache's is that one, and
+/// is not tried again.
+#[inline(always)]
+fn alloc_after_miss(frame: usize, size: usize, align: usize, place: usize) -> *mut u8 {
+    let Some(cache) = plain_cache() else { return alloc_watched(frame, size, align, place) };
+    address(HEAP.alloc_slow(cache, size_class::at_place(place)))
 }
 
 /// For whoever called the function with this frame.
@@ -117,10 +125,8 @@ fn alloc_watched(frame: usize, size: usize, align: usize, place: usize) -> *mut 
 pub(crate) fn free_missed(chunk: NonNull<u8>, size: usize, align: usize, place: usize) {
     let frame = os::frame();
     let Some(cache) = plain_cache() else { return free_watched(frame, chunk, size, align, place) };
-    let class = size_class::at_place(place);
-    if !cache.bin(class).push(chunk) {
-        HEAP.free_slow(cache, class, chunk);
-    }
+    // As in `alloc_after_miss`.
+    HEAP.free_after_miss(cache, size_class::at_place(place), chunk);
 }
 
 #[cold]
@@ -137,7 +143,7 @@ fn free_watched(frame: usize, chunk: NonNull<u8>, size: usize, align: usize, pla
         let class = size_class::at_place(place);
         match cache {
             Some(cache) if cache.bin(class).push(chunk) => {}
-            Some(cache) => HEAP.free_slow(cache, class, chunk),
+            Some(cache) => HEAP.free_after_miss(cache, class, chunk),
             None => HEAP.free_shared(class, chunk),
         }
     }

@@ -116,12 +116,20 @@ impl Heap {
     }
 
     /// Takes a chunk that a thread frees whose bin has missed.
+    #[inline(always)]
+    pub(crate) fn free_after_miss(&self, cache: &ThreadCache, class: Class, chunk: NonNull<u8>) {
+        if is_single(class) {
+            self.free_single(cache, class, chunk);
+        } else {
+            self.free_slow(cache, class, chunk);
+        }
+    }
+
+    /// The same by the exchange of magazines.
     #[cold]
     #[inline(never)]
-    pub(crate) fn free_slow(&self, cache: &ThreadCache, class: Class, chunk: NonNull<u8>) {
-        let is_done = self.attend(cache, class) && cache.bin(class).push(chunk)
-            || is_single(class) && self.put_single(cache, class, chunk);
-        if !is_done {
+    fn free_slow(&self, cache: &ThreadCache, class: Class, chunk: NonNull<u8>) {
+        if !(self.attend(cache, class) && cache.bin(class).push(chunk)) {
             self.drain(cache, class);
             if !cache.bin(class).push(chunk) {
                 self.free_shared(class, chunk);

@@ -12,8 +12,10 @@
 //! Invariant: that of the magazines.
 
 use super::Heap;
+use super::upkeep::Miss;
 use crate::config::ADMIT;
 use crate::log::{self, Log, tell};
+use crate::os;
 use crate::pool::Portion;
 use crate::size_class::{Class, INFO};
 use crate::thread_cache::ThreadCache;
@@ -71,11 +73,21 @@ impl Heap {
         tell!(self.voice(), Pool, "{size} B: the chunk is taken out {whose}");
     }
 
+    /// Takes a single that a thread frees whose bin has missed.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn free_single(&self, cache: &ThreadCache, class: Class, chunk: NonNull<u8>) {
+        if self.attend(cache, class) && cache.bin(class).push(chunk) || self.put_single(cache, class, chunk) {
+            return self.rearm(cache, class, Miss::Push);
+        }
+        self.free_slow(cache, class, chunk);
+    }
+
     /// Puts a single that is freed into a magazine of its own, which becomes a spare or goes to the pool. Where none is loaded, it
     /// asks for one to be only where there is room, and now and then: else such classes would put each other's out all the
     /// time. False: nothing is done.
-    #[inline(never)]
-    pub(super) fn put_single(&self, cache: &ThreadCache, class: Class, chunk: NonNull<u8>) -> bool {
+    #[inline(always)]
+    fn put_single(&self, cache: &ThreadCache, class: Class, chunk: NonNull<u8>) -> bool {
         let (bin, bytes) = (cache.bin(class), INFO[class].size);
         let loaded = cache.is_loaded(class);
         let room = !(loaded && self.pools[class].in_burst()) && cache.charge(bytes);
@@ -86,6 +98,8 @@ impl Heap {
             return false;
         };
         bin.drains.add(1);
+        // It is likely to be the next of its class that is allocated, and written to.
+        os::prefetch_write(chunk.addr().get());
         single.slots()[0].set(chunk.as_ptr().expose_provenance());
         single.set_count(1);
         if let Some(empty) = self.lay_aside(cache, class, single, room, self.clock.now()) {

@@ -193,7 +193,7 @@ impl Tracked<'_> {
                 let class = at_place(note as usize - 1);
                 match self.cache {
                     Some(cache) if cache.bin(class).push(chunk) => {}
-                    Some(cache) => self.heap.free_slow(cache, class, chunk),
+                    Some(cache) => self.heap.free_after_miss(cache, class, chunk),
                     None => self.heap.free_shared(class, chunk),
                 }
             }

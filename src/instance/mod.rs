@@ -362,7 +362,7 @@ impl Heap {
     #[inline(never)]
     fn free_missed(&self, cache: Option<&ThreadCache>, class: Class, ptr: NonNull<u8>) {
         match cache {
-            Some(cache) => self.inner().core.free_slow(cache, class, ptr),
+            Some(cache) => self.inner().core.free_after_miss(cache, class, ptr),
             None => self.inner().core.free_shared(class, ptr),
         }
     }

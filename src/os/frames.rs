@@ -14,6 +14,7 @@
 //!
 //! Invariant: each page that is read is part of this thread's stack, or one the kernel has just said can be read.
 
+use core::mem::MaybeUninit;
 use core::ptr::with_exposed_provenance;
 
 /// The largest frame, in bytes.
@@ -35,7 +36,7 @@ const PAGE: usize = 4096;
 pub(crate) fn frame() -> usize {
     #[repr(align(32))]
     struct Wide(#[allow(dead_code)] [u8; 32]);
-    let mut wide = Wide([0; 32]);
+    let mut wide = MaybeUninit::<Wide>::uninit();
     let frame: usize;
     #[cfg(target_arch = "x86_64")]
     // SAFETY: copies a register; the local's address is only there to make the compiler align it.

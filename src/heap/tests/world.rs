@@ -286,7 +286,7 @@ impl<'a> Client<'a> {
         let chunk = NonNull::new(with_exposed_provenance_mut(at)).unwrap();
         if !self.cache.is_some_and(|cache| cache.bin(class).push(chunk)) {
             match self.own() {
-                Some(cache) => self.heap.free_slow(cache, class, chunk),
+                Some(cache) => self.heap.free_after_miss(cache, class, chunk),
                 None => self.heap.free_shared(class, chunk),
             }
         }
