@@ -193,13 +193,13 @@ const MODELS: &[Model] = &[
     ),
     model!(
         heap::chunks_are_freed_by_another,
-        "heap/mod.rs pool/mod.rs thread_cache.rs thread_cache/charge.rs thread_cache/bin.rs",
+        "heap/mod.rs pool/mod.rs thread_cache.rs thread_cache/spares.rs thread_cache/charge.rs thread_cache/bin.rs",
         None,
         [("push", Fault::StackPush, "Causality violation")]
     ),
     model!(
         heap::two_are_born,
-        "heap/adopt.rs thread_cache.rs thread_cache/bin.rs",
+        "heap/adopt.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         Some(3),
         [("relaxed", Fault::HearRelaxed, "Causality violation")]
     ),
@@ -245,61 +245,61 @@ const MODELS: &[Model] = &[
     ),
     model!(
         heap::trim_against_leave,
-        "heap/trim.rs heap/upkeep.rs heap/mod.rs thread_cache.rs thread_cache/bin.rs",
+        "heap/trim.rs heap/upkeep.rs heap/mod.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         Some(3),
         [("copies", Fault::StealCopies, "Causality violation")]
     ),
     model!(
         heap::rob_against_adopt,
-        "heap/adopt.rs heap/upkeep.rs thread_cache.rs thread_cache/bin.rs",
+        "heap/adopt.rs heap/upkeep.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         Some(3),
         [("copies", Fault::StealCopies, "Causality violation")]
     ),
     model!(
         heap::join_against_leave,
-        "heap/adopt.rs thread_cache.rs thread_cache/bin.rs slab.rs heap/mod.rs",
+        "heap/adopt.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs slab.rs heap/mod.rs",
         None,
         [("early", Fault::LeaveEarly, "bins lie in their magazines")]
     ),
     model!(
         heap::two_adopt,
-        "heap/adopt.rs thread_cache.rs thread_cache/bin.rs",
+        "heap/adopt.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         Some(3),
         [("both", Fault::AdoptBoth, "Causality violation")]
     ),
     model!(
         heap::settle_against_join,
-        "heap/adopt.rs thread_cache.rs thread_cache/bin.rs",
+        "heap/adopt.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         Some(3),
         [("early", Fault::HeardEarly, "each chunk is in one place")]
     ),
     model!(
         heap::trim_against_owner,
-        "heap/trim.rs heap/upkeep.rs heap/mod.rs thread_cache.rs thread_cache/bin.rs",
+        "heap/trim.rs heap/upkeep.rs heap/mod.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         Some(3),
         [("copies", Fault::StealCopies, "Causality violation")]
     ),
     model!(
         lease::flush_against_end_and_claim,
-        "heap/lease.rs thread_cache.rs thread_cache/bin.rs slab.rs",
+        "heap/lease.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs slab.rs",
         Some(3),
         [("blindly", Fault::ClaimsBlindly, "each chunk is in one place")]
     ),
     model!(
         lease::two_claim,
-        "heap/lease.rs thread_cache.rs slab.rs",
+        "heap/lease.rs thread_cache.rs thread_cache/spares.rs slab.rs",
         Some(3),
         [("relaxed", Fault::ReachedRelaxed, "Causality violation")]
     ),
     model!(
         lease::claim_against_adopt,
-        "thread_cache.rs",
+        "thread_cache.rs thread_cache/spares.rs",
         None,
         [("blindly", Fault::ClaimsBlindly, "Causality violation"), ("both", Fault::AdoptBoth, "Causality violation")]
     ),
     model!(
         lease::two_flush,
-        "heap/lease.rs thread_cache.rs thread_cache/bin.rs",
+        "heap/lease.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         None,
         [("both", Fault::AdoptBoth, "Causality violation")]
     ),
@@ -557,13 +557,13 @@ const MODELS: &[Model] = &[
     model!(sync::message_passes, "", None, [("found", Fault::Outcome, "the outcome is found")]),
     model!(
         thread_cache::two_steal,
-        "thread_cache.rs thread_cache/bin.rs",
+        "thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         None,
         [("copies", Fault::StealCopies, "Causality violation")]
     ),
     model!(
         thread_cache::steal_against_put_and_take,
-        "thread_cache.rs thread_cache/bin.rs",
+        "thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         None,
         [
             ("copies", Fault::StealCopies, "no spare is left"),
@@ -675,20 +675,20 @@ const MODELS: &[Model] = &[
     model!(heap::shrink_huge_against_map, "heap/large.rs", None, [("stores", Fault::HugeStore, "the heap is sound")]),
     model!(
         heap::leave_against_claim,
-        "heap/adopt.rs heap/mod.rs thread_cache.rs thread_cache/bin.rs",
+        "heap/adopt.rs heap/mod.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         None,
         [("early", Fault::LeaveEarly, "what nobody has is empty")]
     ),
     model!(
         heap::settle_against_claim,
-        "heap/adopt.rs heap/mod.rs thread_cache.rs thread_cache/bin.rs",
+        "heap/adopt.rs heap/mod.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         None,
         [("copies", Fault::StealCopies, "what nobody has is empty")]
     ),
     model!(page_map::two_take_an_entry, "page_map.rs", None, [("stores", Fault::MapTake, "one has taken it")]),
     model!(
         heap::stats_against_load,
-        "heap/stats.rs thread_cache.rs thread_cache/bin.rs slab.rs pool/magazine.rs",
+        "heap/stats.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs slab.rs pool/magazine.rs",
         Some(3),
         [("relaxed", Fault::LoadRelaxed, "no segment")]
     ),
@@ -706,7 +706,7 @@ const MODELS: &[Model] = &[
     ),
     model!(
         heap::settle_against_birth,
-        "heap/adopt.rs thread_cache.rs thread_cache/bin.rs",
+        "heap/adopt.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         Some(3),
         [("unheard", Fault::JoinUnheard, "is taken from it")]
     ),
@@ -730,37 +730,37 @@ const MODELS: &[Model] = &[
     ),
     model!(
         thread_cache::walk_against_put_and_take,
-        "thread_cache.rs thread_cache/bin.rs",
+        "thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         None,
         [("relaxed", Fault::LinkRelaxed, "no segment")]
     ),
     model!(
         thread_cache::walk_against_put_empty,
-        "thread_cache.rs thread_cache/bin.rs",
+        "thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         None,
         [("relaxed", Fault::LinkRelaxed, "no segment")]
     ),
     model!(
         thread_cache::look_against_load,
-        "thread_cache.rs thread_cache/bin.rs",
+        "thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         None,
         [("relaxed", Fault::NameRelaxed, "bounds, and no name")]
     ),
     model!(
         thread_cache::look_against_unload,
-        "thread_cache.rs thread_cache/bin.rs",
+        "thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         None,
         [("relaxed", Fault::NameRelaxed, "bounds, and no name")]
     ),
     model!(
         thread_cache::mark_against_put,
-        "thread_cache.rs",
+        "thread_cache.rs thread_cache/spares.rs",
         None,
         [("stores", Fault::MarkTake, "spares that no mark tells of")]
     ),
     model!(
         thread_cache::look_against_push_and_load,
-        "thread_cache.rs thread_cache/bin.rs",
+        "thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         None,
         [("relaxed", Fault::TopRelaxed, "Causality violation")]
     ),
