@@ -177,6 +177,12 @@ impl World {
             self.arena.purge_some(false, usize::MAX, usize::MAX, &self.books).gone
         };
         assert_eq!(purged, expected);
+        if refused {
+            // A few refusals end a visit, and what it has not come to is no older for it.
+            for (at, page) in self.model.iter_mut().enumerate() {
+                page.aged = self.arena.aged()[at / 64].load(Ordering::Relaxed) >> (at % 64) & 1 == 1;
+            }
+        }
         drop(failing);
         self.system.set_purges_to_junk(false);
     }
