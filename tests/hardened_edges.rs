@@ -226,3 +226,37 @@ fn what_is_right_hears_nothing() {
     let stats = heap.check().expect("sound");
     assert_eq!((stats.live, stats.quarantine, stats.allocations), (0, 0, stats.deallocations));
 }
+
+/// Guarded allocations that come and go while others look at all there are: none is accused.
+#[test]
+fn what_is_guarded_is_not_accused_beside_other_threads() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    // Each anew: it is where a heap is opened that threads come upon each other.
+    for _ in 0..10 {
+        let heap = Heap::builder().mode(Mode::Hardened).guard(1).build().expect("memory");
+        let busy = AtomicUsize::new(4);
+        std::thread::scope(|scope| {
+            for seed in 0..4 {
+                let (heap, busy) = (&heap, &busy);
+                scope.spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(seed);
+                    let mut held: Vec<Option<(NonNull<u8>, Layout)>> = vec![None; 64];
+                    for turn in 0..400 {
+                        let layout = Layout::from_size_align(random.usize(1..1000), 8).expect("valid");
+                        let new = (turn < 300).then(|| (heap.alloc(layout).expect("memory"), layout));
+                        let place = if turn < 300 { random.usize(..64) } else { turn % 64 };
+                        if let Some((old, layout)) = std::mem::replace(&mut held[place], new) {
+                            // SAFETY: the heap's, of that layout, freed once.
+                            unsafe { heap.free(old, layout) };
+                        }
+                    }
+                    busy.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+            while busy.load(Ordering::Relaxed) > 0 {
+                assert_eq!(heap.check_memory(), 0);
+            }
+        });
+        assert_eq!(heap.check_memory(), 0);
+    }
+}

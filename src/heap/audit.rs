@@ -10,6 +10,7 @@
 
 use super::Tracked;
 use super::edges::{WORDS, canary};
+use super::guard::behind_guarded;
 use super::told::{Known, Written};
 use crate::config::CANARY;
 use crate::modes::Seen;
@@ -171,7 +172,11 @@ impl Audit<'_> {
         let expected = canary(seen.address, seen.size);
         let mut there = [0; WORDS];
         // Where fewer words can be read there are no more, or they are gone.
-        let words = self.read(seen.address + seen.size, class.is_some(), from, &mut there);
+        let read = self.read(seen.address + seen.size, class.is_some(), from, &mut there);
+        // Behind a guarded one there may be access although nothing is there: see `arena::growth`.
+        let is_guarded = class.is_none() && self.of.is_guarded(seen.address);
+        let behind = if is_guarded { behind_guarded(seen.address, seen.size) } else { CANARY };
+        let words = read.min(behind / WORD);
         let first = (0..words).find(|word| there[*word] as u64 != expected[*word])?;
         let byte = (there[first] as u64 ^ expected[first]).to_le().trailing_zeros() as usize / 8;
         Some(first * WORD + byte)

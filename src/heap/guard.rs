@@ -30,6 +30,11 @@ fn end_of(address: usize) -> usize {
     run_of(address) + PAGE - os::page_size()
 }
 
+/// How many bytes of canary are behind a guarded allocation.
+pub(super) fn behind_guarded(address: usize, size: usize) -> usize {
+    CANARY.min(end_of(address).saturating_sub(address + size))
+}
+
 impl Tracked<'_> {
     /// A guarded allocation. `None`: it is to be an ordinary one.
     #[cold]
@@ -52,6 +57,13 @@ impl Tracked<'_> {
         let address = (end - size.max(1)) & !(align - 1);
         let data = address / page * page;
         let sealed = os::protect(run, data - run, false) && os::protect(end, PAGE - (end - run), false);
+        let at = with_exposed_provenance_mut::<u8>(address);
+        if sealed {
+            let behind = behind_guarded(address, size);
+            // Before it has its record: whoever looks at all that have one may come at any time.
+            // SAFETY: bytes of the allocation's own pages, behind it.
+            unsafe { at.add(size).copy_from_nonoverlapping(canary(address, size).as_ptr().cast(), behind) };
+        }
         if !sealed || self.begin(Place { address, word: 0 }, size, align).is_none() {
             if os::protect(run, PAGE, true) {
                 self.heap.free_large(self.index(), run);
@@ -59,10 +71,6 @@ impl Tracked<'_> {
             self.tracker.guard_ends();
             return None;
         }
-        let at = with_exposed_provenance_mut::<u8>(address);
-        let behind = CANARY.min(end - address - size);
-        // SAFETY: bytes of the allocation's own pages, behind it.
-        unsafe { at.add(size).copy_from_nonoverlapping(canary(address, size).as_ptr().cast(), behind) };
         NonNull::new(at)
     }
 
@@ -76,7 +84,7 @@ impl Tracked<'_> {
     #[inline(never)]
     pub(super) fn keep_guarded(&self, ended: &Ended) {
         let Ended { address, size, .. } = *ended;
-        let behind = CANARY.min(end_of(address) - address - size);
+        let behind = behind_guarded(address, size);
         if (0..behind).any(|past| self.is_broken(address, size, past)) {
             self.accuse_of_canary(ended, behind);
         }
