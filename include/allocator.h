@@ -18,8 +18,8 @@ extern "C" {
 
 typedef struct mp_allocator mp_allocator;
 
-/* An allocator that uses at most `capacity` bytes, rounded down to pages of 64 KiB but at least one (0: no limit), with a bitset
- * of `bits` bits, all clear. NULL, and errno is ENOMEM, if there is no memory for it. */
+/* An allocator whose allocations use at most `capacity` bytes, rounded down to pages of 64 KiB but at least one (0: no limit), with
+ * a bitset of `bits` bits, all clear. Their records, some 80 bytes each, come on top. NULL, and errno is ENOMEM, if there is no memory for it. */
 mp_allocator *mp_allocator_create(size_t capacity, size_t bits);
 
 /* Gives all of its memory back at once, what is in use too. NULL is ignored. */

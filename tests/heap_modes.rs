@@ -325,3 +325,44 @@ fn a_profile_has_what_cannot_grow_and_a_fallback_once() {
         }
     });
 }
+
+/// A soft limit's function that panics loses nothing: what was to be handed out, or to grow, is as it was.
+#[test]
+fn a_panic_at_the_soft_limit_loses_nothing() {
+    for (mode, size) in MODES.into_iter().flat_map(|mode| [8, 100, 5000, 300_000].map(|size| (mode, size))) {
+        let heap = Heap::builder().mode(mode).soft_limit(64 << 10, |_, _| panic!("the limit is passed")).build();
+        let heap = heap.expect("memory");
+        let once = || heap.alloc(layout(size, 8)).expect("memory");
+        let mut panics = 0;
+        let blocks: Vec<_> = (0..(MIB / 2 / size).max(100))
+            .filter_map(|_| {
+                let got = std::panic::catch_unwind(once);
+                panics += usize::from(got.is_err());
+                got.ok()
+            })
+            .collect();
+        assert!(panics > 0, "{mode:?}, {size}");
+        for block in blocks {
+            // SAFETY: the heap's, of that layout, each once.
+            unsafe { heap.free(block, layout(size, 8)) };
+        }
+        let stats = heap.check().expect("sound");
+        assert_eq!(stats.live, 0, "{mode:?}, {size}, after {panics} panics");
+    }
+}
+
+/// The same where it grows in place: it has its old size, and is freed with that.
+#[test]
+fn a_panic_at_the_soft_limit_leaves_what_grows() {
+    for mode in MODES {
+        let passed = |_: &Heap, bytes: usize| assert!(bytes < MIB, "the limit is passed");
+        let heap = Heap::builder().mode(mode).soft_limit(MIB, passed).build().expect("memory");
+        let block = heap.alloc(layout(MIB / 2, 8)).expect("memory");
+        // SAFETY: the block's own layout.
+        let grown = std::panic::catch_unwind(|| unsafe { heap.realloc(block, layout(MIB / 2, 8), 4 * MIB) });
+        assert!(grown.is_err(), "{mode:?}");
+        // SAFETY: it is as it was.
+        unsafe { heap.free(block, layout(MIB / 2, 8)) };
+        assert_eq!(heap.check().expect("sound").live, 0, "{mode:?}");
+    }
+}

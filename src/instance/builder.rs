@@ -173,7 +173,9 @@ impl<'a> HeapBuilder<'a> {
     }
 
     /// The most bytes that the heap may use: a hard limit, rounded down to whole pages of 64 KiB and exact. It counts the pages of
-    /// spans, cached chunks included, and of larger allocations. The heap's tables, some thousandths of that, come on top.
+    /// spans, cached chunks included, and of larger allocations. What describes
+    /// them comes on top: some thousandths of that, a sixtieth where all is chunks of 8 bytes; and, in the modes with records, up to
+    /// some 80 bytes an allocation, which is several times as much as chunks of 8 bytes take.
     pub fn capacity(mut self, bytes: usize) -> Self {
         self.capacity = Some(bytes);
         self
@@ -181,6 +183,7 @@ impl<'a> HeapBuilder<'a> {
 
     /// When the pages that the heap uses rise above `bytes`, rounded down to whole pages of 64 KiB, the thread that allocates trims
     /// the heap and calls `tell` with the bytes that are still in use. `tell` may free, and allocate elsewhere.
+    /// Should it panic, the heap takes back what it was about to hand out.
     pub fn soft_limit(mut self, bytes: usize, tell: SoftLimit) -> Self {
         self.soft = Some((bytes, tell));
         self

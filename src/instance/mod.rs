@@ -81,9 +81,21 @@ pub struct Heap {
 unsafe impl Send for Heap {}
 // SAFETY: as above.
 unsafe impl Sync for Heap {}
-/// No panic passes through a heap's own code: none leaves it half changed.
+/// No panic leaves a heap half changed: one that a function of the program's begins (of a soft limit, of misuse) finds
+/// what was being done either undone or done.
 impl core::panic::UnwindSafe for Heap {}
 impl core::panic::RefUnwindSafe for Heap {}
+
+/// What is done if a function of the program's panics.
+struct Undo<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for Undo<F> {
+    fn drop(&mut self) {
+        if let Some(undo) = self.0.take() {
+            undo();
+        }
+    }
+}
 
 /// What is mapped for a heap. The core is valid as zeros.
 struct Inner {
@@ -203,7 +215,7 @@ impl Heap {
         };
         let again = || if self.flush_all_ended() { once(self.cache()) } else { None };
         let chunk = once(cache).or_else(again).or_else(alone);
-        self.mind_soft_limit();
+        self.mind_soft_limit(|| self.give_back(chunk, layout));
         chunk.map_or_else(|| self.fall_back(layout, Fill::Any), Ok)
     }
 
@@ -212,7 +224,7 @@ impl Heap {
     fn alloc_large(&self, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
         let once = || self.inner().core.alloc_large(self.index(), layout.size(), layout.align(), fill);
         let large = once().or_else(|| if self.flush_all_ended() { once() } else { None });
-        self.mind_soft_limit();
+        self.mind_soft_limit(|| self.give_back(large, layout));
         large.map_or_else(|| self.fall_back(layout, fill), Ok)
     }
 
@@ -256,7 +268,7 @@ impl Heap {
             let tracked = self.tracked_for(frame);
             once(&tracked, class).or_else(|| once(&tracked, None))
         });
-        self.mind_soft_limit();
+        self.mind_soft_limit(|| self.give_back(at, layout));
         at.map_or_else(|| self.fall_back(layout, fill), Ok)
     }
 
@@ -299,13 +311,23 @@ impl Heap {
     }
 
     #[inline]
-    fn mind_soft_limit(&self) {
+    fn mind_soft_limit(&self, undo: impl FnOnce()) {
         let budget = self.inner().core.spans.arenas.budget();
         if budget.take_passed() {
             self.trim();
             if let Some(tell) = self.inner().soft {
+                let undo = Undo(Some(undo));
                 tell(self, budget.used_bytes());
+                core::mem::forget(undo);
             }
+        }
+    }
+
+    /// Gives back what was just taken for a caller who will not get it.
+    fn give_back(&self, taken: Option<NonNull<u8>>, layout: Layout) {
+        if let Some(taken) = taken {
+            // SAFETY: an allocation of this heap, of that layout, which nobody else has heard of.
+            unsafe { self.free(taken, layout) };
         }
     }
 

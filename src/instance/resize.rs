@@ -31,7 +31,8 @@ impl Heap {
             return self.resampled(frame, (ptr, new_size), || self.of_fallback(realloc()).ok()).ok_or(AllocError);
         }
         if let Some(resized) = self.resize_here(frame, ptr, Some((layout.size(), layout.align())), new)? {
-            self.mind_soft_limit();
+            let was = Some((new.size(), new.align()));
+            self.mind_soft_limit(|| _ = self.resize_here(frame, resized, was, layout));
             return Ok(resized);
         }
         // SAFETY: the caller's allocation, of that many bytes; freed once.
