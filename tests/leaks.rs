@@ -4,7 +4,7 @@ mod common;
 
 use common::block::take;
 use common::child::{Ended, Scenario, say};
-use common::{GIB, KIB, MIB, scaled};
+use common::{GIB, KIB, MIB, ensure, scaled};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::thread;
@@ -346,4 +346,48 @@ fn a_heap_knows_its_own() {
         assert!(found(leaks.count(), 10) && leaks.reachable().0 == 11 - leaks.count(), "{leaks}");
         assert_eq!(lost(5 * KIB), (0, 0));
     });
+}
+
+/// Has threads allocate and free all the time, and hold what they have on their stacks alone.
+fn churn(seed: u32, stop: &AtomicBool) {
+    let mut held: [Option<Box<[u8]>>; 64] = std::array::from_fn(|_| None);
+    let mut random = seed;
+    while !stop.load(Ordering::Relaxed) {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let (place, size) = ((random >> 8) as usize % held.len(), (random >> 14) as usize % 2000);
+        held[place] = Some(vec![1; size].into_boxed_slice());
+    }
+}
+
+/// What others hold is not lost however busy they are, and what is lost is told all the same.
+fn busy_threads() {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let threads: Vec<_> = (1..5).map(|seed| std::thread::spawn(move || churn(seed, &STOP))).collect();
+    for _ in 0..8 {
+        let leaks = millpond::leaks().expect("it can be told");
+        ensure!(leaks.count() == 0, "{leaks}");
+    }
+    elsewhere(|| lose(10, 5000));
+    let leaks = millpond::leaks().expect("it can be told");
+    STOP.store(true, Ordering::Relaxed);
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    // Conservative: some of them may seem to be held.
+    ensure!((8..=10).contains(&leaks.count()) && leaks.groups()[0].size >= 5000, "{leaks}");
+}
+
+#[test]
+fn what_busy_threads_hold_is_not_lost() {
+    Scenario::new("what_busy_threads_hold_is_not_lost").passes(busy_threads);
+}
+
+#[test]
+fn what_busy_threads_hold_is_not_lost_in_tracked() {
+    let test = Scenario::new("what_busy_threads_hold_is_not_lost_in_tracked").variable("MILLPOND_MODE", "tracked");
+    test.passes(busy_threads);
+}
+
+#[test]
+fn what_busy_threads_hold_is_not_lost_in_hardened() {
+    let test = Scenario::new("what_busy_threads_hold_is_not_lost_in_hardened").variable("MILLPOND_MODE", "hardened");
+    test.passes(busy_threads);
 }

@@ -67,6 +67,24 @@ impl Heap {
         }
     }
 
+    /// Calls `visit` with the number of each magazine that is loaded.
+    pub(crate) fn walk_loaded(&self, visit: &mut dyn FnMut(usize)) {
+        for cache in self.caches.iter().filter(|cache| cache.owner().is_some()) {
+            for class in 0..CLASSES {
+                if let Some(magazine) = cache.loaded(class, &self.magazines) {
+                    visit(magazine.index() as usize);
+                }
+            }
+        }
+    }
+
+    /// Calls `visit` with the address of each chunk in a magazine that is not loaded, wherever that is: in a thread's hand, too.
+    pub(crate) fn walk_unloaded(&self, is_loaded: &dyn Fn(usize) -> bool, visit: &mut dyn FnMut(usize)) {
+        for magazine in self.magazines.iter().filter(|magazine| !is_loaded(magazine.index() as usize)) {
+            magazine.peek(magazine.peek_count(), &mut *visit);
+        }
+    }
+
     /// Calls `visit` with the memory of arenas, huge allocations and magazines: none of it is the program's own, but for
     /// what [`walk_blocks`](Self::walk_blocks) tells.
     pub(crate) fn walk_memory(&self, visit: &mut dyn FnMut(Range<usize>)) {

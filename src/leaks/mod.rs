@@ -4,9 +4,11 @@
 //! registers) has an address in it, nor has an allocation that is not lost. So what the runtime keeps for itself is not lost,
 //! nor is what a program holds to its end. Where there are records, they say which allocations these are.
 //!
-//! Other threads go on meanwhile, and may move an address to where the search has been already. So with other threads there
-//! are two searches, and an allocation is lost if both have found it so. (The search is the mark phase of a conservative
-//! collector: Boehm and Weiser, 1988.)
+//! Other threads go on meanwhile, and may move an address to where the search has been already, or free one allocation and
+//! make another of its chunk. So with other threads it is searched again and again, and an allocation is lost if each search has
+//! found it so: until a further one tells no less, or, while threads run, whose registers nobody sees, three do. What was
+//! allocated after the first began is none of it, where records tell. (The search is the mark phase of a
+//! conservative collector: Boehm and Weiser, 1988.)
 //!
 //! | file | what |
 //! |---|---|
@@ -30,6 +32,7 @@ use crate::os::{self, Registers};
 use core::fmt;
 use core::ops::Range;
 use reach::{For, Listed, Reach};
+use roots::Others;
 pub(crate) use table::{Memory, Table};
 
 /// Why leaks could not be searched for.
@@ -90,6 +93,8 @@ impl LeakGroup {
 }
 
 const GROUPS: usize = 64;
+/// Searches, at most.
+const SEARCHES: usize = 16;
 /// Bytes of stack that a search and its report may need.
 const STACK: usize = 48 << 10;
 
@@ -293,13 +298,29 @@ fn has_room(own: &Registers) -> bool {
 
 #[inline(never)]
 fn find_with_room(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -> Result<Leaks, LeaksUnknown> {
-    let mut suspects = None;
-    let mut reach = search(heap, tracker, own, &mut suspects)?;
-    if let Some((memory, table)) = suspects {
-        reach.release();
-        let again = search(heap, tracker, own, &mut Some((memory, table)));
+    let until = tracker.mark();
+    let (mut reach, mut others) = search(heap, tracker, own, 0..0)?;
+    if let Some((memory, mut table)) = suspects(&mut reach, others) {
+        let mut same = 0;
+        for _ in 1..SEARCHES {
+            if table.len() == 0 || same >= if others.run { 3 } else { 1 } {
+                break;
+            }
+            reach.release();
+            if others.run {
+                // Whoever has something in hand is to have a turn.
+                os::make_way();
+            }
+            match search(heap, tracker, own, memory.addresses()) {
+                Ok(again) => (reach, others) = again,
+                Err(error) => {
+                    memory.release();
+                    return Err(error);
+                }
+            }
+            same = if narrow(&mut reach, &mut table) { 0 } else { same + 1 };
+        }
         memory.release();
-        reach = again?;
     }
     // What was freed meanwhile is none either.
     reach.unlist_cached(heap);
@@ -313,7 +334,7 @@ fn find_with_room(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -
     reach.each(&mut |reach, Listed { number, range, seen }| {
         if seen {
             leaks.live = (leaks.live.0 + 1, leaks.live.1 + range.len() as u64);
-        } else if let Some(one) = describe(heap, tracker, range, since, now) {
+        } else if let Some(one) = describe(heap, tracker, range, (since, until), now) {
             let direct = u64::from(!reach.is_held(number));
             leaks.add(LeakGroup { count: 1, direct, bytes: one.size as u64, ..one });
         }
@@ -323,54 +344,71 @@ fn find_with_room(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -
     Ok(leaks)
 }
 
-/// Searches once. With other threads, and nothing suspected before, `suspects` is what has not been reached; what was not
-/// suspected before is taken for reached.
+/// Searches once; `hidden` is no root.
 fn search(
     heap: &Heap,
     tracker: &Tracker,
     own: &Registers,
-    suspects: &mut Option<(Memory, Table<1>)>,
-) -> Result<Reach, LeaksUnknown> {
-    let hidden = suspects.as_ref().map_or(0..0, |(memory, _)| memory.addresses());
+    hidden: Range<usize>,
+) -> Result<(Reach, Others), LeaksUnknown> {
     let mut reach = Reach::new(heap, tracker, hidden).ok_or(LeaksUnknown::Memory)?;
     let mut here = [0];
     let is_told = os::read_memory((&raw const *own).addr(), &mut here) == 1;
-    let Some(threads) = is_told.then(|| roots::visit(&mut reach, own)).flatten() else {
+    let Some(others) = is_told.then(|| roots::visit(&mut reach, own)).flatten() else {
         reach.release();
         return Err(LeaksUnknown::System);
     };
     reach.follow();
-    match suspects {
-        Some((_, before)) => reach.each(&mut |reach, Listed { number, range, .. }| {
-            let at = before.first_not(|[address]| address < range.start);
-            if before.get(at) != Some([range.start]) {
-                reach.excuse(number);
-            }
-        }),
-        None if threads > 1 => {
-            let mut count = 0;
-            reach.each(&mut |_, listed| count += usize::from(!listed.seen));
-            if let Some(mut memory) = Memory::new(count) {
-                let mut table = memory.cut(count);
-                reach.each(&mut |_, listed| {
-                    if !listed.seen {
-                        table.push([listed.range.start]);
-                    }
-                });
-                *suspects = Some((memory, table));
-            }
-        }
-        None => {}
-    }
-    Ok(reach)
+    reach.unlist_cached(heap);
+    Ok((reach, others))
 }
 
-/// What is known of a lost allocation. `None`: it is none, or was there before.
-fn describe(heap: &Heap, tracker: &Tracker, range: Range<usize>, since: u64, now: u64) -> Option<LeakGroup> {
+/// The addresses of what a first search has not reached, in order, in memory of their own: if there are other threads, and is memory.
+fn suspects(reach: &mut Reach, others: Others) -> Option<(Memory, Table<1>)> {
+    let mut count = 0;
+    reach.each(&mut |_, listed| count += usize::from(!listed.seen));
+    let mut memory = if others.are { Memory::new(count)? } else { return None };
+    let mut table = memory.cut(count);
+    reach.each(&mut |_, listed| {
+        if !listed.seen {
+            table.push([listed.range.start]);
+        }
+    });
+    Some((memory, table))
+}
+
+/// Leaves of what was suspected what a further search has not reached either, and takes all else for reached. Whether it is less.
+fn narrow(reach: &mut Reach, suspects: &mut Table<1>) -> bool {
+    let mut kept = 0;
+    reach.each(&mut |reach, Listed { number, range, seen }| {
+        // What is kept lies before what is still to come, and is less than that: the table stays in order for each that is asked for.
+        let at = suspects.first_not(|[address]| address < range.start);
+        let was = suspects.get(at) == Some([range.start]);
+        match suspects.all().get_mut(kept).filter(|_| was && !seen) {
+            Some(place) => {
+                *place = [range.start];
+                kept += 1;
+            }
+            None => reach.excuse(number),
+        }
+    });
+    let less = kept < suspects.len();
+    suspects.truncate(kept);
+    less
+}
+
+/// What is known of a lost allocation. `None`: it is none, or, by its ID, from before or after those that are asked for.
+fn describe(
+    heap: &Heap,
+    tracker: &Tracker,
+    range: Range<usize>,
+    (since, until): (u64, u64),
+    now: u64,
+) -> Option<LeakGroup> {
     let plain = LeakGroup { size: range.len(), inverted: !range.start, ..LeakGroup::NONE };
     // A guarded one begins somewhere in its range.
     match tracker.find_beside(heap.place(range.start)).filter(|seen| range.contains(&seen.address)) {
-        Some(seen) if !seen.is_live || seen.id <= since => None,
+        Some(seen) if !seen.is_live || seen.id <= since || seen.id > until => None,
         Some(seen) => Some(LeakGroup {
             size: seen.size,
             tag: seen.tag,

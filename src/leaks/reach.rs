@@ -95,6 +95,8 @@ pub(super) struct Reach {
     seen: Bits,
     /// What has not been reached, but another that has not has its address.
     held: Bits,
+    /// Which magazines are loaded.
+    loaded: Bits,
     /// Region and place in it, in one word.
     waiting: Table<1>,
     overflowed: bool,
@@ -119,7 +121,9 @@ impl Reach {
         // Others may go on and open more: what has no room is not listed.
         let (regions, blocks, hides) = (regions + regions / 4 + 64, blocks + blocks / 4 + (1 << 16), hides + 1024);
         let (page, bits, waiting) = (os::page_size(), Bits::words(blocks), WAITING.min(blocks));
-        let words = 3 * (regions + hides + bits) + waiting + BUFFER + COPIES * page / WORD + COPIES;
+        // A magazine that is made meanwhile, and has no room, would be taken for one that is not loaded: there is ample room.
+        let magazines = Bits::words(2 * heap.magazines.made() as usize + 4096);
+        let words = magazines + 3 * (regions + hides + bits) + waiting + BUFFER + COPIES * page / WORD + COPIES;
         let mut memory = Memory::new(words)?;
         let mut reach = Self {
             regions: memory.cut(regions),
@@ -127,6 +131,7 @@ impl Reach {
             listed: Bits(memory.zeros(bits)),
             seen: Bits(memory.zeros(bits)),
             held: Bits(memory.zeros(bits)),
+            loaded: Bits(memory.zeros(magazines)),
             waiting: memory.cut(waiting),
             overflowed: false,
             last: 0,
@@ -174,14 +179,21 @@ impl Reach {
         self.unlist_cached(heap);
     }
 
-    /// Takes what is in magazines from the list.
+    /// Takes what is in magazines from the list, also in such as a thread has in hand.
     #[inline(never)]
     pub(super) fn unlist_cached(&mut self, heap: &Heap) {
-        heap.walk_cached(&mut |address| {
-            if let Some((_, number)) = self.find(address) {
-                self.listed.remove(number);
-            }
-        });
+        heap.walk_cached(&mut |address| self.unlist(address));
+        self.loaded.0.all().fill([0]);
+        heap.walk_loaded(&mut |magazine| _ = self.loaded.add(magazine));
+        let loaded = core::mem::replace(&mut self.loaded, Bits(Table::NONE));
+        heap.walk_unloaded(&|magazine| loaded.has(magazine), &mut |address| self.unlist(address));
+        self.loaded = loaded;
+    }
+
+    fn unlist(&mut self, address: usize) {
+        if let Some((_, number)) = self.find(address) {
+            self.listed.remove(number);
+        }
     }
 
     fn region(&self, at: usize) -> Option<Region> {

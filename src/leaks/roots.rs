@@ -25,10 +25,21 @@ const WORD: usize = size_of::<usize>();
 /// Words of the block that are looked at for the thread's number.
 const BLOCK: usize = 256;
 
+/// The threads beside the one that asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Others {
+    /// Whether there are any.
+    pub(super) are: bool,
+    /// Whether some run, so that what is in their registers is not seen.
+    pub(super) run: bool,
+}
+
 /// The threads that there are.
 #[derive(Debug)]
 struct Threads {
     numbers: Table<1>,
+    /// Whether others than the one that asks run.
+    run: bool,
     /// Where stacks of those that wait, and of the one that asks, end.
     ends: Table<1>,
     /// Where in its block a thread's number is.
@@ -44,8 +55,9 @@ impl Threads {
         os::threads(&mut |thread| {
             self.numbers.push([thread as usize]);
             if thread != asking {
-                if let Some(end) = os::waiting_at(thread, &mut |word| reach.reach(word)) {
-                    self.ends.push([end.saturating_sub(RED_ZONE)]);
+                match os::waiting_at(thread, &mut |word| reach.reach(word)) {
+                    Some(end) => _ = self.ends.push([end.saturating_sub(RED_ZONE)]),
+                    None => self.run = true,
                 }
             }
         });
@@ -83,15 +95,15 @@ fn number_in_block() -> Option<usize> {
     Some(at * WORD + if is_low { 0 } else { WORD / 2 })
 }
 
-/// Has `reach` reach what roots have the addresses of. How many threads there are; `None`: the system does not tell what is
+/// Has `reach` reach what roots have the addresses of. What other threads there are; `None`: the system does not tell what is
 /// mapped, or has no memory for the list of threads.
 #[inline(never)]
-pub(super) fn visit(reach: &mut Reach, own: &Registers) -> Option<usize> {
+pub(super) fn visit(reach: &mut Reach, own: &Registers) -> Option<Others> {
     let mut count = 64;
     os::threads(&mut |_| count += 1);
     let mut memory = Memory::new(2 * count)?;
     let (numbers, ends) = (memory.cut(count), memory.cut(count));
-    let mut threads = Threads { numbers, ends, number_at: number_in_block() };
+    let mut threads = Threads { numbers, run: false, ends, number_at: number_in_block() };
     threads.list(reach, own);
     let known = reach.knows_pages();
     // Where the guard page before the next mapping ends.
@@ -112,7 +124,7 @@ pub(super) fn visit(reach: &mut Reach, own: &Registers) -> Option<usize> {
         }
         true
     });
-    let count = threads.numbers.len();
+    let others = Others { are: threads.numbers.len() > 1, run: threads.run };
     memory.release();
-    told.then_some(count)
+    told.then_some(others)
 }

@@ -62,6 +62,9 @@ pub(crate) struct Table<const N: usize> {
 }
 
 impl<const N: usize> Table<N> {
+    /// Without room.
+    pub(super) const NONE: Self = Self { at: WORD, room: 0, used: 0 };
+
     fn items(&self) -> *mut [usize; N] {
         with_exposed_provenance_mut(self.at)
     }
@@ -96,6 +99,11 @@ impl<const N: usize> Table<N> {
 
     pub(super) fn len(&self) -> usize {
         self.used
+    }
+
+    /// Forgets all but the first so many.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.used = self.used.min(len);
     }
 
     /// Where, in a table in order, items begin of which this does not hold.

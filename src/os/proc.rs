@@ -190,6 +190,13 @@ fn decimal(text: &[u8]) -> Option<u32> {
     (value > 0).then_some(value)
 }
 
+/// Has other threads that can run take their turn, if the system thinks so too.
+#[unsafe(link_section = ".millpond_cold")]
+pub(crate) fn make_way() {
+    // SAFETY: touches no memory.
+    quietly(|| unsafe { libc::sched_yield() });
+}
+
 /// The registers of a thread that waits in the system: `visit` is called with what it gave the system, and its stack
 /// pointer is returned. `None`: it runs, or the system does not say.
 #[unsafe(link_section = ".millpond_cold")]
