@@ -428,6 +428,12 @@ const MODELS: &[Model] = &[
         [("stores", Fault::EndStore, "one has freed it")]
     ),
     model!(
+        modes::two_lose_their_records,
+        "modes/places.rs",
+        None,
+        [("stores", Fault::UncountStore, "each is counted once")]
+    ),
+    model!(
         modes::two_make_places,
         "modes/places.rs",
         None,

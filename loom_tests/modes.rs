@@ -234,6 +234,19 @@ pub fn find_against_begin() {
     assert_eq!(tracker.find(place(1)).map(|seen| seen.size), Some(20), "it is there");
 }
 
+/// Two places lose their records.
+pub fn two_lose_their_records() {
+    let places = Rc::new(Places::new());
+    let both = [0, 1].map(place);
+    assert!(both.iter().all(|place| places.make(*place).is_some()), "there is memory");
+    let before = places.bytes();
+    both.iter().for_each(|place| places.count(*place));
+    let other = spawn(&places, |places| places.uncount(0));
+    places.uncount(0);
+    other.join();
+    assert_eq!(places.bytes(), before, "each is counted once");
+}
+
 /// Two use blocks of IDs up, take them over and give further IDs out, while all are looked for.
 pub fn ids_against_each_other() {
     let ids = Rc::new(Ids::new());

@@ -136,7 +136,13 @@ impl Places {
 
     /// Counts that it no longer does.
     pub(crate) fn uncount(&self, word: usize) {
-        if word % SHARE == 0 {
+        if word % SHARE != 0 {
+            return;
+        }
+        if planted(Fault::UncountStore) {
+            let bytes = self.bytes.load(Ordering::Relaxed) - SHARE * size_of::<AtomicU32>();
+            self.bytes.store(bytes, Ordering::Relaxed);
+        } else {
             self.bytes.fetch_sub(SHARE * size_of::<AtomicU32>(), Ordering::Relaxed);
         }
     }

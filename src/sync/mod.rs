@@ -88,6 +88,8 @@ pub(crate) enum Fault {
     PlaceRelaxed,
     /// A table of places that lost the race is used all the same.
     PlotStore,
+    /// That a place has no record any more is counted by load and store.
+    UncountStore,
     /// A block of IDs is taken over by load and store.
     BlockStore,
     /// A block of IDs is said to be through before it is.
