@@ -14,8 +14,8 @@
 //! | `MILLPOND_TIMING` | `0`, `1` | whether calls are timed, for the statistics |
 //! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | on stderr: version and what is in force, once the environment is read; where the bytes are, at the program's end |
 //!
-//! An unknown name that begins with `MILLPOND_`, and a value that is none of its variable's, are ignored with one line on
-//! stderr. So are `MILLPOND_PROFILE` and `MILLPOND_LEAKS` without the feature `reports`. An empty value says nothing. A program that
+//! An unknown name that begins with `MILLPOND_`, a value that is none of its variable's, and what the mode in force does not look
+//! at are ignored with one line on stderr. So are `MILLPOND_PROFILE` and `MILLPOND_LEAKS` without the feature `reports`. An empty value says nothing. A program that
 //! runs with more rights than its user ignores all of them, without a word.
 
 mod shown;
@@ -124,6 +124,23 @@ const TABLE: [Variable; 11] = [
 pub(crate) fn read() -> Option<Settings> {
     let mut settings = Settings::default();
     os::environment(|text| look_at(&mut settings, text)).then_some(settings)
+}
+
+impl Settings {
+    /// Says a line of each variable that a mode does not look at.
+    #[cold]
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn tell_unused(&self, mode: Mode) {
+        let needs = [
+            ("BACKTRACE", self.backtrace.is_some(), "tracked or hardened", mode == Mode::Fast),
+            ("GUARD", self.guard.is_some(), "hardened", mode != Mode::Hardened),
+            ("QUARANTINE", self.quarantine.is_some(), "tracked or hardened", mode == Mode::Fast),
+            ("FREED", self.freed.is_some(), "tracked or hardened", mode == Mode::Fast),
+        ];
+        for (name, _, modes, _) in needs.into_iter().filter(|(_, is_said, _, is_unused)| *is_said && *is_unused) {
+            os::say(format_args!("{PREFIX}{name} is for {PREFIX}MODE={modes}: ignored"));
+        }
+    }
 }
 
 /// Takes over one variable, `NAME=value`, if it is one of ours.

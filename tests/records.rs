@@ -465,6 +465,22 @@ fn the_environment_names_a_mode() {
     });
 }
 
+/// What a mode does not look at is told, not believed in.
+#[test]
+fn the_environment_is_told_what_no_mode_looks_at() {
+    let test = Scenario::new("the_environment_is_told_what_no_mode_looks_at").variable("MILLPOND_GUARD", "1");
+    let ended = test.variable("MILLPOND_FREED", "zero").run(|| drop(vec![1; 100]));
+    if let Some(ended) = ended {
+        for line in [
+            "millpond: MILLPOND_GUARD is for MILLPOND_MODE=hardened: ignored",
+            "millpond: MILLPOND_FREED is for MILLPOND_MODE=tracked or hardened: ignored",
+        ] {
+            assert!(ended.stderr.lines().any(|said| said == line), "{}", ended.stderr);
+        }
+        assert!(!ended.stderr.contains("BACKTRACE"), "{}", ended.stderr);
+    }
+}
+
 #[test]
 fn the_environment_has_a_double_free_named() {
     let test = Scenario::new("the_environment_has_a_double_free_named").variable("MILLPOND_MODE", "tracked");

@@ -161,6 +161,7 @@ pub(crate) fn configure() {
         log::set(settings.log);
     }
     let mode = settings.mode.or(wanted).unwrap_or_default();
+    settings.tell_unused(mode);
     if mode != Mode::Fast {
         // Before the first record, and the first free.
         if is_late() {
