@@ -74,6 +74,7 @@ impl Arena {
     }
 
     /// Calls `visit` with the number of each free page, which is the caller's meanwhile: 64 at a time are claimed.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn visit_free(&self, books: &Books, mut visit: impl FnMut(usize)) {
         for (word, used) in self.used().iter().enumerate().rev() {
             // Relaxed: a page given back a moment later is for the next visit.

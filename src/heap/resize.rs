@@ -59,6 +59,7 @@ impl Tracked<'_> {
     }
 
     /// False: it has to move.
+    #[unsafe(link_section = ".millpond_cold")]
     fn resize_pages(&self, held: &Resizing<'_>, size: usize, align: usize) -> bool {
         let (address, padded) = (held.was.address, self.padded(size));
         let grows = size > held.was.size;

@@ -178,6 +178,7 @@ impl Ids {
     }
 
     /// A block that was used up, if one is found among `looks`, as if it were fresh.
+    #[unsafe(link_section = ".millpond_cold")]
     fn use_again(&self, looks: u32) -> Option<&Block> {
         let made = self.blocks.made();
         for _ in 0..looks.min(made) {

@@ -131,6 +131,7 @@ impl fmt::Display for Stats {
 }
 
 impl Stats {
+    #[unsafe(link_section = ".millpond_cold")]
     fn write_times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(timing) = &self.timing else { return Ok(()) };
         let rows = [("alloc", timing.alloc), ("free", timing.free)]
@@ -150,6 +151,7 @@ impl Stats {
         writeln!(f)
     }
 
+    #[unsafe(link_section = ".millpond_cold")]
     fn write_pools(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut wide = POOL.map(|(_, least)| least);
         for pool in self.pools.used() {
