@@ -137,24 +137,34 @@ pub fn retire_against_carve() {
     check(&heap, held);
 }
 
-/// The free chunks of a listed span are purged while another thread carves: what is purged is nobody's.
-pub fn purge_against_carve() {
+/// Something is done to the free chunks of a listed span while another thread carves.
+fn against_carve(hold: fn(&Heap)) {
     let (heap, mut held) = heap_with(4);
     restore(&heap, &[held.remove(1), held.remove(1)]);
-    let other = spawn(&heap, purge);
+    let other = spawn(&heap, hold);
     held.extend(carve(&heap, 1));
     other.join();
     check(&heap, held);
 }
 
-/// The free chunks of a listed span are purged while another thread returns the rest.
-pub fn purge_against_restore() {
+/// The same while another thread returns the rest.
+fn against_restore(hold: fn(&Heap)) {
     let (heap, chunks) = heap_with(3);
-    let other = spawn(&heap, purge);
+    let other = spawn(&heap, hold);
     restore(&heap, &chunks[..1]);
     restore(&heap, &chunks[1..]);
     other.join();
     check(&heap, Vec::new());
+}
+
+/// The free chunks of a listed span are purged while another thread carves: what is purged is nobody's.
+pub fn purge_against_carve() {
+    against_carve(purge);
+}
+
+/// The free chunks of a listed span are purged while another thread returns the rest.
+pub fn purge_against_restore() {
+    against_restore(purge);
 }
 
 /// Visits all free chunks of spans in use, and writes to them as to one's own.
@@ -168,22 +178,12 @@ fn visit(heap: &Heap) {
 
 /// The free chunks of a listed span are visited while another thread carves: what is visited is nobody's.
 pub fn visit_against_carve() {
-    let (heap, mut held) = heap_with(4);
-    restore(&heap, &[held.remove(1), held.remove(1)]);
-    let other = spawn(&heap, visit);
-    held.extend(carve(&heap, 1));
-    other.join();
-    check(&heap, held);
+    against_carve(visit);
 }
 
 /// The free chunks of a listed span are visited while another thread returns the rest.
 pub fn visit_against_restore() {
-    let (heap, chunks) = heap_with(3);
-    let other = spawn(&heap, visit);
-    restore(&heap, &chunks[..1]);
-    restore(&heap, &chunks[1..]);
-    other.join();
-    check(&heap, Vec::new());
+    against_restore(visit);
 }
 
 /// A span held in place is popped by one thread and becomes wholly free by another.

@@ -116,13 +116,14 @@ pub fn live_since(snapshot: Snapshot) -> LiveSince {
 ///
 /// In all modes; where there are records ([`Mode::Tracked`](crate::Mode::Tracked)), with ID, tag, thread and time. The
 /// environment variable `MILLPOND_LEAKS` asks for the same at the program's end. Reads all memory of the program that may hold
-/// addresses, some 0.3 µs a chunk; allocates nothing; other threads go on meanwhile.
+/// addresses, some 0.3 µs a chunk and search; allocates nothing; other threads go on meanwhile.
 ///
 /// * Some leaks are missed: a number may look like an address, and an address that nobody needs any more may stand on a stack.
 /// * Addresses that are stored in another form (as an exclusive or, in a file) are not recognised: what only they name counts as
 ///   leaked.
 /// * In the child of a `fork`, what only threads of the parent held is leaked.
-/// * A thread that runs meanwhile may have the only address of an allocation in a register. Two searches make that rare.
+/// * A thread that runs meanwhile may have the only address of an allocation in a register. So while threads run, it is searched
+///   until four searches in a row, and 16 at most, tell no less: what each of them has missed is told all the same.
 ///
 /// # Errors
 /// [`LeaksUnknown`]: the system lets nobody look, or has no memory for the tables, some 20 bytes for each chunk, used or not.

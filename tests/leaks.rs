@@ -363,7 +363,7 @@ fn churn(seed: u32, stop: &AtomicBool) {
 fn busy_threads() {
     static STOP: AtomicBool = AtomicBool::new(false);
     let threads: Vec<_> = (1..5).map(|seed| std::thread::spawn(move || churn(seed, &STOP))).collect();
-    for _ in 0..8 {
+    for _ in 0..40 {
         let leaks = millpond::leaks().expect("it can be told");
         ensure!(leaks.count() == 0, "{leaks}");
     }

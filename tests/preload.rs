@@ -270,6 +270,11 @@ fn a_log_in_a_file_is_in_no_other() {
     assert_eq!(own, "written\n");
     assert!(log.lines().count() > 20 && log.lines().all(|line| line.starts_with("millpond: [")), "{log}");
     assert!(["os     ", "arena  ", "span   ", "cache  "].iter().all(|floor| log.contains(floor)), "{log}");
+    // It is open only while a line is written.
+    let mut command = preloaded("ls");
+    command.args(["-l", "/proc/self/fd"]).current_dir(&folder).env("MILLPOND_LOG", "cache,file=log");
+    let open = run(&mut command, WATCHDOG, &[]).well("ls").stdout;
+    assert!(open.contains("/proc/") && !open.lines().any(|line| line.ends_with("/log")), "{open}");
     // One that cannot be opened is said so, and the log is not lost.
     let mut command = preloaded("ls");
     command.env("MILLPOND_LOG", format!("cache,file={}/none/log", folder.display()));

@@ -20,9 +20,9 @@
 //!
 //! A huge page comes slowly where the kernel must make room for it by moving others, or where a machine below, which has taken
 //! back what lay free in pieces as large as that, must find it first: then its first touch may take thirty times as long. So
-//! each in which a run begins, or the first that is whole in a run, is touched here, by the clock. The
-//! run's owner would touch it next; only what is as long as a huge page and hardly used may hold one more. It is touched when others
-//! have what is left of the run: else they would take runs of their own meanwhile.
+//! each in which a run begins, or the first that is whole in a run, is touched here, by the clock. The run's owner would touch it
+//! next; only what is as long as a huge page and hardly used may hold one more. It is touched when others have what is left of the
+//! run: else they would take runs of their own meanwhile.
 //!
 //! Where an arena is *sealed* (in the mode `hardened`), what was never used has no access: a wild write into it faults. It
 //! opens as runs are taken, a `SEAL_STEP` at a time, so it is one mapping more. Of two that open it at the same time one may

@@ -4,6 +4,7 @@
 
 use super::Tracked;
 use crate::config::CALLERS;
+use crate::log::Count;
 use crate::modes::{Misuse, Of, Seen, Tracker};
 use crate::os;
 use crate::size_class::{Class, INFO};
@@ -33,7 +34,7 @@ impl Tracked<'_> {
                 let known = Known(&seen, self.tracker);
                 self.tracker.witness.accuse(format_args!(
                     "{verb} of {address:#x} with a size that is not its own, {} aligned to {align}: {known}",
-                    Bytes(size)
+                    Count(size, "byte")
                 ))
             }
             Misuse::Resized(seen) => {
@@ -62,7 +63,7 @@ impl Tracked<'_> {
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn accuse_of_unknown(&self, verb: &str, address: usize) {
         if let Some(seen) = self.around(address) {
-            let (into, known) = (Bytes(address.wrapping_sub(seen.address)), Known(&seen, self.tracker));
+            let (into, known) = (Count(address.wrapping_sub(seen.address), "byte"), Known(&seen, self.tracker));
             let start = seen.address;
             let witness = &self.tracker.witness;
             return witness
@@ -113,27 +114,17 @@ impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Past { address, byte: 0 } => write!(f, "write right past the end of {address:#x}"),
-            Self::Past { address, byte } => write!(f, "write {} past the end of {address:#x}", Bytes(byte)),
+            Self::Past { address, byte } => write!(f, "write {} past the end of {address:#x}", Count(byte, "byte")),
             Self::Before { address, bytes } => {
-                write!(f, "write {} before the beginning of {address:#x}", Bytes(bytes))
+                write!(f, "write {} before the beginning of {address:#x}", Count(bytes, "byte"))
             }
             Self::Freed { address, byte: 0 } => {
                 write!(f, "write to {address:#x} after it was freed, at its beginning")
             }
             Self::Freed { address, byte } => {
-                write!(f, "write to {address:#x} after it was freed, {} into it", Bytes(byte))
+                write!(f, "write to {address:#x} after it was freed, {} into it", Count(byte, "byte"))
             }
         }
-    }
-}
-
-/// So many, in words.
-struct Bytes(usize);
-
-impl fmt::Display for Bytes {
-    #[unsafe(link_section = ".millpond_cold")]
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.0, if self.0 == 1 { "byte" } else { "bytes" })
     }
 }
 
@@ -146,7 +137,7 @@ impl fmt::Display for Known<'_> {
         let (seen, since) = (self.0, |ms: u64| ms.saturating_sub(self.1.origin_ms()));
         let seconds = |ms: u64| (since(ms) / 1000, since(ms) % 1000);
         let (whole, part) = seconds(seen.born_ms);
-        let (size, id, thread) = (Bytes(seen.size), seen.id, seen.thread);
+        let (size, id, thread) = (Count(seen.size, "byte"), seen.id, seen.thread);
         write!(f, "{size}, id {id}, allocated by thread {thread} at {whole}.{part:03} s")?;
         if !seen.tag.is_empty() {
             write!(f, " for {}", seen.tag)?;

@@ -7,6 +7,7 @@
 //! Invariant, at rest: what is told, less what is cached, is what the statistics call live.
 
 use super::Heap;
+use crate::pool::Magazine;
 use crate::size_class::{CLASSES, Class, ClassInfo, INFO};
 use crate::span::Span;
 use core::ops::Range;
@@ -53,26 +54,21 @@ impl Heap {
 
     /// Calls `visit` with the address of each chunk in a magazine: of threads, as spares, in pools.
     pub(crate) fn walk_cached(&self, visit: &mut dyn FnMut(usize)) {
+        self.walk_loaded(&mut |loaded, count| loaded.peek(count, &mut *visit));
         for class in 0..CLASSES {
-            for cache in self.caches.iter() {
-                if cache.owner().is_none() {
-                    continue;
-                }
-                if let Some(magazine) = cache.loaded(class, &self.magazines) {
-                    magazine.peek(cache.loaded_count(class, magazine), &mut *visit);
-                }
+            for cache in self.caches.iter().filter(|cache| cache.owner().is_some()) {
                 cache.walk_spares(class, &self.magazines, |spare| spare.peek(spare.peek_count(), &mut *visit));
             }
             self.pools[class].walk_full(&self.magazines, |full| full.peek(full.peek_count(), &mut *visit));
         }
     }
 
-    /// Calls `visit` with the number of each magazine that is loaded.
-    pub(crate) fn walk_loaded(&self, visit: &mut dyn FnMut(usize)) {
+    /// Calls `visit` with each magazine that is loaded, and how many chunks it has.
+    pub(crate) fn walk_loaded(&self, visit: &mut dyn FnMut(&Magazine, usize)) {
         for cache in self.caches.iter().filter(|cache| cache.owner().is_some()) {
             for class in 0..CLASSES {
                 if let Some(magazine) = cache.loaded(class, &self.magazines) {
-                    visit(magazine.index() as usize);
+                    visit(magazine, cache.loaded_count(class, magazine));
                 }
             }
         }

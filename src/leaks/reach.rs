@@ -182,9 +182,11 @@ impl Reach {
     /// Takes what is in magazines from the list, also in such as a thread has in hand.
     #[inline(never)]
     pub(super) fn unlist_cached(&mut self, heap: &Heap) {
-        heap.walk_cached(&mut |address| self.unlist(address));
         self.loaded.0.all().fill([0]);
-        heap.walk_loaded(&mut |magazine| _ = self.loaded.add(magazine));
+        heap.walk_loaded(&mut |magazine, count| {
+            self.loaded.add(magazine.index() as usize);
+            magazine.peek(count, &mut |address| self.unlist(address));
+        });
         let loaded = core::mem::replace(&mut self.loaded, Bits(Table::NONE));
         heap.walk_unloaded(&|magazine| loaded.has(magazine), &mut |address| self.unlist(address));
         self.loaded = loaded;

@@ -295,4 +295,25 @@ mod tests {
         // SAFETY: used no more.
         unsafe { ids.dispose() };
     }
+
+    #[test]
+    fn without_memory_the_last_block_that_is_used_up_is_found() {
+        let system = crate::os::fake::System::fresh();
+        let ids = Ids::new();
+        let lot = Lot::new();
+        let issue = || ids.issue(&lot, 1);
+        let all: std::vec::Vec<_> = (0..40 * IDS).map(|_| issue().expect("memory")).collect();
+        let failing = system.failing(0, u64::MAX);
+        // What is made already, and each of their IDs live.
+        while issue().is_some() {}
+        // One that the next few looks do not come to.
+        let hand = ids.hand.load(Ordering::Relaxed) as usize % 40;
+        let far = (hand + 20) % 40;
+        let block = &all[far * ID_BLOCK..][..ID_BLOCK];
+        block.iter().for_each(|(id, block)| ids.end(*id, *block));
+        assert!(issue().is_some(), "at once: further tries would come to it");
+        drop(failing);
+        // SAFETY: used no more.
+        unsafe { ids.dispose() };
+    }
 }

@@ -2,10 +2,9 @@
 //!
 //! A hash table in levels, each twice as large as the one before; a level is made of buckets of one cache line, and stays for
 //! ever. An entry is one word: half of the key's hash, and the number. It goes into a free slot of its bucket in the topmost
-//! level, or in the one below; if both buckets are full there, a level is added on top, or, where there is no memory for one, it goes to
-//! one further down. A look-up goes through the levels
-//! from the top: most entries are in the first that it sees. So each operation looks at a bounded number of slots, moves
-//! nothing, and waits for nobody.
+//! level, or in the one below; if both buckets are full there, a level is added on top, or, where there is no memory for one, it
+//! goes to one further down. A look-up goes through the levels from the top: most entries are in the first that it sees. So each
+//! operation looks at a bounded number of slots, moves nothing, and waits for nobody.
 //!
 //! Whoever removes an entry does so by an exchange of its word: of two, one has removed it.
 //!

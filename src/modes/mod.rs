@@ -1,9 +1,9 @@
 //! Modes: what is known of each allocation, and what is noticed of bad use, where that was asked for.
 //!
 //! A *tracker* stands beside a heap. Each allocation has a record with an ID that was never used before, found by ID and by
-//! address; each free must find it, and exactly one does. The record stays with the place at which the allocation began and
-//! says that it is freed until another begins there: so a second free can say who was first. Nothing of it lies in the
-//! program's memory, but for what `hardened` writes behind an allocation.
+//! address; each free must find it, and exactly one does. The record stays with the place at which the allocation began, as long
+//! as there is memory for others, and says that it is freed until another begins there: so a second free can say who was first.
+//! Nothing of it lies in the program's memory, but for what `hardened` writes behind an allocation.
 //!
 //! | step | atomic read-modify-writes |
 //! |---|---|

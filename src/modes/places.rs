@@ -6,9 +6,10 @@
 //!
 //! A word belongs to whoever has the chunk: the allocator's hand-over of the chunk hands it over too. When a page comes to
 //! have chunks of another size, its words are theirs: what stands there of earlier ones is told by its address, and used
-//! again.
+//! again. Where there is no memory for further records, whoever has a chunk, or a page, takes the record of an ended allocation
+//! from its word, for another (see `heap::unbind`).
 //!
-//! Invariant: a record is named by one word at most, for ever the same.
+//! Invariant: a record is named by one word at most.
 
 use crate::config::{ADDRESS_BITS, GRAIN, LEAF_BITS, PAGE, PAGE_SHIFT, PLOT_SHIFT, ROOT_BITS, ZERO_IS_NODE};
 use crate::os;
@@ -77,27 +78,30 @@ impl Places {
     /// The word of a place, if its table is there: O(1), three dependent loads.
     #[inline]
     pub(crate) fn get(&self, place: Place) -> Option<&AtomicU32> {
-        // ORDERING: Acquire pairs with the exchange in `publish`: the table is made.
-        let leaf = self.root.get(place.address >> LEAF_SHIFT)?.load(Ordering::Acquire);
-        if leaf.is_null() {
-            return None;
-        }
-        // SAFETY: a published leaf has this many entries and stays for ever.
-        let slot = unsafe { &*leaf.add((place.address >> PLOT_SHIFT) % LEAF) };
-        // ORDERING: as above.
-        let plot = slot.load(Ordering::Acquire);
-        // SAFETY: so has, and does, a plot.
-        (!plot.is_null())
-            .then(|| unsafe { &*plot.add((place.address >> PAGE_SHIFT) * WORDS % PLOT + place.word % WORDS) })
+        // SAFETY: one of the page's words.
+        self.page(place.address).map(|words| unsafe { &*words.add(place.word % WORDS) })
     }
 
     /// The words of a page; none if there is no table for it. O(1).
     pub(crate) fn of_page(&self, address: usize) -> &[AtomicU32] {
-        match self.get(Place { address, word: 0 }) {
-            // SAFETY: a plot has all words of its pages, a page's side by side, and stays for ever.
-            Some(first) => unsafe { core::slice::from_raw_parts(core::ptr::from_ref(first), WORDS) },
-            None => &[],
+        // SAFETY: there are so many, and they stay for ever.
+        self.page(address).map_or(&[], |words| unsafe { core::slice::from_raw_parts(words, WORDS) })
+    }
+
+    /// Where a page's words begin, `WORDS` of them side by side.
+    #[inline]
+    fn page(&self, address: usize) -> Option<*const AtomicU32> {
+        // ORDERING: Acquire pairs with the exchange in `publish`: the table is made.
+        let leaf = self.root.get(address >> LEAF_SHIFT)?.load(Ordering::Acquire);
+        if leaf.is_null() {
+            return None;
         }
+        // SAFETY: a published leaf has this many entries and stays for ever.
+        let slot = unsafe { &*leaf.add((address >> PLOT_SHIFT) % LEAF) };
+        // ORDERING: as above.
+        let plot = slot.load(Ordering::Acquire);
+        // SAFETY: so has, and does, a plot.
+        (!plot.is_null()).then(|| unsafe { plot.add((address >> PAGE_SHIFT) * WORDS % PLOT).cast_const() })
     }
 
     /// The same; the table is made if need be. `None`: there is no memory for it.

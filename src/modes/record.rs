@@ -9,9 +9,10 @@
 //!
 //! State and ID are one word, written last and read first and last again: a reader that finds the same word twice has read
 //! one allocation's record (a sequence lock, without a writer that anybody waits for). A resize keeps the ID and changes
-//! words that are right each by itself, so that it leaves nothing to be read in halves, wherever it stops. A record stays with the place at
-//! which its allocations begin. It has one cache line to itself: what an allocation and its free touch of it is one miss
-//! each. Behind it are the addresses of those who called for it and who freed it, where that is asked for.
+//! words that are right each by itself, so that it leaves nothing to be read in halves, wherever it stops. A record stays
+//! with the place at which its allocations begin, until there is no memory for others. It has one cache line to itself: what an
+//! allocation and its free touch of it is one miss each. Behind it are the addresses of those who called for it and who freed it,
+//! where that is asked for.
 
 use crate::config::GRAIN;
 use crate::slab::Node;

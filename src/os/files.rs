@@ -106,7 +106,7 @@ pub(crate) fn say_in(path: &CStr, text: core::fmt::Arguments<'_>) {
 
 /// Whether a file can be written to at its end; it is made if it is not there.
 pub(crate) fn can_append(path: &CStr) -> bool {
-    Opened::append(path).is_some()
+    Opened::append(path).map(Opened::close).is_some()
 }
 
 /// A path in memory of its own, from the root on: it stays right wherever the program goes. `None`: it is too long, or the system

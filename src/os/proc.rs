@@ -42,7 +42,7 @@ impl Opened {
         self.0
     }
 
-    fn close(self) {
+    pub(super) fn close(self) {
         // SAFETY: our own descriptor.
         quietly(|| unsafe { libc::syscall(libc::SYS_close, self.0) });
     }
