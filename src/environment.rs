@@ -128,9 +128,19 @@ pub(crate) fn read() -> Option<Settings> {
 
 impl Settings {
     /// Says a line of each variable that a mode does not look at.
-    #[cold]
-    #[unsafe(link_section = ".millpond_cold")]
+    #[inline]
     pub(crate) fn tell_unused(&self, mode: Mode) {
+        let Self { backtrace, guard, quarantine, freed, .. } = self;
+        // Most programs say nothing of these, and touch no code for it.
+        if backtrace.is_some() || guard.is_some() || quarantine.is_some() || freed.is_some() {
+            self.tell_each_unused(mode);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
+    fn tell_each_unused(&self, mode: Mode) {
         let needs = [
             ("BACKTRACE", self.backtrace.is_some(), "tracked or hardened", mode == Mode::Fast),
             ("GUARD", self.guard.is_some(), "hardened", mode != Mode::Hardened),
