@@ -85,6 +85,9 @@ mod values {
     /// an arena is used, at first, until one is asked for again.
     pub(crate) const SLOW_US: u64 = 3000;
     pub(crate) const AGAIN: usize = 64 << 20;
+    /// One huge page in so many is timed, and one after so many milliseconds without.
+    pub(crate) const TIMED_PART: usize = 16;
+    pub(crate) const TIMED_MS: usize = 1000;
     /// The first so many spans of a class are sparse runs.
     pub(crate) const SPARSE_SPANS: u32 = 1;
     /// In runs from this length on, dirty pages that must be zero are purged instead of overwritten.
@@ -241,6 +244,8 @@ mod values {
     pub(crate) const GAP: usize = 0;
     pub(crate) const SLOW_US: u64 = u64::MAX;
     pub(crate) const AGAIN: usize = 0;
+    pub(crate) const TIMED_PART: usize = 1;
+    pub(crate) const TIMED_MS: usize = 0;
     pub(crate) const SPARSE_SPANS: u32 = 0;
     pub(crate) const SEAL_STEP: usize = 1;
     pub(crate) const ZERO_BY_PURGE: usize = PAGE_SIZE;

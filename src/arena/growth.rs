@@ -20,9 +20,10 @@
 //!
 //! A huge page comes slowly where the kernel must make room for it by moving others, or where a machine below, which has taken
 //! back what lay free in pieces as large as that, must find it first: then its first touch may take thirty times as long. So
-//! each in which a run begins, or the first that is whole in a run, is touched here, by the clock. The run's owner would touch it
-//! next; only what is as long as a huge page and hardly used may hold one more. It is touched when others have what is left of the
-//! run: else they would take runs of their own meanwhile.
+//! of those in which a run begins, or that are the first whole ones in a run, the first, one in `TIMED_PART`, and one after
+//! `TIMED_MS` without, are touched here, by the clock; not each, since its touch is then a part of a call. The run's owner would
+//! touch it next; only what is as long as a huge page and hardly used may hold one more. It is touched when others have what is
+//! left of the run: else they would take runs of their own meanwhile.
 //!
 //! Where an arena is *sealed* (in the mode `hardened`), what was never used has no access: a wild write into it faults. It
 //! opens as runs are taken, a `SEAL_STEP` at a time, so it is one mapping more. Of two that open it at the same time one may
@@ -35,7 +36,7 @@
 
 use super::bits::words_of;
 use super::region::{Arena, Density};
-use crate::config::{AGAIN, ARENA_ALIGN, GAP, GROWN, PAGE, SEAL_STEP, SLOW_US};
+use crate::config::{AGAIN, ARENA_ALIGN, GAP, GROWN, PAGE, SEAL_STEP, SLOW_US, TIMED_MS, TIMED_PART};
 use crate::os;
 use crate::report::Thp;
 use crate::sync::{AtomicUsize, Ordering};
@@ -50,8 +51,10 @@ pub(super) struct Growth {
     edge: AtomicUsize,
     /// Where the gap begins that ends at the edge; none if that is not below.
     gap: AtomicUsize,
-    /// The end of the last huge page that was tried.
+    /// The end of the last huge page that was looked at, how many were since one was timed, and when that was, in ms.
     tried: AtomicUsize,
+    untimed: AtomicUsize,
+    timed_at: AtomicUsize,
     /// How far the reach must be for huge pages to be asked for, and how much further when one is slow.
     again: AtomicUsize,
     patience: AtomicUsize,
@@ -68,6 +71,8 @@ impl Growth {
             edge: AtomicUsize::new(pages),
             gap: AtomicUsize::new(pages),
             tried: AtomicUsize::new(0),
+            untimed: AtomicUsize::new(TIMED_PART),
+            timed_at: AtomicUsize::new(0),
             again: AtomicUsize::new(0),
             patience: AtomicUsize::new(AGAIN / PAGE),
             open: AtomicUsize::new(pages),
@@ -76,10 +81,23 @@ impl Growth {
 
     /// As if it were new.
     pub(super) fn reset(&self, pages: usize) {
-        let Self { reach, sparse, edge, gap, tried, again, patience, open } = self;
-        [reach, sparse, tried, again].iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        let Self { reach, sparse, edge, gap, tried, untimed, timed_at, again, patience, open } = self;
+        [reach, sparse, tried, timed_at, again].iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        untimed.store(TIMED_PART, Ordering::Relaxed);
         [edge, gap, open].iter().for_each(|end| end.store(pages, Ordering::Relaxed));
         patience.store(AGAIN / PAGE, Ordering::Relaxed);
+    }
+
+    /// Whether the huge page that is met now is to be timed.
+    fn is_due(&self) -> bool {
+        let (now, timed_at) = (os::coarse_ms() as usize, self.timed_at.load(Ordering::Relaxed));
+        let due =
+            self.untimed.fetch_add(1, Ordering::Relaxed) + 1 >= TIMED_PART || now.wrapping_sub(timed_at) >= TIMED_MS;
+        if due {
+            self.untimed.store(0, Ordering::Relaxed);
+            self.timed_at.store(now, Ordering::Relaxed);
+        }
+        due
     }
 }
 
@@ -143,8 +161,8 @@ impl Arena {
         }
     }
 
-    /// Touches the first huge page in which pages begin that are the caller's, or that is whole among them; and asks for no more
-    /// if that is slow. O(1).
+    /// Touches the first huge page in which pages begin that are the caller's, or that is whole among them, if it is to be timed;
+    /// and asks for no more if that is slow. O(1).
     pub(super) fn try_huge(&self, page: usize, pages: usize) {
         let Growth { reach, edge, tried, again, patience, .. } = &self.growth;
         let (from, start) = (edge.load(Ordering::Relaxed), page - self.first_page);
@@ -157,12 +175,14 @@ impl Arena {
             return;
         }
         tried.fetch_max(self.block_from(first + 1), Ordering::Relaxed);
-        if !os::is_slow_to_touch(self.start() + first * PAGE, SLOW_US) {
+        if !self.growth.is_due() || !os::is_slow_to_touch(self.start() + first * PAGE, SLOW_US) {
             return;
         }
         if edge.compare_exchange(from, self.pages, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             let patience = patience.fetch_add(patience.load(Ordering::Relaxed), Ordering::Relaxed);
             again.store(reach.load(Ordering::Relaxed) + patience, Ordering::Relaxed);
+            // The first of those that will be asked for again.
+            self.growth.untimed.store(TIMED_PART, Ordering::Relaxed);
             // What there is of huge pages stays.
             os::advise_thp(self.start() + from * PAGE, (self.pages - from) * PAGE, Thp::Never);
         }
@@ -352,9 +372,11 @@ mod tests {
         let edge = edges(&arenas)[0];
         assert_eq!(first.page, start + edge, "one that is not slow changes nothing");
         system.set_touch(SLOW_US);
-        let second = take(1);
+        let untimed: std::vec::Vec<_> = (1..TIMED_PART).map(|_| take(BLOCK)).collect();
+        assert_eq!(edges(&arenas), [edge], "nobody looks at these");
+        assert_eq!(untimed[0].page, start + edge + 2 * BLOCK);
+        take(1);
         assert_eq!(edges(&arenas), [all], "none is asked for");
-        assert_eq!(second.page, start + edge + 2 * BLOCK);
         // An arena that is long enough to ask again.
         let last = loop {
             take(4 * BLOCK);
