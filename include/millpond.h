@@ -148,7 +148,7 @@ int mp_check(void) MP_NOEXCEPT;
  * end. Linear in the most allocations that there ever were at one time. */
 size_t mp_check_memory(void) MP_NOEXCEPT;
 
-/* Sets where transparent huge pages back the heap: where it grows beyond 32 MiB, everywhere, nowhere, or as the system is set.
+/* Sets where transparent huge pages back the heap: where it grows beyond 8 MiB, everywhere, nowhere, or as the system is set.
  * Returns 0; or -1, and errno is EINVAL. */
 enum mp_thp { MP_THP_DEFAULT = 0, MP_THP_ALWAYS = 1, MP_THP_NEVER = 2, MP_THP_SYSTEM = 3 };
 int mp_set_thp(int thp) MP_NOEXCEPT;

@@ -78,7 +78,10 @@ mod values {
     /// Alignment of an arena's start: a transparent huge page.
     pub(crate) const ARENA_ALIGN: usize = 2 << 20;
     /// How much of a heap's first arena dense runs use before huge pages are asked for. See `arena::growth`.
-    pub(crate) const GROWN: usize = if IN_C { 32 << 20 } else { 512 << 10 };
+    pub(crate) const GROWN: usize = if IN_C { 8 << 20 } else { 512 << 10 };
+    /// The length of a run for which they are asked for at once. Never in C, where much of a large block may stay untouched, and
+    /// peaks are compared with malloc's.
+    pub(crate) const GROWN_RUN: usize = if IN_C && !cfg!(test) { usize::MAX } else { ARENA_ALIGN };
     /// How much behind that stays in small pages, for sparse runs.
     pub(crate) const GAP: usize = 4 << 20;
     /// Microseconds from which the first touch of a huge page is slow: as many small pages take no longer. And how much further
@@ -162,8 +165,8 @@ mod values {
     /// In a larger heap they may be this part of committed memory: a half, so as much as is in use.
     pub(crate) const DIRTY_PART: usize = 2;
     /// Committed bytes from which a heap returns what lies in pools before it grows; and up to which it gives back to the system
-    /// what it does not use then. By what part of them it may grow until it does so again. For C alone: where huge pages come
-    /// before that end, they would be refused where memory has gone back.
+    /// what it does not use then. By what part of them it may grow until it does so again. For C alone: of what has
+    /// gone back so nothing may be in huge pages again.
     pub(crate) const SLIM: Range<usize> = if IN_C { 4 << 20..32 << 20 } else { 0..0 };
     pub(crate) const SLIM_PART: usize = 8;
     /// How much is purged at once, at least, when there are more dirty pages than that.
@@ -241,6 +244,7 @@ mod values {
     pub(crate) const ARENA_MAX: usize = 4 * PAGE_SIZE;
     pub(crate) const ARENA_ALIGN: usize = PAGE_SIZE;
     pub(crate) const GROWN: usize = usize::MAX;
+    pub(crate) const GROWN_RUN: usize = usize::MAX;
     pub(crate) const GAP: usize = 0;
     pub(crate) const SLOW_US: u64 = u64::MAX;
     pub(crate) const AGAIN: usize = 0;

@@ -7,7 +7,7 @@ use core::fmt;
 /// Transparent huge pages: whether the kernel may, should or must not back memory by pages of 2 MiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Thp {
-    /// Ask for them where a heap grows beyond some 512 KiB (32 MiB with the feature `malloc` or `prefixed`), and refuse them
+    /// Ask for them where a heap grows beyond some 512 KiB (8 MiB with the feature `malloc` or `prefixed`), and refuse them
     /// where memory has gone back, and for a while once one was slow to come: some 10 % more resident memory than without, and a
     /// fraction of the page faults.
     #[default]

@@ -10,7 +10,7 @@
 //!
 //! | when | what is advised |
 //! |---|---|
-//! | dense runs have reached `GROWN` in a heap's first arena, or it is asked for a run of a huge page or more | huge pages from the *edge* up, which is some way above the reach; the *gap* below it stays small pages, for sparse runs |
+//! | dense runs have reached `GROWN` in a heap's first arena, or it is asked for a run of `GROWN_RUN` or more | huge pages from the *edge* up, which is some way above the reach; the *gap* below it stays small pages, for sparse runs |
 //! | a further arena is added, since the first is full | huge pages in all of it |
 //! | memory goes back from an arena | small pages in what the reach has passed; the edge moves up to the reach, and the gap is gone |
 //! | a huge page comes slower than as many small ones would | small pages from the edge up; no edge, until the reach is `AGAIN` further, and each time twice as far |
@@ -36,7 +36,7 @@
 
 use super::bits::words_of;
 use super::region::{Arena, Density};
-use crate::config::{AGAIN, ARENA_ALIGN, GAP, GROWN, PAGE, SEAL_STEP, SLOW_US, TIMED_MS, TIMED_PART};
+use crate::config::{AGAIN, ARENA_ALIGN, GAP, GROWN, GROWN_RUN, PAGE, SEAL_STEP, SLOW_US, TIMED_MS, TIMED_PART};
 use crate::os;
 use crate::report::Thp;
 use crate::sync::{AtomicUsize, Ordering};
@@ -214,7 +214,7 @@ impl Arena {
         if GROWN == usize::MAX || density == Density::Sparse {
             return 0..0;
         }
-        if pages * PAGE >= ARENA_ALIGN && edge.load(Ordering::Relaxed) == self.pages {
+        if pages * PAGE >= GROWN_RUN && edge.load(Ordering::Relaxed) == self.pages {
             self.set_edge(thp());
         }
         let end = edge.load(Ordering::Relaxed);
