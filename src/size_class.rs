@@ -19,7 +19,7 @@
 
 use crate::config::{
     BIN_BYTES, CLASS_MAX, GRAIN, LEFT_OUT, LINEAR_MAX, MAGAZINE_BYTES, MAGAZINE_SLOTS, ODD, PAGE, POOL_BYTES,
-    SPAN_CHUNKS,
+    POOL_CHUNKS, SPAN_CHUNKS,
 };
 
 /// Index of a class: below [`CLASSES`].
@@ -149,7 +149,9 @@ impl ClassInfo {
         } else {
             fit
         };
+        let most = POOL_CHUNKS / slots;
         let fit = POOL_BYTES / (slots * size);
+        let fit = if fit > most { most } else { fit };
         let pooled = if fit < 1 { 1 } else { fit as u32 };
         let inverse = (1u64 << 40).div_ceil(size as u64);
         Self { size, inverse, pages, chunks, words: chunks.div_ceil(64), slots, pooled }

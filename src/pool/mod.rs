@@ -4,7 +4,7 @@
 //! is none, it carves. *Drain* puts one there by one exchange; when the pool holds enough, it restores. A chunk passes
 //! from a thread that frees to one that allocates without anybody looking at it.
 //!
-//! What the full magazines may hold is bounded in bytes, and, since a few chunks can pin many spans, by need: each tick
+//! What the full magazines may hold is bounded in bytes and in chunks, and, since a few chunks can pin many spans, by need: each tick
 //! returns as many magazines as were not needed since the last (the low-water mark, as in Bonwick's vmem), and while
 //! far more comes in than goes out, the bound is one magazine.
 //!

@@ -2,7 +2,7 @@
 //! a restore must notice.
 
 use super::{Magazine, Part, Pool, Portion};
-use crate::config::{CARVE_SPANS, POOL_BYTES};
+use crate::config::{CARVE_SPANS, POOL_BYTES, POOL_CHUNKS};
 use crate::os::fake::System;
 use crate::size_class::{Class, ClassInfo, INFO, at_place, place_of};
 use crate::slab::Slab;
@@ -106,7 +106,7 @@ impl Pool {
 fn magazines_come_back_last_first_and_within_the_bound() {
     for size in [8, 1024, 256 << 10] {
         let mut world = World::new(size);
-        let bound = POOL_BYTES / world.info().magazine_bytes();
+        let bound = (POOL_BYTES / world.info().magazine_bytes()).min(POOL_CHUNKS / world.info().slots);
         let mut mine: Vec<Index> = (0..=bound).map(|_| world.magazines.take().unwrap().index()).collect();
         for (at, index) in mine.iter().enumerate() {
             let taken = world.pool.drain(world.class, &world.magazines, world.magazines.get(*index));
