@@ -66,10 +66,11 @@ mod values {
     pub(crate) const SPARES: u32 = 8;
     /// Empty magazines that a thread keeps.
     pub(crate) const EMPTIES: u32 = 8;
-    /// What the full magazines of one pool may hold before more are restored to their spans; and how many chunks at most, since
-    /// each is 8 B of tables that do not go back.
-    pub(crate) const POOL_BYTES: usize = if IN_C { 8 << 20 } else { 16 << 20 };
-    pub(crate) const POOL_CHUNKS: usize = 256 << 10;
+    /// What the full magazines of one pool may hold before more are restored to their spans.
+    pub(crate) const POOL_BYTES: usize = 4 << 20;
+    /// And what of a pool that serves as much; how many chunks at most, since each is 8 B of tables that do not go back.
+    pub(crate) const DEEP_BYTES: usize = if IN_C { 8 << 20 } else { 16 << 20 };
+    pub(crate) const DEEP_CHUNKS: usize = 256 << 10;
     /// Listed spans that one refill may visit.
     pub(crate) const CARVE_SPANS: u32 = 8;
 
@@ -240,7 +241,8 @@ mod values {
     pub(crate) const SPARES: u32 = 2;
     pub(crate) const EMPTIES: u32 = 2;
     pub(crate) const POOL_BYTES: usize = 64;
-    pub(crate) const POOL_CHUNKS: usize = 64;
+    pub(crate) const DEEP_BYTES: usize = 64;
+    pub(crate) const DEEP_CHUNKS: usize = 64;
     pub(crate) const CARVE_SPANS: u32 = 2;
 
     pub(crate) const ARENA_MIN: usize = 4 * PAGE_SIZE;

@@ -18,8 +18,8 @@
 //! served by a class.
 
 use crate::config::{
-    BIN_BYTES, CLASS_MAX, GRAIN, LEFT_OUT, LINEAR_MAX, MAGAZINE_BYTES, MAGAZINE_SLOTS, ODD, PAGE, POOL_BYTES,
-    POOL_CHUNKS, SPAN_CHUNKS,
+    BIN_BYTES, CLASS_MAX, DEEP_BYTES, DEEP_CHUNKS, GRAIN, LEFT_OUT, LINEAR_MAX, MAGAZINE_BYTES, MAGAZINE_SLOTS, ODD,
+    PAGE, POOL_BYTES, SPAN_CHUNKS,
 };
 
 /// Index of a class: below [`CLASSES`].
@@ -122,8 +122,13 @@ pub(crate) struct ClassInfo {
     pub(crate) words: usize,
     /// Slots of a magazine that this class uses.
     pub(crate) slots: usize,
-    /// Full magazines that a pool may hold.
+    /// Full magazines that a pool may hold, and that one may which serves many.
     pub(crate) pooled: u32,
+    pub(crate) deep: u32,
+}
+
+const fn at_least_one(magazines: usize) -> u32 {
+    if magazines < 1 { 1 } else { magazines as u32 }
 }
 
 impl ClassInfo {
@@ -149,12 +154,13 @@ impl ClassInfo {
         } else {
             fit
         };
-        let most = POOL_CHUNKS / slots;
-        let fit = POOL_BYTES / (slots * size);
-        let fit = if fit > most { most } else { fit };
-        let pooled = if fit < 1 { 1 } else { fit as u32 };
+        let pooled = at_least_one(POOL_BYTES / (slots * size));
+        let most = DEEP_CHUNKS / slots;
+        let fit = DEEP_BYTES / (slots * size);
+        let fit = at_least_one(if fit > most { most } else { fit });
+        let deep = if fit < pooled { pooled } else { fit };
         let inverse = (1u64 << 40).div_ceil(size as u64);
-        Self { size, inverse, pages, chunks, words: chunks.div_ceil(64), slots, pooled }
+        Self { size, inverse, pages, chunks, words: chunks.div_ceil(64), slots, pooled, deep }
     }
 
     /// The index of the chunk in which `offset` lies, counted from the span's start.

@@ -4,9 +4,10 @@
 //! is none, it carves. *Drain* puts one there by one exchange; when the pool holds enough, it restores. A chunk passes
 //! from a thread that frees to one that allocates without anybody looking at it.
 //!
-//! What the full magazines may hold is bounded in bytes and in chunks, and, since a few chunks can pin many spans, by need: each tick
+//! What the full magazines may hold is bounded in bytes, and, since a few chunks can pin many spans, by need: each tick
 //! returns as many magazines as were not needed since the last (the low-water mark, as in Bonwick's vmem), and while
-//! far more comes in than goes out, the bound is one magazine.
+//! far more comes in than goes out, the bound is one magazine. A pool may be *deep*, by twice as many magazines as it served of
+//! late: what is built and dropped all the time need not go through its spans' bits, and what is freed once serves other classes.
 //!
 //! How many magazines are in the stack is what the top one says: each is told, before it is put there, how high it will lie. So
 //! one exchange both passes a magazine and counts it.
@@ -53,6 +54,8 @@ struct Full {
     /// Magazines that came and that went since the last tick.
     drains: AtomicU32,
     refills: AtomicU32,
+    /// Magazines that it served since the last tick, and half of what this was then.
+    served: AtomicU32,
     /// Whether far more came than went.
     burst: AtomicU32,
     /// Magazines to return to their spans before the next tick.
@@ -67,6 +70,7 @@ impl Pool {
                 low: AtomicU32::new(0),
                 drains: AtomicU32::new(0),
                 refills: AtomicU32::new(0),
+                served: AtomicU32::new(0),
                 burst: AtomicU32::new(0),
                 surplus: AtomicU32::new(0),
             };
@@ -77,7 +81,9 @@ impl Pool {
     /// Takes a full magazine for a thread that needs it: O(1), one exchange.
     pub(crate) fn refill<'a>(&self, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
         self.count(&self.full.refills);
-        self.take(magazines)
+        let magazine = self.take(magazines)?;
+        self.count(&self.full.served);
+        Some(magazine)
     }
 
     /// Takes a full magazine: O(1), one exchange.
@@ -117,7 +123,8 @@ impl Pool {
         if self.full.burst.load(Ordering::Relaxed) != 0 {
             return 1;
         }
-        INFO[class].pooled
+        let info = &INFO[class];
+        info.pooled.saturating_add(2 * self.full.served.load(Ordering::Relaxed)).min(info.deep)
     }
 
     /// Whether more comes in than is needed: then thread caches keep no spares of this class.
@@ -140,6 +147,7 @@ impl Pool {
         };
         set(&full.drains, 0);
         set(&full.refills, 0);
+        set(&full.served, full.served.load(Ordering::Relaxed) / 2);
         set(&full.burst, (drains > 16 + 8 * refills) as u32);
         set(&full.low, depth);
         set(&full.surplus, if low > 16 { low.div_ceil(2) } else { low });

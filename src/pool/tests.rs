@@ -2,7 +2,7 @@
 //! a restore must notice.
 
 use super::{Magazine, Part, Pool, Portion};
-use crate::config::{CARVE_SPANS, POOL_BYTES, POOL_CHUNKS};
+use crate::config::{CARVE_SPANS, DEEP_BYTES, DEEP_CHUNKS, POOL_BYTES};
 use crate::os::fake::System;
 use crate::size_class::{Class, ClassInfo, INFO, at_place, place_of};
 use crate::slab::Slab;
@@ -106,7 +106,7 @@ impl Pool {
 fn magazines_come_back_last_first_and_within_the_bound() {
     for size in [8, 1024, 256 << 10] {
         let mut world = World::new(size);
-        let bound = (POOL_BYTES / world.info().magazine_bytes()).min(POOL_CHUNKS / world.info().slots);
+        let bound = POOL_BYTES / world.info().magazine_bytes();
         let mut mine: Vec<Index> = (0..=bound).map(|_| world.magazines.take().unwrap().index()).collect();
         for (at, index) in mine.iter().enumerate() {
             let taken = world.pool.drain(world.class, &world.magazines, world.magazines.get(*index));
@@ -122,6 +122,36 @@ fn magazines_come_back_last_first_and_within_the_bound() {
         assert_eq!(world.pool.depth(&world.magazines), 0);
         world.check();
         world.carve(1);
+    }
+}
+
+/// A pool that serves magazines holds more: twice as many as it served, of which each tick forgets half.
+#[test]
+fn what_comes_and_goes_makes_a_deep_pool() {
+    for size in [48, 1024] {
+        let world = World::new(size);
+        let info = world.info();
+        let bound = POOL_BYTES / info.magazine_bytes();
+        let deep = (DEEP_BYTES / info.magazine_bytes()).min(DEEP_CHUNKS / info.slots);
+        let fill = || {
+            while world.pool.drain(world.class, &world.magazines, world.magazines.take().unwrap()) {}
+            world.pool.depth(&world.magazines) as usize
+        };
+        let serve = |count: usize| (0..count).for_each(|_| assert!(world.pool.refill(&world.magazines).is_some()));
+        assert_eq!(fill(), bound);
+        serve(10);
+        assert_eq!(fill(), bound + 20);
+        // The second ends the burst that the first takes all these drains for.
+        (0..2).for_each(|_| world.pool.tick(&world.magazines));
+        serve(30);
+        assert_eq!(fill(), bound + 2 * (10 / 4 + 30));
+        serve(bound);
+        assert_eq!(fill(), deep, "never more");
+        for _ in 0..20 {
+            world.pool.tick(&world.magazines);
+        }
+        while world.pool.take(&world.magazines).is_some() {}
+        assert_eq!(fill(), bound, "nobody has needed it");
     }
 }
 
