@@ -159,6 +159,7 @@ core_modules! {
     modes
     sampler
     times
+    tags
     heap
     environment
 }

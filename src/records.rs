@@ -5,9 +5,13 @@ use crate::leaks::{self, JsonText, Leaks, LeaksUnknown};
 use crate::modes::{Of, Place, Seen, Tracker};
 use crate::os;
 use crate::report::Record;
-use crate::thread_cache::ThreadCache;
+use crate::slab::Slab;
+use crate::tags::{self, Tags};
 use core::fmt;
 use core::marker::PhantomData;
+
+/// The tags of all threads: none before the first is said.
+static TAGS: Slab<Tags> = Slab::new();
 
 impl Tracker {
     /// A record as the program gets it.
@@ -362,17 +366,19 @@ impl fmt::Display for Json<'_> {
     }
 }
 
-/// A tag in force: marks the calling thread's allocations, in every heap that keeps records, until it is dropped. Then the tag
-/// before is in force again. See [`tag`].
+/// A tag in force: marks the calling thread's allocations, in every heap that keeps records, until it is dropped. Then the latest
+/// of the others that are in force counts again. See [`tag`].
 #[derive(Debug)]
 #[must_use = "the tag ends when this is dropped"]
 pub struct Tag {
-    before: &'static str,
+    begun: (u64, &'static str),
     /// Of one thread.
     thread: PhantomData<*const ()>,
 }
 
-/// Says what the calling thread's allocations are for, until the returned [`Tag`] is dropped. Tags nest. O(1).
+/// Says what the calling thread's allocations are for, until the returned [`Tag`] is dropped. Tags nest: the latest of those in
+/// force counts. They may be dropped in any order, up to 32 of a thread at a time; beyond those, in reverse order. O(1) for the
+/// latest, else linear in those after it. Of a longer tag than 65 535 bytes that much is kept.
 ///
 /// ```
 /// let heap = millpond::Heap::builder().ids(true).build()?;
@@ -389,18 +395,14 @@ pub struct Tag {
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
 pub fn tag(tag: &'static str) -> Tag {
-    let cache = global::cache();
-    let before = cache.map_or("", ThreadCache::tag);
-    if let Some(cache) = cache {
-        cache.set_tag(tag);
-    }
-    Tag { before, thread: PhantomData }
+    let begun = global::cache().map_or((0, ""), |own| tags::begin(&TAGS, own, tag));
+    Tag { begun, thread: PhantomData }
 }
 
 impl Drop for Tag {
     fn drop(&mut self) {
-        if let Some(cache) = global::cache() {
-            cache.set_tag(self.before);
+        if let Some(own) = global::cache() {
+            tags::end(&TAGS, own, self.begun);
         }
     }
 }

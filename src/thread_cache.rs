@@ -34,10 +34,12 @@ mod charge;
 mod lot;
 mod spares;
 mod tally;
+mod text;
 
 pub(crate) use bin::Bin;
 pub(crate) use lot::Lot;
 pub(crate) use tally::{Begun, Counted, Tally};
+pub(crate) use text::Text;
 
 use crate::pool::Magazine;
 use crate::size_class::{CLASSES, Class, INFO};
@@ -59,6 +61,8 @@ pub(crate) struct ThreadCache {
     state: AtomicU64,
     /// Set by the owner when it puts a spare: whether a thief need look.
     has_spares: AtomicU32,
+    /// How many tags of the owner are in force: see [`Tags`](crate::tags::Tags).
+    pub(crate) tags: AtomicU32,
     charge: AtomicUsize,
     /// Set by thieves: less may be held than is charged.
     robbed: AtomicU32,
@@ -79,9 +83,8 @@ pub(crate) struct ThreadCache {
     /// Large allocations for all owners so far, and their bytes.
     pub(crate) larges: Counter,
     pub(crate) large_bytes: Counter,
-    /// What the thread's allocations are for, as it says: a string that stays.
-    pub(crate) tag: AtomicPtr<u8>,
-    pub(crate) tag_len: AtomicUsize,
+    /// What the thread's allocations are for, as it says.
+    tag: Text,
     /// The IDs that the owner's allocations will have, where they have any.
     pub(crate) lot: Lot,
     /// What the owner allocates, where it is measured.
@@ -136,6 +139,7 @@ impl ThreadCache {
                 index: AtomicU32::new(NONE),
                 state: AtomicU64::new(FREE),
                 has_spares: AtomicU32::new(0),
+                tags: AtomicU32::new(0),
                 charge: AtomicUsize::new(0),
                 robbed: AtomicU32::new(0),
                 hand: AtomicUsize::new(0),
@@ -148,8 +152,7 @@ impl ThreadCache {
                 earned_us: AtomicU64::new(0),
                 larges: Counter::new(),
                 large_bytes: Counter::new(),
-                tag: AtomicPtr::new(null_mut()),
-                tag_len: AtomicUsize::new(0),
+                tag: Text::new(),
                 lot: Lot::new(),
                 tally: Tally::new(),
                 behind: AtomicPtr::new(null_mut()),
@@ -199,27 +202,19 @@ impl ThreadCache {
 
     /// What the owner's allocations are for. Only the owner may ask, and say.
     pub(crate) fn tag(&self) -> &'static str {
-        let at = self.tag.load(Ordering::Relaxed);
-        if at.is_null() {
-            return "";
-        }
-        // SAFETY: both words are of one string, which `set_tag` was given and which stays.
-        unsafe {
-            let bytes = core::slice::from_raw_parts(at, self.tag_len.load(Ordering::Relaxed));
-            core::str::from_utf8_unchecked(bytes)
-        }
+        self.tag.get()
     }
 
     /// Says what the owner's allocations are for from now on.
     pub(crate) fn set_tag(&self, tag: &'static str) {
-        self.tag.store(tag.as_ptr().cast_mut(), Ordering::Relaxed);
-        self.tag_len.store(tag.len(), Ordering::Relaxed);
+        self.tag.set(tag);
     }
 
     /// Makes the caller's cache that of the thread with this number.
     pub(crate) fn join(&self, thread: u32) {
         self.bins.iter().for_each(|bin| bin.portion.store(0, Ordering::Relaxed));
         self.set_tag("");
+        self.tags.store(0, Ordering::Relaxed);
         self.tally.forget();
         self.renumber(thread);
     }

@@ -173,6 +173,40 @@ fn tags_nest_and_say_what_is_live() {
     assert_eq!(json["groups"][2]["tag"], "in \"quotes\"");
 }
 
+/// A tag may be replaced by the next one, and end before one that began after it: the latest in force counts.
+#[test]
+fn tags_end_in_any_order() {
+    let heap = heap(Mode::Tracked);
+    let tag = || {
+        let block = heap.alloc(layout(8)).unwrap();
+        heap.record(heap.id_of(block.as_ptr()).expect("live")).expect("live").tag
+    };
+    let mut phase = millpond::tag("first");
+    for name in ["second", "third"].repeat(100) {
+        phase = millpond::tag(name);
+        assert_eq!(tag(), name);
+    }
+    drop(phase);
+    assert_eq!(tag(), "");
+    let (outer, inner) = (millpond::tag("outer"), millpond::tag("inner"));
+    drop(outer);
+    assert_eq!(tag(), "inner");
+    drop(inner);
+    assert_eq!(tag(), "");
+    // What a thread forgets to end, the next one with its index does not begin with.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| std::mem::forget(millpond::tag("forgotten"))).join().unwrap();
+            let next = scope.spawn(|| {
+                let own = millpond::tag("own");
+                drop(own);
+                tag()
+            });
+            assert_eq!(next.join().unwrap(), "");
+        }
+    });
+}
+
 /// What one request has left behind is told from what came before and after it, by whatever is asked for.
 #[test]
 fn what_is_live_between_two_marks_is_grouped() {
