@@ -163,6 +163,11 @@ impl Snapshot {
     /// Later than all.
     pub(crate) const LAST: Self = Self { last: u64::MAX };
 
+    /// The last ID before it.
+    pub(crate) fn last(self) -> u64 {
+        self.last
+    }
+
     /// What the program's allocator gave out after this mark and before a `later` one and is live now, in groups. For marks of a
     /// [`Heap`](crate::Heap) use [`Heap::diff`](crate::Heap::diff). Linear in the most records that there ever were.
     ///

@@ -345,6 +345,21 @@ fn a_heap_knows_its_own() {
         let leaks = heap.leaks().expect("the system tells");
         assert!(found(leaks.count(), 10) && leaks.reachable().0 == 11 - leaks.count(), "{leaks}");
         assert_eq!(lost(5 * KIB), (0, 0));
+
+        let heap: &'static millpond::Heap =
+            Box::leak(Box::new(millpond::Heap::builder().ids(true).build().expect("memory")));
+        let lose = |count: usize, tag: &'static str| {
+            elsewhere(move || {
+                let _tag = heap.tag(tag);
+                (0..count).for_each(|_| _ = black_box(heap.alloc(layout).expect("memory")));
+            });
+        };
+        lose(10, "before");
+        let mark = heap.snapshot();
+        lose(20, "after");
+        let leaks = heap.leaks_since(mark).expect("the system tells");
+        assert!(found(leaks.count(), 20) && leaks.groups().iter().all(|group| group.tag == "after"), "{leaks}");
+        assert!(found(heap.leaks().expect("the system tells").count(), 30));
     });
 }
 

@@ -5,7 +5,7 @@ use crate::chunks::{self, Chunk};
 use crate::leaks::{self, Leaks, LeaksUnknown};
 use crate::modes::Of;
 use crate::os;
-use crate::records::{GroupBy, LiveSince, Snapshot};
+use crate::records::{self, GroupBy, LiveSince, Snapshot, Tag};
 use crate::report::Record;
 use core::ptr::{self, NonNull};
 
@@ -88,5 +88,31 @@ impl Heap {
     #[inline(never)]
     pub fn leaks(&self) -> Result<Leaks, LeaksUnknown> {
         leaks::find(&self.inner().core, &self.inner().tracker, &os::registers(), 0)
+    }
+
+    /// As [`leaks`](Self::leaks), of what was allocated after a mark; of all, where the heap gives no IDs.
+    ///
+    /// # Errors
+    /// As [`leaks`](crate::leaks()).
+    #[inline(never)]
+    pub fn leaks_since(&self, snapshot: Snapshot) -> Result<Leaks, LeaksUnknown> {
+        leaks::find(&self.inner().core, &self.inner().tracker, &os::registers(), snapshot.last())
+    }
+
+    /// Says what the calling thread's allocations are for: [`tag`](crate::tag) as a method. A tag is the thread's, so it holds for
+    /// its allocations from other heaps too. O(1).
+    ///
+    /// ```
+    /// let heap = millpond::Heap::builder().ids(true).build()?;
+    /// let mark = heap.snapshot();
+    /// let parsing = heap.tag("parser");
+    /// let block = heap.alloc(core::alloc::Layout::new::<u64>())?;
+    /// drop(parsing);
+    /// assert_eq!(heap.live_since(mark).groups()[0].tag, "parser");
+    /// # let _ = block;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    pub fn tag(&self, tag: &'static str) -> Tag {
+        records::tag(tag)
     }
 }
