@@ -279,3 +279,31 @@ fn questions_about_wild_addresses_are_answered() {
         give(&heap, block, 100);
     }
 }
+
+/// A size that is rounded up to the alignment is another.
+#[test]
+fn a_rounded_size_is_heard_of() {
+    for mode in [Mode::Tracked, Mode::Hardened] {
+        let heap = heap(mode, 0);
+        for (size, align) in [(31_usize, 16), (1000, 64), (70_000, 4096), (300_001, 16)] {
+            let [own, rounded] =
+                [size, size.next_multiple_of(align)].map(|size| Layout::from_size_align(size, align).expect("valid"));
+            let block = heap.alloc(own).expect("memory");
+            // SAFETY: none: the misuse under test, which is no free; and then the right one.
+            unsafe {
+                heap.free(block, rounded);
+                one(&["free of 0x", "with a size that is not its own", &format!("{size} bytes, id ")]);
+                assert!(heap.realloc(block, rounded, 10).is_err());
+                one(&["realloc of 0x", "with a size that is not its own", &format!("{size} bytes, id ")]);
+                heap.free(block, own);
+            }
+            nothing_left(&heap);
+        }
+    }
+}
+
+/// Nothing was heard, and nothing is live.
+#[track_caller]
+fn nothing_left(heap: &Heap) {
+    assert_eq!((heard(), heap.check().expect("sound").live), (Vec::new(), 0));
+}

@@ -3,7 +3,7 @@
 //! Invariant: one line a misuse. It ends the process, but for a witness.
 
 use super::Tracked;
-use crate::config::CALLERS;
+use crate::config::{CALLERS, GRAIN};
 use crate::log::Count;
 use crate::modes::{Misuse, Of, Seen, Tracker};
 use crate::os;
@@ -45,6 +45,21 @@ impl Tracked<'_> {
             }
             Misuse::Unknown => self.accuse_of_unknown(verb, address),
         }
+    }
+
+    /// Whether the allocation at an address has another size than the caller says, who has not rounded it up to the alignment: what
+    /// a free takes for the same. If so, tells it.
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn is_of_other_size(&self, verb: &str, address: usize, (size, align): (usize, usize)) -> bool {
+        if align <= GRAIN || size % align != 0 {
+            return false;
+        }
+        let seen = self.tracker.find(self.heap.place(address));
+        let Some(seen) = seen.filter(|seen| seen.is_live && seen.align == align && seen.size != size) else {
+            return false;
+        };
+        self.accuse(verb, address, Some((size, align)), Misuse::Layout(seen));
+        true
     }
 
     /// Tells of a `realloc` of what is not live: ends the process, but for a witness.

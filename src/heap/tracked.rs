@@ -373,7 +373,7 @@ impl Tracked<'_> {
         }
         match self.tracker.find(self.heap.place(address)) {
             // As many bytes are copied as the caller says there are.
-            Some(seen) if seen.is_live && layout.is_some_and(|layout| !seen.has(layout)) => {
+            Some(seen) if seen.is_live && layout.is_some_and(|layout| layout != (seen.size, seen.align)) => {
                 self.accuse("realloc", address, layout, Misuse::Layout(seen));
                 false
             }

@@ -410,8 +410,11 @@ impl Heap {
                 fallback.dealloc(ptr.as_ptr(), unempty(layout));
             },
             _ => {
-                let address = ptr.as_ptr().expose_provenance();
-                self.tracked_to_free(frame).free(address, Some((layout.size(), layout.align())), false);
+                let (address, said) = (ptr.as_ptr().expose_provenance(), (layout.size(), layout.align()));
+                let tracked = self.tracked_to_free(frame);
+                if !tracked.is_of_other_size("free", address, said) {
+                    tracked.free(address, Some(said), false);
+                }
             }
         }
     }

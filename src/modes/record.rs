@@ -116,13 +116,6 @@ pub(crate) struct Ended {
     pub(crate) size: usize,
 }
 
-impl Seen {
-    /// As [`Ended::has`].
-    pub(crate) fn has(&self, layout: (usize, usize)) -> bool {
-        Ended { id: self.id, address: self.address, size: self.size }.has(self.align, layout)
-    }
-}
-
 impl Ended {
     /// Whether an allocation aligned to `align` has the size and alignment that are said: the size may be rounded up to the
     /// alignment, beyond the grain.
