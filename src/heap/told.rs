@@ -27,7 +27,11 @@ impl Tracked<'_> {
     pub(super) fn accuse(&self, verb: &str, address: usize, layout: Option<(usize, usize)>, misuse: Misuse) {
         match misuse {
             Misuse::Double(seen) => {
-                self.tracker.witness.accuse(format_args!("double free of {address:#x}: {}", Known(&seen, self.tracker)))
+                let known = Known(&seen, self.tracker);
+                // By now the memory may be inside another allocation, at which this free is aimed as likely.
+                let now = self.around(address).filter(|now| now.is_live && now.address != address);
+                let now = Now { address, seen: now, tracker: self.tracker };
+                self.tracker.witness.accuse(format_args!("double free of {address:#x}: {known}{now}"))
             }
             Misuse::Layout(seen) => {
                 let (size, align) = layout.unwrap_or_default();
@@ -140,6 +144,22 @@ impl fmt::Display for Written {
                 write!(f, "write to {address:#x} after it was freed, {} into it", Count(byte, "byte"))
             }
         }
+    }
+}
+
+/// In which allocation an address lies that was another's, in words; nothing if in none.
+struct Now<'a> {
+    address: usize,
+    seen: Option<Seen>,
+    tracker: &'a Tracker,
+}
+
+impl fmt::Display for Now<'_> {
+    #[unsafe(link_section = ".millpond_cold")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(seen) = &self.seen else { return Ok(()) };
+        let (into, known) = (Count(self.address.wrapping_sub(seen.address), "byte"), Known(seen, self.tracker));
+        write!(f, "; by now it lies {into} into the allocation {:#x}: {known}", seen.address)
     }
 }
 
