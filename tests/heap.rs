@@ -158,6 +158,46 @@ fn a_capacity_is_met_and_never_passed() {
     }
 }
 
+/// Free pages are within the limit too, until they have gone back: whatever takes others has as many go.
+#[test]
+fn a_capacity_holds_for_what_is_free() {
+    let capacity = 16 * MIB;
+    for grown in [false, true] {
+        let heap = Heap::builder().capacity(capacity).build().unwrap();
+        let within = || {
+            let stats = at_rest(&heap);
+            assert!(stats.committed - stats.metadata <= capacity, "{stats}");
+            stats
+        };
+        // Every other run of five pages is free: no other fits there.
+        let fives: Vec<_> = std::iter::from_fn(|| Held::new(&heap, layout(5 * PAGE, 8), 1).ok()).collect();
+        let (mut gone, mut kept) = (Vec::new(), Vec::new());
+        for (at, block) in fives.into_iter().enumerate() {
+            if at % 2 == 0 { &mut gone } else { &mut kept }.push(block);
+        }
+        gone.drain(..).for_each(|block| block.free(&heap));
+        let free = within().dirty;
+        assert!(free > capacity / 4, "{free}");
+        for _ in 0..free / (7 * PAGE) - 2 {
+            let size = if grown { PAGE * 6 } else { PAGE * 7 };
+            let mut block = Held::new(&heap, layout(size, 8), 2).expect("there is room");
+            if grown {
+                // SAFETY: the block's own layout.
+                block.ptr = unsafe { heap.realloc(block.ptr, block.layout, 7 * PAGE) }.expect("there is room");
+                block.layout = layout(7 * PAGE, 8);
+                // SAFETY: ours.
+                unsafe { block.ptr.write_bytes(2, 7 * PAGE) };
+            }
+            kept.push(block);
+            within();
+        }
+        kept.drain(..).for_each(|block| block.free(&heap));
+        within();
+        Held::new(&heap, layout(capacity, 8), 3).expect("all of it").free(&heap);
+        within();
+    }
+}
+
 #[test]
 fn many_threads_share_a_capacity() {
     let heap = Heap::builder().capacity(8 * MIB).build().unwrap();

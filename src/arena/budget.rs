@@ -3,7 +3,11 @@
 //! Charged before pages are claimed, discharged after they are given back, so that it never says less than what is in
 //! use. Without a limit nothing is counted.
 //!
-//! Invariant: with a limit, `pages in use <= used <= limit`; equal at rest, but for what vanished threads had in hand.
+//! Free pages that hold memory are not charged; who takes others has as many go back as would pass the limit together with
+//! those in use (`Arenas::keep_within`).
+//!
+//! Invariant: with a limit, `pages in use <= used <= limit`, equal at rest but for what vanished threads had in hand; and, at
+//! rest, `used + dirty <= limit`, if the system has taken what it was given.
 
 use crate::config::PAGE;
 use crate::sync::{AtomicU32, AtomicUsize, Fault, Ordering, planted};

@@ -141,19 +141,32 @@ impl Arenas {
         if !self.budget.charge(pages) {
             return None;
         }
-        let run = self.find(pages, align, fill, density, may_grow);
-        match run {
-            Some(run) => tell!(
-                self.voice(),
-                Arena,
-                "{} of {} taken at {:#x}",
-                Count(pages, "page"),
-                Bytes(PAGE),
-                run.page << PAGE_SHIFT
-            ),
-            None => self.budget.discharge(pages),
+        let Some(run) = self.find(pages, align, fill, density, may_grow) else {
+            self.budget.discharge(pages);
+            return None;
+        };
+        let at = run.page << PAGE_SHIFT;
+        tell!(self.voice(), Arena, "{} of {} taken at {at:#x}", Count(pages, "page"), Bytes(PAGE));
+        self.keep_within();
+        Some(run)
+    }
+
+    /// After a charge: has free pages go back to the system that hold more memory than the limit leaves beside what is in use.
+    #[inline]
+    pub(crate) fn keep_within(&self) {
+        if let Some(limit) = self.budget.limit() {
+            self.keep_within_limit(limit);
         }
-        run
+    }
+
+    #[cold]
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
+    fn keep_within_limit(&self, limit: usize) {
+        let more = (self.budget.used_bytes() + self.dirty()).saturating_sub(limit * PAGE);
+        if more > 0 {
+            self.relieve(more);
+        }
     }
 
     fn find(&self, pages: usize, align: usize, fill: Fill, density: Density, may_grow: bool) -> Option<Run> {
@@ -219,8 +232,9 @@ impl Arenas {
             return None;
         }
         let more = arena.extend(page + old, new - old, &self.books);
-        if more.is_none() {
-            self.budget.discharge(new - old);
+        match more {
+            Some(_) => self.keep_within(),
+            None => self.budget.discharge(new - old),
         }
         more
     }

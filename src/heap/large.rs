@@ -130,8 +130,9 @@ impl Heap {
             return None;
         }
         let mapped = self.map_charged(bytes, align);
-        if mapped.is_none() {
-            budget.discharge(bytes / PAGE);
+        match mapped {
+            Some(_) => self.spans.arenas.keep_within(),
+            None => budget.discharge(bytes / PAGE),
         }
         mapped
     }
@@ -270,6 +271,7 @@ impl Heap {
         // What has become of it: less than was charged, if it failed, or if it shrank.
         let end = if resized.is_some() { new } else { old };
         budget.discharge((old.max(new) - end) / PAGE);
+        self.spans.arenas.keep_within();
         resized
     }
 
