@@ -482,7 +482,7 @@ fn a_foreign_pointer_ends_the_process() {
     }) else {
         return;
     };
-    assert!(ended.stderr.contains("which is not an allocation of Millpond's"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("which is not an allocation of this heap's"), "{}", ended.stderr);
 }
 
 #[test]

@@ -392,7 +392,7 @@ fn tracked_names_an_impossible_address() {
 fn tracked_names_a_foreign_pointer() {
     ends(
         "tracked_names_a_foreign_pointer",
-        &["which is not an allocation of Millpond's: where nothing is mapped"],
+        &["which is not an allocation of this heap's: where nothing is mapped"],
         |heap| {
             let ptr = NonNull::new(core::ptr::without_provenance_mut(1usize << 40)).unwrap();
             // SAFETY: none: the misuse under test.

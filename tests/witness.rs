@@ -85,11 +85,11 @@ fn a_wrong_free_is_heard_of_and_changes_nothing() {
             }
             for (at, what) in [
                 (8, "too small to be an address"),
-                (0x1234_5678_9000, "which is not an allocation of Millpond's"),
+                (0x1234_5678_9000, "which is not an allocation of this heap's"),
                 (0xdead_beef_dead_beef, "not canonical: no address at all"),
                 ((&raw const size).addr(), "an address of the stack of this thread"),
-                ((heard as *const ()).addr(), "which is not an allocation of Millpond's"),
-                ((&raw const SIZE).addr(), "which is not an allocation of Millpond's"),
+                ((heard as *const ()).addr(), "which is not an allocation of this heap's"),
+                ((&raw const SIZE).addr(), "which is not an allocation of this heap's"),
             ] {
                 give(&heap, address(at), size);
                 one(&["free of 0x", what]);
@@ -129,7 +129,7 @@ fn a_heap_without_records_is_heard_of_as_far_as_it_sees() {
         let inside = unsafe { live.add(8) };
         for at in wild.into_iter().chain([freed, inside]) {
             give(&heap, at, size);
-            one(&["free of 0x", if wild.contains(&at) { "is not an allocation of Millpond's" } else { "of 0x" }]);
+            one(&["free of 0x", if wild.contains(&at) { "is not an allocation of this heap's" } else { "of 0x" }]);
             // SAFETY: none: the misuse under test.
             assert!(unsafe { heap.realloc(at, layout(size), size + 1) }.is_err());
             one(&["realloc of 0x"]);

@@ -31,7 +31,7 @@ use crate::log::{Bytes, Count, Voice, tell};
 use crate::os;
 use crate::page_map::PAGE_BYTES;
 use crate::report::Thp;
-use crate::sync::{AtomicPtr, AtomicUsize, Fault, Ordering, Point, planted, point};
+use crate::sync::{AtomicPtr, AtomicUsize, Fault, Ordering, Point, Quiet, planted, point};
 use core::ptr;
 use region::{Books, Took};
 
@@ -44,6 +44,8 @@ pub(crate) struct Arenas {
     reserved: AtomicUsize,
     metadata: AtomicUsize,
     table: [AtomicPtr<Arena>; ARENAS],
+    /// Whether they are those of a heap beside the program's: for what is said of misuse.
+    beside: Quiet,
 }
 
 impl Arenas {
@@ -55,6 +57,7 @@ impl Arenas {
                 budget: Budget::new(),
                 reserved: AtomicUsize::new(0),
                 metadata: AtomicUsize::new(0),
+                beside: Quiet::new(),
             }
         }
     }
@@ -75,6 +78,17 @@ impl Arenas {
     /// What lies at an address that is no allocation, to be shown.
     pub(crate) fn place(&self, address: usize) -> Place<'_> {
         Place { arenas: self, address }
+    }
+
+    /// Says that they are those of a heap beside the program's, which is one of Millpond's several.
+    #[allow(dead_code, reason = "heaps of one's own alone say so")]
+    pub(crate) fn stand_beside(&self) {
+        self.beside.set(1);
+    }
+
+    /// Whose allocations lie in them, in words.
+    pub(crate) fn whose(&self) -> &'static str {
+        if self.beside.get() == 0 { "Millpond's" } else { "this heap's" }
     }
 
     fn of(&self, page: usize) -> Option<&Arena> {

@@ -16,7 +16,7 @@ impl fmt::Display for Place<'_> {
     #[unsafe(link_section = ".millpond_cold")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.arenas.of(self.address >> PAGE_SHIFT) {
-            Some(_) => f.write_str("in free memory of Millpond's"),
+            Some(_) => write!(f, "in free memory of {}", self.arenas.whose()),
             None => os::Place(self.address).fmt(f),
         }
     }

@@ -40,8 +40,9 @@ impl Heap {
         if self.owns(address) {
             os::die(format_args!("{verb} of {address:#x}, where no allocation begins"));
         }
-        let place = self.spans.arenas.place(address);
-        os::die(format_args!("{verb} of {address:#x}, which is not an allocation of Millpond's: {place}"))
+        let arenas = &self.spans.arenas;
+        let (whose, place) = (arenas.whose(), arenas.place(address));
+        os::die(format_args!("{verb} of {address:#x}, which is not an allocation of {whose}: {place}"))
     }
 
     /// The same on an allocation, by a caller who says another size.

@@ -91,10 +91,11 @@ impl Tracked<'_> {
         if self.heap.owns(address) {
             return self.tracker.witness.accuse(format_args!("{verb} of {address:#x}, where no allocation begins"));
         }
-        let place = self.heap.spans.arenas.place(address);
+        let arenas = &self.heap.spans.arenas;
+        let (whose, place) = (arenas.whose(), arenas.place(address));
         self.tracker
             .witness
-            .accuse(format_args!("{verb} of {address:#x}, which is not an allocation of Millpond's: {place}"))
+            .accuse(format_args!("{verb} of {address:#x}, which is not an allocation of {whose}: {place}"))
     }
 
     /// The allocation in which an address lies, live or freed not long ago.

@@ -373,6 +373,7 @@ impl<'a> HeapBuilder<'a> {
             return Err(BuildError::Memory);
         };
         let heap = Heap { inner };
+        heap.inner().core.spans.arenas.stand_beside();
         if let Some(level) = self.log {
             heap.inner().core.voice().set(level);
         }

@@ -159,7 +159,8 @@ impl Spans {
             Some(head) if head.kind() == class as u32 => unsafe { head.node() },
             Some(_) => os::die(format_args!("free of {chunk:#x} with a size that is not its own")),
             None => os::die(format_args!(
-                "free of {chunk:#x}, which is not an allocation of Millpond's: {}",
+                "free of {chunk:#x}, which is not an allocation of {}: {}",
+                self.arenas.whose(),
                 self.arenas.place(chunk)
             )),
         }
