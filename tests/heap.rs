@@ -124,6 +124,25 @@ fn reallocation_keeps_what_was_there() {
     assert_eq!(at_rest(&heap).live, 0);
 }
 
+/// What grows in a limited heap gets the pages behind it, though they lie in pools and there is no room for a copy.
+#[test]
+fn what_grows_gets_what_is_cached_behind_it() {
+    for mode in [Mode::Fast, Mode::Tracked] {
+        let heap = Heap::builder().capacity(16 * MIB).mode(mode).build().unwrap();
+        let mut block = Held::new(&heap, layout(9 * MIB, 8), 7).expect("memory");
+        let small: Vec<_> = std::iter::from_fn(|| Held::new(&heap, layout(KIB, 8), 1).ok()).collect();
+        small.into_iter().for_each(|block| block.free(&heap));
+        // SAFETY: the block's own layout.
+        block.ptr = unsafe { heap.realloc(block.ptr, block.layout, 15 * MIB) }.expect("room behind it");
+        block.check();
+        block.layout = layout(15 * MIB, 8);
+        // SAFETY: ours.
+        unsafe { block.ptr.write_bytes(7, 15 * MIB) };
+        block.free(&heap);
+        assert_eq!(at_rest(&heap).live, 0);
+    }
+}
+
 #[test]
 fn zeroed_memory_is_zero_even_if_it_was_used() {
     let heap = Heap::new().unwrap();

@@ -30,14 +30,23 @@ impl Heap {
             let realloc = || unsafe { fallback.realloc(ptr.as_ptr(), unempty(layout), unempty(new).size()) };
             return self.resampled(frame, (ptr, new_size), || self.of_fallback(realloc()).ok()).ok_or(AllocError);
         }
-        if let Some(resized) = self.resize_here(frame, ptr, Some((layout.size(), layout.align())), new)? {
-            let was = Some((new.size(), new.align()));
-            self.mind_soft_limit(|| _ = self.resize_here(frame, resized, was, layout));
+        let here = || {
+            let resized = self.resize_here(frame, ptr, Some((layout.size(), layout.align())), new);
+            if let Ok(Some(resized)) = resized {
+                let was = Some((new.size(), new.align()));
+                self.mind_soft_limit(|| _ = self.resize_here(frame, resized, was, layout));
+            }
+            resized
+        };
+        if let Some(resized) = here()? {
             return Ok(resized);
         }
         // SAFETY: the caller's allocation, of that many bytes; freed once.
         unsafe {
-            let target = self.copy(ptr, layout.size(), new)?;
+            let Ok(target) = self.copy(ptr, layout.size(), new) else {
+                // Both do not fit; but what lay behind it may have been free, and have been given back by now.
+                return here()?.ok_or(AllocError);
+            };
             self.free(ptr, layout);
             Ok(target)
         }
