@@ -118,6 +118,29 @@ fn freed_memory_is_overwritten_as_was_wished() {
     }
 }
 
+/// What no heap could serve is refused without giving up what is kept back; what one could have, only after that.
+#[test]
+fn what_nothing_can_serve_frees_nothing() {
+    for mode in [Mode::Tracked, Mode::Hardened] {
+        let heap = Heap::builder().mode(mode).quarantine(64 * MIB).capacity(64 * MIB).build().expect("memory");
+        for size in [64, 1000, 300_000, 40 * MIB] {
+            come_and_go(&heap, size);
+        }
+        let kept = heap.stats().quarantine;
+        assert!(kept > 300_000, "{mode:?}: {kept}");
+        let largest = isize::MAX as usize - 7;
+        for (size, align) in [(65 * MIB, 8), (1 << 45, 8), (1 << 50, 64), (largest, 8), (largest, 4096), (8, 1 << 62)] {
+            let layout = Layout::from_size_align(size.min(largest + 1 - align.max(8)), align).expect("valid");
+            assert!(heap.alloc(layout).is_err(), "{mode:?}: {layout:?}");
+        }
+        assert_eq!(heap.stats().quarantine, kept, "{mode:?}");
+        let block = heap.alloc(layout(50 * MIB)).expect("memory, once what is kept back is given up");
+        // SAFETY: allocated just now, freed once.
+        unsafe { heap.free(block, layout(50 * MIB)) };
+        heap.check().expect("sound");
+    }
+}
+
 fn names_a_late_write(test: &'static str, heap: impl FnOnce() -> Heap) {
     let Some(ended) = Scenario::new(test).run(|| {
         let heap = heap();

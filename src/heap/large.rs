@@ -72,15 +72,21 @@ impl Heap {
             }
         };
         once().or_else(|| {
-            // A request that nothing can serve must not cost everybody their caches.
-            let padding = if align > PAGE { align } else { 0 };
-            if !os::could_give(bytes.saturating_add(padding)) || !self.spans.arenas.budget().could_hold(bytes / PAGE) {
+            if !self.could_serve(bytes, align) {
                 return None;
             }
             // The caller's own cache goes too: its last chunks of large classes may pin a good part of a limited heap.
             self.reclaim((thread != NONE).then(|| self.caches.get(thread)));
             once()
         })
+    }
+
+    /// Whether so many bytes could be served if all that is free were given back: a request that nothing can serve must not
+    /// cost everybody their caches, nor what is kept back.
+    #[cold]
+    pub(super) fn could_serve(&self, bytes: usize, align: usize) -> bool {
+        let whole = bytes.saturating_add(if align > PAGE { align } else { 0 });
+        whole < 1 << ADDRESS_BITS && os::could_give(whole) && self.spans.arenas.budget().could_hold(bytes / PAGE)
     }
 
     /// Makes a run that the caller has taken an allocation.

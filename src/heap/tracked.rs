@@ -97,7 +97,7 @@ impl Tracked<'_> {
         Some(at)
     }
 
-    /// What is kept back goes before a request fails.
+    /// What is kept back goes before a request fails, unless that cannot help.
     #[cold]
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]
@@ -108,6 +108,9 @@ impl Tracked<'_> {
         class: Option<Class>,
         fill: Fill,
     ) -> Option<NonNull<u8>> {
+        if class.is_none() && !self.heap.could_serve(padded, align) {
+            return None;
+        }
         self.release_kept();
         match class {
             Some(class) => self.take(class),
