@@ -35,7 +35,7 @@ extern "C" {
  * As POSIX and C23 say, and glibc where those leave it open:
  *   - a request for more than 8 bytes is aligned to 16, a smaller one to 8; one for 0 bytes gets a pointer of its own;
  *   - where there is no memory, or the size overflows or is above PTRDIFF_MAX: NULL, and errno is ENOMEM;
- *   - an alignment that is no power of two: NULL, and errno is EINVAL;
+ *   - an alignment that is no power of two: NULL, and errno is EINVAL; mp_memalign takes the next power of two;
  *   - a call that succeeds leaves errno alone, and so does every mp_free;
  *   - a pointer that Millpond did not give out, or that was freed before, ends the process with one line on stderr: at once if it
  *     lies in no memory of Millpond's or in an allocation above 256 KiB, else when the chunk leaves the thread's cache.
@@ -67,10 +67,12 @@ void mp_free_aligned_sized(void *ptr, size_t alignment, size_t size) MP_NOEXCEPT
 
 /* Memory at a multiple of `alignment`, any power of two; the size need not be a multiple of it. */
 void *mp_aligned_alloc(size_t alignment, size_t size) MP_NOEXCEPT MP_MALLOC(alloc_size(2), alloc_align(1));
+
+/* The same; an alignment that is no power of two is rounded up to one. */
 void *mp_memalign(size_t alignment, size_t size) MP_NOEXCEPT MP_MALLOC(alloc_size(2), alloc_align(1));
 
-/* The same, with the pointer in *place. Returns 0, EINVAL (also if the alignment is no multiple of sizeof(void *)) or ENOMEM.
- * Never changes errno, and *place only on success. */
+/* mp_aligned_alloc with the pointer in *place. Returns 0, ENOMEM, or EINVAL (also if the alignment is no multiple of
+ * sizeof(void *)). Never changes errno, and *place only on success. */
 int mp_posix_memalign(void **place, size_t alignment, size_t size) MP_NOEXCEPT MP_WARN;
 
 /* Memory at the start of an OS page; mp_pvalloc also rounds the size up to whole OS pages. */

@@ -18,10 +18,10 @@ exported! {
     cfree(ptr: Memory) = family::free(ptr);
     free_sized(ptr: Memory, size: usize) = family::free_sized(ptr, size);
     free_aligned_sized(ptr: Memory, align: usize, size: usize) = family::free_aligned_sized(ptr, align, size);
-    aligned_alloc(align: usize, size: usize) -> Memory = family::memalign(align, size);
+    aligned_alloc(align: usize, size: usize) -> Memory = family::aligned_alloc(align, size);
     memalign(align: usize, size: usize) -> Memory = family::memalign(align, size);
     posix_memalign(place: *mut Memory, align: usize, size: usize) -> c_int = family::posix_memalign(place, align, size);
-    valloc(size: usize) -> Memory = family::memalign(family::page_size(), size);
+    valloc(size: usize) -> Memory = family::aligned_alloc(family::page_size(), size);
     pvalloc(size: usize) -> Memory = family::pvalloc(size);
     malloc_usable_size(ptr: Memory) -> usize = family::usable_size(ptr);
     malloc_trim(_pad: usize) -> c_int = family::trim() as c_int;
@@ -38,7 +38,7 @@ exported! {
     __libc_free(ptr: Memory) = family::free(ptr);
     __libc_cfree(ptr: Memory) = family::free(ptr);
     __libc_memalign(align: usize, size: usize) -> Memory = family::memalign(align, size);
-    __libc_valloc(size: usize) -> Memory = family::memalign(family::page_size(), size);
+    __libc_valloc(size: usize) -> Memory = family::aligned_alloc(family::page_size(), size);
     __libc_pvalloc(size: usize) -> Memory = family::pvalloc(size);
     __posix_memalign(place: *mut Memory, align: usize, size: usize) -> c_int =
         family::posix_memalign(place, align, size);

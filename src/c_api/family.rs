@@ -5,7 +5,7 @@
 //! | `malloc(0)` | a pointer of its own |
 //! | alignment | 16 above 8 bytes, else 8 |
 //! | no memory, or more than `PTRDIFF_MAX` | null, `errno` is `ENOMEM` |
-//! | an alignment that is no power of two | null, `errno` is `EINVAL`; `posix_memalign` returns either and leaves `errno` alone |
+//! | an alignment that is no power of two | null, `errno` is `EINVAL`; `posix_memalign` returns either and leaves `errno` alone; `memalign` takes the next one, as glibc's |
 //! | `realloc(p, 0)` | frees `p`, null |
 //! | `free`, and every call that succeeds | `errno` stays what it was |
 //! | a pointer that is none of ours | the process ends with one line on stderr; if another allocator is in it, that one's `free` is called |
@@ -192,13 +192,17 @@ fn aligned(align: usize, size: usize) -> *mut u8 {
     }
 }
 
-/// `aligned_alloc` and `memalign`.
-pub(super) fn memalign(align: usize, size: usize) -> *mut u8 {
+pub(super) fn aligned_alloc(align: usize, size: usize) -> *mut u8 {
     if !align.is_power_of_two() {
         os::fail(os::Errno::Invalid);
         return null_mut();
     }
     or_no_memory(aligned(align, size))
+}
+
+/// No standard has it: as glibc's, for any alignment up to the largest power of two.
+pub(super) fn memalign(align: usize, size: usize) -> *mut u8 {
+    aligned_alloc(align.checked_next_power_of_two().unwrap_or(0), size)
 }
 
 /// Returns zero, or what went wrong; then nothing is written to `place`.
@@ -221,7 +225,7 @@ pub(super) unsafe fn posix_memalign(place: *mut *mut u8, align: usize, size: usi
 /// `size` rounded up to whole OS pages, at the start of one.
 pub(super) fn pvalloc(size: usize) -> *mut u8 {
     match size.max(1).checked_next_multiple_of(page_size()) {
-        Some(size) => memalign(page_size(), size),
+        Some(size) => aligned_alloc(page_size(), size),
         None => or_no_memory(null_mut()),
     }
 }

@@ -16,11 +16,11 @@ exported! {
     mp_free(ptr: Memory) = family::free(ptr);
     mp_free_sized(ptr: Memory, size: usize) = family::free_sized(ptr, size);
     mp_free_aligned_sized(ptr: Memory, align: usize, size: usize) = family::free_aligned_sized(ptr, align, size);
-    mp_aligned_alloc(align: usize, size: usize) -> Memory = family::memalign(align, size);
+    mp_aligned_alloc(align: usize, size: usize) -> Memory = family::aligned_alloc(align, size);
     mp_memalign(align: usize, size: usize) -> Memory = family::memalign(align, size);
     mp_posix_memalign(place: *mut Memory, align: usize, size: usize) -> c_int =
         family::posix_memalign(place, align, size);
-    mp_valloc(size: usize) -> Memory = family::memalign(family::page_size(), size);
+    mp_valloc(size: usize) -> Memory = family::aligned_alloc(family::page_size(), size);
     mp_pvalloc(size: usize) -> Memory = family::pvalloc(size);
     mp_malloc_usable_size(ptr: Memory) -> usize = family::usable_size(ptr);
     mp_malloc_trim(_pad: usize) -> c_int = family::trim() as c_int;
