@@ -112,8 +112,9 @@ void mp_stats(struct mp_stats *stats) MP_NOEXCEPT;
 void mp_malloc_stats(void) MP_NOEXCEPT;
 int mp_malloc_info(int options, FILE *stream) MP_NOEXCEPT;
 
-/* glibc's structures: arena = committed, uordblks = live, fordblks = the rest of committed, keepcost = dirty; all others are 0.
- * mp_mallinfo gives INT_MAX for what does not fit. */
+/* glibc's structures: hblks = how many allocations have a mapping of their own, hblkhd = their bytes; but for those: arena =
+ * committed, uordblks = live, fordblks = the rest of committed; keepcost = dirty; all others are 0. mp_mallinfo gives INT_MAX
+ * for what does not fit. */
 struct mp_mallinfo {
     int arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;
 };

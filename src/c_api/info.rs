@@ -1,9 +1,9 @@
 //! What the family tells about itself, and what can be set: `mallinfo`, `malloc_stats`, `malloc_info`, `mallopt`.
 //!
-//! glibc's words for it, with the equation that holds for them: `arena = uordblks + fordblks`. What has no counterpart
-//! here is zero. All of it must do with a small stack, of which [`Stats`] is a quarter: it is filled in place.
+//! glibc's words for it, with the equation that holds for them: `arena = uordblks + fordblks`; what has a mapping of its own
+//! is in `hblks` and `hblkhd` instead. What has no counterpart here is zero. All of it must do with a small stack, of which [`Stats`] is a quarter: it is filled in place.
 
-use crate::global;
+use crate::global::{self, HEAP};
 use crate::os;
 use crate::report::Stats;
 use core::ffi::c_int;
@@ -13,11 +13,13 @@ use core::fmt::{self, Write};
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(super) struct Mallinfo2 {
-    /// Bytes that may hold memory.
+    /// Bytes that may hold memory, but for mappings of the program's.
     arena: usize,
     ordblks: usize,
     smblks: usize,
+    /// Allocations that have a mapping of their own.
     hblks: usize,
+    /// Their bytes.
     hblkhd: usize,
     usmblks: usize,
     fsmblks: usize,
@@ -37,13 +39,29 @@ pub(super) struct Mallinfo([c_int; 10]);
 pub(super) fn mallinfo2() -> Mallinfo2 {
     let mut stats = Stats::default();
     global::fill(&mut stats);
+    let (hblks, hblkhd) = mappings();
+    let (arena, uordblks) = (stats.committed.saturating_sub(hblkhd), stats.live.saturating_sub(hblkhd));
     Mallinfo2 {
-        arena: stats.committed,
-        uordblks: stats.live,
-        fordblks: stats.committed.saturating_sub(stats.live),
+        arena,
+        hblks,
+        hblkhd,
+        uordblks,
+        fordblks: arena.saturating_sub(uordblks),
         keepcost: stats.dirty,
         ..Mallinfo2::default()
     }
+}
+
+/// How many allocations of the program's have a mapping of their own, and their bytes.
+fn mappings() -> (usize, usize) {
+    let tracked = global::tracked();
+    // What is freed and kept back has its mapping still.
+    let is_kept = |start| {
+        let seen = tracked.and_then(|tracked| tracked.tracker.find(tracked.heap.place(start)));
+        seen.is_some_and(|seen| !seen.is_live)
+    };
+    let live = HEAP.huges().filter(|node| !is_kept(node.head.start()));
+    live.fold((0, 0), |(count, bytes), node| (count + 1, bytes + node.bytes()))
 }
 
 pub(super) fn mallinfo() -> Mallinfo {

@@ -170,7 +170,7 @@ impl Heap {
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn set_thp(&self, thp: Thp) {
         self.spans.arenas.set_thp(thp);
-        for node in self.larges().filter(|node| node.head.kind() == HUGE) {
+        for node in self.huges() {
             // Only advice: one that goes or moves meanwhile is left as it is.
             os::advise_thp(node.head.start(), node.bytes(), thp);
         }
@@ -340,6 +340,11 @@ impl Heap {
     /// All large and huge allocations: kind, start and bytes. A moment's picture.
     pub(super) fn larges(&self) -> impl Iterator<Item = &Large> {
         self.larges.iter().filter(|node| node.bytes() > 0)
+    }
+
+    /// Those with a mapping of their own.
+    pub(crate) fn huges(&self) -> impl Iterator<Item = &Large> {
+        self.larges().filter(|node| node.head.kind() == HUGE)
     }
 
     /// How many nodes of large allocations are free; `None` if their list is not well-formed.

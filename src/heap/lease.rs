@@ -19,7 +19,6 @@
 use super::Heap;
 use crate::os;
 use crate::slab::Slab;
-use crate::span::HUGE;
 use crate::sync::Ordering;
 use crate::tagged::Index;
 use crate::thread_cache::ThreadCache;
@@ -77,7 +76,7 @@ impl Heap {
     /// # Safety
     /// Nothing that the heap has given out is used any more, and neither is the heap.
     pub(crate) unsafe fn dispose(&self) {
-        for node in self.larges().filter(|node| node.head.kind() == HUGE) {
+        for node in self.huges() {
             os::release(node.head.start(), node.bytes());
         }
         // SAFETY: the caller's word.

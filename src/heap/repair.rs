@@ -18,7 +18,7 @@ use super::Heap;
 use crate::os;
 use crate::size_class::{CLASSES, Class};
 use crate::slab::{Node, Slab};
-use crate::span::{HUGE, LARGE, SLABS};
+use crate::span::{LARGE, SLABS};
 use crate::sync::Ordering;
 use crate::tagged::Index;
 use core::ptr;
@@ -183,7 +183,7 @@ impl Heap {
             node.set_bytes(0);
             self.larges.give(index);
         }
-        let huge = self.larges().filter(|node| node.head.kind() == HUGE).map(|node| node.bytes()).sum();
+        let huge = self.huges().map(|node| node.bytes()).sum();
         self.huge.store(huge, Ordering::Relaxed);
         Some(())
     }

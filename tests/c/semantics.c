@@ -232,6 +232,14 @@ static void information(void)
     char *chunk = hidden(malloc(100000));
     CHECK(mallinfo2().uordblks >= 100000);
     CHECK(mallinfo2().arena == mallinfo2().uordblks + mallinfo2().fordblks);
+    /* What has a mapping of its own is told as such, and only while it is the program's. */
+    struct mallinfo2 before = mallinfo2();
+    char *mapped = hidden(malloc(unknown((size_t)100 << 20)));
+    struct mallinfo2 during = mallinfo2();
+    CHECK(during.hblks == before.hblks + 1 && during.hblkhd >= before.hblkhd + ((size_t)100 << 20));
+    CHECK(during.uordblks < before.uordblks + (1 << 20) && during.arena == during.uordblks + during.fordblks);
+    free(mapped);
+    CHECK(mallinfo2().hblks == before.hblks && mallinfo2().hblkhd == before.hblkhd);
     CHECK(malloc_trim(0) == 0 || malloc_trim(0) == 0);
     char *text = NULL;
     size_t length = 0;
