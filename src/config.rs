@@ -84,7 +84,7 @@ mod values {
     pub(crate) const GROWN: usize = if IN_C { 8 << 20 } else { 512 << 10 };
     /// The length of a run for which they are asked for at once. Never in C, where much of a large block may stay untouched, and
     /// peaks are compared with malloc's.
-    pub(crate) const GROWN_RUN: usize = if IN_C && !cfg!(test) { usize::MAX } else { ARENA_ALIGN };
+    pub(crate) const GROWN_RUN: usize = if IN_C && !cfg!(test) { isize::MAX as usize } else { ARENA_ALIGN };
     /// How much behind that stays in small pages, for sparse runs.
     pub(crate) const GAP: usize = 4 << 20;
     /// Microseconds from which the first touch of a huge page is slow: as many small pages take no longer. And how much further
