@@ -209,7 +209,6 @@ impl Arena {
     }
 
     /// The pages that such a run is not to have as long as there are others.
-    #[allow(clippy::absurd_extreme_comparisons, reason = "where C is served the constant is as large as can be")]
     pub(super) fn gap(&self, pages: usize, density: Density, thp: impl FnOnce() -> Thp) -> Range<usize> {
         let Growth { edge, gap, .. } = &self.growth;
         if GROWN == usize::MAX || density == Density::Sparse {

@@ -1,7 +1,8 @@
 //! What the family tells about itself, and what can be set: `mallinfo`, `malloc_stats`, `malloc_info`, `mallopt`.
 //!
 //! glibc's words for it, with the equation that holds for them: `arena = uordblks + fordblks`; what has a mapping of its own
-//! is in `hblks` and `hblkhd` instead. What has no counterpart here is zero. All of it must do with a small stack, of which [`Stats`] is a quarter: it is filled in place.
+//! is in `hblks` and `hblkhd` instead. What has no counterpart here is zero. All of it must do with a small stack, of which
+//! [`Stats`] is a quarter: it is filled in place.
 
 use crate::global::{self, HEAP};
 use crate::os;

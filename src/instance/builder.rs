@@ -174,8 +174,8 @@ impl<'a> HeapBuilder<'a> {
 
     /// The most bytes that the heap may use: a hard limit, rounded down to whole pages of 64 KiB and exact. It counts the pages of
     /// spans, cached chunks included, and of larger allocations; free pages go back to the system where they would hold more memory
-    /// than the limit leaves. What describes them comes on top: some thousandths of that, a sixtieth where all is chunks of 8 bytes; and, in the modes with records, up to
-    /// some 80 bytes an allocation, which is several times as much as chunks of 8 bytes take.
+    /// than the limit leaves. What describes them comes on top: some thousandths of that, a sixtieth where all is chunks of 8 bytes;
+    /// and, in the modes with records, up to some 80 bytes an allocation, which is several times as much as chunks of 8 bytes take.
     pub fn capacity(mut self, bytes: usize) -> Self {
         self.capacity = Some(bytes);
         self
