@@ -20,10 +20,10 @@
 //!
 //! A huge page comes slowly where the kernel must make room for it by moving others, or where a machine below, which has taken
 //! back what lay free in pieces as large as that, must find it first: then its first touch may take thirty times as long. So
-//! of those in which a run begins, or that are the first whole ones in a run, the first, one in `TIMED_PART`, and one after
-//! `TIMED_MS` without, are touched here, by the clock; not each, since its touch is then a part of a call. The run's owner would
-//! touch it next; only what is as long as a huge page and hardly used may hold one more. It is touched when others have what is
-//! left of the run: else they would take runs of their own meanwhile.
+//! of those in which a run begins, or that are the first whole ones in a run, the first, one in `TIMED_PART`, one after
+//! `TIMED_MS` without, and that of each run as long as a huge page are touched here, by the clock; not each, since its touch is
+//! then a part of a call. The run's owner would touch it next; only what is as long as a huge page and hardly used may hold one
+//! more. It is touched when others have what is left of the run: else they would take runs of their own meanwhile.
 //!
 //! Where an arena is *sealed* (in the mode `hardened`), what was never used has no access: a wild write into it faults. It
 //! opens as runs are taken, a `SEAL_STEP` at a time, so it is one mapping more. Of two that open it at the same time one may
@@ -175,7 +175,9 @@ impl Arena {
             return;
         }
         tried.fetch_max(self.block_from(first + 1), Ordering::Relaxed);
-        if !self.growth.is_due() || !os::is_slow_to_touch(self.start() + first * PAGE, SLOW_US) {
+        // What is as long as a huge page is seldom asked for, and takes as long to be filled.
+        let long = pages * PAGE >= ARENA_ALIGN;
+        if !(self.growth.is_due() || long) || !os::is_slow_to_touch(self.start() + first * PAGE, SLOW_US) {
             return;
         }
         if edge.compare_exchange(from, self.pages, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
@@ -372,7 +374,7 @@ mod tests {
         let edge = edges(&arenas)[0];
         assert_eq!(first.page, start + edge, "one that is not slow changes nothing");
         system.set_touch(SLOW_US);
-        let untimed: std::vec::Vec<_> = (1..TIMED_PART).map(|_| take(BLOCK)).collect();
+        let untimed: std::vec::Vec<_> = (BLOCK..TIMED_PART * BLOCK).map(|_| take(1)).collect();
         assert_eq!(edges(&arenas), [edge], "nobody looks at these");
         assert_eq!(untimed[0].page, start + edge + 2 * BLOCK);
         take(1);
