@@ -405,6 +405,36 @@ mod tests {
     }
 
     #[test]
+    fn a_huge_page_is_timed_after_a_while_and_where_a_run_is_as_long() {
+        for long in [true, false] {
+            let system = System::fresh();
+            let arenas = Arenas::new();
+            let take = |pages| {
+                let run = arenas.take_run(pages, 1, Fill::Any).expect("memory");
+                arenas.try_huge(run.page, run.pages);
+            };
+            take(2 * BLOCK);
+            let all = arenas.iter().next().map(|arena| arena.pages).expect("an arena");
+            let edge = edges(&arenas);
+            system.set_touch(SLOW_US);
+            if long {
+                take(BLOCK);
+            } else {
+                // Each first page of a huge page, and the rest of it.
+                for ms in [0, TIMED_MS as u64 - 1] {
+                    system.advance_ms(ms);
+                    take(1);
+                    take(BLOCK - 1);
+                    assert_eq!(edges(&arenas), edge, "nobody looks at it");
+                }
+                system.advance_ms(1);
+                take(1);
+            }
+            assert_eq!(edges(&arenas), [all], "it was slow");
+        }
+    }
+
+    #[test]
     fn a_sealed_arena_opens_as_it_is_used() {
         let _system = System::fresh();
         let arenas = Arenas::new();
