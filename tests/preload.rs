@@ -140,6 +140,80 @@ fn beside_another_allocator() {
     }
 }
 
+/// The C++ runtime's operators are ours, and all that C++ says of them holds: handlers, exceptions, alignment.
+#[test]
+fn operators_of_cpp() {
+    for (program, more) in [("operators", &[][..]), ("operators_static", &["-static-libstdc++", "-static-libgcc"][..])]
+    {
+        let program = compile("operators.cpp", program, more);
+        for mode in ["fast", "tracked", "hardened"] {
+            let under = |what: &str, limits: &[(libc::__rlimit_resource_t, u64)]| {
+                let ended = run(preloaded(&program).arg(what).env("MILLPOND_MODE", mode), WATCHDOG, limits).well(mode);
+                assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}: {ended:#?}");
+            };
+            under("all", &[]);
+            under("limited", &[(libc::RLIMIT_AS, 400 * MIB)]);
+        }
+    }
+}
+
+/// A `delete` of another size than its `new` had is harmless where nothing is known of sizes, and named where it is; and what is told
+/// of callers begins with who called the operator.
+#[test]
+fn operators_of_cpp_misused() {
+    let program = compile("operators.cpp", "operators_misused", &["-fno-omit-frame-pointer"]);
+    let mode = |what: &str, mode: &str| {
+        let mut command = preloaded(&program);
+        run(command.arg(what).envs([("MILLPOND_MODE", mode), ("MILLPOND_BACKTRACE", "4")]), WATCHDOG, &[])
+    };
+    assert_eq!(mode("wrong", "fast").well("fast").stdout, "survived\ndone\n");
+    for records in ["tracked", "hardened"] {
+        let ended = mode("wrong", records);
+        assert!(ended.signal == Some(libc::SIGABRT) && ended.stdout.is_empty(), "{ended:#?}");
+        assert!(ended.stderr.contains("with a size that is not its own, 8 bytes"), "{ended:#?}");
+        let ended = mode("twice", records);
+        let told = ["double free of 0x", "allocated from operators_misused+0x", "freed from operators_misused+0x"];
+        let all = told.iter().all(|told| ended.stderr.contains(told));
+        assert!(ended.signal == Some(libc::SIGABRT) && all, "{ended:#?}");
+    }
+}
+
+/// Who has operators, or a `malloc`, of his own keeps them.
+#[test]
+fn operators_of_cpp_that_others_have() {
+    let library = compile("operators_pool.cpp", "liboperators.so", &["-DLIBRARY", "-shared", "-fPIC", "-fno-builtin"]);
+    let folder = library.parent().expect("its folder").display();
+    let link = [library.display().to_string(), format!("-Wl,-rpath,{folder}")];
+    let simple = ["-fno-builtin", "-Wno-sized-deallocation"];
+    let programs = [
+        compile("operators_replaced.cpp", "operators_replaced", &simple),
+        compile(
+            "operators_replaced.cpp",
+            "operators_replaced_fixed",
+            &[&simple[..], &["-no-pie", "-fno-pie"]].concat(),
+        ),
+        compile("operators_pool.cpp", "operators_pool", &link.each_ref().map(String::as_str)),
+        compile("operators_pool.cpp", "operators_wrapped", &["-DWRAPPED", "-fno-builtin"]),
+    ];
+    for program in &programs {
+        for mode in ["fast", "tracked", "hardened"] {
+            let ended = run(preloaded(program).env("MILLPOND_MODE", mode), WATCHDOG, &[]).well(mode);
+            assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}: {ended:#?}");
+        }
+    }
+}
+
+/// The C++ runtime that a library brings along is found when it is needed.
+#[test]
+fn operators_of_cpp_in_a_library_that_comes_later() {
+    let library = compile("operators_later.cpp", "operators_later.so", &["-shared", "-fPIC"]);
+    let program = compile("operators_later.c", "operators_later", &[]);
+    for mode in ["fast", "tracked", "hardened"] {
+        let ended = run(preloaded(&program).arg(&library).env("MILLPOND_MODE", mode), WATCHDOG, &[]).well(mode);
+        assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}: {ended:#?}");
+    }
+}
+
 #[test]
 fn with_all_memory_locked() {
     let program = compile("locked.c", "locked", &[]);

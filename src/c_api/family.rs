@@ -74,6 +74,32 @@ pub(super) fn malloc(size: usize) -> *mut u8 {
     }
 }
 
+/// As `malloc`, but what misses the thread's cache is left to `missed`, which is told the class's place, or [`LARGE`].
+#[cfg(millpond_shared)]
+#[inline(always)]
+pub(super) fn serve(size: usize, missed: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
+    match c_class::place_in_c(size) {
+        Some(place) => match bin(place).pop() {
+            Some(chunk) => chunk.as_ptr(),
+            None => missed(place),
+        },
+        None => missed(LARGE),
+    }
+}
+
+/// No class's place.
+#[cfg(millpond_shared)]
+const LARGE: usize = usize::MAX;
+
+/// What missed, for the caller of a [`frame`](os::frame); null without a word if there is no memory.
+#[cfg(millpond_shared)]
+pub(super) fn attempt(frame: usize, size: usize, place: usize) -> *mut u8 {
+    match place {
+        LARGE => doors::large(frame, size, 1, Fill::Any),
+        place => doors::alloc_for(frame, size, align_in_c(size), place),
+    }
+}
+
 #[cold]
 #[inline(never)]
 fn large(size: usize, align: usize) -> *mut u8 {
@@ -127,6 +153,20 @@ fn give(chunk: NonNull<u8>, place: usize) {
 fn give_sized(chunk: NonNull<u8>, size: usize, align: usize, place: usize) {
     if !bin(place).push(chunk) {
         global::free_missed(chunk, size, align, place);
+    }
+}
+
+/// As `free`, of what is said to have been asked for with this size, which is looked at where there are records.
+///
+/// # Safety
+/// As C says; the size may be wrong.
+#[cfg(millpond_shared)]
+#[inline(always)]
+pub(super) unsafe fn free_as(ptr: *mut u8, size: usize) {
+    match place_at(ptr) {
+        // SAFETY: null lies in no span.
+        Some(place) => give_sized(unsafe { NonNull::new_unchecked(ptr) }, size, align_in_c(size), place),
+        None => free_other_sized(ptr, size, 1),
     }
 }
 

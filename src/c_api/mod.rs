@@ -7,14 +7,15 @@
 //! | `prefixed` | the same, feature `prefixed` | as `include/millpond.h` declares them |
 //! | `deepbind` | `dlopen`, so that whatever is loaded has the family as well; in the shared library alone | `dlopen` |
 //! | `neighbour` | memory of another allocator that is in the process, in the shared library alone | none |
+//! | `operators` | C++'s `new` and `delete`, in the shared library alone | `_Znwm _Znam _ZdlPv _ZdaPv _ZdlPvm _ZdaPvm` |
 //! | `info` | what the family tells about itself, and what `mallopt` takes | none |
 //! | `allocator` | heaps for C, feature `prefixed` | as `include/allocator.h` declares them, and `include/improved_allocator.h` without a prefix |
 //! | `fast_allocator` | a small educational interface over the family, feature `prefixed` | as `include/fast_allocator.h` declares them |
 //!
 //! All names of the family or none: with one missing, memory from one allocator would be freed by another.
 //!
-//! C++'s `operator new` and `delete` are left to the C++ runtime that the program brings. It calls `malloc`,
-//! `aligned_alloc` and `free`, and it alone can do the rest: ask the program's new-handler, and throw its `bad_alloc`.
+//! Elsewhere than in the shared library, C++'s `operator new` and `delete` are left to the C++ runtime that the program brings. It calls
+//! `malloc`, `aligned_alloc` and `free`.
 //!
 //! Nothing here is called before the loader has relocated the library, and nothing here relies on constructors: the
 //! first call may come from anywhere.
@@ -55,6 +56,8 @@ mod exports;
 mod fast_allocator;
 #[cfg(all(feature = "malloc", millpond_shared))]
 mod neighbour;
+#[cfg(all(feature = "malloc", millpond_shared))]
+mod operators;
 #[cfg(feature = "prefixed")]
 mod prefixed;
 
@@ -65,6 +68,8 @@ mod prefixed;
 static AT_START: extern "C" fn() = {
     extern "C" fn start() {
         crate::global::begin();
+        #[cfg(all(feature = "malloc", millpond_shared))]
+        operators::begin();
     }
     start
 };

@@ -25,6 +25,8 @@ pub(crate) mod stock;
 
 #[cfg(all(any(feature = "malloc", feature = "prefixed"), not(any(test, millpond_loom))))]
 mod c;
+#[cfg(all(feature = "malloc", millpond_shared))]
+pub(crate) mod cxx;
 #[cfg(millpond_loom)]
 pub(crate) mod fake;
 #[cfg(all(test, not(millpond_loom)))]

@@ -78,7 +78,7 @@ static inline void work(unsigned seed, unsigned rounds, size_t most)
             blocks[at] = NULL;
         } else if (blocks[at] && state >> 62 == 1) {
             size_t kept = sizes[at] < size ? sizes[at] : size;
-            unsigned char *moved = realloc(blocks[at], size + 1);
+            unsigned char *moved = (unsigned char *)realloc(blocks[at], size + 1);
             CHECK(moved);
             CHECK(moved[0] == at && (kept == 0 || moved[kept - 1] == at));
             memset(moved, at, size + 1);
@@ -86,7 +86,7 @@ static inline void work(unsigned seed, unsigned rounds, size_t most)
             sizes[at] = size + 1;
         } else {
             free(blocks[at]);
-            blocks[at] = state >> 62 == 2 ? calloc(1, size + 1) : malloc(size + 1);
+            blocks[at] = (unsigned char *)(state >> 62 == 2 ? calloc(1, size + 1) : malloc(size + 1));
             CHECK(blocks[at]);
             CHECK(state >> 62 != 2 || (blocks[at][0] == 0 && blocks[at][size] == 0));
             memset(blocks[at], at, size + 1);
