@@ -8,6 +8,7 @@ use super::Heap;
 use crate::pool::{Magazine, Part};
 use crate::report::{CheckError, Stats};
 use crate::size_class::{CLASSES, Class, INFO, place};
+use crate::span::Span;
 
 fn ensure(holds: bool, what: &'static str, at: usize) -> Result<(), CheckError> {
     if holds { Ok(()) } else { Err(CheckError { what, at }) }
@@ -79,17 +80,17 @@ impl Heap {
         ensure(stats.accounted() == stats.committed, "what is accounted for is what is committed", stats.accounted())
     }
 
-    /// The first of a magazine's chunks that cannot be there.
-    fn bad_chunk(&self, class: Class, magazine: &Magazine, count: usize) -> Option<usize> {
+    /// The first of a magazine's chunks that cannot be there. Of one that another thread takes meanwhile it says anything, but it says it.
+    pub(super) fn bad_chunk(&self, class: Class, magazine: &Magazine, count: usize) -> Option<usize> {
         if count > INFO[class].slots {
             return Some(count);
         }
         magazine.slots()[..count].iter().map(|slot| slot.get()).find(|chunk| {
-            let known = self.spans.page_map.get(*chunk).is_some_and(|head| head.kind() == class as u32);
-            !known || {
-                let span = self.spans.owner(*chunk, class);
-                span.chunk_at(*chunk).is_none_or(|at| span.is_free(at))
-            }
+            let head = self.spans.page_map.get(*chunk).filter(|head| head.kind() == class as u32);
+            // SAFETY: a head whose kind is a class is that of a span.
+            let span = head.map(|head| unsafe { head.node::<Span>() });
+            let at = span.and_then(|span| Some((span, span.chunk_at(&INFO[class], *chunk)?)));
+            at.is_none_or(|(span, at)| span.is_free(&INFO[class], at))
         })
     }
 }

@@ -20,7 +20,7 @@ impl Heap {
         (chunk < info.chunks && chunk * info.size == offset).then(|| {
             // SAFETY: a head whose kind is a class is that of a span.
             let span = unsafe { head.node::<Span>() };
-            (!span.is_free(chunk)).then_some(info.size)
+            (!span.is_free(info, chunk)).then_some(info.size)
         })?
     }
 

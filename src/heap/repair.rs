@@ -16,7 +16,7 @@
 
 use super::Heap;
 use crate::os;
-use crate::size_class::{CLASSES, Class};
+use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::{Node, Slab};
 use crate::span::{LARGE, SLABS};
 use crate::sync::Ordering;
@@ -136,8 +136,8 @@ impl Heap {
             return;
         };
         let class = class as Class;
-        let span = self.spans.owner(chunk, class);
-        if span.chunk_at(chunk).is_some_and(|at| !span.is_free(at)) {
+        let (span, info) = (self.spans.owner(chunk, class), &INFO[class]);
+        if span.chunk_at(info, chunk).is_some_and(|at| !span.is_free(info, at)) {
             self.pools[class].restore(class, &self.spans, &mut [chunk], self.clock.now());
         }
     }

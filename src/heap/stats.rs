@@ -82,7 +82,8 @@ impl Heap {
             } else {
                 span_free += free;
             }
-            stats.tails += info.tail() - purged_tail;
+            // What was purged may be another span's, that the node is of by now.
+            stats.tails += info.tail().saturating_sub(purged_tail);
             stats.purged += purged + purged_tail;
             stats.spans += 1;
             runs += info.pages * PAGE;

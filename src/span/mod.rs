@@ -223,9 +223,8 @@ impl Span {
         self.state().is(LINKED)
     }
 
-    /// The place in the span's class of the chunk at `address`, `None` if no chunk begins there.
-    pub(crate) fn chunk_at(&self, address: usize) -> Option<usize> {
-        let info = self.info();
+    /// The place in a span of this class of the chunk at `address`, `None` if no chunk begins there.
+    pub(crate) fn chunk_at(&self, info: &ClassInfo, address: usize) -> Option<usize> {
         let offset = address.wrapping_sub(self.head.start());
         if offset >= info.chunks * info.size {
             return None;
@@ -234,9 +233,10 @@ impl Span {
         (chunk * info.size == offset).then_some(chunk)
     }
 
-    /// Whether a chunk's bit is set: it is free, and not in any magazine.
-    pub(crate) fn is_free(&self, chunk: usize) -> bool {
-        self.bits(self.info())[chunk / 64].load(Ordering::Relaxed) >> (chunk % 64) & 1 == 1
+    /// Whether the bit of a chunk of a span of this class is set: it is free, and not in any magazine. Who does not have the chunk
+    /// says the class that he has seen: the node may be of a span of another by now.
+    pub(crate) fn is_free(&self, info: &ClassInfo, chunk: usize) -> bool {
+        self.bits(info)[chunk / 64].load(Ordering::Relaxed) >> (chunk % 64) & 1 == 1
     }
 
     /// A word of the bits of a span of this class, set for chunks that are free and in no magazine: a moment's picture.
@@ -253,7 +253,8 @@ impl Span {
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn rebuild(&self) -> Restored {
         // A thread that vanished in the middle of a carve had cleared bits whose units it had not yet unpurged.
-        for chunk in (0..self.info().chunks).filter(|chunk| !self.is_free(*chunk)) {
+        let info = self.info();
+        for chunk in (0..info.chunks).filter(|chunk| !self.is_free(info, *chunk)) {
             if self.purged.get() == 0 {
                 break;
             }

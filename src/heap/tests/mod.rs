@@ -3,6 +3,7 @@
 
 mod acts;
 mod adoption;
+mod asked;
 mod exhaustion;
 mod large;
 mod misuse;

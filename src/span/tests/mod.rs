@@ -119,13 +119,13 @@ fn a_chunk_is_known_by_its_address() {
     let (span, info) = (world.span(index), world.info());
     let start = span.head.start();
     for chunk in 0..info.chunks {
-        assert_eq!(span.chunk_at(start + chunk * 48), Some(chunk));
-        assert_eq!(span.chunk_at(start + chunk * 48 + 1), None);
+        assert_eq!(span.chunk_at(info, start + chunk * 48), Some(chunk));
+        assert_eq!(span.chunk_at(info, start + chunk * 48 + 1), None);
     }
     assert!(info.tail() > 0);
-    assert_eq!(span.chunk_at(start + info.chunks * 48), None, "the tail has no chunk");
-    assert_eq!(span.chunk_at(start - 48), None);
-    assert_eq!(span.chunk_at(usize::MAX), None);
+    assert_eq!(span.chunk_at(info, start + info.chunks * 48), None, "the tail has no chunk");
+    assert_eq!(span.chunk_at(info, start - 48), None);
+    assert_eq!(span.chunk_at(info, usize::MAX), None);
 }
 
 #[test]

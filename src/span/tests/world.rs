@@ -265,7 +265,7 @@ impl World {
         let mut retiring = 0;
         for (index, out) in &self.out {
             let span = self.span(*index);
-            let is_free = |chunk: &usize| span.is_free(*chunk);
+            let is_free = |chunk: &usize| span.is_free(span.info(), *chunk);
             assert!(span.is_live() || span.state().is(HELD));
             assert_eq!((0..self.info().chunks).filter(is_free).count(), self.info().chunks - out.len());
             assert!(!out.iter().any(is_free));
