@@ -374,6 +374,27 @@ fn a_soft_limit_is_told_of_what_grows() {
     }
 }
 
+/// Where it would have been mapped anew, the caller has the old address still.
+#[test]
+fn who_panics_when_told_of_a_soft_limit_leaves_what_was_to_grow_as_it_was() {
+    for mode in [Mode::Fast, Mode::Tracked, Mode::Hardened] {
+        for (from, to) in [(8 * MIB, 14 * MIB), (40 * MIB, 80 * MIB)] {
+            let tell = |_: &Heap, _: usize| std::panic::resume_unwind(Box::new(()));
+            let heap = Heap::builder().mode(mode).profiled(true).soft_limit(from + from / 2, tell).build().unwrap();
+            let block = Held::new(&heap, layout(from, 8), 1).unwrap();
+            let before = heap.stats();
+            // SAFETY: the block's own layout.
+            let grow = || unsafe { heap.realloc(block.ptr, block.layout, to) };
+            assert!(std::panic::catch_unwind(grow).is_err(), "{mode:?}, {from} to {to}: nobody was told");
+            block.check();
+            let after = heap.check().expect("sound");
+            assert_eq!(after.live, before.live, "{mode:?}, {from} to {to}");
+            block.free(&heap);
+            assert_eq!(at_rest(&heap).live, 0);
+        }
+    }
+}
+
 #[test]
 fn bits_are_set_by_many_threads_and_end_where_they_end() {
     let heap = Heap::builder().bits(1000).build().unwrap();

@@ -322,6 +322,21 @@ fn a_profile_has_what_cannot_grow_and_a_fallback_once() {
             }
             assert_eq!(totals(), [0, 0, 2, mib(8)], "{mode:?}");
             millpond::profile::stop();
+
+            // One that was to move, but for a panic.
+            let tell = |_: &Heap, _: usize| std::panic::resume_unwind(Box::new(()));
+            let heap = Heap::builder().mode(mode).soft_limit(64 * MIB, tell).profiled(true).build().expect("memory");
+            millpond::profile::start(1);
+            let block = heap.alloc(layout(40 * MIB, 8)).expect("memory");
+            // SAFETY: as above.
+            unsafe {
+                let grow = || heap.realloc(block, layout(40 * MIB, 8), 80 * MIB);
+                assert!(std::panic::catch_unwind(grow).is_err());
+                assert_eq!(totals(), [1, mib(40), 1, mib(40)], "{mode:?}: it lives");
+                heap.free(block, layout(40 * MIB, 8));
+            }
+            assert_eq!(totals(), [0, 0, 1, mib(40)], "{mode:?}");
+            millpond::profile::stop();
         }
     });
 }

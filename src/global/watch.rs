@@ -158,11 +158,21 @@ pub(crate) fn resizing(address: usize) -> Resizing {
 impl Resizing {
     /// It has been, or else all is as it was.
     #[inline(always)]
-    pub(crate) fn end(self, is_resized: bool) {
-        match self.sample {
+    pub(crate) fn end(mut self, is_resized: bool) {
+        match self.sample.take() {
             None => {}
             Some(sample) if is_resized => SAMPLER.end_taken(sample),
             Some(sample) => SAMPLER.put_back(self.address, sample),
+        }
+    }
+}
+
+impl Drop for Resizing {
+    /// Whoever was told of something meanwhile has panicked: all is as it was.
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some(sample) = self.sample.take() {
+            SAMPLER.put_back(self.address, sample);
         }
     }
 }

@@ -9,7 +9,7 @@
 
 use super::shelf::Shelved;
 use super::{Guest, Heap};
-use crate::arena::{Fill, Run};
+use crate::arena::{Budget, Fill, Run};
 use crate::config::{ADDRESS_BITS, EBB_BYTES, GROWTH_PART, HUGE_MIN, PAGE, PAGE_SHIFT};
 use crate::log::{Bytes, tell};
 use crate::os;
@@ -18,6 +18,23 @@ use crate::span::{HUGE, Head, LARGE, Large};
 use crate::sync::{Fault, Ordering, planted};
 use crate::tagged::{Index, NONE};
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
+
+/// How a huge allocation may move that has no room where it is.
+#[derive(Clone, Copy)]
+struct Moving<'a> {
+    align: usize,
+    /// Called before one that grows does, with its pages charged: afterwards there is no way back, and this may panic.
+    before: &'a dyn Fn(),
+}
+
+/// Pages that are charged for what is not done yet, and not charged if that panics.
+struct Charged<'a>(&'a Budget, usize);
+
+impl Drop for Charged<'_> {
+    fn drop(&mut self) {
+        self.0.discharge(self.1);
+    }
+}
 
 fn entry(node: &Large) -> *mut Head {
     (&raw const node.head).cast_mut()
@@ -225,11 +242,25 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub(crate) fn resize_large(&self, thread: Index, address: usize, size: usize, align: usize) -> Option<NonNull<u8>> {
-        self.resize_within(thread, address, size, Some(align))
+        self.resize_within(thread, address, size, Some(Moving { align, before: &|| () }))
     }
 
-    /// The same; without an alignment to move to, none moves.
-    fn resize_within(&self, thread: Index, address: usize, size: usize, to: Option<usize>) -> Option<NonNull<u8>> {
+    /// The same, with what is to be done before one that grows moves: should it panic, all is as it was.
+    #[cold]
+    #[inline(never)]
+    #[allow(dead_code, reason = "heaps of one's own alone have a soft limit")]
+    pub(crate) fn resize_large_after(
+        &self,
+        thread: Index,
+        address: usize,
+        (size, align): (usize, usize),
+        before: &dyn Fn(),
+    ) -> Option<NonNull<u8>> {
+        self.resize_within(thread, address, size, Some(Moving { align, before }))
+    }
+
+    /// The same; none moves that is not told how.
+    fn resize_within(&self, thread: Index, address: usize, size: usize, to: Option<Moving<'_>>) -> Option<NonNull<u8>> {
         let new = size.max(1).checked_next_multiple_of(PAGE).filter(|bytes| *bytes < 1 << ADDRESS_BITS)?;
         let _guest = self.enter(thread);
         let node = self.large_at("realloc", address);
@@ -268,12 +299,15 @@ impl Heap {
         self.resize_within(thread, address, size, None).is_some()
     }
 
-    fn resize_huge(&self, node: &Large, old: usize, new: usize, align: Option<usize>) -> Option<NonNull<u8>> {
+    fn resize_huge(&self, node: &Large, old: usize, new: usize, to: Option<Moving<'_>>) -> Option<NonNull<u8>> {
         let budget = self.spans.arenas.budget();
-        if new > old && !budget.charge((new - old) / PAGE) {
+        let more = new.saturating_sub(old) / PAGE;
+        if more > 0 && !budget.charge(more) {
             return None;
         }
-        let resized = self.resize_charged(node, old, new, align);
+        let charged = Charged(budget, more);
+        let resized = self.resize_charged(node, old, new, to);
+        core::mem::forget(charged);
         // What has become of it: less than was charged, if it failed, or if it shrank.
         let end = if resized.is_some() { new } else { old };
         budget.discharge((old.max(new) - end) / PAGE);
@@ -281,13 +315,13 @@ impl Heap {
         resized
     }
 
-    fn resize_charged(&self, node: &Large, old: usize, new: usize, align: Option<usize>) -> Option<NonNull<u8>> {
+    fn resize_charged(&self, node: &Large, old: usize, new: usize, to: Option<Moving<'_>>) -> Option<NonNull<u8>> {
         let from = node.head.start();
         // Never more than is mapped, should the caller vanish in between.
         node.set_bytes(old.min(new));
         let to = if os::resize(from, old, new) {
             from
-        } else if let Some(to) = align.and_then(|align| self.move_huge(node, old, new, align)) {
+        } else if let Some(to) = to.and_then(|to| self.move_huge(node, old, new, to)) {
             to
         } else {
             node.set_bytes(old);
@@ -301,8 +335,11 @@ impl Heap {
     }
 
     /// Moves a huge allocation, whose entry is then not yet published. `None` leaves all as it was.
-    fn move_huge(&self, node: &Large, old: usize, new: usize, align: usize) -> Option<usize> {
+    fn move_huge(&self, node: &Large, old: usize, new: usize, Moving { align, before }: Moving<'_>) -> Option<usize> {
         let (from, page) = (node.head.start(), node.head.page());
+        if new > old {
+            before();
+        }
         let to = os::reserve_for_use(new, align.max(PAGE), 0)?;
         if self.spans.page_map.prepare(to >> PAGE_SHIFT, 1).is_none() {
             os::release(to, new);

@@ -32,9 +32,10 @@ impl Heap {
         }
         let here = || {
             let resized = self.resize_here(frame, ptr, Some((layout.size(), layout.align())), new);
-            if let Ok(Some(resized)) = resized {
+            // Of what has moved, it was told before.
+            if resized == Ok(Some(ptr)) {
                 let was = Some((new.size(), new.align()));
-                self.mind_soft_limit(|| _ = self.resize_here(frame, resized, was, layout));
+                self.mind_soft_limit(|| _ = self.resize_here(frame, ptr, was, layout));
             }
             resized
         };
@@ -108,7 +109,9 @@ impl Heap {
         if class.is_some() {
             return Ok(None);
         }
-        let resize = || inner.core.resize_large(self.index(), address, new.size(), new.align());
+        // Whoever is told may panic, and then the caller has the old address.
+        let mind = || self.mind_soft_limit(|| ());
+        let resize = || inner.core.resize_large_after(self.index(), address, (new.size(), new.align()), &mind);
         Ok(self.resampled(frame, (ptr, new.size()), resize))
     }
 
