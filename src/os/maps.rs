@@ -3,6 +3,7 @@
 //! Through a buffer on the stack, by raw system calls: nothing here allocates, takes a lock, or changes `errno`. A line that is
 //! longer than the buffer ends with it, which is a name's end at most.
 
+use core::ffi::CStr;
 use core::fmt;
 
 /// One line of `/proc/self/maps`.
@@ -75,19 +76,31 @@ type More<'a> = &'a mut dyn FnMut(&mut [u8]) -> usize;
 /// Calls `visit` with each mapping, in the order of their addresses, until it says no. Whether the system tells.
 pub(crate) fn mappings(visit: &mut dyn FnMut(&Mapping<'_>) -> bool) -> bool {
     let mut told = false;
-    read(&mut |more| told = each_line(more, &mut |line| Mapping::parse(line).is_some_and(|mapping| visit(&mapping))));
+    read_from(c"/proc/self/maps", 0, &mut |more| {
+        told = each_line(more, &mut |line| Mapping::parse(line).is_some_and(|mapping| visit(&mapping)));
+    });
     told
 }
 
-/// Calls `body` with what reads on in the list, if the system does not refuse.
-fn read(body: &mut dyn FnMut(More<'_>)) {
+/// Copies what this process has at an address, as the system reads it: whether all of that is there, and can be read without harm.
+/// For what the list has told of, which may be gone by now, a file that has become shorter, or a device.
+pub(super) fn copy_from(address: usize, out: &mut [u8]) -> bool {
+    let mut copied = false;
+    read_from(c"/proc/self/mem", address, &mut |more| copied = more(out) == out.len());
+    copied
+}
+
+/// Calls `body` with what reads on in a file from a place on, if the system does not refuse.
+fn read_from(path: &CStr, place: usize, body: &mut dyn FnMut(More<'_>)) {
     const CLOSE_ON_EXEC: i32 = libc::O_RDONLY | libc::O_CLOEXEC;
     // SAFETY: raw calls, which are no cancellation points; the buffers are the caller's.
     unsafe {
         let errno = *libc::__errno_location();
-        let file = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c"/proc/self/maps".as_ptr(), CLOSE_ON_EXEC);
+        let file = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), CLOSE_ON_EXEC);
         if file >= 0 {
-            body(&mut |out| libc::syscall(libc::SYS_read, file, out.as_mut_ptr(), out.len()).max(0) as usize);
+            if place == 0 || libc::syscall(libc::SYS_lseek, file, place, libc::SEEK_SET) == place as libc::c_long {
+                body(&mut |out| libc::syscall(libc::SYS_read, file, out.as_mut_ptr(), out.len()).max(0) as usize);
+            }
             libc::syscall(libc::SYS_close, file);
         }
         *libc::__errno_location() = errno;
