@@ -229,7 +229,7 @@ extern "C" fn wipe() {
 /// The mode in force: that of `MILLPOND_MODE`, else that with which the program's allocator was made, else [`Mode::Fast`]. O(1).
 #[inline]
 pub fn mode() -> Mode {
-    // Relaxed: chosen once, before there is a second thread.
+    // Relaxed: chosen once, and before its thread allocates anything: see `configured`.
     match mode_word().load(Ordering::Relaxed) & MODES {
         0 => Mode::Fast,
         1 => Mode::Tracked,

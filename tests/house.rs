@@ -63,7 +63,7 @@ const UNMODELLED: &[(&str, &str)] = &[
     ("tags.rs", "a thread's own words, which publish nothing"),
     ("thread_cache/text.rs", "the same"),
     ("global.rs", "a flag that publishes nothing"),
-    ("global/configured.rs", "wishes that are set before there is a second thread"),
+    ("global/configured.rs", "wishes that are the same whichever of the first threads takes them over"),
     ("global/tally.rs", "the same"),
     ("global/watch.rs", "the same, and a path that is set before there is a second thread"),
     ("c_api", "counts and a flag that publish nothing"),

@@ -1,7 +1,11 @@
 //! What is to be in force: what the program has chosen, and over that what the environment says, taken over once, at the first
 //! allocation; and what is told at the program's end.
 //!
-//! Invariant: the mode is chosen before there is a record or a free that goes by one.
+//! Several threads may be the first: where no code of this crate has made them, they come here at the same time. Each takes over by
+//! itself what bears on its allocations, which is the same for all, and one of them the rest.
+//!
+//! Invariant: the mode is chosen before there is a record or a free that goes by one, and before any allocation that need not have
+//! one, but for those that come before the environment is there.
 
 use super::{
     BEGUN, CONFIGURED, HEAP, LATE, Millpond, TRACKER, check_memory, fill, is_late, mode_word, seal, set_thp, watch,
@@ -63,11 +67,12 @@ impl WithMode {
 
     #[inline]
     fn settle(&self) {
-        // Relaxed: nothing is published by it.
+        // Relaxed: who finds it set need not look behind it, but in `wanted`.
         if WANTED.load(Ordering::Relaxed) == 0 {
             WANTED_CALLERS.store(self.callers, Ordering::Relaxed);
             WANTED_GUARD.store(self.guard, Ordering::Relaxed);
-            WANTED.store(1 + self.mode as u32, Ordering::Relaxed);
+            // ORDERING: Release pairs with `wanted`: who sees the mode sees the numbers.
+            WANTED.store(1 + self.mode as u32, Ordering::Release);
         }
     }
 }
@@ -133,35 +138,29 @@ fn show_config(said: Settings, mode: Mode) {
     os::say(format_args!("{settings}"));
 }
 
-/// Reads the environment, once it is there; a second reader at the same time does no harm.
+/// The mode that the program's allocator was made with.
+fn wanted() -> Option<Mode> {
+    // ORDERING: Acquire pairs with `settle`.
+    match WANTED.load(Ordering::Acquire) {
+        2 => Some(Mode::Tracked),
+        3 => Some(Mode::Hardened),
+        _ => None,
+    }
+}
+
+/// Reads the environment, once it is there; second readers at the same time do no harm.
 #[cold]
 pub(crate) fn configure() {
-    // Relaxed: nothing is published by it.
-    if mode_word().load(Ordering::Relaxed) & CONFIGURED != 0 {
+    // ORDERING: Acquire pairs with the exchange below: what goes with the mode is set.
+    if mode_word().load(Ordering::Acquire) & CONFIGURED != 0 {
         return;
     }
     let Some(settings) = environment::read() else {
         mode_word().fetch_or(LATE, Ordering::Relaxed);
         return;
     };
-    if mode_word().fetch_or(CONFIGURED, Ordering::Relaxed) & CONFIGURED != 0 {
-        return;
-    }
-    let wanted = match WANTED.load(Ordering::Relaxed) {
-        2 => Some(Mode::Tracked),
-        3 => Some(Mode::Hardened),
-        _ => None,
-    };
-    if settings.log != Log::Off {
-        match settings.log_file.map(os::keep_path) {
-            None => {}
-            Some(Some(path)) if log::set_file(path) => {}
-            Some(_) => os::say(format_args!("the log's file cannot be opened: told here")),
-        }
-        log::set(settings.log);
-    }
-    let mode = settings.mode.or(wanted).unwrap_or_default();
-    settings.tell_unused(mode);
+    let mode = settings.mode.or(wanted()).unwrap_or_default();
+    // Each of several does this, before it allocates.
     if mode != Mode::Fast {
         // Before the first record, and the first free.
         if is_late() {
@@ -173,6 +172,19 @@ pub(crate) fn configure() {
         TRACKER.guard(guard);
         choose(mode);
     }
+    // ORDERING: Release pairs with the load above.
+    if mode_word().fetch_or(CONFIGURED, Ordering::Release) & CONFIGURED != 0 {
+        return;
+    }
+    if settings.log != Log::Off {
+        match settings.log_file.map(os::keep_path) {
+            None => {}
+            Some(Some(path)) if log::set_file(path) => {}
+            Some(_) => os::say(format_args!("the log's file cannot be opened: told here")),
+        }
+        log::set(settings.log);
+    }
+    settings.tell_unused(mode);
     if settings.timing {
         watch::time_calls();
     }
