@@ -181,6 +181,49 @@ fn huge_blocks_go_back_where_mappings_are_used_up() {
     });
 }
 
+/// Runs `run` while the process may have so many further mappings and no more.
+fn with_mappings_left(left: usize, run: impl FnOnce()) {
+    let (page, most) = (kernel::page_size(), 200_000);
+    let mut mapped = Vec::with_capacity(most);
+    loop {
+        // One that has other rights than its neighbour is a mapping of its own.
+        let rights = if mapped.len() % 2 == 0 { libc::PROT_READ } else { libc::PROT_NONE };
+        // SAFETY: a fresh mapping touches nothing that exists.
+        let at = unsafe { libc::mmap(null_mut(), page, rights, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+        if at == libc::MAP_FAILED {
+            break;
+        }
+        mapped.push(at);
+        assert!(mapped.len() < most, "the limit on mappings is above {most}");
+    }
+    // SAFETY: mapped above, and not used; the last ones split none.
+    let unmap = |at: *mut libc::c_void| assert_eq!(unsafe { libc::munmap(at, page) }, 0);
+    mapped.drain(mapped.len() - left..).rev().for_each(unmap);
+    run();
+    mapped.into_iter().rev().for_each(unmap);
+}
+
+/// A hardened heap takes away access to what is freed. Where that fails half-way, what serves next can be used nevertheless.
+#[test]
+fn what_is_freed_serves_again_where_mappings_are_used_up() {
+    Scenario::new("what_is_freed_serves_again_where_mappings_are_used_up").passes(|| {
+        for left in 0..6 {
+            let heap = millpond::Heap::builder().mode(millpond::Mode::Hardened).build().expect("memory");
+            let layout = |bytes| Layout::from_size_align(bytes, 8).expect("valid");
+            let _first = heap.alloc(layout(700 * KIB)).expect("memory");
+            // From where small pages are to where huge ones are asked for: in two mappings.
+            let block = heap.alloc(layout(3 * MIB)).expect("memory");
+            with_mappings_left(left, || {
+                // SAFETY: allocated above; and so many bytes of its own.
+                unsafe {
+                    heap.free(block, layout(3 * MIB));
+                    heap.alloc(layout(3 * MIB)).expect("memory").write_bytes(1, 3 * MIB);
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn a_request_beyond_all_memory_costs_nobody_their_chunks() {
     Scenario::new("a_request_beyond_all_memory_costs_nobody_their_chunks").passes(|| {

@@ -139,7 +139,16 @@ pub(crate) fn purge(at: usize, len: usize) -> Purged {
 pub(crate) fn protect(at: usize, len: usize, usable: bool) -> bool {
     let range = core::ptr::with_exposed_provenance_mut::<c_void>(at);
     // SAFETY: the caller owns the range, and nobody else is to use it.
-    len == 0 || quietly(|| unsafe { libc::mprotect(range, len, if usable { PROT } else { libc::PROT_NONE }) }) == 0
+    let set = |rights| len == 0 || quietly(|| unsafe { libc::mprotect(range, len, rights) }) == 0;
+    if usable {
+        return set(PROT);
+    }
+    let is_set = set(libc::PROT_NONE);
+    if !is_set {
+        // Where a range lies in several mappings, the first may have no access by now. To give it back splits none.
+        set(PROT);
+    }
+    is_set
 }
 
 /// See [`os`](super).

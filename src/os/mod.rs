@@ -10,7 +10,7 @@
 //! | [`reserve_again`] | a whole reservation that was released | as `reserve`, at the same addresses; `false`: somebody else has them |
 //! | [`commit`] | inside one reservation | may be used; `false` if the system refuses, and nothing has changed |
 //! | [`purge`] | inside one reservation, in use by nobody | reads as the returned [`Purged`] says; costs no memory if purged |
-//! | [`protect`] | whole OS pages inside one reservation | any access faults, or none does, as said; `false` if the system refuses: as before |
+//! | [`protect`] | whole OS pages inside one reservation | any access faults, or none does, as said; `false` if the system refuses: no less access than before |
 //! | [`release`] | a whole reservation | the addresses are no longer ours, or never used again; no memory is held for them |
 //! | [`resize`] | a whole reservation | it is longer (zero beyond the old length) or shorter, in place; `false`: nothing has changed |
 //! | [`remap`] | two whole reservations | the second has the contents of the first, which is gone; `false`: the first is as it was, and the second must be forgotten |
