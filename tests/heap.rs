@@ -355,6 +355,20 @@ fn a_soft_limit_is_told_each_time_it_is_passed() {
     }
 }
 
+/// Even one of no bytes.
+#[test]
+fn what_no_layout_of_one_byte_can_be_aligned_to_is_refused() {
+    let heap = Heap::builder().fallback(&std::alloc::System).build().unwrap();
+    for mode in [Mode::Fast, Mode::Tracked, Mode::Hardened] {
+        let alone = Heap::builder().mode(mode).build().unwrap();
+        for log in 62..64 {
+            let layout = layout(0, 1 << log);
+            assert_eq!([heap.alloc(layout), heap.alloc_zeroed(layout), alone.alloc(layout)], [Err(AllocError); 3]);
+        }
+    }
+    assert_eq!(heap.stats().fallbacks, 0);
+}
+
 /// Also where an allocation grows, in place or to where it is mapped anew.
 #[test]
 fn a_soft_limit_is_told_of_what_grows() {

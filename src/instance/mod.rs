@@ -287,8 +287,8 @@ impl Heap {
     fn fall_back(&self, layout: Layout, fill: Fill) -> Result<NonNull<u8>, AllocError> {
         let inner = self.inner();
         let fallback = inner.fallback.ok_or(AllocError)?;
-        // An allocator need not serve a size of zero.
-        let layout = unempty(layout);
+        // An allocator need not serve a size of zero; and nothing else can be aligned to the highest power of two.
+        let layout = Layout::from_size_align(layout.size().max(1), layout.align()).map_err(|_| AllocError)?;
         // SAFETY: not of size zero.
         let at = unsafe {
             match fill {
@@ -468,8 +468,12 @@ impl Inner {
     }
 }
 
-fn unempty(layout: Layout) -> Layout {
-    // SAFETY: an alignment that is valid for a larger size or for zero is for one.
+/// What a fallback was asked for instead of a layout.
+///
+/// # Safety
+/// It has given something out for that.
+unsafe fn unempty(layout: Layout) -> Layout {
+    // SAFETY: `fall_back` has seen that it is valid.
     unsafe { Layout::from_size_align_unchecked(layout.size().max(1), layout.align()) }
 }
 

@@ -27,7 +27,7 @@ impl Heap {
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         if let Some(fallback) = self.inner().fallback.filter(|_| self.is_of_fallback(ptr)) {
             // SAFETY: the caller's word: it is the fallback's.
-            let realloc = || unsafe { fallback.realloc(ptr.as_ptr(), unempty(layout), unempty(new).size()) };
+            let realloc = || unsafe { fallback.realloc(ptr.as_ptr(), unempty(layout), new.size().max(1)) };
             return self.resampled(frame, (ptr, new_size), || self.of_fallback(realloc()).ok()).ok_or(AllocError);
         }
         let here = || {
