@@ -61,8 +61,8 @@ fn mappings() -> (usize, usize) {
         let seen = tracked.and_then(|tracked| tracked.tracker.find(tracked.heap.place(start)));
         seen.is_some_and(|seen| !seen.is_live)
     };
-    let live = HEAP.huges().filter(|node| !is_kept(node.head.start()));
-    live.fold((0, 0), |(count, bytes), node| (count + 1, bytes + node.bytes()))
+    let live = HEAP.huges().filter(|(node, _)| !is_kept(node.head.start()));
+    live.fold((0, 0), |(count, sum), (_, bytes)| (count + 1, sum + bytes))
 }
 
 pub(super) fn mallinfo() -> Mallinfo {

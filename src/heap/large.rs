@@ -187,9 +187,9 @@ impl Heap {
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn set_thp(&self, thp: Thp) {
         self.spans.arenas.set_thp(thp);
-        for node in self.huges() {
+        for (node, bytes) in self.huges() {
             // Only advice: one that goes or moves meanwhile is left as it is.
-            os::advise_thp(node.head.start(), node.bytes(), thp);
+            os::advise_thp(node.head.start(), bytes, thp);
         }
     }
 
@@ -370,18 +370,18 @@ impl Heap {
     /// Bytes of the large or huge allocation that begins at `address`, whose page the page map says is `head`'s.
     pub(crate) fn large_bytes(&self, head: &Head, address: usize) -> Option<usize> {
         // SAFETY: a head of this kind is that of a large node.
-        let node = unsafe { head.node::<Large>() };
-        (head.start() == address && node.bytes() > 0).then(|| node.bytes())
+        let bytes = unsafe { head.node::<Large>() }.bytes();
+        (head.start() == address && bytes > 0).then_some(bytes)
     }
 
-    /// All large and huge allocations: kind, start and bytes. A moment's picture.
-    pub(super) fn larges(&self) -> impl Iterator<Item = &Large> {
-        self.larges.iter().filter(|node| node.bytes() > 0)
+    /// All large and huge allocations, and the bytes of each, which are some: another may be freeing it. A moment's picture.
+    pub(super) fn larges(&self) -> impl Iterator<Item = (&Large, usize)> {
+        self.larges.iter().map(|node| (node, node.bytes())).filter(|(_, bytes)| *bytes > 0)
     }
 
     /// Those with a mapping of their own.
-    pub(crate) fn huges(&self) -> impl Iterator<Item = &Large> {
-        self.larges().filter(|node| node.head.kind() == HUGE)
+    pub(crate) fn huges(&self) -> impl Iterator<Item = (&Large, usize)> {
+        self.larges().filter(|(node, _)| node.head.kind() == HUGE)
     }
 
     /// How many nodes of large allocations are free; `None` if their list is not well-formed.

@@ -76,8 +76,8 @@ impl Heap {
     /// # Safety
     /// Nothing that the heap has given out is used any more, and neither is the heap.
     pub(crate) unsafe fn dispose(&self) {
-        for node in self.huges() {
-            os::release(node.head.start(), node.bytes());
+        for (node, bytes) in self.huges() {
+            os::release(node.head.start(), bytes);
         }
         // SAFETY: the caller's word.
         unsafe {

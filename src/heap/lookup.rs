@@ -29,7 +29,7 @@ impl Heap {
         let head = self.spans.page_map.get(address);
         // On the shelf, a run is nobody's.
         head.is_some_and(|head| head.kind() < LARGE || self.large_bytes(head, head.start()).is_some())
-            || self.larges().any(|node| (node.head.start()..node.head.start() + node.bytes()).contains(&address))
+            || self.huge_around(address).is_some()
     }
 
     /// Ends the process for a call of this name on what is no allocation.
@@ -55,7 +55,7 @@ impl Heap {
 
     /// Where the huge allocation begins in which an address lies whose page is none of its first. Linear in their number.
     pub(super) fn huge_around(&self, address: usize) -> Option<usize> {
-        let bounds = self.larges().map(|node| (node.head.start(), node.bytes()));
-        bounds.into_iter().find(|(start, bytes)| (*start..start + bytes).contains(&address)).map(|(start, _)| start)
+        let mut bounds = self.larges().map(|(node, bytes)| (node.head.start(), bytes));
+        bounds.find(|(start, bytes)| (*start..start + bytes).contains(&address)).map(|(start, _)| start)
     }
 }

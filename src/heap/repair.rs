@@ -183,7 +183,7 @@ impl Heap {
             node.set_bytes(0);
             self.larges.give(index);
         }
-        let huge = self.huges().map(|node| node.bytes()).sum();
+        let huge = self.huges().map(|(_, bytes)| bytes).sum();
         self.huge.store(huge, Ordering::Relaxed);
         Some(())
     }
@@ -204,8 +204,8 @@ impl Heap {
             for span in self.spans.live() {
                 mark(span.head.page(), span.info().pages);
             }
-            for node in self.larges().filter(|node| node.head.kind() == LARGE) {
-                mark(node.head.page(), node.bytes() / crate::config::PAGE);
+            for (node, bytes) in self.larges().filter(|(node, _)| node.head.kind() == LARGE) {
+                mark(node.head.page(), bytes / crate::config::PAGE);
             }
             dirty += arena.rebuild(|page| placed.has(page), |page| self.spans.page_map.clear(first + page));
         }

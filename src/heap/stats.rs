@@ -125,11 +125,11 @@ impl Heap {
             stats.deallocations += pool.deallocations();
             stats.allocated_bytes += pool.allocations * info.size as u64;
         }
-        for node in self.larges() {
+        for (node, bytes) in self.larges() {
             stats.large_live += 1;
-            live += node.bytes() as isize;
+            live += bytes as isize;
             if node.head.kind() != HUGE {
-                runs += node.bytes();
+                runs += bytes;
             }
         }
         stats.allocations += stats.large_allocations;

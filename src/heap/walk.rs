@@ -47,8 +47,8 @@ impl Heap {
             let Some(ClassInfo { size, chunks, .. }) = INFO.get(class) else { continue };
             visit(Blocks { start: span.head.start(), size: *size, count: *chunks, of: Some((class, span)) });
         }
-        for node in self.larges() {
-            visit(Blocks { start: node.head.start(), size: node.bytes(), count: 1, of: None });
+        for (node, bytes) in self.larges() {
+            visit(Blocks { start: node.head.start(), size: bytes, count: 1, of: None });
         }
     }
 
@@ -85,7 +85,7 @@ impl Heap {
     /// what [`walk_blocks`](Self::walk_blocks) tells.
     pub(crate) fn walk_memory(&self, visit: &mut dyn FnMut(Range<usize>)) {
         self.spans.arenas.iter().for_each(|arena| visit(arena.start()..arena.start() + arena.bytes()));
-        self.larges().for_each(|node| visit(node.head.start()..node.head.start() + node.bytes()));
+        self.larges().for_each(|(node, bytes)| visit(node.head.start()..node.head.start() + bytes));
         self.magazines.walk_memory(visit);
     }
 }

@@ -18,7 +18,7 @@ use crate::config::GRAIN;
 use crate::slab::Node;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, planted};
 use crate::tagged::{Index, NONE};
-use core::ptr::with_exposed_provenance;
+use core::ptr::{self, with_exposed_provenance};
 
 /// The bit that all live states have.
 const LIVE: u64 = 1;
@@ -246,8 +246,10 @@ impl Record {
 
     /// A word behind the record, of those that the slab was told of.
     fn behind(&self, word: usize) -> &AtomicUsize {
-        // SAFETY: the slab was told of `words(most)`, where `most` is always the same, and not zero for who calls.
-        unsafe { &*(&raw const *self).add(1).cast::<AtomicUsize>().add(word) }
+        let behind = ptr::from_ref(self).addr() + size_of::<Self>();
+        // SAFETY: the slab was told of `words(most)`, where `most` is always the same, and not zero for who calls; in a table of
+        // the system's, whose provenance is exposed: `self` itself reaches no further than the record.
+        unsafe { &*with_exposed_provenance::<AtomicUsize>(behind).add(word) }
     }
 
     /// Those who called for the allocation with this ID, or freed it, innermost first: how many were stored. `most`: how many

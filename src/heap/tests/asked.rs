@@ -1,7 +1,9 @@
 //! Questions that are asked while others go on: what was a span may be another's before the answer, so it may be out of date, but
 //! there is one. Nothing dies of it, and nothing is looked up that is not there.
 
+use super::super::walk::Blocks;
 use super::world::{Client, World, class_of};
+use crate::config::PAGE;
 use crate::size_class::INFO;
 use crate::span::Head;
 use crate::sync::stepped::interrupted;
@@ -67,4 +69,24 @@ fn a_magazine_is_checked_while_another_takes_its_chunks() {
             let _ = world.heap.bad_chunk(class, magazine, cache.loaded_count(class, magazine));
         }
     });
+}
+
+/// What has no bytes by now is not told of: whoever counts by them would not come to an end.
+#[test]
+fn what_is_given_out_is_walked_over_while_another_frees() {
+    let mut step = 0;
+    loop {
+        let world = World::new();
+        let mut client = world.join();
+        assert!(client.alloc(5 * PAGE, 1, false) && client.alloc(LONG, 1, false));
+        let mut meanwhile = || client.free_all();
+        let visit = &mut |found: Blocks<'_>| assert!(found.size > 0 && found.count > 0, "{found:?} at step {step}");
+        let steps = interrupted(step, &mut meanwhile, || world.heap.walk_blocks(visit));
+        if step >= steps {
+            break;
+        }
+        world.finish([client].into());
+        step += 1;
+    }
+    assert!(step > 3, "{step} steps");
 }

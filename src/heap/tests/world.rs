@@ -183,7 +183,7 @@ impl World {
         for slab in self.heap.spans.slabs() {
             assert_eq!(slab.free_nodes(), Some(slab.made() as usize));
         }
-        assert!(self.heap.larges().all(|node| node.head.kind() != HUGE));
+        assert!(self.heap.larges().all(|(node, _)| node.head.kind() != HUGE));
         assert_eq!(self.system.resident_bytes(), 0);
     }
 }
