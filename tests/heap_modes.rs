@@ -281,6 +281,27 @@ fn profiled() {
 }
 
 #[test]
+fn who_panics_at_a_profile_leaves_no_file_open() {
+    Scenario::new("who_panics_at_a_profile_leaves_no_file_open").passes(|| {
+        let open = || std::fs::read_dir("/proc/self/fd").expect("readable").count();
+        let before = open();
+        // The first pieces are said before the mappings are looked at.
+        for pieces in 0..40 {
+            let mut left = pieces;
+            let sink = |_: &[u8]| {
+                if left == 0 {
+                    std::panic::resume_unwind(Box::new(()));
+                }
+                left -= 1;
+                Ok::<(), ()>(())
+            };
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| millpond::profile::write_pprof(sink)));
+        }
+        assert_eq!(open(), before);
+    });
+}
+
+#[test]
 fn a_profile_has_what_cannot_grow_and_a_fallback_once() {
     Scenario::new("a_profile_has_what_cannot_grow_and_a_fallback_once").passes(|| {
         // Each allocation is sampled: objects, and bytes in whole MiB.

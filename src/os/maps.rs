@@ -90,6 +90,22 @@ pub(super) fn copy_from(address: usize, out: &mut [u8]) -> bool {
     copied
 }
 
+/// A file that is open, and `errno` as it was before. Closed by its drop: what looks at the mappings may be the program's, and panic.
+struct Open {
+    file: libc::c_long,
+    errno: i32,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // SAFETY: our own descriptor, and the calling thread's own errno.
+        unsafe {
+            libc::syscall(libc::SYS_close, self.file);
+            *libc::__errno_location() = self.errno;
+        }
+    }
+}
+
 /// Calls `body` with what reads on in a file from a place on, if the system does not refuse.
 fn read_from(path: &CStr, place: usize, body: &mut dyn FnMut(More<'_>)) {
     const CLOSE_ON_EXEC: i32 = libc::O_RDONLY | libc::O_CLOEXEC;
@@ -97,13 +113,14 @@ fn read_from(path: &CStr, place: usize, body: &mut dyn FnMut(More<'_>)) {
     unsafe {
         let errno = *libc::__errno_location();
         let file = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), CLOSE_ON_EXEC);
-        if file >= 0 {
-            if place == 0 || libc::syscall(libc::SYS_lseek, file, place, libc::SEEK_SET) == place as libc::c_long {
-                body(&mut |out| libc::syscall(libc::SYS_read, file, out.as_mut_ptr(), out.len()).max(0) as usize);
-            }
-            libc::syscall(libc::SYS_close, file);
+        if file < 0 {
+            *libc::__errno_location() = errno;
+            return;
         }
-        *libc::__errno_location() = errno;
+        let _open = Open { file, errno };
+        if place == 0 || libc::syscall(libc::SYS_lseek, file, place, libc::SEEK_SET) == place as libc::c_long {
+            body(&mut |out| libc::syscall(libc::SYS_read, file, out.as_mut_ptr(), out.len()).max(0) as usize);
+        }
     }
 }
 
