@@ -124,6 +124,28 @@ fn reallocation_keeps_what_was_there() {
     assert_eq!(at_rest(&heap).live, 0);
 }
 
+/// A collection that shrinks would end the program where that fails.
+#[test]
+fn what_shrinks_in_a_heap_that_is_full_stays() {
+    for (capacity, size) in [(PAGE, 5000), (5 * PAGE, 5 * PAGE), (5 * PAGE, 200 * KIB), (600 * PAGE, 600 * PAGE)] {
+        let heap = Heap::builder().capacity(capacity).build().unwrap();
+        let mut block = Held::new(&heap, layout(size, 8), 3).expect("memory");
+        let mut others: Vec<Held> = Vec::new();
+        while let Ok(other) = Held::new(&heap, layout(4000, 8), 4).or_else(|_| Held::new(&heap, layout(size, 8), 4)) {
+            others.push(other);
+        }
+        for smaller in [size / 2, 100, 1] {
+            // SAFETY: the block's own layout.
+            block.ptr = unsafe { heap.realloc(block.ptr, block.layout, smaller) }.expect("it is there already");
+            block.layout = layout(smaller, 8);
+            block.check();
+        }
+        block.free(&heap);
+        others.into_iter().for_each(|other| other.free(&heap));
+        assert_eq!(at_rest(&heap).live, 0);
+    }
+}
+
 /// What grows in a limited heap gets the pages behind it, though they lie in pools and there is no room for a copy.
 #[test]
 fn what_grows_gets_what_is_cached_behind_it() {

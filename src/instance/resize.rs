@@ -15,7 +15,8 @@ impl Heap {
     /// and gets another ID.
     ///
     /// # Errors
-    /// As [`alloc`](Self::alloc); the allocation is then as it was.
+    /// As [`alloc`](Self::alloc); the allocation is then as it was. In the mode [`Mode::Fast`] none that is to be smaller: where there
+    /// is no memory for another, it stays.
     ///
     /// # Safety
     /// As [`free`](Self::free); if it succeeds, only the returned address may be used. `new_size`, rounded up to the
@@ -45,8 +46,10 @@ impl Heap {
         // SAFETY: the caller's allocation, of that many bytes; freed once.
         unsafe {
             let Ok(target) = self.copy(ptr, layout.size(), new) else {
-                // Both do not fit; but what lay behind it may have been free, and have been given back by now.
-                return here()?.ok_or(AllocError);
+                // Both do not fit; but what lay behind it may have been free, and have been given back by now. And what is to be
+                // smaller has room where it is: whoever frees it asks the page map of which class it is, but for its record.
+                let stays = new.size() <= layout.size() && self.inner().mode == Mode::Fast;
+                return here()?.or(stays.then_some(ptr)).ok_or(AllocError);
             };
             self.free(ptr, layout);
             Ok(target)
