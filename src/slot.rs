@@ -7,8 +7,9 @@
 //! loaded where no room for static thread-local storage is left. Elsewhere, and under `--cfg millpond_portable_tls`,
 //! `pthread_getspecific` holds the word; there, null is unborn.
 //!
-//! The word changes only by [`set`] on the same thread. The symbol carries the crate's version, so that two versions
-//! in one program do not share it.
+//! The word changes only by [`set`] on the same thread. Its symbol is that of the *unborn* cache with a suffix, and the compiler
+//! names that differently in each build of the crate: two builds in one process share the word only where the linker has them
+//! share the cache, the heap and all else too.
 
 use crate::config::BIN_BYTES;
 use crate::sync::{AtomicU32, Ordering};
@@ -33,14 +34,7 @@ mod imp {
 
     macro_rules! symbol {
         () => {
-            concat!(
-                "__millpond_slot_",
-                env!("CARGO_PKG_VERSION_MAJOR"),
-                "_",
-                env!("CARGO_PKG_VERSION_MINOR"),
-                "_",
-                env!("CARGO_PKG_VERSION_PATCH")
-            )
+            "{unborn}.slot"
         };
     }
 
@@ -63,7 +57,7 @@ mod imp {
 
     #[cfg(feature = "local_dynamic_tls")]
     mod dynamic {
-        use super::ThreadCache;
+        use super::{ThreadCache, UNBORN};
 
         /// The address of the thread's own word.
         #[inline(always)]
@@ -76,6 +70,7 @@ mod imp {
                     concat!("lea rdi, [rip + ", symbol!(), "@TLSLD]"),
                     "call __tls_get_addr@PLT",
                     concat!("lea rax, [rax + ", symbol!(), "@DTPOFF]"),
+                    unborn = sym UNBORN,
                     out("rax") word,
                     clobber_abi("C")
                 );
@@ -98,7 +93,7 @@ mod imp {
 
     #[cfg(not(feature = "local_dynamic_tls"))]
     mod fixed {
-        use super::ThreadCache;
+        use super::{ThreadCache, UNBORN};
 
         #[inline(always)]
         pub(crate) fn get() -> *const ThreadCache {
@@ -108,6 +103,7 @@ mod imp {
                 core::arch::asm!(
                     concat!("mov {word}, qword ptr [rip + ", symbol!(), "@GOTTPOFF]"),
                     "mov {word}, qword ptr fs:[{word}]",
+                    unborn = sym UNBORN,
                     word = out(reg) word,
                     options(nostack, preserves_flags, readonly, pure)
                 );
@@ -121,6 +117,7 @@ mod imp {
                 core::arch::asm!(
                     concat!("mov {offset}, qword ptr [rip + ", symbol!(), "@GOTTPOFF]"),
                     "mov qword ptr fs:[{offset}], {word}",
+                    unborn = sym UNBORN,
                     offset = out(reg) _,
                     word = in(reg) cache,
                     options(nostack, preserves_flags)

@@ -107,6 +107,29 @@ fn the_prefixed_names_stand_alone() {
     assert_eq!(succeeds(&mut Command::new(program)).stdout, "done\n");
 }
 
+/// Inside two shared libraries that export all names: functions are bound within each, what else has one name is shared.
+#[test]
+fn two_builds_keep_apart() {
+    let library = |name: &str, archive: &std::path::Path| {
+        let made = compile(
+            "builds.c",
+            &format!("{name}.so"),
+            &[
+                &format!("-DLIBRARY={name}"),
+                "-shared",
+                "-fPIC",
+                "-Wl,-Bsymbolic-functions",
+                archive.to_str().expect("UTF-8"),
+            ],
+        );
+        made.to_str().expect("UTF-8").to_owned()
+    };
+    let first = library("first", archive());
+    let second = library("second", &build("prefixed", "prefixed/libmillpond.a"));
+    let program = compile("builds.c", "builds", &[&first, &second]);
+    assert_eq!(run(&mut Command::new(program), WATCHDOG, &[]).well("two builds").stdout, "done\n");
+}
+
 #[test]
 fn headers_compile_alone() {
     for header in ["millpond.h", "fast_allocator.h", "allocator.h", "improved_allocator.h"] {
