@@ -72,8 +72,8 @@ const CONFIGURED: u32 = 1 << 14;
 /// assert_eq!(words.len(), 4);
 /// ```
 ///
-/// * **Sizes and alignments**: all. Up to 256 KiB, a size is rounded up to its class: 8 B apart up to 64 B, then four
-///   classes to a doubling, so that above 64 B less than a fifth is lost. Larger sizes are rounded up to pages of 64 KiB.
+/// * **Sizes and alignments**: all. Up to 256 KiB, a size is rounded up to its class: 8 B apart up to 48 B, then 64 B and
+///   four to a doubling, so that above 64 B less than a fifth is lost. Larger sizes are rounded up to pages of 64 KiB.
 ///   Any power of two is served as alignment.
 /// * **Cost**: `alloc` and `dealloc` of pooled sizes are O(1), on the fast path without an atomic read-modify-write.
 /// * **Exhaustion**: where there is no memory, all that is free is given back and the request tried once more; then `alloc`,

@@ -161,9 +161,9 @@ pub struct Latency {
     pub max_ns: u64,
 }
 
-/// How many pools a heap has: 56, or 60 with the feature `malloc` or `prefixed`.
+/// How many pools a heap has: 55, or 60 with the feature `malloc` or `prefixed`.
 #[cfg(not(millpond_loom))]
-pub const POOLS: usize = if cfg!(any(test, feature = "malloc", feature = "prefixed")) { 60 } else { 56 };
+pub const POOLS: usize = if cfg!(any(test, feature = "malloc", feature = "prefixed")) { 60 } else { 55 };
 /// As many as the models have classes: their stacks are small.
 #[cfg(millpond_loom)]
 pub const POOLS: usize = 2;

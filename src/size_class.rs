@@ -10,7 +10,7 @@
 //! C's requests, and only those that name no alignment: see `c_class`. From 4 KiB on they are odd multiples of 16, so that their
 //! chunks begin at 256 different offsets in an OS page. (If all began with the page, data read into them behind a header would lie a
 //! few bytes after its source modulo 4096, and on some processors such a copy takes twice as long.) Where there is nobody but C, the
-//! small ones take the places of classes that are no multiples of 16.
+//! small ones take the places of classes that are no multiples of 16, [`LEFT_OUT`]; one of these is there for nobody.
 //!
 //! Alignment comes for free: a request is rounded up to a multiple of its alignment first, and the smallest class that
 //! holds the result is then a multiple of that alignment itself, because between two powers of two the regular classes are
@@ -203,6 +203,12 @@ pub(crate) fn rounded(size: usize, align: usize) -> Option<usize> {
     } else {
         None
     }
+}
+
+/// What an allocation that lies in no chunk must be aligned to, for who takes more for granted than is asked for: see [`LEFT_OUT`].
+#[inline]
+pub(crate) fn alignment(size: usize, align: usize) -> usize {
+    if has(LEFT_OUT, size) { align.max(2 * GRAIN) } else { align }
 }
 
 /// The place of the bin, in bytes from the first, of the class that serves a rounded size; `None` above [`CLASS_MAX`].

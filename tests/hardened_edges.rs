@@ -260,3 +260,18 @@ fn what_is_guarded_is_not_accused_beside_other_threads() {
         assert_eq!(heap.check_memory(), 0);
     }
 }
+
+/// As where there is no mode: see `tests/sizes.rs`.
+#[test]
+fn what_carries_a_panic_is_aligned_though_it_is_guarded() {
+    let layout = Layout::from_size_align(56, 8).unwrap();
+    for guard in [0, 1] {
+        let heap = Heap::builder().mode(Mode::Hardened).guard(guard).build().expect("memory");
+        for _ in 0..20 {
+            let block = heap.alloc(layout).expect("memory");
+            assert_eq!(block.as_ptr().addr() % 16, 0, "{block:p}, guard {guard}");
+            // SAFETY: allocated above.
+            unsafe { heap.free(block, layout) };
+        }
+    }
+}

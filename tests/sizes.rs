@@ -167,3 +167,14 @@ fn alignments_beyond_the_address_space_give_null() {
         }
     }
 }
+
+/// What carries a panic: std asks for an alignment of 8, and unwinders write there by instructions that need 16.
+#[test]
+fn what_carries_a_panic_is_aligned_as_by_malloc() {
+    let chunks: Vec<*mut u8> = (0..1000).map(|_| take(56, 8)).collect();
+    for ptr in chunks {
+        assert_eq!(ptr as usize % 16, 0, "{ptr:p}");
+        // SAFETY: taken above.
+        unsafe { give(ptr, 56, 8) };
+    }
+}

@@ -18,6 +18,7 @@ use crate::arena::Fill;
 use crate::config::{CANARY, GUARDED_MAX, KEPT_MEMORY, PAGE};
 use crate::modes::{Ended, Place};
 use crate::os;
+use crate::size_class;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 
 /// The start of the pages in which an allocation lies that has pages of its own.
@@ -54,7 +55,7 @@ impl Tracked<'_> {
         };
         let run = run.as_ptr().expose_provenance();
         let end = end_of(run);
-        let address = (end - size.max(1)) & !(align - 1);
+        let address = (end - size.max(1)) & !(size_class::alignment(size, align) - 1);
         let data = address / page * page;
         let sealed = os::protect(run, data - run, false) && os::protect(end, PAGE - (end - run), false);
         let at = with_exposed_provenance_mut::<u8>(address);

@@ -14,7 +14,7 @@ use core::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PoolTable<'a> {
-    /// All classes: 8 B apart up to 64 B, then four to a doubling, up to 256 KiB.
+    /// All classes: 8 B apart up to 48 B, then 64 B and four to a doubling, up to 256 KiB.
     #[default]
     Default,
     /// Eight pools: 32 B, 64 B, 256 B, 1 KiB, 4 KiB, 16 KiB, 64 KiB and 256 KiB. Easy to follow; loses up to three quarters
