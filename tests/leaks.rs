@@ -198,11 +198,11 @@ fn many_are_followed() {
 fn a_hundred_thousand_and_a_huge_one_are_found() {
     Scenario::new("a_hundred_thousand_and_a_huge_one_are_found").passes(|| {
         elsewhere(|| {
-            lose(100_000, 56);
+            lose(100_000, 40);
             lose(8, GIB);
         });
         let before = common::kernel::resident();
-        let (small, huge) = (lost(56).0, lost(GIB).0);
+        let (small, huge) = (lost(40).0, lost(GIB).0);
         assert!(found(small, 100_000) && found(huge, 8), "{small}, {huge}");
         // The huge ones were never written, and the tables are gone.
         let more = common::kernel::resident().saturating_sub(before);
