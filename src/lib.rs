@@ -150,7 +150,7 @@ macro_rules! program_modules {
 }
 
 core_modules! {
-    sync os log
+    sync os closure log
     config size_class tagged stack slab bitset
     arena page_map
     span

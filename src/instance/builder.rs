@@ -1,7 +1,8 @@
 //! What a heap is to be like: each wish is checked when the heap is built.
 
-use super::{Fallback, Heap, SoftLimit, UNSERVED, map};
+use super::{Fallback, Heap, UNSERVED, map};
 use crate::bitset::Bitset;
+use crate::closure::Closure;
 use crate::config::{ADDRESS_BITS, CLASS_MAX, PAGE};
 use crate::log::Log;
 use crate::modes::Hear;
@@ -54,6 +55,29 @@ impl fmt::Display for BuildError {
 
 impl core::error::Error for BuildError {}
 
+/// Who is told of a soft limit: the heap, and the bytes in use.
+#[derive(Clone)]
+pub(super) struct Tell(Closure<unsafe fn(*const (), &Heap, usize)>);
+
+impl Tell {
+    fn new<F: Fn(&Heap, usize) + Clone + Send + Sync + 'static>(tell: F) -> Self {
+        /// # Safety
+        /// An `F` lies there.
+        unsafe fn call<F: Fn(&Heap, usize)>(at: *const (), heap: &Heap, bytes: usize) {
+            // SAFETY: the caller's word.
+            unsafe { (*at.cast::<F>())(heap, bytes) }
+        }
+        // SAFETY: the function shares the closure, which is `Sync`.
+        Self(unsafe { Closure::new(tell, call::<F> as unsafe fn(*const (), &Heap, usize)) })
+    }
+
+    pub(super) fn tell(&self, heap: &Heap, bytes: usize) {
+        let (call, at) = self.0.parts();
+        // SAFETY: borrowed, so that it stays until the call returns.
+        unsafe { call(at, heap, bytes) }
+    }
+}
+
 /// Describes a heap and makes it: see [`Heap::builder`]. By default: all pools, no limit, no fallback, no bits, [`Mode::Fast`].
 ///
 /// Every wish, with what it takes:
@@ -78,7 +102,7 @@ impl core::error::Error for BuildError {}
 ///
 /// let heap = Heap::builder()
 ///     .capacity(4 << 20)                     // bytes: usize
-///     .soft_limit(1 << 20, passed)           // bytes: usize, and fn(&Heap, usize)
+///     .soft_limit(1 << 20, passed)           // bytes: usize, and Fn(&Heap, usize)
 ///     .pools(PoolTable::Sizes(&[64, 1024]))  // or PoolTable::Default, PoolTable::Classic
 ///     .fallback(&std::alloc::System)         // &'static (dyn GlobalAlloc + Sync)
 ///     .bits(100)                             // usize
@@ -91,7 +115,7 @@ impl core::error::Error for BuildError {}
 ///     .timing(true)                          // bool
 ///     .profiled(true)                        // bool
 ///     .log(Log::Off)                         // or Log::Os, Arena, Span, Pool, Cache
-///     .on_misuse(misused)                    // fn(&str)
+///     .on_misuse(misused)                    // Fn(&str)
 ///     .build()?;                             // Result<Heap, BuildError>
 ///
 /// assert_eq!(heap.set_bit(42, true), Ok(false));
@@ -112,11 +136,25 @@ impl core::error::Error for BuildError {}
 /// assert_eq!(Heap::builder().capacity(0).build().unwrap_err(), BuildError::Capacity(0));
 /// # Ok::<(), BuildError>(())
 /// ```
+///
+/// # Closures
+/// What [`soft_limit`](Self::soft_limit) and [`on_misuse`](Self::on_misuse) are given is kept in the heap itself, without an
+/// allocation. So it may capture 8 words (64 bytes) aligned to 16 bytes, which the compiler checks; of more, capture an `Arc`. It is
+/// called by whichever thread has the occasion, by several at the same time and from inside a call: nothing is locked meanwhile. A
+/// builder that is cloned clones it. It is dropped once: after the heap has given its memory back, or with a builder that builds
+/// none, or when another replaces it. It is never called after the heap's drop has begun. A closure that owns its heap, by an `Arc`,
+/// keeps it for ever; it has the heap as an argument, or else a `Weak`.
+///
+/// ```compile_fail,E0080
+/// # use millpond::Heap;
+/// let words = [0usize; 9];
+/// let _ = Heap::builder().on_misuse(move |what| println!("{what} {words:?}")).build();
+/// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct HeapBuilder<'a> {
     capacity: Option<usize>,
-    soft: Option<(usize, SoftLimit)>,
+    soft: Option<(usize, Tell)>,
     pools: PoolTable<'a>,
     fallback: Option<Fallback>,
     bits: usize,
@@ -135,7 +173,7 @@ impl fmt::Debug for HeapBuilder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HeapBuilder")
             .field("capacity", &self.capacity)
-            .field("soft_limit", &self.soft.map(|(bytes, _)| bytes))
+            .field("soft_limit", &self.soft.as_ref().map(|(bytes, _)| bytes))
             .field("pools", &self.pools)
             .field("fallback", &self.fallback.is_some())
             .field("bits", &self.bits)
@@ -182,10 +220,35 @@ impl<'a> HeapBuilder<'a> {
     }
 
     /// When the pages that the heap uses rise above `bytes`, rounded down to whole pages of 64 KiB, the thread that allocates trims
-    /// the heap and calls `tell` with the bytes that are still in use. `tell` may free, and allocate elsewhere.
-    /// Should it panic, the heap takes back what it was about to hand out.
-    pub fn soft_limit(mut self, bytes: usize, tell: SoftLimit) -> Self {
-        self.soft = Some((bytes, tell));
+    /// the heap and calls `tell` with the heap and the bytes that are still in use. A later call of this method replaces an earlier one.
+    ///
+    /// `tell` is a function or a closure; see [closures](Self#closures) for what it may capture. It may allocate from the heap and
+    /// free; it is called again only once the heap has been below `bytes` in between. Should it panic, the heap takes back what it was
+    /// about to hand out, and the panic goes on to whoever allocates.
+    ///
+    /// ```
+    /// use core::alloc::Layout;
+    /// use millpond::Heap;
+    /// use std::sync::mpsc;
+    ///
+    /// let (sender, passed) = mpsc::channel();
+    /// let heap = Heap::builder().soft_limit(1 << 20, move |_, bytes| _ = sender.send(bytes)).build()?;
+    /// let layout = Layout::new::<[u8; 2 << 20]>();
+    /// let block = heap.alloc(layout)?;
+    /// assert_eq!(passed.try_recv(), Ok(2 << 20));
+    /// // SAFETY: allocated above.
+    /// unsafe { heap.free(block, layout) };
+    ///
+    /// // The heap's end is that of the closure, and so of the channel.
+    /// drop(heap);
+    /// assert_eq!(passed.recv(), Err(mpsc::RecvError));
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    pub fn soft_limit<F>(mut self, bytes: usize, tell: F) -> Self
+    where
+        F: Fn(&Heap, usize) + Clone + Send + Sync + 'static,
+    {
+        self.soft = Some((bytes, Tell::new(tell)));
         self
     }
 
@@ -287,7 +350,9 @@ impl<'a> HeapBuilder<'a> {
 
     /// Has `hear` called with the line that names a misuse, instead of ending the process: for tests. An allocation that was to be
     /// freed wrongly is left as it is, and the call returns; one that was overwritten is freed. Lines are cut off after 1 KiB.
-    /// `hear` may allocate and free, and may panic: then what was in hand stays out of use.
+    /// `hear` is a function or a closure; see [closures](Self#closures) for what it may capture. It may allocate and free, and be
+    /// called again from inside its call, where it misuses the heap itself. It may panic: then what was in hand stays out of use. A
+    /// later call of this method replaces an earlier one.
     ///
     /// A heap without records then also looks at each address that it is given, and reports those that are none of its own, those
     /// where no chunk begins, and chunks that have been freed and have left their thread's cache. A chunk that is freed twice while
@@ -304,8 +369,11 @@ impl<'a> HeapBuilder<'a> {
     /// // SAFETY: none: "double free of 0x…: 8 bytes, id 1, …".
     /// unsafe { (heap.free(block, layout), heap.free(block, layout)) };
     /// ```
-    pub fn on_misuse(mut self, hear: fn(&str)) -> Self {
-        self.on_misuse = Some(hear);
+    pub fn on_misuse<F>(mut self, hear: F) -> Self
+    where
+        F: Fn(&str) + Clone + Send + Sync + 'static,
+    {
+        self.on_misuse = Some(Hear::new(hear));
         self
     }
 
@@ -334,9 +402,10 @@ impl<'a> HeapBuilder<'a> {
         let serves = self.serves()?;
         let capacity = self.pages()?;
         let limit = capacity.unwrap_or(usize::MAX / PAGE);
-        let soft = match self.soft {
+        let soft = match &self.soft {
             None => 0,
             Some((bytes, _)) => {
+                let bytes = *bytes;
                 Some(bytes / PAGE).filter(|soft| *soft > 0 && *soft < limit).ok_or(BuildError::SoftLimit(bytes))?
             }
         };
@@ -353,9 +422,11 @@ impl<'a> HeapBuilder<'a> {
                 // Valid as zeros.
                 (*inner).tracker.keep_callers(self.callers);
                 (*inner).tracker.guard(self.guard);
-                (*inner).tracker.witness.set(self.on_misuse);
+                let is_heard = self.on_misuse.is_some();
+                (&raw mut (*inner).hear).write(self.on_misuse);
+                (*inner).tracker.witness.set((*inner).hear.as_ref());
                 (*inner).tracker.quarantine.set(self.quarantine, self.freed);
-                let is_watched = self.mode != Mode::Fast || self.timing || self.profiled || self.on_misuse.is_some();
+                let is_watched = self.mode != Mode::Fast || self.timing || self.profiled || is_heard;
                 (&raw mut (*inner).plain).write(!is_watched);
                 (&raw mut (*inner).timed).write(self.timing);
                 (&raw mut (*inner).profiled).write(self.profiled);

@@ -15,6 +15,7 @@ mod report;
 mod resize;
 mod watched;
 
+use builder::Tell;
 pub use builder::{BuildError, HeapBuilder, PoolTable};
 pub use report::AllocError;
 
@@ -22,7 +23,7 @@ use crate::arena::Fill;
 use crate::bitset::Bitset;
 use crate::global::{self, HEAP};
 use crate::heap::{Heap as Core, Tracked};
-use crate::modes::Tracker;
+use crate::modes::{Hear, Tracker};
 use crate::os;
 use crate::report::Mode;
 use crate::size_class::{self, CLASSES, Class, INFO};
@@ -38,8 +39,8 @@ use core::ptr::{self, NonNull};
 /// An allocator that serves what a heap cannot: see [`HeapBuilder::fallback`].
 pub type Fallback = &'static (dyn GlobalAlloc + Sync);
 
-/// What is called when a heap passes its soft limit: with the heap, and the bytes of pages that it still uses after a trim. See
-/// [`HeapBuilder::soft_limit`].
+/// A function that is called when a heap passes its soft limit: with the heap, and the bytes of pages that it still uses after a
+/// trim. [`HeapBuilder::soft_limit`] takes such functions, and closures that capture.
 pub type SoftLimit = fn(&Heap, usize);
 
 /// In `Inner::serves`: no class of the table serves it.
@@ -104,7 +105,9 @@ struct Inner {
     serves: [u16; CLASSES],
     fallback: Option<Fallback>,
     fallbacks: Counter,
-    soft: Option<SoftLimit>,
+    soft: Option<Tell>,
+    /// What the tracker's witness is.
+    hear: Option<Hear>,
     bits: Bitset,
     capacity: usize,
     mode: Mode,
@@ -315,9 +318,9 @@ impl Heap {
         let budget = self.inner().core.spans.arenas.budget();
         if budget.take_passed() {
             self.trim();
-            if let Some(tell) = self.inner().soft {
+            if let Some(tell) = &self.inner().soft {
                 let undo = Undo(Some(undo));
-                tell(self, budget.used_bytes());
+                tell.tell(self, budget.used_bytes());
                 core::mem::forget(undo);
             }
         }
@@ -437,13 +440,16 @@ impl Drop for Heap {
         if self.inner().profiled {
             global::watch::forget(|address| self.inner().core.owns(address));
         }
-        // SAFETY: nobody has the heap any more, and its users had to be done with what it gave out.
+        // SAFETY: nobody has the heap any more, and its users had to be done with what it gave out. The closures are read once, and
+        // dropped when all else is: what their drops do, and whether they panic, changes nothing here.
         unsafe {
+            let inner = self.inner.as_ptr();
+            let _closures = ((&raw const (*inner).soft).read(), (&raw const (*inner).hear).read());
             self.inner().core.dispose();
             self.inner().tracker.dispose();
             self.inner().times.dispose();
             self.inner().bits.dispose();
-            os::release_metadata(self.inner.as_ptr().expose_provenance(), size_of::<Inner>());
+            os::release_metadata(inner.expose_provenance(), size_of::<Inner>());
         }
     }
 }

@@ -3,17 +3,38 @@
 //! | state | what misuse does |
 //! |---|---|
 //! | zero | ends the process, with a line on stderr |
-//! | the address of a function | calls it with the line; then what was misused stays as it is, and the call returns |
+//! | the address of a closure | calls it with the line; then what was misused stays as it is, and the call returns |
 //!
-//! Set before the heap is used, and never again.
+//! Set before the heap is used, and never again; the closure is the heap's, which drops it at its end.
 
+use crate::closure::Closure;
 use crate::os;
 use crate::sync::Counter;
 use core::fmt::{self, Write as _};
-use core::ptr::with_exposed_provenance;
+use core::ptr::{self, with_exposed_provenance};
 
 /// Who hears of it: the line, without an end.
-pub(crate) type Hear = fn(&str);
+#[derive(Clone)]
+pub(crate) struct Hear(Closure<unsafe fn(*const (), &str)>);
+
+impl Hear {
+    pub(crate) fn new<F: Fn(&str) + Clone + Send + Sync + 'static>(hear: F) -> Self {
+        /// # Safety
+        /// An `F` lies there.
+        unsafe fn call<F: Fn(&str)>(at: *const (), what: &str) {
+            // SAFETY: the caller's word.
+            unsafe { (*at.cast::<F>())(what) }
+        }
+        // SAFETY: the function shares the closure, which is `Sync`.
+        Self(unsafe { Closure::new(hear, call::<F> as unsafe fn(*const (), &str)) })
+    }
+
+    fn hear(&self, what: &str) {
+        let (call, at) = self.0.parts();
+        // SAFETY: borrowed, so that it stays until the call returns.
+        unsafe { call(at, what) }
+    }
+}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -43,16 +64,16 @@ impl Witness {
     }
 
     /// Names the witness, before the heap is used.
-    pub(crate) fn set(&self, hear: Option<Hear>) {
-        self.0.set(hear.map_or(0, |hear| (hear as *const ()).expose_provenance() as u64));
+    ///
+    /// # Safety
+    /// It stays where it is until the heap is used no more.
+    pub(crate) unsafe fn set(&self, hear: Option<&Hear>) {
+        self.0.set(hear.map_or(0, |hear| ptr::from_ref(hear).expose_provenance() as u64));
     }
 
-    fn get(&self) -> Option<Hear> {
-        match self.0.get() as usize {
-            0 => None,
-            // SAFETY: what `set` was given, and nothing else is stored.
-            at => Some(unsafe { core::mem::transmute::<*const (), Hear>(with_exposed_provenance(at)) }),
-        }
+    fn get(&self) -> Option<&Hear> {
+        // SAFETY: null, or what `set` was given, which is still there.
+        unsafe { with_exposed_provenance::<Hear>(self.0.get() as usize).as_ref() }
     }
 
     /// Whether misuse is heard of, and does not end the process.
@@ -67,7 +88,7 @@ impl Witness {
         let mut line = Line { bytes: [0; 1024], len: 0 };
         // What is too long is cut off.
         let _ = line.write_fmt(what);
-        hear(core::str::from_utf8(&line.bytes[..line.len]).unwrap_or_default());
+        hear.hear(core::str::from_utf8(&line.bytes[..line.len]).unwrap_or_default());
     }
 
     /// Tells the witness of misuse; without one, ends the process.

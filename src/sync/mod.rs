@@ -17,6 +17,7 @@ mod model;
 #[cfg(not(millpond_loom))]
 mod native;
 pub(crate) mod points;
+mod raw;
 #[cfg(all(test, not(millpond_loom)))]
 pub(crate) mod stepped;
 
@@ -26,6 +27,7 @@ pub(crate) use model::*;
 #[cfg(not(millpond_loom))]
 pub(crate) use native::*;
 pub(crate) use points::{Point, point};
+pub(crate) use raw::Raw;
 
 /// The faults that the models' twins plant, one at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
