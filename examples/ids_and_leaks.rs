@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // SAFETY: as above.
         unsafe { heap.free(scratch, layout) };
     }
-    let leaked = heap.live_since(mark);
+    let leaked = heap.live_since(mark)?;
     println!("{leaked}");
     println!("{}", leaked.json());
     Ok(())

@@ -209,8 +209,8 @@ pub use {
     measure::{Measured, assert_no_alloc, measure},
     os::Location,
     records::{
-        GroupBy, LiveGroup, LiveSince, Snapshot, Tag, callers, id_of, leaks, leaks_since, live_since, ptr_of, record,
-        snapshot, tag, walk,
+        GroupBy, LiveGroup, LiveSince, Snapshot, SnapshotError, Tag, callers, id_of, leaks, leaks_since, live_since,
+        ptr_of, record, snapshot, tag, walk,
     },
 };
 

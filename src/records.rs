@@ -30,15 +30,27 @@ impl Tracker {
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        Snapshot { last: self.mark() }
+        Snapshot { last: self.mark(), heap: self.heap() }
+    }
+
+    /// The last ID before a mark, which is to be of this heap.
+    pub(crate) fn before(&self, snapshot: Snapshot) -> Result<u64, SnapshotError> {
+        if snapshot.heap == self.heap() { Ok(snapshot.last) } else { Err(SnapshotError) }
     }
 
     /// What is live of what was allocated after one mark, and up to another.
-    pub(crate) fn live(&self, from: Snapshot, to: Snapshot, by: GroupBy) -> LiveSince {
+    pub(crate) fn live(
+        &self,
+        from: Snapshot,
+        to: Option<Snapshot>,
+        by: GroupBy,
+    ) -> Result<LiveSince, SnapshotError> {
+        let from = self.before(from)?;
+        let to = to.map_or(Ok(u64::MAX), |to| self.before(to))?;
         let mut live = LiveSince::default();
         let now = os::coarse_ms();
         self.walk(|seen| {
-            if seen.id > from.last && seen.id <= to.last {
+            if seen.id > from && seen.id <= to {
                 let group = LiveGroup {
                     count: 1,
                     bytes: seen.size as u64,
@@ -51,7 +63,7 @@ impl Tracker {
             }
         });
         live.groups[..live.len].sort_unstable_by_key(|group| (core::cmp::Reverse(group.bytes), group.first));
-        live
+        Ok(live)
     }
 }
 
@@ -111,8 +123,25 @@ pub fn snapshot() -> Snapshot {
 }
 
 /// What is live now and was allocated after the mark; nothing without records. Linear in the most records that there ever were.
-pub fn live_since(snapshot: Snapshot) -> LiveSince {
-    TRACKER.live(snapshot, Snapshot::LAST, GroupBy::SizeAndTag)
+///
+/// # Errors
+/// [`SnapshotError`]: the mark is of a [`Heap`](crate::Heap), whose [`live_since`](crate::Heap::live_since) takes it.
+///
+/// ```
+/// # #[global_allocator]
+/// # static GLOBAL: millpond::WithMode = millpond::Millpond::with_mode(millpond::Mode::Tracked);
+/// let mark = millpond::snapshot();
+/// let kept = vec![1u8; 100];
+/// let live = millpond::live_since(mark)?;
+/// assert!(live.groups().iter().any(|group| group.size == 100));
+///
+/// let heap = millpond::Heap::new()?;
+/// assert_eq!(millpond::live_since(heap.snapshot()).unwrap_err(), millpond::SnapshotError);
+/// # drop(kept);
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
+pub fn live_since(snapshot: Snapshot) -> Result<LiveSince, SnapshotError> {
+    TRACKER.live(snapshot, None, GroupBy::SizeAndTag)
 }
 
 /// Live allocations that are no longer reachable: no data, stack or register of the program has an address in them, nor has any
@@ -147,29 +176,49 @@ pub fn leaks() -> Result<Leaks, LeaksUnknown> {
 /// As [`leaks()`], of what was allocated after a mark; of all, where there are no records.
 ///
 /// # Errors
-/// As [`leaks()`].
+/// As [`leaks()`]; and [`LeaksUnknown::Snapshot`]: the mark is of a [`Heap`](crate::Heap).
 #[inline(never)]
 pub fn leaks_since(snapshot: Snapshot) -> Result<Leaks, LeaksUnknown> {
-    leaks::find(&HEAP, &TRACKER, &os::registers(), snapshot.last)
+    let since = TRACKER.before(snapshot)?;
+    leaks::find(&HEAP, &TRACKER, &os::registers(), since)
 }
 
 /// A mark between a heap's allocations so far and those to come: see [`snapshot`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// It is of one heap, the program's or a [`Heap`](crate::Heap), and every other heap refuses it with [`SnapshotError`], also one
+/// that was made when that heap was gone. Plain data, which keeps no heap alive. In the child of a `fork` it is of the same heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[must_use = "it does nothing but mark a moment"]
 pub struct Snapshot {
     last: u64,
+    heap: u64,
+}
+
+/// A [`Snapshot`] is of another heap than the one that was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotError;
+
+impl fmt::Display for SnapshotError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the snapshot is of another heap")
+    }
+}
+
+impl core::error::Error for SnapshotError {}
+
+impl From<SnapshotError> for LeaksUnknown {
+    fn from(_: SnapshotError) -> Self {
+        Self::Snapshot
+    }
 }
 
 impl Snapshot {
-    /// Later than all.
-    pub(crate) const LAST: Self = Self { last: u64::MAX };
-
-    /// The last ID before it.
-    pub(crate) fn last(self) -> u64 {
-        self.last
-    }
-
-    /// What the program's allocator gave out after this mark and before a `later` one and is live now, in groups. For marks of a
-    /// [`Heap`](crate::Heap) use [`Heap::diff`](crate::Heap::diff). Linear in the most records that there ever were.
+    /// What the program's allocator gave out after this mark and before a `later` one and is live now, in groups; nothing, if the
+    /// other is the earlier one. For marks of a [`Heap`](crate::Heap) use [`Heap::diff`](crate::Heap::diff). Linear in the most
+    /// records that there ever were.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: a mark is of a [`Heap`](crate::Heap).
     ///
     /// ```no_run
     /// use millpond::GroupBy;
@@ -178,10 +227,11 @@ impl Snapshot {
     /// // … one request …
     /// let after = millpond::snapshot();
     /// // … many others, in which what the first has left behind should have gone …
-    /// println!("{}", before.diff(after, GroupBy::Age));
+    /// println!("{}", before.diff(after, GroupBy::Age)?);
+    /// # Ok::<(), millpond::SnapshotError>(())
     /// ```
-    pub fn diff(self, later: Self, by: GroupBy) -> LiveSince {
-        TRACKER.live(self, later, by)
+    pub fn diff(self, later: Self, by: GroupBy) -> Result<LiveSince, SnapshotError> {
+        TRACKER.live(self, Some(later), by)
     }
 }
 
@@ -318,8 +368,23 @@ impl LiveSince {
         &self.groups[..self.len]
     }
 
-    /// The same as JSON: an object with `count`, `bytes` and `groups`; in a group by [`GroupBy::Site`] `callers` are addresses
-    /// inside the calls, as numbers.
+    /// How many allocations are in no group, since there were too many groups.
+    pub fn others(&self) -> u64 {
+        self.count - self.groups().iter().map(|group| group.count).sum::<u64>()
+    }
+
+    /// The same as JSON: an object with `count`, `bytes`, `others` and `groups`, whose fields are those of [`LiveGroup`]; in a group
+    /// by [`GroupBy::Site`] `callers` are addresses inside the calls, as numbers.
+    ///
+    /// ```
+    /// let heap = millpond::Heap::builder().ids(true).build()?;
+    /// let mark = heap.snapshot();
+    /// let block = heap.alloc(core::alloc::Layout::new::<u64>())?;
+    /// let json = heap.live_since(mark)?.json().to_string();
+    /// assert!(json.starts_with(r#"{"count":1,"bytes":8,"others":0,"groups":[{"size":8,"#));
+    /// # let _ = block;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn json(&self) -> impl fmt::Display + '_ {
         Json(self)
     }
@@ -346,7 +411,10 @@ impl fmt::Display for LiveSince {
                 write!(f, "{before} {}", os::Location(caller.saturating_sub(1)))?;
             }
         }
-        Ok(())
+        match self.others() {
+            0 => Ok(()),
+            others => write!(f, "\nand {others} in other groups"),
+        }
     }
 }
 
@@ -354,7 +422,8 @@ struct Json<'a>(&'a LiveSince);
 
 impl fmt::Display for Json<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{{\"count\":{},\"bytes\":{},\"groups\":[", self.0.count, self.0.bytes)?;
+        let LiveSince { count, bytes, .. } = self.0;
+        write!(f, "{{\"count\":{count},\"bytes\":{bytes},\"others\":{},\"groups\":[", self.0.others())?;
         for (at, group) in self.0.groups().iter().enumerate() {
             let comma = if at > 0 { "," } else { "" };
             let LiveGroup { size, younger_ms, count, bytes, first, time_ms, age_ms, .. } = group;

@@ -9,7 +9,7 @@ use common::thread::together;
 use common::{KIB, MIB, scaled};
 use core::alloc::Layout;
 use core::ptr::{NonNull, null_mut};
-use millpond::{GroupBy, Heap, Mode};
+use millpond::{GroupBy, Heap, LeaksUnknown, Mode, SnapshotError};
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -111,7 +111,7 @@ fn threads_share_records() {
         }
     }));
     let left = shared.into_inner().unwrap();
-    assert_eq!(heap.live_since(mark).count(), left.len() as u64);
+    assert_eq!(heap.live_since(mark).unwrap().count(), left.len() as u64);
     for (ptr, _) in left {
         // SAFETY: as above.
         unsafe { heap.free(ptr, layout(100)) };
@@ -149,7 +149,7 @@ fn tags_nest_and_say_what_is_live() {
     let take = |size: usize| heap.alloc(layout(size)).unwrap();
     take(10);
     let mark = heap.snapshot();
-    assert_eq!(heap.live_since(mark).count(), 0);
+    assert_eq!(heap.live_since(mark).unwrap().count(), 0);
     let outer = millpond::tag("outer");
     take(100);
     {
@@ -162,7 +162,7 @@ fn tags_nest_and_say_what_is_live() {
     take(100);
     drop(outer);
     take(300);
-    let live = heap.live_since(mark);
+    let live = heap.live_since(mark).unwrap();
     assert_eq!((live.count(), live.bytes()), (4, 700));
     let groups: Vec<(usize, u64, &str)> =
         live.groups().iter().map(|group| (group.size, group.count, group.tag)).collect();
@@ -226,7 +226,7 @@ fn what_is_live_between_two_marks_is_grouped() {
     // SAFETY: allocated above, freed once.
     unsafe { heap.free(gone, layout(70)) };
     let groups = |by: GroupBy| -> Vec<(usize, &str, u64, u64, u64)> {
-        let live = heap.diff(from, to, by);
+        let live = heap.diff(from, to, by).unwrap();
         assert_eq!((live.count(), live.bytes()), (4, 330), "{by:?}");
         live.groups().iter().map(|group| (group.size, group.tag, group.count, group.bytes, group.first)).collect()
     };
@@ -237,16 +237,59 @@ fn what_is_live_between_two_marks_is_grouped() {
     );
     assert_eq!(groups(GroupBy::Size), [(100, "", 3, 300, 66), (30, "", 1, 30, 69)]);
     assert_eq!(groups(GroupBy::Tag), [(0, "other", 2, 200, 67), (0, "one", 2, 130, 66)]);
-    let by_age = heap.diff(from, to, GroupBy::Age);
+    let by_age = heap.diff(from, to, GroupBy::Age).unwrap();
     assert_eq!(by_age.groups().iter().map(|group| group.count).sum::<u64>(), 4);
     for group in by_age.groups() {
         assert!(group.age_ms < group.younger_ms && (group.size, group.tag) == (0, ""), "{group:?}");
     }
     assert!(by_age.to_string().contains(", younger than "), "{by_age}");
-    assert!(heap.diff(from, to, GroupBy::Tag).to_string().contains("200 bytes in      2, from id 67, for other"));
+    assert!(heap.diff(from, to, GroupBy::Tag).unwrap().to_string().contains("200 bytes in      2, from id 67, for other"));
     let json: serde_json::Value = serde_json::from_str(&by_age.json().to_string()).expect("JSON");
     assert_eq!(json["groups"][0]["younger_ms"], by_age.groups()[0].younger_ms);
-    assert_eq!(heap.diff(to, from, GroupBy::Size).count(), 0);
+    assert_eq!(heap.diff(to, from, GroupBy::Size).unwrap().count(), 0);
+}
+
+/// A mark is of one heap, also after that heap is gone, and in all modes: no other heap takes it for one of its own.
+#[test]
+fn a_snapshot_of_another_heap_is_refused() {
+    let [own, other, fast] = [Mode::Tracked, Mode::Hardened, Mode::Fast].map(heap);
+    let (mark, program) = (own.snapshot(), millpond::snapshot());
+    take(&own, 100);
+    take(&other, 100);
+    assert_eq!((own.live_since(mark).unwrap().count(), other.snapshot() == own.snapshot()), (1, false));
+    for heap in [&other, &fast] {
+        for mark in [mark, program] {
+            assert_eq!(heap.live_since(mark).unwrap_err(), SnapshotError);
+            assert_eq!(heap.diff(mark, heap.snapshot(), GroupBy::Size).unwrap_err(), SnapshotError);
+            assert_eq!(heap.diff(heap.snapshot(), mark, GroupBy::Size).unwrap_err(), SnapshotError);
+            assert_eq!(heap.leaks_since(mark).unwrap_err(), LeaksUnknown::Snapshot);
+        }
+        assert_eq!(heap.live_since(heap.snapshot()).unwrap().count(), 0);
+        heap.leaks_since(heap.snapshot()).unwrap();
+    }
+    assert_eq!(millpond::live_since(mark).unwrap_err(), SnapshotError);
+    assert_eq!(program.diff(mark, GroupBy::Tag).unwrap_err(), SnapshotError);
+    assert_eq!(mark.diff(millpond::snapshot(), GroupBy::Tag).unwrap_err(), SnapshotError);
+    assert_eq!(millpond::leaks_since(mark).unwrap_err(), LeaksUnknown::Snapshot);
+    assert_eq!(program.diff(millpond::snapshot(), GroupBy::Tag).unwrap().count(), 0);
+    drop(own);
+    // As likely as not in the same place.
+    let next = heap(Mode::Tracked);
+    assert_eq!(next.live_since(mark).unwrap_err().to_string(), "the snapshot is of another heap");
+}
+
+/// Of more sizes than there are groups the rest is told too, in text and in JSON.
+#[test]
+fn what_is_in_no_group_is_counted() {
+    let heap = heap(Mode::Tracked);
+    let mark = heap.snapshot();
+    (1..=70).for_each(|size| _ = (take(&heap, size), take(&heap, size)));
+    let live = heap.live_since(mark).unwrap();
+    assert_eq!((live.count(), live.groups().len(), live.others()), (140, 64, 12));
+    assert!(live.to_string().ends_with("\nand 12 in other groups"), "{live}");
+    let json: serde_json::Value = serde_json::from_str(&live.json().to_string()).expect("JSON");
+    assert_eq!((&json["count"], &json["others"]), (&140.into(), &12.into()));
+    assert_eq!(heap.live_since(heap.snapshot()).unwrap().others(), 0);
 }
 
 #[inline(never)]
@@ -270,7 +313,7 @@ fn what_is_live_is_grouped_by_who_asked_for_it() {
             other_site(&heap)
         };
     }
-    let live = heap.diff(from, heap.snapshot(), GroupBy::Site);
+    let live = heap.diff(from, heap.snapshot(), GroupBy::Site).unwrap();
     let groups = live.groups();
     assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), 30, "{live}");
     assert!(groups.iter().all(|group| matches!(group.callers().len(), 1..=3)), "{live}");
@@ -278,7 +321,7 @@ fn what_is_live_is_grouped_by_who_asked_for_it() {
     let json: serde_json::Value = serde_json::from_str(&live.json().to_string()).expect("JSON");
     assert_eq!(json["groups"][0]["callers"][0], groups[0].callers()[0] - 1);
     assert!(live.to_string().contains(", allocated from records-"), "{live}");
-    assert!(heap.diff(from, heap.snapshot(), GroupBy::Size).groups()[0].callers().is_empty());
+    assert!(heap.diff(from, heap.snapshot(), GroupBy::Size).unwrap().groups()[0].callers().is_empty());
 }
 
 #[test]
@@ -476,7 +519,7 @@ fn the_environment_names_a_mode() {
         let id = millpond::id_of(kept[7].as_ptr()).expect("live");
         assert_eq!(millpond::ptr_of(id), Some(kept[7].as_ptr().cast_mut()));
         assert_eq!(millpond::record(id).map(|record| (record.size, record.tag)), Some((800, "kept")));
-        let live = millpond::live_since(mark);
+        let live = millpond::live_since(mark).unwrap();
         assert!(live.groups().iter().filter(|group| group.tag == "kept").count() >= 60, "{live}");
         together((0..8).map(|id| {
             move || {

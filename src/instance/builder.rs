@@ -8,7 +8,7 @@ use crate::log::Log;
 use crate::modes::Hear;
 use crate::report::{Freed, Mode};
 use crate::size_class::{self, CLASSES};
-use crate::sync::Counter;
+use crate::sync::{AtomicU64, Counter, Ordering};
 use core::fmt;
 
 /// Which chunk sizes a heap serves; what is larger gets whole pages of 64 KiB.
@@ -54,6 +54,9 @@ impl fmt::Display for BuildError {
 }
 
 impl core::error::Error for BuildError {}
+
+/// How many heaps there have been: their numbers are never used again.
+static HEAPS: AtomicU64 = AtomicU64::new(0);
 
 /// Who is told of a soft limit: the heap, and the bytes in use.
 #[derive(Clone)]
@@ -420,6 +423,8 @@ impl<'a> HeapBuilder<'a> {
                 (&raw mut (*inner).soft).write(self.soft.map(|(_, tell)| tell));
                 (&raw mut (*inner).mode).write(self.mode);
                 // Valid as zeros.
+                // Relaxed: a number, behind which nothing is published.
+                (*inner).tracker.stand_beside(1 + HEAPS.fetch_add(1, Ordering::Relaxed));
                 (*inner).tracker.keep_callers(self.callers);
                 (*inner).tracker.guard(self.guard);
                 let is_heard = self.on_misuse.is_some();

@@ -5,7 +5,7 @@ use crate::chunks::{self, Chunk};
 use crate::leaks::{self, Leaks, LeaksUnknown};
 use crate::modes::Of;
 use crate::os;
-use crate::records::{self, GroupBy, LiveSince, Snapshot, Tag};
+use crate::records::{self, GroupBy, LiveSince, Snapshot, SnapshotError, Tag};
 use crate::report::Record;
 use core::ptr::{self, NonNull};
 
@@ -62,23 +62,43 @@ impl Heap {
 
     /// What is live now and was allocated after the mark; nothing without IDs. Linear in the most records that there ever were.
     ///
+    /// # Errors
+    /// [`SnapshotError`]: the mark is of another heap.
+    ///
     /// ```
     /// let heap = millpond::Heap::builder().ids(true).build()?;
     /// let mark = heap.snapshot();
     /// let block = heap.alloc(core::alloc::Layout::new::<u64>())?;
-    /// let live = heap.live_since(mark);
+    /// let live = heap.live_since(mark)?;
     /// assert_eq!((live.count(), live.bytes()), (1, 8));
     /// # let _ = block;
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
-    pub fn live_since(&self, snapshot: Snapshot) -> LiveSince {
-        self.inner().tracker.live(snapshot, Snapshot::LAST, GroupBy::SizeAndTag)
+    pub fn live_since(&self, snapshot: Snapshot) -> Result<LiveSince, SnapshotError> {
+        self.inner().tracker.live(snapshot, None, GroupBy::SizeAndTag)
     }
 
-    /// What was allocated after one mark and before another and is live now, in groups. Linear in the most records that there ever
-    /// were.
-    pub fn diff(&self, from: Snapshot, to: Snapshot, by: GroupBy) -> LiveSince {
-        self.inner().tracker.live(from, to, by)
+    /// What was allocated after one mark and before another and is live now, in groups; nothing, if `to` is the earlier one. Linear
+    /// in the most records that there ever were.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: a mark is of another heap.
+    ///
+    /// ```
+    /// use millpond::{GroupBy, Heap, SnapshotError};
+    ///
+    /// let heap = Heap::builder().ids(true).build()?;
+    /// let from = heap.snapshot();
+    /// let block = heap.alloc(core::alloc::Layout::new::<u64>())?;
+    /// assert_eq!(heap.diff(from, heap.snapshot(), GroupBy::Size)?.count(), 1);
+    ///
+    /// let other = Heap::builder().ids(true).build()?;
+    /// assert_eq!(other.diff(from, other.snapshot(), GroupBy::Size).unwrap_err(), SnapshotError);
+    /// # let _ = block;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    pub fn diff(&self, from: Snapshot, to: Snapshot, by: GroupBy) -> Result<LiveSince, SnapshotError> {
+        self.inner().tracker.live(from, Some(to), by)
     }
 
     /// What the heap has given out and is live but no longer reachable: as [`leaks`](crate::leaks()).
@@ -93,10 +113,11 @@ impl Heap {
     /// As [`leaks`](Self::leaks), of what was allocated after a mark; of all, where the heap gives no IDs.
     ///
     /// # Errors
-    /// As [`leaks`](crate::leaks()).
+    /// As [`leaks`](crate::leaks()); and [`LeaksUnknown::Snapshot`]: the mark is of another heap.
     #[inline(never)]
     pub fn leaks_since(&self, snapshot: Snapshot) -> Result<Leaks, LeaksUnknown> {
-        leaks::find(&self.inner().core, &self.inner().tracker, &os::registers(), snapshot.last())
+        let since = self.inner().tracker.before(snapshot)?;
+        leaks::find(&self.inner().core, &self.inner().tracker, &os::registers(), since)
     }
 
     /// Says what the calling thread's allocations are for: [`tag`](crate::tag) as a method. A tag is the thread's, so it holds for
@@ -108,7 +129,7 @@ impl Heap {
     /// let parsing = heap.tag("parser");
     /// let block = heap.alloc(core::alloc::Layout::new::<u64>())?;
     /// drop(parsing);
-    /// assert_eq!(heap.live_since(mark).groups()[0].tag, "parser");
+    /// assert_eq!(heap.live_since(mark)?.groups()[0].tag, "parser");
     /// # let _ = block;
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```

@@ -43,6 +43,8 @@ pub enum LeaksUnknown {
     System,
     /// The system has no memory for the search, or the calling thread has less than 48 KiB of stack left.
     Memory,
+    /// The [`Snapshot`](crate::Snapshot) is of another heap.
+    Snapshot,
 }
 
 impl fmt::Display for LeaksUnknown {
@@ -50,6 +52,7 @@ impl fmt::Display for LeaksUnknown {
         f.write_str(match self {
             Self::System => "the system does not let this process's memory be looked at",
             Self::Memory => "there is no memory for the search",
+            Self::Snapshot => "the snapshot is of another heap",
         })
     }
 }

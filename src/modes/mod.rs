@@ -36,7 +36,7 @@ pub(crate) use witness::{Hear, Witness};
 use crate::config::{CALLERS, GUARDED};
 use crate::os;
 use crate::slab::Slab;
-use crate::sync::{AtomicU32, AtomicU64, Fault, Ordering, planted};
+use crate::sync::{AtomicU32, AtomicU64, Counter, Fault, Ordering, planted};
 use crate::tagged::NONE;
 use crate::thread_cache::Lot;
 use recent::Recent;
@@ -55,6 +55,8 @@ pub(crate) struct Tracker {
     guarded: AtomicU32,
     pub(crate) quarantine: Quarantine,
     pub(crate) witness: Witness,
+    /// The number of its heap, by which marks are told apart; zero: the program's.
+    heap: Counter,
     /// Whether there may be allocations without a record.
     late: AtomicU32,
     /// What the clock said at the first allocation.
@@ -87,10 +89,21 @@ impl Tracker {
                 guarded: AtomicU32::new(0),
                 quarantine: Quarantine::new(),
                 witness: Witness::new(),
+                heap: Counter::new(),
                 late: AtomicU32::new(0),
                 origin_ms: AtomicU64::new(0),
             }
         }
+    }
+
+    /// Says which heap's it is; before there is a mark.
+    pub(crate) fn stand_beside(&self, heap: u64) {
+        self.heap.set(heap);
+    }
+
+    /// The number of its heap.
+    pub(crate) fn heap(&self) -> u64 {
+        self.heap.get()
     }
 
     /// Has each record keep up to so many callers; before the first is made.
