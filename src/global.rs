@@ -83,6 +83,8 @@ const CONFIGURED: u32 = 1 << 14;
 /// * **Misuse** that is noticed ends the process with one line on stderr: a chunk that comes back to its span twice, an
 ///   address at which no chunk begins, a size of another class. It is noticed not on the fast path but when the chunk leaves
 ///   the thread's cache; until then a chunk that was freed twice may be handed out twice. [`Mode`] has what notices more.
+/// * **Collections**: with the feature `allocator-api2` it is an `Allocator` too, installed as the program's or not. Collections
+///   grow in place where `realloc` does: below 256 KiB within the class, above it where the pages behind are free.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Millpond;
 

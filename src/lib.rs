@@ -189,6 +189,10 @@ fn panicked(info: &core::panic::PanicInfo<'_>) -> ! {
 #[path = "forward.rs"]
 mod global;
 
+#[cfg(feature = "allocator-api2")]
+#[cfg(any(not(any(test, millpond_loom)), miri, millpond_forward))]
+mod collections;
+
 #[cfg(any(not(any(test, millpond_loom)), miri, millpond_forward))]
 pub use global::{Millpond, check, check_memory, flush_thread, owns, set_thp, stats, trim, usable_size};
 pub use report::{CheckError, Freed, Latency, Mode, POOLS, PoolStats, Pools, Record, Stats, Thp, Timing, Trimmed};

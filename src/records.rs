@@ -321,6 +321,7 @@ const GROUPS: usize = 64;
 /// What is live since a mark, in groups, most bytes first; plain data. As text by `Display`, as JSON by
 /// [`json`](Self::json).
 #[derive(Clone, Copy, Debug)]
+#[must_use = "it does nothing but tell"]
 pub struct LiveSince {
     groups: [LiveGroup; GROUPS],
     len: usize,

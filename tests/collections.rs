@@ -43,6 +43,61 @@ fn a_vector_grows_in_place_or_moves_and_shrinks() {
     assert!(zeroed.iter().all(|byte| *byte == 0));
 }
 
+/// The program's allocator as a value: what grows stays where there is room, and nothing takes no memory.
+#[test]
+fn collections_live_in_the_programs_allocator() {
+    let mut map = HashMap::with_hasher_in(DefaultHashBuilder::default(), Millpond);
+    for key in 0..1000usize {
+        let mut list = Vec::new_in(Millpond);
+        list.extend(0..key % 50);
+        map.insert(key, Box::new_in(list, Millpond));
+    }
+    assert!(map.iter().all(|(key, list)| list.iter().copied().eq(0..key % 50)));
+    drop(map);
+
+    let [few, more, much] = [100, 112, 200].map(|size| std::alloc::Layout::from_size_align(size, 8).unwrap());
+    let [large, larger] = [300_000, 320_000].map(|size| std::alloc::Layout::from_size_align(size, 8).unwrap());
+    let [nothing, wide] =
+        [(0, 1), (300, 4096)].map(|(size, align)| std::alloc::Layout::from_size_align(size, align).unwrap());
+    // SAFETY: each allocation with its own layout, which the next call takes.
+    unsafe {
+        let first = Millpond.allocate_zeroed(few).unwrap();
+        assert_eq!((first.len(), millpond::usable_size(first.as_ptr().cast())), (100, Some(112)));
+        first.cast::<u8>().write_bytes(7, 100);
+        // Within the class it stays.
+        let grown = Millpond.grow_zeroed(first.cast(), few, more).unwrap();
+        assert_eq!((grown.cast::<u8>(), grown.len()), (first.cast(), 112));
+        let moved = Millpond.grow_zeroed(grown.cast(), more, much).unwrap();
+        let bytes = moved.as_ref();
+        assert!(bytes[..100].iter().all(|byte| *byte == 7) && bytes[100..].iter().all(|byte| *byte == 0));
+        let back = Millpond.shrink(moved.cast(), much, nothing).unwrap();
+        assert_eq!((back.len(), millpond::owns(back.as_ptr().cast())), (0, false));
+        let back = Millpond.grow(back.cast(), nothing, wide).unwrap();
+        assert_eq!(back.cast::<u8>().addr().get() % 4096, 0);
+        Millpond.deallocate(back.cast(), wide);
+        let first = Millpond.allocate(large).unwrap().cast::<u8>();
+        assert_eq!(Millpond.grow(first, large, larger).unwrap().cast(), first);
+        assert_eq!(Millpond.shrink(first, larger, large).unwrap().cast(), first);
+        Millpond.deallocate(first, large);
+        let most = std::alloc::Layout::from_size_align(isize::MAX as usize, 1).unwrap();
+        assert!(Millpond.allocate(most).is_err() && Millpond.allocate_zeroed(most).is_err());
+    }
+}
+
+/// A collection may have a heap of its own, which goes with it and is moved with it.
+#[test]
+fn a_collection_has_its_heap() {
+    let mut list = Vec::new_in(Heap::builder().capacity(1 << 20).build().unwrap());
+    list.extend(0..10_000u32);
+    let mut list = std::thread::spawn(move || list).join().unwrap();
+    list.extend(0..10_000u32);
+    assert!(list.iter().copied().eq((0..10_000).chain(0..10_000)));
+    assert!(list.try_reserve(1 << 20).is_err());
+    assert!(list.allocator().owns(list.as_ptr().cast()) && list.allocator().stats().live >= 80_000);
+    let one = Box::new_in(5, Heap::new().unwrap());
+    assert_eq!(*one, 5);
+}
+
 #[test]
 fn a_collection_meets_the_limit() {
     let heap = Heap::builder().capacity(1 << 20).build().unwrap();

@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["slot", "environment", "pprof"],
     &["leaks"],
     &["global", "forward"],
-    &["records", "measure", "profile"],
+    &["records", "measure", "profile", "collections"],
     &["chunks"],
     &["instance"],
     &["c_api"],

@@ -243,7 +243,9 @@ fn what_is_live_between_two_marks_is_grouped() {
         assert!(group.age_ms < group.younger_ms && (group.size, group.tag) == (0, ""), "{group:?}");
     }
     assert!(by_age.to_string().contains(", younger than "), "{by_age}");
-    assert!(heap.diff(from, to, GroupBy::Tag).unwrap().to_string().contains("200 bytes in      2, from id 67, for other"));
+    assert!(
+        heap.diff(from, to, GroupBy::Tag).unwrap().to_string().contains("200 bytes in      2, from id 67, for other")
+    );
     let json: serde_json::Value = serde_json::from_str(&by_age.json().to_string()).expect("JSON");
     assert_eq!(json["groups"][0]["younger_ms"], by_age.groups()[0].younger_ms);
     assert_eq!(heap.diff(to, from, GroupBy::Size).unwrap().count(), 0);
@@ -265,7 +267,7 @@ fn a_snapshot_of_another_heap_is_refused() {
             assert_eq!(heap.leaks_since(mark).unwrap_err(), LeaksUnknown::Snapshot);
         }
         assert_eq!(heap.live_since(heap.snapshot()).unwrap().count(), 0);
-        heap.leaks_since(heap.snapshot()).unwrap();
+        assert!(heap.leaks_since(heap.snapshot()).is_ok());
     }
     assert_eq!(millpond::live_since(mark).unwrap_err(), SnapshotError);
     assert_eq!(program.diff(mark, GroupBy::Tag).unwrap_err(), SnapshotError);

@@ -172,6 +172,10 @@ pub struct HeapBuilder<'a> {
     on_misuse: Option<Hear>,
 }
 
+/// A builder is plain wishes. What its closures have captured is not looked at.
+impl core::panic::UnwindSafe for HeapBuilder<'_> {}
+impl core::panic::RefUnwindSafe for HeapBuilder<'_> {}
+
 impl fmt::Debug for HeapBuilder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HeapBuilder")

@@ -69,7 +69,8 @@ const UNSERVED: u16 = u16::MAX;
 ///   the largest pool gets whole pages of 64 KiB.
 /// * **Records**: with [`ids`](HeapBuilder::ids) or [`mode`](HeapBuilder::mode) each allocation has an ID, and misuse is
 ///   named and ends the process.
-/// * **Collections**: with the feature `allocator-api2`, `&Heap` is an `Allocator`.
+/// * **Collections**: with the feature `allocator-api2` it is an `Allocator`: collections borrow it (`&Heap`), or have a heap of
+///   their own.
 /// * **End**: dropping the heap gives all of its memory back to the system at once, what is live too.
 /// * **Cost**: the global allocator's and some ten instructions a call. A heap that is hardly used takes some 100 KiB.
 /// * **Fork**: the child has the heap as it was. What lay in caches of vanished threads is found by [`trim`](Self::trim), or
@@ -82,8 +83,8 @@ pub struct Heap {
 unsafe impl Send for Heap {}
 // SAFETY: as above.
 unsafe impl Sync for Heap {}
-/// No panic leaves a heap half changed: one that a function of the program's begins (of a soft limit, of misuse) finds
-/// what was being done either undone or done.
+/// No panic leaves a heap half changed: one that a closure of the program's begins (of a soft limit, of misuse) finds
+/// what was being done either undone or done. What such a closure has captured is not looked at.
 impl core::panic::UnwindSafe for Heap {}
 impl core::panic::RefUnwindSafe for Heap {}
 

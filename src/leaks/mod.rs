@@ -104,6 +104,7 @@ const STACK: usize = 48 << 10;
 /// What has leaked, by size and tag, most bytes first; plain data. As text by `Display`, as JSON by [`json`](Self::json).
 /// See [`leaks`](crate::leaks()).
 #[derive(Clone, Copy, Debug)]
+#[must_use = "it does nothing but tell"]
 pub struct Leaks {
     groups: [LeakGroup; GROUPS],
     len: usize,
