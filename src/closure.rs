@@ -37,9 +37,9 @@ trait Captured: Clone {
 impl<F: Clone> Captured for F {}
 
 // SAFETY: `new` takes only what is `Send`; the rest are functions.
-unsafe impl<Call> Send for Closure<Call> {}
+unsafe impl<Call: Send> Send for Closure<Call> {}
 // SAFETY: the same for `Sync`.
-unsafe impl<Call> Sync for Closure<Call> {}
+unsafe impl<Call: Sync> Sync for Closure<Call> {}
 
 impl<Call: Copy> Closure<Call> {
     /// Keeps a closure, which `call` calls.

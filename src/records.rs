@@ -374,8 +374,8 @@ impl LiveSince {
         self.count - self.groups().iter().map(|group| group.count).sum::<u64>()
     }
 
-    /// The same as JSON: an object with `count`, `bytes`, `others` and `groups`, whose fields are those of [`LiveGroup`]; in a group
-    /// by [`GroupBy::Site`] `callers` are addresses inside the calls, as numbers.
+    /// The same as JSON: an object with `count`, `bytes`, `others` and `groups`, whose fields are those of [`LiveGroup`]. A group by
+    /// [`GroupBy::Site`] also has `callers`, addresses inside the calls as numbers, and `locations`, these as `file+0xoffset`.
     ///
     /// ```
     /// let heap = millpond::Heap::builder().ids(true).build()?;
@@ -434,6 +434,10 @@ impl fmt::Display for Json<'_> {
             for (at, caller) in group.callers().iter().enumerate() {
                 let before = if at == 0 { ",\"callers\":[" } else { "," };
                 write!(f, "{before}{}", caller.saturating_sub(1))?;
+            }
+            for (at, caller) in group.callers().iter().enumerate() {
+                let before = if at == 0 { "],\"locations\":[" } else { "," };
+                write!(f, "{before}{}", JsonText(os::Location(caller.saturating_sub(1))))?;
             }
             f.write_str(if group.callers().is_empty() { "}" } else { "]}" })?;
         }

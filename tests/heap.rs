@@ -74,8 +74,39 @@ fn what_was_wished_is_checked() {
         assert_eq!(refused(builder), BuildError::SoftLimit(soft));
     }
     assert_eq!(refused(Heap::builder().bits(usize::MAX)), BuildError::Memory);
-    assert_eq!(Heap::builder().capacity(3 * PAGE + 5).build().unwrap().capacity(), Some(3 * PAGE));
     assert_eq!(Heap::new().unwrap().capacity(), None);
+    for (error, text) in [
+        (BuildError::Capacity(1), "a capacity of 1 bytes is less than a page of 65536"),
+        (BuildError::Capacity(1 << 47), "a capacity of 140737488355328 bytes is more than there are addresses"),
+        (BuildError::SoftLimit(1), "a soft limit of 1 bytes is less than a page of 65536"),
+        (
+            BuildError::SoftLimit(MIB),
+            "a soft limit of 1048576 bytes, in whole pages of 65536, is not below the heap's capacity",
+        ),
+    ] {
+        assert_eq!(error.to_string(), text);
+    }
+}
+
+#[test]
+fn a_heap_tells_its_wishes() {
+    let heap = Heap::builder().mode(Mode::Tracked).capacity(3 * PAGE + 5).soft_limit(2 * PAGE - 1, |_, _| {});
+    let heap = heap.build().unwrap();
+    assert_eq!((heap.mode(), heap.capacity(), heap.soft_limit()), (Mode::Tracked, Some(3 * PAGE), Some(PAGE)));
+    let text = format!("{heap:?}");
+    assert!(
+        text.starts_with("Heap { mode: Tracked, capacity: Some(196608), soft_limit: Some(65536), at: 0x"),
+        "{text}"
+    );
+    let plain = Heap::new().unwrap();
+    assert_eq!((plain.mode(), plain.capacity(), plain.soft_limit()), (Mode::Fast, None, None));
+    // What users count on, checked by the compiler.
+    fn is_shared<T: Send + Sync + std::panic::UnwindSafe + std::panic::RefUnwindSafe + std::fmt::Debug>(_: &T) {}
+    fn is_copied<T: Copy + Eq + std::hash::Hash>(_: &T) {}
+    is_shared(&plain);
+    is_shared(&Heap::builder().on_misuse(|_| {}).clone());
+    is_shared(&plain.live_since(plain.snapshot()));
+    is_copied(&plain.snapshot());
 }
 
 #[test]

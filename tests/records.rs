@@ -322,6 +322,9 @@ fn what_is_live_is_grouped_by_who_asked_for_it() {
     // Without frame pointers the innermost caller alone is sure.
     let json: serde_json::Value = serde_json::from_str(&live.json().to_string()).expect("JSON");
     assert_eq!(json["groups"][0]["callers"][0], groups[0].callers()[0] - 1);
+    let location = millpond::Location(groups[0].callers()[0] - 1).to_string();
+    assert!(location.starts_with("records-") && json["groups"][0]["locations"][0] == *location, "{json}");
+    assert_eq!(json["groups"][0]["locations"].as_array().map(Vec::len), Some(groups[0].callers().len()));
     assert!(live.to_string().contains(", allocated from records-"), "{live}");
     assert!(heap.diff(from, heap.snapshot(), GroupBy::Size).unwrap().groups()[0].callers().is_empty());
 }

@@ -48,6 +48,11 @@ impl Budget {
         Some(self.limit.load(Ordering::Relaxed)).filter(|limit| *limit > 0)
     }
 
+    /// The soft limit in bytes, if there is one.
+    pub(crate) fn soft_bytes(&self) -> Option<usize> {
+        Some(self.soft.load(Ordering::Relaxed) * PAGE).filter(|soft| *soft > 0)
+    }
+
     /// Bytes charged.
     pub(crate) fn used_bytes(&self) -> usize {
         self.used.load(Ordering::Relaxed) * PAGE

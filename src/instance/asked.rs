@@ -73,8 +73,19 @@ impl Heap {
         self.inner().core.owns(ptr.addr())
     }
 
-    /// The most bytes of pages that the heap may use, rounded down to whole pages of 64 KiB: see [`HeapBuilder::capacity`](crate::HeapBuilder::capacity). `None`:
-    /// no limit.
+    /// How much the heap knows of its allocations: see [`HeapBuilder::mode`](crate::HeapBuilder::mode). O(1).
+    pub fn mode(&self) -> Mode {
+        self.inner().mode
+    }
+
+    /// The bytes of pages from which on a closure is told, rounded down to whole pages of 64 KiB: see
+    /// [`HeapBuilder::soft_limit`](crate::HeapBuilder::soft_limit). `None`: none is. O(1).
+    pub fn soft_limit(&self) -> Option<usize> {
+        self.inner().core.spans.arenas.budget().soft_bytes()
+    }
+
+    /// The most bytes of pages that the heap may use, rounded down to whole pages of 64 KiB: see
+    /// [`HeapBuilder::capacity`](crate::HeapBuilder::capacity). `None`: no limit. O(1).
     pub fn capacity(&self) -> Option<usize> {
         Some(self.inner().capacity).filter(|capacity| *capacity > 0)
     }

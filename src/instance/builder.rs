@@ -44,9 +44,15 @@ pub enum BuildError {
 
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Capacity(bytes) => write!(f, "a heap cannot have a capacity of {bytes} bytes"),
-            Self::SoftLimit(bytes) => write!(f, "a soft limit of {bytes} bytes is not below the heap's capacity"),
+        match *self {
+            Self::Capacity(bytes) if bytes < PAGE => write!(f, "a capacity of {bytes} bytes is less than a page of {PAGE}"),
+            Self::Capacity(bytes) => write!(f, "a capacity of {bytes} bytes is more than there are addresses"),
+            Self::SoftLimit(bytes) if bytes < PAGE => {
+                write!(f, "a soft limit of {bytes} bytes is less than a page of {PAGE}")
+            }
+            Self::SoftLimit(bytes) => {
+                write!(f, "a soft limit of {bytes} bytes, in whole pages of {PAGE}, is not below the heap's capacity")
+            }
             Self::Pools(at) => write!(f, "the table of pools is empty or out of order at index {at}"),
             Self::Memory => f.write_str("there is no memory for the heap's tables"),
         }
@@ -142,11 +148,14 @@ impl Tell {
 ///
 /// # Closures
 /// What [`soft_limit`](Self::soft_limit) and [`on_misuse`](Self::on_misuse) are given is kept in the heap itself, without an
-/// allocation. So it may capture 8 words (64 bytes) aligned to 16 bytes, which the compiler checks; of more, capture an `Arc`. It is
-/// called by whichever thread has the occasion, by several at the same time and from inside a call: nothing is locked meanwhile. A
-/// builder that is cloned clones it. It is dropped once: after the heap has given its memory back, or with a builder that builds
-/// none, or when another replaces it. It is never called after the heap's drop has begun. A closure that owns its heap, by an `Arc`,
-/// keeps it for ever; it has the heap as an argument, or else a `Weak`.
+/// allocation.
+///
+/// * **What it captures** takes up to 8 words (64 bytes) aligned to 16 bytes, which the compiler checks when it generates code, and
+///   can be cloned, as the builder can: an `Arc`, a `Sender`, a `String`. Of what is larger, or cannot be cloned, capture an `Arc`.
+/// * **Calls** come from whichever thread has the occasion, from several at the same time, and from inside a call: nothing is locked
+///   meanwhile, and nobody waits. There are none once the heap's drop has begun.
+/// * **Its end**: it is dropped once, when the heap has given its memory back; or with a builder that builds none; or when another
+///   replaces it. One that owns its own heap keeps it for ever: it is to take the heap from its argument, or hold a `Weak`.
 ///
 /// ```compile_fail,E0080
 /// # use millpond::Heap;
@@ -221,6 +230,9 @@ impl<'a> HeapBuilder<'a> {
     /// spans, cached chunks included, and of larger allocations; free pages go back to the system where they would hold more memory
     /// than the limit leaves. What describes them comes on top: some thousandths of that, a sixtieth where all is chunks of 8 bytes;
     /// and, in the modes with records, up to some 80 bytes an allocation, which is several times as much as chunks of 8 bytes take.
+    ///
+    /// What other threads have in their loaded magazines, at most 16 KiB of each size, serves these alone until they flush them or end:
+    /// a heap of few pages for many threads may have nothing for one that asks for another size.
     pub fn capacity(mut self, bytes: usize) -> Self {
         self.capacity = Some(bytes);
         self
@@ -231,7 +243,8 @@ impl<'a> HeapBuilder<'a> {
     ///
     /// `tell` is a function or a closure; see [closures](Self#closures) for what it may capture. It may allocate from the heap and
     /// free; it is called again only once the heap has been below `bytes` in between. Should it panic, the heap takes back what it was
-    /// about to hand out, and the panic goes on to whoever allocates.
+    /// about to hand out, and the panic goes on to whoever allocates. The pages are those of whole spans: the first allocation of
+    /// 64 KiB takes 256 KiB.
     ///
     /// ```
     /// use core::alloc::Layout;

@@ -6,6 +6,12 @@ use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::Layout;
 use core::ptr::{self, NonNull};
 
+impl From<super::AllocError> for AllocError {
+    fn from(_: super::AllocError) -> Self {
+        Self
+    }
+}
+
 // SAFETY: chunks are distinct, large enough and aligned, and stay until they are freed, or the heap is dropped, wherever that is
 // moved. A heap has no copies.
 unsafe impl Allocator for Heap {
@@ -14,7 +20,7 @@ unsafe impl Allocator for Heap {
         if layout.size() == 0 {
             return Ok(nothing(layout));
         }
-        let at = self.alloc(layout).map_err(|_| AllocError)?;
+        let at = self.alloc(layout)?;
         Ok(NonNull::slice_from_raw_parts(at, layout.size()))
     }
 
@@ -22,7 +28,7 @@ unsafe impl Allocator for Heap {
         if layout.size() == 0 {
             return Ok(nothing(layout));
         }
-        let at = self.alloc_zeroed(layout).map_err(|_| AllocError)?;
+        let at = self.alloc_zeroed(layout)?;
         Ok(NonNull::slice_from_raw_parts(at, layout.size()))
     }
 

@@ -155,6 +155,9 @@ impl Heap {
     /// # Errors
     /// [`AllocError`] if the heap's capacity or the system's memory is used up, even after all that is free has been given
     /// back, and the fallback, if there is one, has no memory either. What is live stays as it was.
+    ///
+    /// # Panics
+    /// If a closure of the builder's does: then nothing is allocated.
     #[inline]
     pub fn alloc(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         if !self.inner().plain {
@@ -178,6 +181,9 @@ impl Heap {
     /// As [`alloc`](Self::alloc), with all bytes zero.
     ///
     /// # Errors
+    /// As [`alloc`](Self::alloc).
+    ///
+    /// # Panics
     /// As [`alloc`](Self::alloc).
     pub fn alloc_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
         if !self.inner().plain {
@@ -340,6 +346,9 @@ impl Heap {
     /// O(1) but for upkeep, from any thread. An address that is noticed to be no allocation of the heap's ends the process; where
     /// there is a fallback, an address that is none of the heap's is passed to that.
     ///
+    /// # Panics
+    /// If a closure of the builder's does: see [`HeapBuilder::on_misuse`].
+    ///
     /// # Safety
     /// `ptr` came from this heap for the same layout, and nobody uses it any more.
     #[inline]
@@ -457,7 +466,12 @@ impl Drop for Heap {
 
 impl fmt::Debug for Heap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Heap").field("capacity", &self.capacity()).field("at", &self.inner).finish()
+        f.debug_struct("Heap")
+            .field("mode", &self.mode())
+            .field("capacity", &self.capacity())
+            .field("soft_limit", &self.soft_limit())
+            .field("at", &self.inner)
+            .finish()
     }
 }
 

@@ -18,6 +18,9 @@ impl Heap {
     /// As [`alloc`](Self::alloc); the allocation is then as it was. In the mode [`Mode::Fast`] none that is to be smaller: where there
     /// is no memory for another, it stays.
     ///
+    /// # Panics
+    /// If a closure of the builder's does: a soft limit's leaves the allocation as it was.
+    ///
     /// # Safety
     /// As [`free`](Self::free); if it succeeds, only the returned address may be used. `new_size`, rounded up to the
     /// alignment, must not overflow an `isize`.

@@ -29,7 +29,7 @@ pub(crate) use exit::{at_exit, wish};
 use crate::heap::Heap;
 use crate::modes::Tracker;
 use crate::os::{self, Registers};
-use core::fmt;
+use core::fmt::{self, Write as _};
 use core::ops::Range;
 use reach::{For, Listed, Reach};
 use roots::Others;
@@ -261,20 +261,30 @@ impl fmt::Display for Json<'_> {
     }
 }
 
-/// A text as JSON has it, with its quotes.
-pub(crate) struct JsonText<'a>(pub(crate) &'a str);
+/// What is displayed, as a text of JSON, with its quotes.
+pub(crate) struct JsonText<T>(pub(crate) T);
 
-impl fmt::Display for JsonText<'_> {
+impl<T: fmt::Display> fmt::Display for JsonText<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("\"")?;
-        for letter in self.0.chars() {
+        write!(Escape(f), "{}", self.0)?;
+        f.write_str("\"")
+    }
+}
+
+/// Writes what stands between the quotes.
+struct Escape<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for Escape<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for letter in text.chars() {
             match letter {
-                '"' | '\\' => write!(f, "\\{letter}")?,
-                letter if (letter as u32) < 32 => write!(f, "\\u{:04x}", letter as u32)?,
-                letter => write!(f, "{letter}")?,
+                '"' | '\\' => write!(self.0, "\\{letter}")?,
+                letter if (letter as u32) < 32 => write!(self.0, "\\u{:04x}", letter as u32)?,
+                letter => self.0.write_char(letter)?,
             }
         }
-        f.write_str("\"")
+        Ok(())
     }
 }
 
