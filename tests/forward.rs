@@ -60,3 +60,21 @@ fn the_rest_of_the_surface_answers() {
     }
     assert_eq!(*boxed, 7);
 }
+
+#[cfg(feature = "allocator-api2")]
+#[test]
+fn it_is_an_allocator_of_collections() {
+    use allocator_api2::{boxed::Box, vec::Vec};
+
+    let mut list = Vec::new_in(Millpond);
+    for round in 0..100usize {
+        list.extend(0..round);
+        list.retain(|number| number % 3 != 0);
+        list.shrink_to_fit();
+    }
+    let boxed = Box::new_in(list, Millpond);
+    assert!(boxed.iter().all(|number| number % 3 != 0) && boxed.len() == 3267, "{}", boxed.len());
+    let mut zeroed: Vec<u8, _> = Vec::new_in(Millpond);
+    zeroed.resize(300_000, 0);
+    assert!(zeroed.iter().all(|byte| *byte == 0));
+}
