@@ -66,7 +66,7 @@ fn ids_and_leaks() {
         "freed: None, None",
         "3 allocations, 72 bytes",
         "72 bytes in      3 of       24, from id 66, for parser",
-        r#"{"count":3,"bytes":72,"groups":[{"size":24,"count":3,"bytes":72,"first":66,"younger_ms":0,"#,
+        r#"{"count":3,"bytes":72,"others":0,"groups":[{"size":24,"count":3,"bytes":72,"first":66,"younger_ms":0,"#,
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
