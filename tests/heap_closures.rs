@@ -1,17 +1,17 @@
 //! What a heap calls of the program's: closures that capture, kept in the heap itself; each is dropped once, however it ends.
 #![cfg(all(target_arch = "x86_64", target_os = "linux", not(millpond_forward)))]
 
-use millpond::{BuildError, Heap, HeapBuilder, Millpond, Mode, SoftLimit};
+mod common;
+
+use common::MIB;
+use common::child::Scenario;
+use millpond::{BuildError, Heap, HeapBuilder, Mode, SoftLimit};
 use std::alloc::Layout;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Barrier, OnceLock, Weak, mpsc};
 
-#[global_allocator]
-static GLOBAL: Millpond = Millpond;
-
-const MIB: usize = 1 << 20;
 const MODES: [Mode; 3] = [Mode::Fast, Mode::Tracked, Mode::Hardened];
 
 fn layout(size: usize) -> Layout {
@@ -153,6 +153,26 @@ fn a_closure_is_dropped_once_however_it_ends() {
     assert_eq!(heap.check().expect("sound").live, 0);
     drop(heap);
     left("that heap is gone", 0);
+}
+
+/// Where the system gives no memory for a heap, its closures end with the builder.
+#[test]
+fn a_heap_without_memory_drops_its_closures() {
+    Scenario::new("a_heap_without_memory_drops_its_closures").address_space(256 * MIB).passes(|| {
+        let count = Arc::new(AtomicUsize::new(0));
+        let builder = counting(Heap::builder(), &count);
+        let mut heaps = Vec::with_capacity(1000);
+        let error = loop {
+            match builder.clone().build() {
+                Ok(heap) => heaps.push(heap),
+                Err(error) => break error,
+            }
+        };
+        assert!(!heaps.is_empty() && error == BuildError::Memory, "{} heaps, then {error}", heaps.len());
+        assert_eq!(count.load(Relaxed), 2 * (heaps.len() + 1));
+        drop((heaps, builder));
+        assert_eq!((count.load(Relaxed), Arc::strong_count(&count)), (0, 1));
+    });
 }
 
 /// The one of the two closures that is dropped first panics: the other is dropped all the same, and the heap's memory is back.
