@@ -2,7 +2,7 @@
 //!
 //! The core is the global allocator's, in a mapping of the heap's own. A thread's cache of a heap has the same index as its
 //! cache of the global heap: see `heap::lease`. Here stands what the core does not know: which pools there are, what happens
-//! when the heap is exhausted, the soft limit, the bitset.
+//! when the heap is exhausted, the soft limit and other closures of the program's, the bitset.
 //!
 //! Invariant: each chunk that the core has given out lies in a span of one of the table's pools, or has whole pages of its own.
 
@@ -68,7 +68,7 @@ const UNSERVED: u16 = u16::MAX;
 /// * **Sizes and alignments**: as of [`Millpond`](crate::Millpond), or by the pools of its own [`PoolTable`]; what is larger than
 ///   the largest pool gets whole pages of 64 KiB.
 /// * **Records**: with [`ids`](HeapBuilder::ids) or [`mode`](HeapBuilder::mode) each allocation has an ID, and misuse is
-///   named and ends the process.
+///   named and ends the process, or is heard of by [`on_misuse`](HeapBuilder::on_misuse).
 /// * **Collections**: with the feature `allocator-api2` it is an `Allocator`: collections borrow it (`&Heap`), or have a heap of
 ///   their own.
 /// * **End**: dropping the heap gives all of its memory back to the system at once, what is live too.
