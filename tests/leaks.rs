@@ -363,6 +363,21 @@ fn a_heap_knows_its_own() {
     });
 }
 
+/// What only a closure in a heap has captured is held as long as the heap is.
+#[test]
+fn what_closures_of_a_heap_hold_is_not_lost() {
+    Scenario::new("what_closures_of_a_heap_hold_is_not_lost").passes(|| {
+        let make = || {
+            let [soft, heard] = [vec![1u8; 5 * KIB], vec![1u8; 5 * KIB]];
+            let builder = millpond::Heap::builder().soft_limit(MIB, move |_, _| _ = &soft);
+            let heap = builder.on_misuse(move |_| _ = &heard).build().expect("memory");
+            std::mem::forget(black_box(heap));
+        };
+        elsewhere(make);
+        assert_eq!(lost(5 * KIB), (0, 0));
+    });
+}
+
 /// Has threads allocate and free all the time, and hold what they have on their stacks alone.
 fn churn(seed: u32, stop: &AtomicBool) {
     let mut held: [Option<Box<[u8]>>; 64] = std::array::from_fn(|_| None);
