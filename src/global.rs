@@ -208,12 +208,19 @@ fn new_cache() -> Option<&'static ThreadCache> {
 }
 
 /// Has the thread's slot, which points `there`, point to its cache or to the front of that, as is right by now.
+#[inline]
 fn face(there: *const ThreadCache, own: &'static ThreadCache) {
     // One that is measured has a front where all is plain, and keeps it here.
     if ptr::eq(there, own) != is_plain() {
-        if let Some(right) = front_of(own) {
-            slot::set(right);
-        }
+        turn(own);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn turn(own: &'static ThreadCache) {
+    if let Some(right) = front_of(own) {
+        slot::set(right);
     }
 }
 

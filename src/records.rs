@@ -39,12 +39,7 @@ impl Tracker {
     }
 
     /// What is live of what was allocated after one mark, and up to another.
-    pub(crate) fn live(
-        &self,
-        from: Snapshot,
-        to: Option<Snapshot>,
-        by: GroupBy,
-    ) -> Result<LiveSince, SnapshotError> {
+    pub(crate) fn live(&self, from: Snapshot, to: Option<Snapshot>, by: GroupBy) -> Result<LiveSince, SnapshotError> {
         let from = self.before(from)?;
         let to = to.map_or(Ok(u64::MAX), |to| self.before(to))?;
         let mut live = LiveSince::default();

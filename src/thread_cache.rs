@@ -179,6 +179,7 @@ impl ThreadCache {
         unsafe { &*(&raw const *self).byte_add(place).cast::<Bin>() }
     }
 
+    #[inline]
     pub(crate) fn index(&self) -> Index {
         self.index.load(Ordering::Relaxed)
     }

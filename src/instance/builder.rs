@@ -45,7 +45,9 @@ pub enum BuildError {
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Capacity(bytes) if bytes < PAGE => write!(f, "a capacity of {bytes} bytes is less than a page of {PAGE}"),
+            Self::Capacity(bytes) if bytes < PAGE => {
+                write!(f, "a capacity of {bytes} bytes is less than a page of {PAGE}")
+            }
             Self::Capacity(bytes) => write!(f, "a capacity of {bytes} bytes is more than there are addresses"),
             Self::SoftLimit(bytes) if bytes < PAGE => {
                 write!(f, "a soft limit of {bytes} bytes is less than a page of {PAGE}")
@@ -153,7 +155,8 @@ impl Tell {
 /// * **What it captures** takes up to 8 words (64 bytes) aligned to 16 bytes, which the compiler checks when it generates code, and
 ///   can be cloned, as the builder can: an `Arc`, a `Sender`, a `String`. Of what is larger, or cannot be cloned, capture an `Arc`.
 /// * **Calls** come from whichever thread has the occasion, from several at the same time, and from inside a call: nothing is locked
-///   meanwhile, and nobody waits. There are none once the heap's drop has begun.
+///   meanwhile, and nobody waits. But the program is in the middle of an allocation or a free: the closure is not to take a lock
+///   under which the program uses the heap. There are no calls once the heap's drop has begun.
 /// * **Its end**: it is dropped once, when the heap has given its memory back; or with a builder that builds none; or when another
 ///   replaces it. One that owns its own heap keeps it for ever: it is to take the heap from its argument, or hold a `Weak`.
 ///

@@ -64,7 +64,8 @@ const UNSERVED: u16 = u16::MAX;
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
 ///
-/// * **Threads**: lock-free. Any thread may allocate, and free what another has allocated; each has a cache of its own.
+/// * **Threads**: lock-free. Any thread may allocate, and free what another has allocated; each has a cache of its own. There is
+///   one owner, who drops it: share it by reference, in an `Arc` or in a `static` `LazyLock`.
 /// * **Sizes and alignments**: as of [`Millpond`](crate::Millpond), or by the pools of its own [`PoolTable`]; what is larger than
 ///   the largest pool gets whole pages of 64 KiB.
 /// * **Records**: with [`ids`](HeapBuilder::ids) or [`mode`](HeapBuilder::mode) each allocation has an ID, and misuse is
@@ -72,7 +73,7 @@ const UNSERVED: u16 = u16::MAX;
 /// * **Collections**: with the feature `allocator-api2` it is an `Allocator`: collections borrow it (`&Heap`), or have a heap of
 ///   their own.
 /// * **End**: dropping the heap gives all of its memory back to the system at once, what is live too.
-/// * **Cost**: the global allocator's and some ten instructions a call. A heap that is hardly used takes some 100 KiB.
+/// * **Cost**: the global allocator's and some 60 instructions a call. A heap that is hardly used takes some 100 KiB.
 /// * **Fork**: the child has the heap as it was. What lay in caches of vanished threads is found by [`trim`](Self::trim), or
 ///   used by new threads; what these threads had in hand stays missing.
 pub struct Heap {
