@@ -155,7 +155,8 @@ impl Heap {
     ///
     /// # Errors
     /// [`AllocError`] if the heap's capacity or the system's memory is used up, even after all that is free has been given
-    /// back, and the fallback, if there is one, has no memory either. What is live stays as it was.
+    /// back, but for [other threads' loaded magazines](HeapBuilder::capacity), and the fallback, if there is one, has no memory
+    /// either. What is live stays as it was.
     ///
     /// # Panics
     /// If a closure of the builder's does: then nothing is allocated.
