@@ -231,8 +231,12 @@ impl<'a> HeapBuilder<'a> {
 
     /// The most bytes that the heap may use: a hard limit, rounded down to whole pages of 64 KiB and exact. It counts the pages of
     /// spans, cached chunks included, and of larger allocations; free pages go back to the system where they would hold more memory
-    /// than the limit leaves. What describes them comes on top: some thousandths of that, a sixtieth where all is chunks of 8 bytes;
-    /// and, in the modes with records, up to some 80 bytes an allocation, which is several times as much as chunks of 8 bytes take.
+    /// than the limit leaves.
+    ///
+    /// What describes them comes on top, and serves again but does not go back before the heap's end: some thousandths of that, a
+    /// sixtieth where all is chunks of 8 bytes; 8 bytes for each free chunk that threads and pools keep, a few MiB at most, but as much
+    /// again as a heap of 1 MiB has where all of it was chunks of 8 bytes; and, in the modes with records, up to some 80 bytes an
+    /// allocation, which is several times as much as chunks of 8 bytes take.
     ///
     /// What other threads have in their loaded magazines, at most 16 KiB of each size, serves these alone until they flush them or end:
     /// a heap of few pages for many threads may have nothing for one that asks for another size.
