@@ -408,6 +408,27 @@ fn a_soft_limit_is_told_each_time_it_is_passed() {
     }
 }
 
+/// Nor is it passed by what was tried, and cannot be.
+#[test]
+fn a_soft_limit_is_not_told_of_what_fails() {
+    static TOLD: AtomicUsize = AtomicUsize::new(0);
+    let tell = |_: &Heap, used: usize| TOLD.store(used, Ordering::Relaxed);
+    let heap = Heap::builder().capacity(10 * MIB).soft_limit(9 * MIB, tell).build().unwrap();
+    let block = Held::new(&heap, layout(8 * MIB, 8), 1).unwrap();
+    // Right behind it, so that it cannot grow there; and there is no room for a copy.
+    let behind = Held::new(&heap, layout(300 * KIB, 8), 2).unwrap();
+    // SAFETY: the block's own layout.
+    assert_eq!(unsafe { heap.realloc(block.ptr, block.layout, 9 * MIB + MIB / 2) }, Err(AllocError));
+    assert_eq!(TOLD.load(Ordering::Relaxed), 0);
+    [block, behind].into_iter().for_each(|block| block.free(&heap));
+    heap.trim();
+    // All that it may have is to be had still, and it is told of what passes it.
+    Held::new(&heap, layout(9 * MIB, 8), 3).unwrap().free(&heap);
+    assert_eq!(TOLD.load(Ordering::Relaxed), 0);
+    Held::new(&heap, layout(10 * MIB, 8), 3).unwrap().free(&heap);
+    assert_eq!(TOLD.load(Ordering::Relaxed), 10 * MIB);
+}
+
 /// Even one of no bytes.
 #[test]
 fn what_no_layout_of_one_byte_can_be_aligned_to_is_refused() {

@@ -96,6 +96,17 @@ impl Budget {
         }
     }
 
+    /// Takes pages off that were charged and could not be had: the soft limit was not passed by them.
+    pub(crate) fn take_back(&self, pages: usize) {
+        if self.limit().is_some() {
+            let left = self.used.fetch_sub(pages, Ordering::Relaxed) - pages;
+            // Who passes it while others have what they will not keep says nothing: then it stays said for him.
+            if left <= self.soft.load(Ordering::Relaxed) {
+                self.passed.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Whether the soft limit has been passed since the last call: true once for each time, to one caller.
     pub(crate) fn take_passed(&self) -> bool {
         self.passed.load(Ordering::Relaxed) != 0 && self.passed.swap(0, Ordering::Relaxed) != 0

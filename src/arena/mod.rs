@@ -156,7 +156,7 @@ impl Arenas {
             return None;
         }
         let Some(run) = self.find(pages, align, fill, density, may_grow) else {
-            self.budget.discharge(pages);
+            self.budget.take_back(pages);
             return None;
         };
         let at = run.page << PAGE_SHIFT;
@@ -248,7 +248,7 @@ impl Arenas {
         let more = arena.extend(page + old, new - old, &self.books);
         match more {
             Some(_) => self.keep_within(),
-            None => self.budget.discharge(new - old),
+            None => self.budget.take_back(new - old),
         }
         more
     }

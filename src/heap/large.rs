@@ -155,7 +155,7 @@ impl Heap {
         let mapped = self.map_charged(bytes, align);
         match mapped {
             Some(_) => self.spans.arenas.keep_within(),
-            None => budget.discharge(bytes / PAGE),
+            None => budget.take_back(bytes / PAGE),
         }
         mapped
     }
@@ -308,9 +308,10 @@ impl Heap {
         let charged = Charged(budget, more);
         let resized = self.resize_charged(node, old, new, to);
         core::mem::forget(charged);
-        // What has become of it: less than was charged, if it failed, or if it shrank.
-        let end = if resized.is_some() { new } else { old };
-        budget.discharge((old.max(new) - end) / PAGE);
+        match resized {
+            Some(_) => budget.discharge(old.saturating_sub(new) / PAGE),
+            None => budget.take_back(more),
+        }
         self.spans.arenas.keep_within();
         resized
     }
