@@ -23,6 +23,12 @@ const OF_GLIBC: &str = "__libc_malloc __libc_calloc __libc_realloc __libc_reallo
 /// C++'s `new`, `new[]`, `delete` and `delete[]`, the latter also with a size.
 const OPERATORS: &str = "_Znwm _Znam _ZdlPv _ZdaPv _ZdlPvm _ZdaPvm";
 
+/// The other forms of these, in C++17.
+const MORE_OPERATORS: &str = "_ZnwmRKSt9nothrow_t _ZnamRKSt9nothrow_t _ZnwmSt11align_val_t _ZnamSt11align_val_t \
+    _ZnwmSt11align_val_tRKSt9nothrow_t _ZnamSt11align_val_tRKSt9nothrow_t _ZdlPvRKSt9nothrow_t _ZdaPvRKSt9nothrow_t \
+    _ZdlPvSt11align_val_t _ZdaPvSt11align_val_t _ZdlPvmSt11align_val_t _ZdaPvmSt11align_val_t \
+    _ZdlPvSt11align_val_tRKSt9nothrow_t _ZdaPvSt11align_val_tRKSt9nothrow_t";
+
 fn arguments(words: &[String]) -> Vec<&str> {
     words.iter().map(String::as_str).collect()
 }
@@ -44,7 +50,7 @@ fn all_names_are_there_and_no_others() {
         FAMILY.split_whitespace().chain(OF_GLIBC.split_whitespace()).map(str::to_owned).collect();
     // So that what it loads has the family as well.
     expected.insert("dlopen".to_owned());
-    expected.extend(OPERATORS.split_whitespace().map(str::to_owned));
+    expected.extend(OPERATORS.split_whitespace().chain(MORE_OPERATORS.split_whitespace()).map(str::to_owned));
     for header in ["millpond.h", "fast_allocator.h", "allocator.h"] {
         let names = declared(header);
         assert!(names.len() >= 5, "{header}: {names:?}");

@@ -146,10 +146,12 @@ fn operators_of_cpp() {
     for (program, more) in [("operators", &[][..]), ("operators_static", &["-static-libstdc++", "-static-libgcc"][..])]
     {
         let program = compile("operators.cpp", program, more);
-        for mode in ["fast", "tracked", "hardened"] {
+        for (mode, guard) in [("fast", None), ("tracked", None), ("hardened", None), ("hardened", Some("3"))] {
             let under = |what: &str, limits: &[(libc::__rlimit_resource_t, u64)]| {
-                let ended = run(preloaded(&program).arg(what).env("MILLPOND_MODE", mode), WATCHDOG, limits).well(mode);
-                assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}: {ended:#?}");
+                let mut command = preloaded(&program);
+                command.arg(what).env("MILLPOND_MODE", mode).envs(guard.map(|guard| ("MILLPOND_GUARD", guard)));
+                let ended = run(&mut command, WATCHDOG, limits).well(mode);
+                assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}, {guard:?}: {ended:#?}");
             };
             under("all", &[]);
             under("limited", &[(libc::RLIMIT_AS, 400 * MIB)]);
@@ -203,11 +205,48 @@ fn operators_of_cpp_that_others_have() {
     }
 }
 
-/// The C++ runtime that a library brings along is found when it is needed.
+/// A library behind that has some operators, and not `new`, keeps those.
+#[test]
+fn operators_of_cpp_of_which_others_have_some() {
+    for more in [&["-std=c++17"][..], &["-std=c++17", "-DALIGNED"]] {
+        let name = |what: &str| format!("{what}{}", more.len());
+        let library = name("liboperators_counted") + ".so";
+        let flags = [more, &["-DLIBRARY", "-shared", "-fPIC", "-fno-builtin", "-Wno-sized-deallocation"]].concat();
+        let library = compile("operators_counted.cpp", &library, &flags);
+        let folder = library.parent().expect("its folder").display();
+        let link = [library.display().to_string(), format!("-Wl,-rpath,{folder}")];
+        let flags = [more, &link.each_ref().map(String::as_str)].concat();
+        let program = compile("operators_counted.cpp", &name("operators_counted"), &flags);
+        for mode in ["fast", "tracked", "hardened"] {
+            let ended = run(preloaded(&program).env("MILLPOND_MODE", mode), WATCHDOG, &[]).well(mode);
+            assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}: {ended:#?}");
+        }
+    }
+}
+
+/// The C++ runtime that a library brings along, or has inside, is found when it is needed: each library's own.
 #[test]
 fn operators_of_cpp_in_a_library_that_comes_later() {
     let library = compile("operators_later.cpp", "operators_later.so", &["-shared", "-fPIC"]);
+    let inside = ["-shared", "-fPIC", "-static-libstdc++", "-static-libgcc"];
+    let inside = compile("operators_later.cpp", "operators_later_inside.so", &inside);
     let program = compile("operators_later.c", "operators_later", &[]);
+    for libraries in [&[&library][..], &[&inside], &[&library, &inside]] {
+        for mode in ["fast", "tracked", "hardened"] {
+            let mut command = preloaded(&program);
+            command.args(libraries).env("MILLPOND_MODE", mode);
+            let ended = run(&mut command, WATCHDOG, &[(libc::RLIMIT_AS, 600 * MIB)]).well(mode);
+            assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}, {libraries:?}: {ended:#?}");
+        }
+    }
+}
+
+/// What a library that comes later has of its own is bound to ours, and all of it.
+#[test]
+fn operators_of_cpp_that_a_library_brings() {
+    let flags = ["-DLIBRARY", "-shared", "-fPIC", "-fno-builtin", "-std=c++17"];
+    let library = compile("operators_pool.cpp", "operators_plugin.so", &flags);
+    let program = compile("operators_plugin.c", "operators_plugin", &[]);
     for mode in ["fast", "tracked", "hardened"] {
         let ended = run(preloaded(&program).arg(&library).env("MILLPOND_MODE", mode), WATCHDOG, &[]).well(mode);
         assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}: {ended:#?}");

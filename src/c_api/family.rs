@@ -74,29 +74,32 @@ pub(super) fn malloc(size: usize) -> *mut u8 {
     }
 }
 
-/// As `malloc`, but what misses the thread's cache is left to `missed`, which is told the class's place, or [`LARGE`].
+/// What `malloc` finds in the thread's cache; `None`: [`attempt`] may find more.
 #[cfg(millpond_shared)]
 #[inline(always)]
-pub(super) fn serve(size: usize, missed: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
-    match c_class::place_in_c(size) {
-        Some(place) => match bin(place).pop() {
-            Some(chunk) => chunk.as_ptr(),
-            None => missed(place),
-        },
-        None => missed(LARGE),
-    }
+pub(super) fn at_hand(size: usize) -> Option<NonNull<u8>> {
+    bin(c_class::place_in_c(size)?).pop()
 }
 
-/// No class's place.
+/// The same for `aligned_alloc`.
 #[cfg(millpond_shared)]
-const LARGE: usize = usize::MAX;
+#[inline(always)]
+pub(super) fn at_hand_aligned(align: usize, size: usize) -> Option<NonNull<u8>> {
+    if !align.is_power_of_two() {
+        return None;
+    }
+    bin(place_aligned(align, size)?).pop()
+}
 
-/// What missed, for the caller of a [`frame`](os::frame); null without a word if there is no memory.
+/// Memory at a multiple of `align` for the caller of a [`frame`](os::frame); null without a word if there is none, or can be none.
 #[cfg(millpond_shared)]
-pub(super) fn attempt(frame: usize, size: usize, place: usize) -> *mut u8 {
-    match place {
-        LARGE => doors::large(frame, size, 1, Fill::Any),
-        place => doors::alloc_for(frame, size, align_in_c(size), place),
+pub(super) fn attempt(frame: usize, size: usize, align: usize) -> *mut u8 {
+    if !align.is_power_of_two() {
+        return null_mut();
+    }
+    match place_aligned(align, size) {
+        Some(place) => doors::alloc_for(frame, size, align.max(align_in_c(size)), place),
+        None => doors::large(frame, size, align, Fill::Any),
     }
 }
 
@@ -156,17 +159,28 @@ fn give_sized(chunk: NonNull<u8>, size: usize, align: usize, place: usize) {
     }
 }
 
-/// As `free`, of what is said to have been asked for with this size, which is looked at where there are records.
+/// As `free`, of what is said to have been asked for with this size, which is looked at where there are records; no bytes: any number.
 ///
 /// # Safety
 /// As C says; the size may be wrong.
 #[cfg(millpond_shared)]
 #[inline(always)]
 pub(super) unsafe fn free_as(ptr: *mut u8, size: usize) {
-    match place_at(ptr) {
-        // SAFETY: null lies in no span.
-        Some(place) => give_sized(unsafe { NonNull::new_unchecked(ptr) }, size, align_in_c(size), place),
-        None => free_other_sized(ptr, size, 1),
+    #[cold]
+    #[inline(never)]
+    fn other(ptr: *mut u8, size: usize, place: Option<usize>) {
+        let said = if size == 0 { usize::MAX } else { size };
+        // What is no larger than a chunk may still have pages of its own in the modes, and has a chunk's alignment there.
+        let align = c_class::place_in_c(size).map_or(1, |_| align_in_c(size));
+        match (NonNull::new(ptr), place) {
+            (Some(chunk), Some(place)) => global::free_missed(chunk, said, align, place),
+            _ => free_other_sized(ptr, said, align),
+        }
+    }
+    let place = place_at(ptr);
+    // SAFETY: null lies in no span.
+    if !place.is_some_and(|place| bin(place).push(unsafe { NonNull::new_unchecked(ptr) })) {
+        other(ptr, size, place);
     }
 }
 

@@ -7,7 +7,7 @@
 //! | `prefixed` | the same, feature `prefixed` | as `include/millpond.h` declares them |
 //! | `deepbind` | `dlopen`, so that whatever is loaded has the family as well; in the shared library alone | `dlopen` |
 //! | `neighbour` | memory of another allocator that is in the process, in the shared library alone | none |
-//! | `operators` | C++'s `new` and `delete`, in the shared library alone | `_Znwm _Znam _ZdlPv _ZdaPv _ZdlPvm _ZdaPvm` |
+//! | `operators` | C++'s `new` and `delete`, in the shared library alone | `_Znwm`, `_ZdlPv` and the 18 other forms |
 //! | `info` | what the family tells about itself, and what `mallopt` takes | none |
 //! | `allocator` | heaps for C, feature `prefixed` | as `include/allocator.h` declares them, and `include/improved_allocator.h` without a prefix |
 //! | `fast_allocator` | a small educational interface over the family, feature `prefixed` | as `include/fast_allocator.h` declares them |
@@ -69,7 +69,7 @@ static AT_START: extern "C" fn() = {
     extern "C" fn start() {
         crate::global::begin();
         #[cfg(all(feature = "malloc", millpond_shared))]
-        operators::begin();
+        operators::choose();
     }
     start
 };

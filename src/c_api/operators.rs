@@ -4,57 +4,88 @@
 //!
 //! | route | when | what the operators do |
 //! |---|---|---|
-//! | `OWN` | `malloc`, `free`, and the four operators without more arguments, are this library's in the process, and what comes next is a C++ runtime, or nobody | as `malloc` and `free` |
-//! | `OTHERS` | the program, or a library before this one, has one of these; or a library behind has operators of its own | as those that come next; where there are none, as C++ says: `new[]` is `new`, sized `delete` and `delete[]` are `delete`, and these two `malloc` and `free`, each by its name in the process |
+//! | `OWN` | `malloc`, `free` and all operators are this library's in the process, and what comes next is a C++ runtime's, or nobody's | as `malloc`, `aligned_alloc` and `free` |
+//! | `OTHERS` | the program, or a library before this one, has one of these; or a library behind has an operator of its own | become what comes next. Where there is none: what the caller's library has or needs, without this one; else, as C++ says, `new[]` is `new`, all `delete` come down to the simplest, and these to `malloc` and `free`, each by its name in the process |
+//!
+//! All operators or none: a library that a program in C loads may have all of its own, but is bound to ours where there are any. With
+//! one missing, its own memory would come to our `delete`.
 //!
 //! Only the C++ runtime can ask the program's new-handler and throw its `bad_alloc`. So where there is no memory, `new` becomes a call
-//! of the runtime's own, which comes back to `malloc`, in vain, and does the rest. The operators that are aligned or throw nothing
-//! are left to the runtime; they come down to those here, and to `aligned_alloc`.
+//! of the runtime's own, which comes back to `malloc`, in vain, and does the rest. There may be several runtimes that do not
+//! understand each other: if the process as a whole has none, it is that of the caller's library.
 //!
-//! The size with which `delete` is called is only looked at where there are records: in `fast` a wrong one does no harm.
+//! The size with which `delete` is called is only looked at where there are records: in `fast` a wrong one does no harm. No bytes
+//! are any number: the runtime makes one byte of none. With an alignment it is not looked at, since the runtime rounds it up.
 //!
-//! The route is chosen once: as this library is loaded, or by the first call if that comes before, or if the program has no C++ runtime
-//! then. To choose takes the loader's lock only where there is a runtime, or somebody else's function.
+//! The route is chosen once: as this library is loaded, or by the first call if that comes before. To choose takes the loader's lock
+//! only where there is a runtime, or somebody else's function.
 
 use super::family;
 use crate::os::{self, cxx};
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 use core::ffi::{CStr, c_void};
 use core::mem::transmute;
-use core::ptr::null_mut;
+use core::ptr::{null_mut, with_exposed_provenance_mut};
 
 type Memory = *mut u8;
+/// The reference to `std::nothrow`, of which only the type counts.
+type Tag = usize;
 type New = unsafe extern "C" fn(usize) -> Memory;
-type Delete = unsafe extern "C" fn(Memory);
-type DeleteSized = unsafe extern "C" fn(Memory, usize);
+type NewAligned = unsafe extern "C" fn(usize, usize) -> Memory;
 
 exported! {
-    _Znwm(size: usize) -> Memory = new(Operator::New, size);
-    _Znam(size: usize) -> Memory = new(Operator::NewArray, size);
-    _ZdlPv(ptr: Memory) = delete(Operator::Delete, ptr);
-    _ZdaPv(ptr: Memory) = delete(Operator::DeleteArray, ptr);
-    _ZdlPvm(ptr: Memory, size: usize) = delete_sized(Operator::DeleteSized, ptr, size);
-    _ZdaPvm(ptr: Memory, size: usize) = delete_sized(Operator::DeleteArraySized, ptr, size);
+    _Znwm(size: usize) -> Memory = new(NEW, size, 0, 0);
+    _Znam(size: usize) -> Memory = new(NEW_ARRAY, size, 0, 0);
+    _ZnwmRKSt9nothrow_t(size: usize, tag: Tag) -> Memory = new(2, size, tag, 0);
+    _ZnamRKSt9nothrow_t(size: usize, tag: Tag) -> Memory = new(3, size, tag, 0);
+    _ZnwmSt11align_val_t(size: usize, align: usize) -> Memory = new_aligned(4, size, align, 0);
+    _ZnamSt11align_val_t(size: usize, align: usize) -> Memory = new_aligned(5, size, align, 0);
+    _ZnwmSt11align_val_tRKSt9nothrow_t(size: usize, align: usize, tag: Tag) -> Memory = new_aligned(6, size, align, tag);
+    _ZnamSt11align_val_tRKSt9nothrow_t(size: usize, align: usize, tag: Tag) -> Memory = new_aligned(7, size, align, tag);
+    _ZdlPv(ptr: Memory) = delete(DELETE, ptr, 0, 0);
+    _ZdaPv(ptr: Memory) = delete(DELETE_ARRAY, ptr, 0, 0);
+    _ZdlPvm(ptr: Memory, size: usize) = delete_sized(DELETE_SIZED, ptr, size);
+    _ZdaPvm(ptr: Memory, size: usize) = delete_sized(DELETE_ARRAY_SIZED, ptr, size);
+    _ZdlPvRKSt9nothrow_t(ptr: Memory, tag: Tag) = delete(12, ptr, tag, 0);
+    _ZdaPvRKSt9nothrow_t(ptr: Memory, tag: Tag) = delete(13, ptr, tag, 0);
+    _ZdlPvSt11align_val_t(ptr: Memory, align: usize) = delete(DELETE_ALIGNED, ptr, align, 0);
+    _ZdaPvSt11align_val_t(ptr: Memory, align: usize) = delete(15, ptr, align, 0);
+    _ZdlPvmSt11align_val_t(ptr: Memory, size: usize, align: usize) = delete(16, ptr, size, align);
+    _ZdaPvmSt11align_val_t(ptr: Memory, size: usize, align: usize) = delete(17, ptr, size, align);
+    _ZdlPvSt11align_val_tRKSt9nothrow_t(ptr: Memory, align: usize, tag: Tag) = delete(18, ptr, align, tag);
+    _ZdaPvSt11align_val_tRKSt9nothrow_t(ptr: Memory, align: usize, tag: Tag) = delete(19, ptr, align, tag);
 }
 
-#[derive(Clone, Copy)]
-enum Operator {
-    New,
-    NewArray,
-    Delete,
-    DeleteArray,
-    DeleteSized,
-    DeleteArraySized,
+/// The operators by their number: their places in what [`cxx`] calls `OPERATORS`.
+const NAMES: [&CStr; cxx::OPERATORS] = cxx::NAMES;
+const NEW: usize = 0;
+const NEW_ARRAY: usize = 1;
+const NEW_ALIGNED: usize = 4;
+const DELETE: usize = 8;
+const DELETE_ARRAY: usize = 9;
+const DELETE_SIZED: usize = 10;
+const DELETE_ARRAY_SIZED: usize = 11;
+const DELETE_ALIGNED: usize = 14;
+
+const fn is_array(operator: usize) -> bool {
+    operator % 2 == 1
 }
 
-const NAMES: [&CStr; 6] = [c"_Znwm", c"_Znam", c"_ZdlPv", c"_ZdaPv", c"_ZdlPvm", c"_ZdaPvm"];
+const fn is_aligned(operator: usize) -> bool {
+    (NEW_ALIGNED <= operator && operator < DELETE) || DELETE_ALIGNED <= operator
+}
+
+/// Whether it says by null that there is no memory.
+const fn is_quiet(operator: usize) -> bool {
+    matches!(operator, 2 | 3 | 6 | 7)
+}
 
 const OWN: u32 = 1;
 const OTHERS: u32 = 2;
 
 static ROUTE: AtomicU32 = AtomicU32::new(0);
 /// What comes next under each name; null: nobody, or not looked for.
-static NEXT: [AtomicPtr<c_void>; 6] = [const { AtomicPtr::new(null_mut()) }; 6];
+static NEXT: [AtomicPtr<c_void>; cxx::OPERATORS] = [const { AtomicPtr::new(null_mut()) }; cxx::OPERATORS];
 
 #[inline(always)]
 fn is_own() -> bool {
@@ -62,34 +93,23 @@ fn is_own() -> bool {
     ROUTE.load(Ordering::Relaxed) == OWN
 }
 
-/// Chooses the route while the library is loaded, where that needs the loader.
-pub(super) fn begin() {
-    if cxx::has_runtime() {
-        choose();
-    }
-}
-
-/// Chooses the route, if that has not been done.
+/// Chooses the route, if that has not been done: while the library is loaded, so that no thread waits for the loader later.
 #[cold]
 #[inline(never)]
-fn choose() -> u32 {
+pub(super) fn choose() -> u32 {
     // ORDERING: Acquire pairs with the Release below: what comes next has been looked for.
     match ROUTE.load(Ordering::Acquire) {
         0 => {}
         route => return route,
     }
-    let keep = |at: usize| {
-        let next = cxx::next(NAMES[at]);
-        NEXT[at].store(next.cast_mut(), Ordering::Relaxed);
-        next
-    };
-    let mut own = cxx::basic_functions().iter().all(|code| cxx::is_within(*code));
-    if cxx::has_runtime() {
-        let next = keep(Operator::New as usize);
-        own &= next.is_null() || cxx::is_of_runtime(next);
-    }
-    if !own {
-        (0..NAMES.len()).for_each(|at| _ = keep(at));
+    let mut own = cxx::functions().iter().all(|code| cxx::is_within(*code));
+    if cxx::has_runtime() || !own {
+        let mut runtime = None;
+        for (name, place) in NAMES.iter().zip(&NEXT) {
+            let next = cxx::next(name);
+            place.store(next.cast_mut(), Ordering::Relaxed);
+            own &= next.is_null() || cxx::is_of_runtime(next, &mut runtime);
+        }
     }
     let route = if own { OWN } else { OTHERS };
     // ORDERING: Release pairs with the Acquire above. Whoever chooses at the same time chooses the same.
@@ -97,117 +117,120 @@ fn choose() -> u32 {
     route
 }
 
-/// What comes next under an operator's name, as a function of type `F`, once the route is chosen.
-fn next<F>(operator: Operator) -> Option<F> {
-    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
-    let next = NEXT[operator as usize].load(Ordering::Relaxed);
-    // SAFETY: a function of the operator's type, as each caller asks for it.
-    (!next.is_null()).then(|| unsafe { core::mem::transmute_copy(&next) })
-}
-
 /// # Safety
 /// As C++ says of the operator.
 #[inline(always)]
-unsafe fn new(operator: Operator, size: usize) -> Memory {
-    if !is_own() {
+unsafe fn new(operator: usize, size: usize, second: usize, third: usize) -> Memory {
+    match if is_own() { family::at_hand(size) } else { None } {
+        Some(chunk) => chunk.as_ptr(),
         // SAFETY: the caller's.
-        return unsafe { new_elsewhere(size, operator) };
-    }
-    family::serve(size, |place| new_missed(size, place))
-}
-
-#[cold]
-#[inline(always)]
-fn new_missed(size: usize, place: usize) -> Memory {
-    extern "C" fn attempt(size: usize, place: usize, frame: usize) -> Memory {
-        family::attempt(frame, size, place)
-    }
-    // SAFETY: a C++ runtime's `operator new`, called for a program's call of it.
-    unsafe { cxx::or_else(size, place, attempt, new_of_runtime) }
-}
-
-/// The C++ runtime's `operator new`, for which there is no memory: it is to say so.
-extern "C" fn new_of_runtime() -> cxx::Code {
-    let place = &NEXT[Operator::New as usize];
-    let mut found = place.load(Ordering::Relaxed).cast_const();
-    if found.is_null() {
-        found = cxx::next(NAMES[Operator::New as usize]);
-        if found.is_null() {
-            found = cxx::new_of_later_runtime();
-        }
-    }
-    if found.is_null() {
-        os::die(format_args!("no memory for operator new, and no C++ runtime that could tell the program"))
-    }
-    found
-}
-
-#[cold]
-#[inline(never)]
-unsafe fn new_elsewhere(size: usize, operator: Operator) -> Memory {
-    if choose() == OWN {
-        return family::serve(size, |place| new_missed(size, place));
-    }
-    // SAFETY: as C++ says; the functions are of these types.
-    unsafe {
-        if let Some(next) = next::<New>(operator) {
-            return next(size);
-        }
-        let [malloc, _, new, ..] = cxx::basic_functions();
-        if let Operator::NewArray = operator {
-            return transmute::<cxx::Code, New>(new)(size);
-        }
-        let at = transmute::<cxx::Code, New>(malloc)(size.max(1));
-        if at.is_null() { transmute::<cxx::Code, New>(new_of_runtime())(size) } else { at }
+        None => unsafe { cxx::or_else(size, second, third, operator, attempt, elsewhere) },
     }
 }
 
 /// # Safety
 /// As C++ says of the operator.
 #[inline(always)]
-unsafe fn delete(operator: Operator, ptr: Memory) {
-    // SAFETY: the caller's.
-    unsafe { if is_own() { family::free(ptr) } else { delete_elsewhere(ptr, operator) } }
-}
-
-#[cold]
-#[inline(never)]
-unsafe fn delete_elsewhere(ptr: Memory, operator: Operator) {
-    // SAFETY: as C++ says; the functions are of these types.
-    unsafe {
-        if choose() == OWN {
-            return family::free(ptr);
-        }
-        if let Some(next) = next::<Delete>(operator) {
-            return next(ptr);
-        }
-        let [_, free, _, _, delete, _] = cxx::basic_functions();
-        let by_name = if let Operator::DeleteArray = operator { delete } else { free };
-        transmute::<cxx::Code, Delete>(by_name)(ptr)
+unsafe fn new_aligned(operator: usize, size: usize, align: usize, third: usize) -> Memory {
+    match if is_own() { family::at_hand_aligned(align, size) } else { None } {
+        Some(chunk) => chunk.as_ptr(),
+        // SAFETY: the caller's.
+        None => unsafe { cxx::or_else(size, align, third, operator, attempt, elsewhere) },
     }
 }
 
 /// # Safety
 /// As C++ says of the operator.
 #[inline(always)]
-unsafe fn delete_sized(operator: Operator, ptr: Memory, size: usize) {
+unsafe fn delete(operator: usize, ptr: Memory, second: usize, third: usize) {
     // SAFETY: the caller's.
-    unsafe { if is_own() { family::free_as(ptr, size) } else { delete_sized_elsewhere(ptr, size, operator) } }
+    unsafe {
+        if is_own() {
+            family::free(ptr)
+        } else {
+            cxx::or_else(ptr.expose_provenance(), second, third, operator, attempt, elsewhere);
+        }
+    }
 }
 
-#[cold]
-#[inline(never)]
-unsafe fn delete_sized_elsewhere(ptr: Memory, size: usize, operator: Operator) {
-    // SAFETY: as C++ says; the functions are of these types.
+/// # Safety
+/// As C++ says of the operator.
+#[inline(always)]
+unsafe fn delete_sized(operator: usize, ptr: Memory, size: usize) {
+    // SAFETY: the caller's.
     unsafe {
-        if choose() == OWN {
-            return family::free_as(ptr, size);
+        if is_own() {
+            family::free_as(ptr, size)
+        } else {
+            cxx::or_else(ptr.expose_provenance(), size, 0, operator, attempt, elsewhere);
         }
-        if let Some(next) = next::<DeleteSized>(operator) {
-            return next(ptr, size);
-        }
-        let [.., delete, delete_array] = cxx::basic_functions();
-        let by_name = if let Operator::DeleteArraySized = operator { delete_array } else { delete };
-        transmute::<cxx::Code, Delete>(by_name)(ptr)
     }
+}
+
+/// What an operator does on the route `OWN`, for the caller of a [`frame`](os::frame). Null: it was not done.
+unsafe extern "C" fn attempt(first: usize, second: usize, operator: usize, frame: usize) -> Memory {
+    if !is_own() && choose() != OWN {
+        return null_mut();
+    }
+    if operator < DELETE {
+        return family::attempt(frame, first, if is_aligned(operator) { second } else { 1 });
+    }
+    let ptr = with_exposed_provenance_mut(first);
+    // SAFETY: the operator's caller's.
+    unsafe {
+        match operator {
+            DELETE_SIZED | DELETE_ARRAY_SIZED => family::free_as(ptr, second),
+            _ => family::free(ptr),
+        }
+    }
+    core::ptr::dangling_mut()
+}
+
+/// What an operator becomes that could not be done here, by the address to which it returns.
+extern "C" fn elsewhere(operator: usize, caller: usize) -> cxx::Code {
+    let next = NEXT[operator].load(Ordering::Relaxed).cast_const();
+    if !next.is_null() {
+        return next;
+    }
+    let found = cxx::without_us(NAMES[operator], caller, is_own());
+    if !found.is_null() {
+        return found;
+    }
+    if is_own() {
+        return if is_quiet(operator) { nothing as cxx::Code } else { no_runtime() };
+    }
+    match operator {
+        NEW_ARRAY => cxx::functions()[cxx::FIRST + NEW],
+        DELETE | DELETE_ALIGNED.. => cxx::functions()[cxx::FREE],
+        DELETE_SIZED => cxx::functions()[cxx::FIRST + DELETE],
+        NEW..DELETE if is_aligned(operator) => by_aligned_alloc as cxx::Code,
+        NEW..DELETE if is_quiet(operator) => by_malloc as cxx::Code,
+        NEW..DELETE => by_malloc_or_end as cxx::Code,
+        _ => cxx::functions()[cxx::FIRST + if is_array(operator) { DELETE_ARRAY } else { DELETE }],
+    }
+}
+
+extern "C" fn nothing() -> Memory {
+    null_mut()
+}
+
+fn no_runtime() -> ! {
+    os::die(format_args!("no memory for operator new, and no C++ runtime that could tell the program"))
+}
+
+extern "C" fn by_malloc(size: usize) -> Memory {
+    // SAFETY: the process's `malloc`.
+    unsafe { transmute::<cxx::Code, New>(cxx::functions()[cxx::MALLOC])(size.max(1)) }
+}
+
+extern "C" fn by_malloc_or_end(size: usize) -> Memory {
+    let at = by_malloc(size);
+    if at.is_null() { no_runtime() } else { at }
+}
+
+extern "C" fn by_aligned_alloc(size: usize, align: usize) -> Memory {
+    let align = align.max(size_of::<Memory>());
+    let Some(size) = size.max(1).checked_next_multiple_of(align) else { return null_mut() };
+    // SAFETY: the process's `aligned_alloc`.
+    unsafe { transmute::<cxx::Code, NewAligned>(cxx::functions()[cxx::ALIGNED_ALLOC])(align, size) }
 }

@@ -3,32 +3,60 @@
 //! A *name* is what the loader has bound it to for the whole process: the first library or program that has it. What comes *next*
 //! is what the name would be without this library.
 
+use super::objects::{Object, first_needed, first_object, object_at};
 use core::ffi::{CStr, c_void};
+use core::ptr::null;
 
 /// A function of the process, or none: null.
 pub(crate) type Code = *const c_void;
 
+/// How many operators there are.
+pub(crate) const OPERATORS: usize = 20;
+/// Where [`functions`] has these, and the first operator.
+pub(crate) const MALLOC: usize = 0;
+pub(crate) const FREE: usize = 1;
+pub(crate) const ALIGNED_ALLOC: usize = 2;
+pub(crate) const FIRST: usize = 3;
+
 /// What the names are in the process. By the names, which the compiler must not know for this library's own.
 macro_rules! named {
-    ($($name:literal)*) => {
-        [$({
-            let found: Code;
-            // SAFETY: reads a word of the table of addresses, which the loader has filled in.
-            unsafe {
-                core::arch::asm!(
-                    concat!("mov {}, qword ptr [rip + ", $name, "@GOTPCREL]"),
-                    out(reg) found,
-                    options(pure, nomem, nostack, preserves_flags)
-                );
+    ($($name:literal)*; $($operator:literal)*) => {
+        /// `operator new` and `new[]`: without more arguments, `nothrow`, aligned, and both; `operator delete` and `delete[]`: without
+        /// more arguments, with the size, `nothrow`, aligned, with the size and aligned, and aligned and `nothrow`.
+        pub(crate) const NAMES: [&CStr; OPERATORS] = [$({
+            const NAME: &str = concat!($operator, "\0");
+            match CStr::from_bytes_with_nul(NAME.as_bytes()) {
+                Ok(name) => name,
+                Err(_) => unreachable!(),
             }
-            found
-        }),*]
+        }),*];
+
+        /// `malloc`, `free`, `aligned_alloc`, and all operators, as the process has them.
+        pub(crate) fn functions() -> [Code; FIRST + OPERATORS] {
+            [$(named!($name),)* $(named!($operator)),*]
+        }
     };
+    ($name:literal) => {{
+        let found: Code;
+        // SAFETY: reads a word of the table of addresses, which the loader has filled in.
+        unsafe {
+            core::arch::asm!(
+                concat!("mov {}, qword ptr [rip + ", $name, "@GOTPCREL]"),
+                out(reg) found,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        found
+    }};
 }
 
-/// `malloc`, `free`, and `operator new`, `new[]`, `delete` and `delete[]` without more arguments.
-pub(crate) fn basic_functions() -> [Code; 6] {
-    named!("malloc" "free" "_Znwm" "_Znam" "_ZdlPv" "_ZdaPv")
+named! {
+    "malloc" "free" "aligned_alloc";
+    "_Znwm" "_Znam" "_ZnwmRKSt9nothrow_t" "_ZnamRKSt9nothrow_t"
+    "_ZnwmSt11align_val_t" "_ZnamSt11align_val_t" "_ZnwmSt11align_val_tRKSt9nothrow_t" "_ZnamSt11align_val_tRKSt9nothrow_t"
+    "_ZdlPv" "_ZdaPv" "_ZdlPvm" "_ZdaPvm" "_ZdlPvRKSt9nothrow_t" "_ZdaPvRKSt9nothrow_t"
+    "_ZdlPvSt11align_val_t" "_ZdaPvSt11align_val_t" "_ZdlPvmSt11align_val_t" "_ZdaPvmSt11align_val_t"
+    "_ZdlPvSt11align_val_tRKSt9nothrow_t" "_ZdaPvSt11align_val_tRKSt9nothrow_t"
 }
 
 /// Whether an address is in this library.
@@ -70,33 +98,37 @@ pub(crate) fn next(name: &CStr) -> Code {
     unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) }
 }
 
-/// Whether a function belongs to a C++ runtime, by the name of its file.
-pub(crate) fn is_of_runtime(code: Code) -> bool {
-    // SAFETY: zeros are a valid `Dl_info`, which the call fills in if it knows the address; a file's name ends in zero and stays as
-    // long as the file is loaded.
-    let path = unsafe {
-        let mut info: libc::Dl_info = core::mem::zeroed();
-        if libc::dladdr(code, &mut info) == 0 || info.dli_fname.is_null() {
-            return false;
-        }
-        CStr::from_ptr(info.dli_fname)
-    };
-    let file = path.to_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    file.starts_with(b"libstdc++") || file.starts_with(b"libc++")
+/// Whether a function belongs to a C++ runtime, by the name of its file. `known` keeps the last one that does.
+pub(crate) fn is_of_runtime(code: Code, known: &mut Option<(usize, usize)>) -> bool {
+    let at = code.addr();
+    if known.is_some_and(|(start, end)| (start..end).contains(&at)) {
+        return true;
+    }
+    let Some((object, range)) = object_at(at) else { return false };
+    let is_runtime = is_runtime_by_name(&object);
+    if is_runtime {
+        *known = Some(range);
+    }
+    is_runtime
 }
 
-/// `operator new` of a C++ runtime that a library has brought along later, out of the process's sight.
-pub(crate) fn new_of_later_runtime() -> Code {
-    [c"libstdc++.so.6", c"libc++.so.1", c"libc++abi.so.1"].iter().fold(core::ptr::null(), |found, file| {
-        if !found.is_null() {
-            return found;
-        }
-        // SAFETY: finds what is loaded already, and asks it for an address by a name. The handle is kept, so it stays.
-        unsafe {
-            let runtime = libc::dlopen(file.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
-            if runtime.is_null() { found } else { libc::dlsym(runtime, c"_Znwm".as_ptr()) }
-        }
-    })
+fn is_runtime_by_name(object: &Object) -> bool {
+    object.file().starts_with(b"libstdc++") || object.file().starts_with(b"libc++")
+}
+
+/// What a name would be for the object with an address if this library were not there, and the process as a whole had no such name:
+/// what the object has, or needs. If `only_runtimes`, only a C++ runtime's counts, and otherwise any that is loaded. Null: nobody's.
+pub(crate) fn without_us(name: &CStr, caller: usize, only_runtimes: bool) -> Code {
+    let may_have = |object: &Object| {
+        let found = object.function(name);
+        let is_runtime = || is_runtime_by_name(object) || !object.function(c"__cxa_throw").is_null();
+        let is_it = !found.is_null() && !is_within(found) && (!only_runtimes || is_runtime());
+        if is_it { found } else { null() }
+    };
+    let is_it = |object: &Object| !may_have(object).is_null();
+    let own = object_at(caller).and_then(|(object, _)| first_needed(object, is_it));
+    let any = || first_object(|object| is_runtime_by_name(object) && is_it(object));
+    own.or_else(any).map_or(null(), |object| may_have(&object))
 }
 
 core::arch::global_asm!(
@@ -112,10 +144,14 @@ core::arch::global_asm!(
     "mov rbp, rsp",
     ".cfi_def_cfa_register rbp",
     "push rdi",
+    "push rsi",
+    "push rdx",
     "push rcx",
-    "mov rax, rdx",
-    "mov rdx, rbp",
-    "call rax",
+    "push r9",
+    "push r9",
+    "mov rdx, rcx",
+    "mov rcx, rbp",
+    "call r8",
     "test rax, rax",
     "jz 2f",
     ".cfi_remember_state",
@@ -124,8 +160,12 @@ core::arch::global_asm!(
     "ret",
     ".cfi_restore_state",
     "2:",
-    "call qword ptr [rbp - 16]",
+    "mov rdi, qword ptr [rbp - 32]",
+    "mov rsi, qword ptr [rbp + 8]",
+    "call qword ptr [rbp - 40]",
     "mov rdi, qword ptr [rbp - 8]",
+    "mov rsi, qword ptr [rbp - 16]",
+    "mov rdx, qword ptr [rbp - 24]",
     "leave",
     ".cfi_def_cfa rsp, 8",
     "jmp rax",
@@ -135,16 +175,19 @@ core::arch::global_asm!(
 );
 
 unsafe extern "C" {
-    /// Returns what `attempt` does, which is given `size`, `place` and the frame of this. If that is null, becomes a call of the
-    /// function that `other` returns, with the `size`. That call is a jump: what it throws is never seen here.
+    /// Returns what `attempt` does, which is given two of the arguments, `operator` and the frame of this. If that is null, becomes a
+    /// call of the function that `other` returns, which is given `operator` and the address to which this returns, with the three
+    /// arguments. That call is a jump: what it throws is never seen here.
     ///
     /// # Safety
-    /// What the function that `other` returns asks for.
+    /// What `attempt` and the function that `other` returns ask for.
     #[link_name = "millpond_or_else"]
     pub(crate) fn or_else(
-        size: usize,
-        place: usize,
-        attempt: extern "C" fn(usize, usize, usize) -> *mut u8,
-        other: extern "C" fn() -> Code,
+        first: usize,
+        second: usize,
+        third: usize,
+        operator: usize,
+        attempt: unsafe extern "C" fn(usize, usize, usize, usize) -> *mut u8,
+        other: extern "C" fn(usize, usize) -> Code,
     ) -> *mut u8;
 }

@@ -50,6 +50,8 @@ mod modules;
 #[cfg_attr(test, allow(dead_code))]
 #[cfg(not(millpond_loom))]
 mod nursery;
+#[cfg(all(feature = "malloc", millpond_shared))]
+mod objects;
 #[cfg(not(any(test, millpond_loom)))]
 mod proc;
 #[cfg(all(any(feature = "malloc", test), not(millpond_loom)))]

@@ -114,6 +114,45 @@ static void exhaust()
     every_form(1000);
 }
 
+/* No bytes, of which the C++ runtime makes one if it has to ask again. */
+static void *none[1 << 22];
+static size_t nones;
+
+static void free_some()
+{
+    asked++;
+    for (size_t half = nones / 2; nones > half;) {
+        ::operator delete(none[--nones], (size_t)0);
+    }
+}
+
+static void exhaust_with_nothing()
+{
+    void *blocks = nullptr;
+    while (void **block = (void **)malloc(unknown(1 << 20))) {
+        *block = blocks;
+        blocks = block;
+    }
+    while (nones < sizeof none / sizeof *none && (none[nones] = ::operator new(unknown(0), std::nothrow))) {
+        nones++;
+    }
+    CHECK(nones > 1000 && nones < sizeof none / sizeof *none);
+    asked = 0;
+    std::set_new_handler(free_some);
+    for (int count = 0; count < 10; count++) {
+        none[nones++] = ::operator new(unknown(0));
+    }
+    CHECK(asked > 0);
+    std::set_new_handler(nullptr);
+    while (nones) {
+        ::operator delete(none[--nones], unknown(0));
+    }
+    while (void **block = (void **)blocks) {
+        blocks = *block;
+        free(block);
+    }
+}
+
 /* What throws in a constructor gives its memory back. */
 struct Throws {
     std::string text = std::string(100, 'x');
@@ -158,6 +197,7 @@ int main(int count, char **words)
     std::string what = words[1];
     if (what == "limited") {
         exhaust();
+        exhaust_with_nothing();
     } else if (what == "wrong") {
         /* Through a pointer of another type. */
         struct Small {
@@ -175,6 +215,10 @@ int main(int count, char **words)
         puts("survived");
     } else {
         for (size_t size = 0; size < 600000; size += size < 300 ? 1 : size) {
+            every_form(size);
+        }
+        /* What is kept around an allocation makes some of these too large for a class. */
+        for (size_t size = 262144 - 70; size < 262144 + 10; size++) {
             every_form(size);
         }
         impossible(SIZE_MAX / 2);

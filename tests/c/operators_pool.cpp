@@ -1,4 +1,4 @@
-/* A library with all operators of its own, and memory of its own; and a program that is linked with it. With WRAPPED the program has
+/* A library with operators of its own, and memory of its own; and a program that is linked with it. With WRAPPED the program has
  * a `malloc` and `free` of its own instead, which see what `new` and `delete` take. */
 #include "check.h"
 #include <new>
@@ -37,6 +37,22 @@ void operator delete(void *ptr, std::align_val_t) noexcept { give(ptr); }
 void operator delete[](void *ptr, std::align_val_t) noexcept { give(ptr); }
 void operator delete(void *ptr, size_t, std::align_val_t) noexcept { give(ptr); }
 void operator delete[](void *ptr, size_t, std::align_val_t) noexcept { give(ptr); }
+
+/* Each form of `new` goes with `delete`, whoever has them. */
+extern "C" void use()
+{
+    struct alignas(128) Wide {
+        char bytes[128];
+    };
+    for (int round = 0; round < 100; round++) {
+        ::operator delete(hidden(::operator new(unknown(50), std::nothrow)));
+        ::operator delete[](hidden(::operator new[](unknown(50), std::nothrow)), unknown(50));
+        delete (Wide *)hidden(new Wide);
+        delete[] (Wide *)hidden(new Wide[3]);
+        delete (int *)hidden(new int);
+        CHECK(in_pool == 0);
+    }
+}
 #else
 #ifdef WRAPPED
 extern "C" void *__libc_malloc(size_t size);
