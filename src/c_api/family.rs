@@ -166,22 +166,34 @@ fn give_sized(chunk: NonNull<u8>, size: usize, align: usize, place: usize) {
 #[cfg(millpond_shared)]
 #[inline(always)]
 pub(super) unsafe fn free_as(ptr: *mut u8, size: usize) {
-    #[cold]
-    #[inline(never)]
-    fn other(ptr: *mut u8, size: usize, place: Option<usize>) {
-        let said = if size == 0 { usize::MAX } else { size };
-        // What is no larger than a chunk may still have pages of its own in the modes, and has a chunk's alignment there.
-        let align = c_class::place_in_c(size).map_or(1, |_| align_in_c(size));
-        match (NonNull::new(ptr), place) {
-            (Some(chunk), Some(place)) => global::free_missed(chunk, said, align, place),
-            _ => free_other_sized(ptr, said, align),
+    match place_at(ptr) {
+        Some(place) => {
+            // SAFETY: null lies in no span.
+            let chunk = unsafe { NonNull::new_unchecked(ptr) };
+            if !bin(place).push(chunk) {
+                let (size, align) = said_to_delete(size);
+                global::free_missed(chunk, size, align, place);
+            }
         }
+        None => free_other_as(ptr, size),
     }
-    let place = place_at(ptr);
-    // SAFETY: null lies in no span.
-    if !place.is_some_and(|place| bin(place).push(unsafe { NonNull::new_unchecked(ptr) })) {
-        other(ptr, size, place);
-    }
+}
+
+#[cfg(millpond_shared)]
+#[cold]
+#[inline(never)]
+fn free_other_as(ptr: *mut u8, size: usize) {
+    let (size, align) = said_to_delete(size);
+    free_other_sized(ptr, size, align);
+}
+
+/// The size and alignment that `new` had, by what `delete` is told. In the modes with records, what is no larger than a chunk may have
+/// pages of its own, and has a chunk's alignment there.
+#[cfg(millpond_shared)]
+#[inline(always)]
+fn said_to_delete(size: usize) -> (usize, usize) {
+    let align = if size <= CLASS_MAX { align_in_c(size) } else { 1 };
+    (if size == 0 { usize::MAX } else { size }, align)
 }
 
 fn free_other(ptr: *mut u8) {
