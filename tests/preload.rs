@@ -253,6 +253,17 @@ fn operators_of_cpp_that_a_library_brings() {
     }
 }
 
+/// Who is told that there is no memory does not wait for another thread that loads a library.
+#[test]
+fn operators_of_cpp_while_a_library_is_loaded() {
+    let library = compile("operators_waits.cpp", "operators_waits.so", &["-shared", "-fPIC", "-std=c++17"]);
+    let program = compile("operators_plugin.c", "operators_plugin_waits", &[]);
+    for mode in ["fast", "tracked", "hardened"] {
+        let ended = run(preloaded(&program).arg(&library).env("MILLPOND_MODE", mode), WATCHDOG, &[]).well(mode);
+        assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}: {ended:#?}");
+    }
+}
+
 #[test]
 fn with_all_memory_locked() {
     let program = compile("locked.c", "locked", &[]);

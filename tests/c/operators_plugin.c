@@ -1,4 +1,4 @@
-/* Loads a library, its first argument, with operators of its own, of which nobody else knows, into a program without C++. Which ones it
+/* Loads a library in C++, its first argument, into a program without C++. If that has operators of its own, which ones it
  * gets is the loader's; they must be of one kind. */
 #include "check.h"
 
