@@ -74,6 +74,32 @@ pub(super) fn malloc(size: usize) -> *mut u8 {
     }
 }
 
+/// As `malloc`, but what misses the thread's cache is left to `missed`, which is told the class's place, or [`LARGE`].
+#[cfg(millpond_shared)]
+#[inline(always)]
+pub(super) fn serve(size: usize, missed: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
+    match c_class::place_in_c(size) {
+        Some(place) => match bin(place).pop() {
+            Some(chunk) => chunk.as_ptr(),
+            None => missed(place),
+        },
+        None => missed(LARGE),
+    }
+}
+
+/// No class's place.
+#[cfg(millpond_shared)]
+const LARGE: usize = usize::MAX;
+
+/// What missed, for the caller of a [`frame`](os::frame); null without a word if there is no memory.
+#[cfg(millpond_shared)]
+pub(super) fn attempt_at(frame: usize, size: usize, place: usize) -> *mut u8 {
+    match place {
+        LARGE => doors::large(frame, size, 1, Fill::Any),
+        place => doors::alloc_for(frame, size, align_in_c(size), place),
+    }
+}
+
 /// What `malloc` finds in the thread's cache; `None`: [`attempt`] may find more.
 #[cfg(millpond_shared)]
 #[inline(always)]

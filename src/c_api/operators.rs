@@ -34,10 +34,10 @@ type New = unsafe extern "C" fn(usize) -> Memory;
 type NewAligned = unsafe extern "C" fn(usize, usize) -> Memory;
 
 exported! {
-    _Znwm(size: usize) -> Memory = new(NEW, size, 0, 0);
-    _Znam(size: usize) -> Memory = new(NEW_ARRAY, size, 0, 0);
-    _ZnwmRKSt9nothrow_t(size: usize, tag: Tag) -> Memory = new(2, size, tag, 0);
-    _ZnamRKSt9nothrow_t(size: usize, tag: Tag) -> Memory = new(3, size, tag, 0);
+    _Znwm(size: usize) -> Memory = new(NEW, size);
+    _Znam(size: usize) -> Memory = new(NEW_ARRAY, size);
+    _ZnwmRKSt9nothrow_t(size: usize, tag: Tag) -> Memory = new_quiet(2, size, tag);
+    _ZnamRKSt9nothrow_t(size: usize, tag: Tag) -> Memory = new_quiet(3, size, tag);
     _ZnwmSt11align_val_t(size: usize, align: usize) -> Memory = new_aligned(4, size, align, 0);
     _ZnamSt11align_val_t(size: usize, align: usize) -> Memory = new_aligned(5, size, align, 0);
     _ZnwmSt11align_val_tRKSt9nothrow_t(size: usize, align: usize, tag: Tag) -> Memory = new_aligned(6, size, align, tag);
@@ -120,11 +120,31 @@ pub(super) fn choose() -> u32 {
 /// # Safety
 /// As C++ says of the operator.
 #[inline(always)]
-unsafe fn new(operator: usize, size: usize, second: usize, third: usize) -> Memory {
+unsafe fn new(operator: usize, size: usize) -> Memory {
+    // The runtime's operator has one argument: the second tells which place has missed.
+    // SAFETY: the caller's.
+    let missed = |place| unsafe { cxx::or_else(size, place, 0, operator, attempt_at, elsewhere) };
+    if is_own() {
+        family::serve(size, missed)
+    } else {
+        // SAFETY: the caller's.
+        unsafe { cxx::or_else(size, 0, 0, operator, attempt, elsewhere) }
+    }
+}
+
+/// What missed on the route `OWN`.
+unsafe extern "C" fn attempt_at(size: usize, place: usize, _: usize, frame: usize) -> Memory {
+    family::attempt_at(frame, size, place)
+}
+
+/// # Safety
+/// As C++ says of the operator.
+#[inline(always)]
+unsafe fn new_quiet(operator: usize, size: usize, tag: Tag) -> Memory {
     match if is_own() { family::at_hand(size) } else { None } {
         Some(chunk) => chunk.as_ptr(),
         // SAFETY: the caller's.
-        None => unsafe { cxx::or_else(size, second, third, operator, attempt, elsewhere) },
+        None => unsafe { cxx::or_else(size, tag, 0, operator, attempt, elsewhere) },
     }
 }
 
