@@ -253,6 +253,14 @@ fn operators_of_cpp_that_a_library_brings() {
     }
 }
 
+/// Looking for the operators in vain leaves no error of the loader's behind.
+#[test]
+fn operators_of_cpp_that_nobody_has() {
+    let program = compile("operators_unsaid.c", "operators_unsaid", &["-fno-builtin", "-rdynamic"]);
+    let ended = run(&mut preloaded(&program), WATCHDOG, &[]).well("unsaid");
+    assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{ended:#?}");
+}
+
 /// Who is told that there is no memory does not wait for another thread that loads a library.
 #[test]
 fn operators_of_cpp_while_a_library_is_loaded() {

@@ -94,8 +94,14 @@ pub(crate) fn has_runtime() -> bool {
 
 /// What a name is next.
 pub(crate) fn next(name: &CStr) -> Code {
-    // SAFETY: asks for an address by a name that ends in zero.
-    unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) }
+    // SAFETY: asks for an address by a name that ends in zero. That there is none is not for the program to hear of.
+    unsafe {
+        let found = libc::dlsym(libc::RTLD_NEXT, name.as_ptr());
+        if found.is_null() {
+            libc::dlerror();
+        }
+        found
+    }
 }
 
 /// Whether a function belongs to a C++ runtime, by the name of its file. `known` keeps the last one that does.

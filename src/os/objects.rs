@@ -20,7 +20,7 @@ const GNU_HASH: i64 = 0x6fff_fef5;
 /// How many objects of those that one needs are looked at.
 const NEEDS_MAX: usize = 128;
 
-/// An object that is loaded, and stays so while it is looked at: it is part of the process from the start, or its code is running.
+/// An object that is loaded. It stays so while it is looked at: what it belongs to, or needs it, is running; C++ runtimes are not unloaded.
 #[derive(Clone, Copy)]
 pub(crate) struct Object {
     base: usize,
