@@ -97,10 +97,14 @@ fn records_serve_again() {
         }
         millpond::trim();
     }
-    // Those of chunks in spans that are in use: every second one lives.
+    // Those of chunks in spans that are in use: every second one lives. There is room for others, but memory for their records is
+    // refused.
+    let mut room = Chain::new(MIB);
+    room.push_up_to(8);
     let mut chain = Chain::new(24);
     chain.push_up_to(usize::MAX);
     let freed = chain.free_every_second();
+    room.free_all();
     let mut others = Chain::new(100);
     others.push_up_to(freed);
     ensure!(others.len >= freed / 20, "{} for {freed} that were freed: {:?}", others.len, millpond::stats());
