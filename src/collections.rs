@@ -22,13 +22,22 @@ pub(crate) fn given(at: *mut u8, layout: Layout) -> Result<NonNull<[u8]>, AllocE
     Ok(NonNull::slice_from_raw_parts(at, layout.size()))
 }
 
-/// Clears what lies behind the bytes that an allocation had before.
+/// Grows an allocation, and clears what lies behind the bytes that it had before.
 ///
 /// # Safety
-/// The caller's allocation of at least as many bytes.
-pub(crate) unsafe fn clear_behind(bytes: usize, grown: NonNull<[u8]>) {
-    // SAFETY: the caller's word.
-    unsafe { grown.cast::<u8>().add(bytes).write_bytes(0, grown.len() - bytes) };
+/// As for `Allocator::grow_zeroed`.
+pub(crate) unsafe fn grow_zeroed(
+    allocator: &impl Allocator,
+    ptr: NonNull<u8>,
+    old: Layout,
+    new: Layout,
+) -> Result<NonNull<[u8]>, AllocError> {
+    // SAFETY: the caller's word; what has grown has at least as many bytes.
+    unsafe {
+        let grown = allocator.grow(ptr, old, new)?;
+        grown.cast::<u8>().add(old.size()).write_bytes(0, grown.len() - old.size());
+        Ok(grown)
+    }
 }
 
 /// Resizes an allocation by `realloc` where both layouts have bytes and the same alignment, else by a copy.
@@ -88,11 +97,7 @@ unsafe impl Allocator for Millpond {
 
     unsafe fn grow_zeroed(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
         // SAFETY: the caller's word.
-        unsafe {
-            let grown = self.grow(ptr, old, new)?;
-            clear_behind(old.size(), grown);
-            Ok(grown)
-        }
+        unsafe { grow_zeroed(self, ptr, old, new) }
     }
 
     unsafe fn shrink(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {

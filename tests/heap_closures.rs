@@ -5,28 +5,14 @@ mod common;
 
 use common::MIB;
 use common::child::Scenario;
+use common::eights::{give, take};
 use millpond::{BuildError, Heap, HeapBuilder, Mode, SoftLimit};
-use std::alloc::Layout;
 use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Barrier, OnceLock, Weak, mpsc};
 
 const MODES: [Mode; 3] = [Mode::Fast, Mode::Tracked, Mode::Hardened];
-
-fn layout(size: usize) -> Layout {
-    Layout::from_size_align(size, 8).expect("valid")
-}
-
-fn take(heap: &Heap, size: usize) -> NonNull<u8> {
-    heap.alloc(layout(size)).expect("memory")
-}
-
-fn give(heap: &Heap, block: NonNull<u8>, size: usize) {
-    // SAFETY: a block of that size, or the misuse under test.
-    unsafe { heap.free(block, layout(size)) };
-}
 
 /// Frees a block twice, which is no free but is heard of.
 fn misuse(heap: &Heap) {

@@ -6,6 +6,7 @@ mod library;
 
 use library::{Ended, archive, build, compile, link_shared, preloaded, run, shared, succeeds, workbench};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 
 const WATCHDOG: u32 = 240;
@@ -17,6 +18,14 @@ fn scenario(name: &str, arguments: &[&str], limits: &[(libc::__rlimit_resource_t
     let ended = run(preloaded(program).args(arguments), WATCHDOG, limits).well(name);
     assert!(ended.stdout.contains("done") && ended.stderr.is_empty(), "{name}: {ended:#?}");
     ended
+}
+
+/// In each mode, the program must say that it is done, and nothing else.
+fn quietly_done(program: &Path, arguments: &[&Path]) {
+    for mode in ["fast", "tracked", "hardened"] {
+        let ended = run(preloaded(program).args(arguments).env("MILLPOND_MODE", mode), WATCHDOG, &[]).well(mode);
+        assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}: {ended:#?}");
+    }
 }
 
 /// The scenario in the modes with records: those begin after the first allocations of some programs, and where a sandbox refuses
@@ -134,10 +143,7 @@ fn beside_another_allocator() {
     let folder = library.parent().expect("its folder").display();
     let link = [library.display().to_string(), format!("-Wl,-rpath,{folder}")];
     let program = compile("neighbour.c", "neighbour", &link.each_ref().map(String::as_str));
-    for mode in ["fast", "tracked", "hardened"] {
-        let ended = run(preloaded(&program).env("MILLPOND_MODE", mode), WATCHDOG, &[]).well(mode);
-        assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}: {ended:#?}");
-    }
+    quietly_done(&program, &[]);
 }
 
 /// The C++ runtime's operators are ours, and all that C++ says of them holds: handlers, exceptions, alignment.
@@ -198,10 +204,7 @@ fn operators_of_cpp_that_others_have() {
         compile("operators_pool.cpp", "operators_wrapped", &["-DWRAPPED", "-fno-builtin"]),
     ];
     for program in &programs {
-        for mode in ["fast", "tracked", "hardened"] {
-            let ended = run(preloaded(program).env("MILLPOND_MODE", mode), WATCHDOG, &[]).well(mode);
-            assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}: {ended:#?}");
-        }
+        quietly_done(program, &[]);
     }
 }
 
@@ -217,10 +220,7 @@ fn operators_of_cpp_of_which_others_have_some() {
         let link = [library.display().to_string(), format!("-Wl,-rpath,{folder}")];
         let flags = [more, &link.each_ref().map(String::as_str)].concat();
         let program = compile("operators_counted.cpp", &name("operators_counted"), &flags);
-        for mode in ["fast", "tracked", "hardened"] {
-            let ended = run(preloaded(&program).env("MILLPOND_MODE", mode), WATCHDOG, &[]).well(mode);
-            assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}: {ended:#?}");
-        }
+        quietly_done(&program, &[]);
     }
 }
 
@@ -247,10 +247,7 @@ fn operators_of_cpp_that_a_library_brings() {
     let flags = ["-DLIBRARY", "-shared", "-fPIC", "-fno-builtin", "-std=c++17"];
     let library = compile("operators_pool.cpp", "operators_plugin.so", &flags);
     let program = compile("operators_plugin.c", "operators_plugin", &[]);
-    for mode in ["fast", "tracked", "hardened"] {
-        let ended = run(preloaded(&program).arg(&library).env("MILLPOND_MODE", mode), WATCHDOG, &[]).well(mode);
-        assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}: {ended:#?}");
-    }
+    quietly_done(&program, &[&library]);
 }
 
 /// Looking for the operators in vain leaves no error of the loader's behind.
@@ -266,10 +263,7 @@ fn operators_of_cpp_that_nobody_has() {
 fn operators_of_cpp_while_a_library_is_loaded() {
     let library = compile("operators_waits.cpp", "operators_waits.so", &["-shared", "-fPIC", "-std=c++17"]);
     let program = compile("operators_plugin.c", "operators_plugin_waits", &[]);
-    for mode in ["fast", "tracked", "hardened"] {
-        let ended = run(preloaded(&program).arg(&library).env("MILLPOND_MODE", mode), WATCHDOG, &[]).well(mode);
-        assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}: {ended:#?}");
-    }
+    quietly_done(&program, &[&library]);
 }
 
 #[test]

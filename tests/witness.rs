@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::eights::{give, layout, take};
 use common::words::{into_freed, past_end};
 use millpond::{Heap, Mode};
 use std::alloc::Layout;
@@ -24,19 +25,6 @@ fn heard() -> Vec<String> {
 
 fn heap(mode: Mode, guard: u32) -> Heap {
     Heap::builder().mode(mode).guard(guard).on_misuse(hear).build().expect("memory")
-}
-
-fn layout(size: usize) -> Layout {
-    Layout::from_size_align(size, 8).expect("valid")
-}
-
-fn take(heap: &Heap, size: usize) -> NonNull<u8> {
-    heap.alloc(layout(size)).expect("memory")
-}
-
-fn give(heap: &Heap, block: NonNull<u8>, size: usize) {
-    // SAFETY: a block of that size, or the misuse under test.
-    unsafe { heap.free(block, layout(size)) };
 }
 
 /// One line was heard that has all of this in it.

@@ -39,14 +39,6 @@ fn bin(place: usize) -> &'static Bin {
     unsafe { (*slot::get()).bin_at(place) }
 }
 
-#[inline(always)]
-fn take(place: usize, size: usize) -> *mut u8 {
-    match bin(place).pop() {
-        Some(chunk) => chunk.as_ptr(),
-        None => missed(size, place),
-    }
-}
-
 #[cold]
 #[inline(never)]
 fn missed(size: usize, place: usize) -> *mut u8 {
@@ -68,14 +60,13 @@ fn or_no_memory(at: *mut u8) -> *mut u8 {
 
 #[inline(always)]
 pub(super) fn malloc(size: usize) -> *mut u8 {
-    match c_class::place_in_c(size) {
-        Some(place) => take(place, size),
-        None => large(size, 1),
-    }
+    serve(size, |place| if place == LARGE { large(size, 1) } else { missed(size, place) })
 }
 
+/// No class's place.
+const LARGE: usize = usize::MAX;
+
 /// As `malloc`, but what misses the thread's cache is left to `missed`, which is told the class's place, or [`LARGE`].
-#[cfg(millpond_shared)]
 #[inline(always)]
 pub(super) fn serve(size: usize, missed: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
     match c_class::place_in_c(size) {
@@ -86,10 +77,6 @@ pub(super) fn serve(size: usize, missed: impl FnOnce(usize) -> *mut u8) -> *mut 
         None => missed(LARGE),
     }
 }
-
-/// No class's place.
-#[cfg(millpond_shared)]
-const LARGE: usize = usize::MAX;
 
 /// What missed, for the caller of a [`frame`](os::frame); null without a word if there is no memory.
 #[cfg(millpond_shared)]

@@ -23,7 +23,7 @@
 use super::family;
 use crate::os::{self, cxx};
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
-use core::ffi::{CStr, c_void};
+use core::ffi::c_void;
 use core::mem::transmute;
 use core::ptr::{null_mut, with_exposed_provenance_mut};
 
@@ -56,8 +56,7 @@ exported! {
     _ZdaPvSt11align_val_tRKSt9nothrow_t(ptr: Memory, align: usize, tag: Tag) = delete(19, ptr, align, tag);
 }
 
-/// The operators by their number: their places in what [`cxx`] calls `OPERATORS`.
-const NAMES: [&CStr; cxx::OPERATORS] = cxx::NAMES;
+// The operators by their number: their places in [`cxx::NAMES`].
 const NEW: usize = 0;
 const NEW_ARRAY: usize = 1;
 const NEW_ALIGNED: usize = 4;
@@ -105,7 +104,7 @@ pub(super) fn choose() -> u32 {
     let mut own = cxx::functions().iter().all(|code| cxx::is_within(*code));
     if cxx::has_runtime() || !own {
         let mut runtime = None;
-        for (name, place) in NAMES.iter().zip(&NEXT) {
+        for (name, place) in cxx::NAMES.iter().zip(&NEXT) {
             let next = cxx::next(name);
             place.store(next.cast_mut(), Ordering::Relaxed);
             own &= next.is_null() || cxx::is_of_runtime(next, &mut runtime);
@@ -212,7 +211,7 @@ extern "C" fn elsewhere(operator: usize, caller: usize) -> cxx::Code {
     if !next.is_null() {
         return next;
     }
-    let found = cxx::without_us(NAMES[operator], caller, is_own());
+    let found = cxx::without_us(cxx::NAMES[operator], caller, is_own());
     if !found.is_null() {
         return found;
     }

@@ -1,7 +1,7 @@
 //! A heap as the allocator of collections, which borrow it or have it.
 
 use super::Heap;
-use crate::collections::{clear_behind, nothing, resize};
+use crate::collections::{grow_zeroed, nothing, resize};
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::Layout;
 use core::ptr::{self, NonNull};
@@ -49,11 +49,7 @@ unsafe impl Allocator for Heap {
 
     unsafe fn grow_zeroed(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
         // SAFETY: the caller's word.
-        unsafe {
-            let grown = self.grow(ptr, old, new)?;
-            clear_behind(old.size(), grown);
-            Ok(grown)
-        }
+        unsafe { grow_zeroed(self, ptr, old, new) }
     }
 
     unsafe fn shrink(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {

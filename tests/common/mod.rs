@@ -6,6 +6,7 @@ use millpond::Millpond;
 pub mod block;
 pub mod chain;
 pub mod child;
+pub mod eights;
 pub mod fork;
 pub mod kernel;
 pub mod law;
