@@ -319,7 +319,7 @@ pub fn stats_against_drain() {
         let magazine = heap.magazines.take().expect("the fake system gives memory");
         magazine.slots()[0].set(chunks[0]);
         magazine.set_count(1);
-        assert!(heap.pools[CLASS].drain(CLASS, &heap.magazines, magazine), "the pool has room");
+        assert!(heap.shards.drain(CLASS, 0, &heap.magazines, magazine), "the pool has room");
     });
     heap.stats();
     other.join();
@@ -336,15 +336,15 @@ pub fn stats_against_second_drain() {
         let magazine = heap.magazines.take().expect("the fake system gives memory");
         magazine.slots()[0].set(chunk);
         magazine.set_count(1);
-        assert!(heap.pools[CLASS].drain(CLASS, &heap.magazines, magazine), "the pool has room");
+        assert!(heap.shards.drain(CLASS, 0, &heap.magazines, magazine), "the pool has room");
     };
     fill(&heap, chunks[0]);
     // The last of the slab's first segment.
     let idle = heap.magazines.take().expect("the fake system gives memory").index();
     let other = spawn(&heap, move |heap| {
-        let first = heap.pools[CLASS].refill(&heap.magazines).expect("there is one");
+        let first = heap.shards.refill(CLASS, 0, &heap.magazines).expect("there is one");
         fill(heap, chunks[1]);
-        assert!(heap.pools[CLASS].drain(CLASS, &heap.magazines, first), "the pool has room");
+        assert!(heap.shards.drain(CLASS, 0, &heap.magazines, first), "the pool has room");
     });
     heap.stats();
     other.join();

@@ -484,25 +484,31 @@ const MODELS: &[Model] = &[
     ),
     model!(
         pool::refill_against_refill_and_drain,
-        "pool/mod.rs pool/magazine.rs stack.rs",
+        "pool/mod.rs pool/full.rs pool/magazine.rs stack.rs",
         Some(3),
         [("tag", Fault::StackTag, "Causality violation"), ("push", Fault::StackPush, "Causality violation")]
     ),
     model!(
         pool::two_drain,
-        "pool/mod.rs pool/magazine.rs stack.rs",
+        "pool/mod.rs pool/full.rs pool/magazine.rs stack.rs",
         None,
         [("tells_once", Fault::HeightOnce, "heights agree"), ("push", Fault::StackPush, "the pool has room")]
     ),
     model!(
         single::singles_pass_between_threads,
-        "heap/mod.rs heap/single.rs pool/mod.rs pool/magazine.rs stack.rs",
+        "heap/mod.rs heap/single.rs pool/full.rs pool/shards.rs pool/magazine.rs stack.rs",
         Some(3),
         [("push", Fault::StackPush, "Causality violation")]
     ),
     model!(
+        pool::magazines_pass_between_shards,
+        "pool/shards.rs pool/full.rs pool/magazine.rs stack.rs",
+        Some(3),
+        [("forgets", Fault::ShardForgotten, "heights agree"), ("push", Fault::StackPush, "Causality violation")]
+    ),
+    model!(
         pool::chunks_pass_between_threads,
-        "pool/mod.rs pool/magazine.rs stack.rs",
+        "pool/mod.rs pool/full.rs pool/magazine.rs stack.rs",
         Some(3),
         [("push", Fault::StackPush, "Causality violation")]
     ),

@@ -73,6 +73,8 @@ mod values {
     /// And what of a pool that serves as much; how many chunks at most, since each is 8 B of tables that do not go back.
     pub(crate) const DEEP_BYTES: usize = if IN_C { 8 << 20 } else { 16 << 20 };
     pub(crate) const DEEP_CHUNKS: usize = 256 << 10;
+    /// Processors that have full magazines of their own: a power of two.
+    pub(crate) const SHARDS: usize = 16;
     /// Listed spans that one refill may visit.
     pub(crate) const CARVE_SPANS: u32 = 8;
 
@@ -245,6 +247,7 @@ mod values {
     pub(crate) const POOL_BYTES: usize = 64;
     pub(crate) const DEEP_BYTES: usize = 64;
     pub(crate) const DEEP_CHUNKS: usize = 64;
+    pub(crate) const SHARDS: usize = 4;
     pub(crate) const CARVE_SPANS: u32 = 2;
 
     pub(crate) const ARENA_MIN: usize = 4 * PAGE_SIZE;

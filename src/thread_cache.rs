@@ -61,6 +61,8 @@ pub(crate) struct ThreadCache {
     state: AtomicU64,
     /// Set by the owner when it puts a spare: whether a thief need look.
     has_spares: AtomicU32,
+    /// The shard of the processor on which the owner was a moment ago.
+    home: AtomicU32,
     /// How many tags of the owner are in force: see [`Tags`](crate::tags::Tags).
     pub(crate) tags: AtomicU32,
     charge: AtomicUsize,
@@ -139,6 +141,7 @@ impl ThreadCache {
                 index: AtomicU32::new(NONE),
                 state: AtomicU64::new(FREE),
                 has_spares: AtomicU32::new(0),
+                home: AtomicU32::new(0),
                 tags: AtomicU32::new(0),
                 charge: AtomicUsize::new(0),
                 robbed: AtomicU32::new(0),
@@ -194,6 +197,16 @@ impl ThreadCache {
     pub(crate) fn behind(&'static self) -> &'static ThreadCache {
         // SAFETY: null, or a cache that stays for ever, as `stand_before` was given it.
         unsafe { self.behind.load(Ordering::Relaxed).as_ref() }.unwrap_or(self)
+    }
+
+    /// The shard of the owner's processor.
+    #[inline]
+    pub(crate) fn home(&self) -> u32 {
+        self.home.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_home(&self, home: u32) {
+        self.home.store(home, Ordering::Relaxed);
     }
 
     /// The system's number of the owner.

@@ -52,6 +52,7 @@ impl Heap {
         // Relaxed: `join` publishes it.
         self.heard(index).store(process, Ordering::Relaxed);
         cache.join(os::thread_id());
+        self.find_home(cache);
         drop(guest);
         self.adopt_ended(process);
         Some(cache)

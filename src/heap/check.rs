@@ -5,7 +5,7 @@
 //! large ones' + stranded. And [`Stats`] must add up.
 
 use super::Heap;
-use crate::pool::{Magazine, Part};
+use crate::pool::Magazine;
 use crate::report::{CheckError, Stats};
 use crate::size_class::{CLASSES, Class, INFO, place};
 use crate::span::Span;
@@ -37,16 +37,15 @@ impl Heap {
         let mut seen = 0;
         let mut bad = None;
         for class in 0..CLASSES {
-            let in_pool = self.pools[class].check(class, &self.spans, &self.magazines, |part| {
-                bad = bad.or(match part {
-                    Part::Full(magazine) => {
-                        seen += 1;
-                        self.bad_chunk(class, magazine, magazine.count())
-                    }
-                    Part::Listed(span) => (!span.is_linked() && !span.is_held()).then(|| span.head.start()),
-                });
+            let listed = self.pools[class].check(class, &self.spans, |span| {
+                bad = bad.or((!span.is_linked() && !span.is_held()).then(|| span.head.start()));
             });
-            ensure(in_pool.is_some(), "pool's stacks and heights agree", class)?;
+            ensure(listed, "pool's stack of listed spans ends", class)?;
+            let full = self.shards.check(class, &self.magazines, |magazine| {
+                seen += 1;
+                bad = bad.or(self.bad_chunk(class, magazine, magazine.count()));
+            });
+            ensure(full, "pool's stacks and heights agree", class)?;
         }
         for cache in self.caches.iter() {
             if cache.owner().is_none() {

@@ -51,7 +51,7 @@ impl Heap {
             Some(cache) if cache.index() == index => cache,
             _ => self.caches.reach(index)?,
         };
-        cache.claim(own).then_some(cache)
+        cache.claim(own).then_some(cache).inspect(|cache| self.find_home(cache))
     }
 
     /// Gives back what lies in the caches of threads that have ended: those whose word no cache in `global` bears.

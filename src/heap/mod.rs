@@ -33,7 +33,7 @@ pub(crate) use tracked::Tracked;
 
 use crate::config::MAGAZINE_SLOTS;
 use crate::log::{Count, Voice, tell};
-use crate::pool::{Magazine, Pool, Portion};
+use crate::pool::{Magazine, Pool, Portion, Shards};
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::Slab;
 use crate::span::{Large, Spans};
@@ -65,6 +65,7 @@ pub(crate) struct Heap {
     pub(crate) magazines: Slab<Magazine>,
     pub(crate) caches: Slab<ThreadCache>,
     pub(crate) pools: [Pool; CLASSES],
+    pub(crate) shards: Shards,
     counts: Counts,
     shelf: Shelf,
     larges: Slab<Large>,
@@ -90,6 +91,7 @@ impl Heap {
                 key: AtomicU32::new(0),
                 spans: Spans::new(),
                 pools: array_of![Pool::new(); CLASSES],
+                shards: Shards::new(),
                 magazines: Slab::new(),
                 caches: Slab::new(),
                 larges: Slab::new(),
@@ -241,7 +243,7 @@ impl Heap {
                 );
                 Some(spare)
             }
-            None => self.pools[class].refill(&self.magazines).inspect(|full| {
+            None => self.shards.refill(class, cache.home(), &self.magazines).inspect(|full| {
                 tell!(
                     self.voice(),
                     Pool,
@@ -253,7 +255,7 @@ impl Heap {
         let loaded = cache.unload(class, &self.magazines);
         if loaded.is_none() && !self.admit(cache, class) {
             if let Some(full) = full {
-                self.put_back(class, full);
+                self.put_back(cache, class, full);
             }
             return self.alloc_shared(class);
         }
@@ -315,8 +317,9 @@ impl Heap {
         tell!(self.voice(), Cache, "{size} B: no room: the thread's magazine is full");
         let bytes = INFO[class].magazine_bytes();
         // Charged while the bin still shows its magazine: the charge may be counted anew.
-        let room =
-            cache.loaded(class, &self.magazines).is_some() && !self.pools[class].in_burst() && cache.charge(bytes);
+        let room = cache.loaded(class, &self.magazines).is_some()
+            && !self.shards.in_burst(class, cache.home())
+            && cache.charge(bytes);
         let loaded = cache.unload(class, &self.magazines);
         if loaded.is_some() {
             cache.settle_in(class);
@@ -348,7 +351,7 @@ impl Heap {
         room: bool,
         now: u32,
     ) -> Option<&'a Magazine> {
-        let (size, pool) = (INFO[class].size, &self.pools[class]);
+        let size = INFO[class].size;
         if room {
             if cache.put_spare(class, full, now) {
                 tell!(self.voice(), Pool, "{size} B: the full magazine is kept as a spare");
@@ -356,7 +359,7 @@ impl Heap {
             }
             cache.discharge(INFO[class].magazine_bytes());
         }
-        if pool.drain(class, &self.magazines, full) {
+        if self.shards.drain(class, cache.home(), &self.magazines, full) {
             tell!(self.voice(), Pool, "{size} B: the full magazine goes to the pool, by one exchange");
             return None;
         }
@@ -411,19 +414,18 @@ impl Heap {
 
     /// Gives a magazine of any count to the pool, or its chunks to their spans and the magazine to the thread's empties.
     fn hand_over(&self, cache: &ThreadCache, class: Class, magazine: &Magazine) {
-        let pool = &self.pools[class];
         if magazine.count() > 0 {
-            if pool.drain(class, &self.magazines, magazine) {
+            if self.shards.drain(class, cache.home(), &self.magazines, magazine) {
                 return;
             }
-            pool.restore_all(class, &self.spans, magazine, self.clock.now());
+            self.pools[class].restore_all(class, &self.spans, magazine, self.clock.now());
         }
         cache.put_empty(&self.magazines, magazine);
     }
 
     /// Gives a magazine of any count to the pool, or its chunks to their spans and the magazine to the slab.
-    fn put_back(&self, class: Class, magazine: &Magazine) {
-        if magazine.count() == 0 || !self.pools[class].drain(class, &self.magazines, magazine) {
+    fn put_back(&self, cache: &ThreadCache, class: Class, magazine: &Magazine) {
+        if magazine.count() == 0 || !self.shards.drain(class, cache.home(), &self.magazines, magazine) {
             self.dissolve(class, magazine);
         }
     }

@@ -114,8 +114,8 @@ impl Heap {
                 cache.walk_spares(class, &self.magazines, |magazine| placed.mark(magazine.index() as usize));
             }
         }
-        for pool in &self.pools {
-            pool.walk_full(&self.magazines, |magazine| placed.mark(magazine.index() as usize));
+        for class in 0..CLASSES {
+            self.shards.walk(class, &self.magazines, |magazine| placed.mark(magazine.index() as usize));
         }
         for index in indices(&self.magazines).filter(|index| !placed.has(*index as usize)) {
             let magazine = self.magazines.get(index);

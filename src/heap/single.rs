@@ -36,7 +36,7 @@ impl Heap {
         if spare.is_some() {
             cache.discharge(INFO[class].size);
         }
-        let Some(magazine) = spare.or_else(|| self.pools[class].refill(&self.magazines)) else {
+        let Some(magazine) = spare.or_else(|| self.shards.refill(class, cache.home(), &self.magazines)) else {
             return self.carve_single(cache, class);
         };
         if log::wants(Log::Pool) {
@@ -90,7 +90,7 @@ impl Heap {
     fn put_single(&self, cache: &ThreadCache, class: Class, chunk: NonNull<u8>) -> bool {
         let (bin, bytes) = (cache.bin(class), INFO[class].size);
         let loaded = cache.is_loaded(class);
-        let room = !(loaded && self.pools[class].in_burst()) && cache.charge(bytes);
+        let room = !(loaded && self.shards.in_burst(class, cache.home())) && cache.charge(bytes);
         let admits = !loaded && (room || bin.drains.get() % ADMIT == 0);
         let single = if admits { None } else { cache.take_empty(&self.magazines) };
         let Some(single) = single else {

@@ -115,7 +115,7 @@ impl Heap {
         }
         for (class, info) in INFO.iter().enumerate() {
             let pool = &mut stats.pools[class];
-            self.pools[class].walk_full(&self.magazines, |magazine| pool.pooled += magazine.peek_count() as u64);
+            self.shards.walk(class, &self.magazines, |magazine| pool.pooled += magazine.peek_count() as u64);
             pool.chunk_size = info.size;
             pool.allocations += self.counts.shared[class].get();
             pool.live = pool.chunks.saturating_sub(pool.span_free + pool.thread_cached + pool.pooled);

@@ -37,7 +37,7 @@ impl Heap {
             self.rob(other, |_| true);
         }
         for (class, pool) in self.pools.iter().enumerate() {
-            self.return_magazines(class, pool.depth(&self.magazines));
+            self.return_magazines(class, self.shards.depth(class, &self.magazines));
             pool.reap(class, &self.spans, self.spans.nodes(class).made() as usize, self.clock.now());
         }
         self.clear_shelf(|_| true);

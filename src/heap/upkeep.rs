@@ -208,6 +208,7 @@ impl Heap {
             // touch is copied.
             return self.settle_fork(cache);
         }
+        self.find_home(cache);
         let now = os::coarse_ms();
         let vain = now == cache.seen_ms.load(Ordering::Relaxed);
         // A thread that misses far more often than the clock moves looks at it less and less.
@@ -221,6 +222,11 @@ impl Heap {
         cache.rearm.store(REARMS, Ordering::Relaxed);
         cache.arm(0..CLASSES);
         self.beat(now);
+    }
+
+    /// Has the calling thread's cache know on which processor it is.
+    pub(super) fn find_home(&self, cache: &ThreadCache) {
+        cache.set_home(self.shards.home(os::processor()));
     }
 
     /// What is done when a thread's clock has moved.
@@ -276,7 +282,7 @@ impl Heap {
         // First, so that others who come meanwhile do not do the same.
         self.clock.high.store(committed + committed / SLIM_PART, Ordering::Relaxed);
         for class in 0..CLASSES {
-            self.return_magazines(class, self.pools[class].depth(&self.magazines));
+            self.return_magazines(class, self.shards.depth(class, &self.magazines));
         }
         self.clear_shelf(|_| true);
         if SLIM.contains(&committed) {
@@ -294,8 +300,8 @@ impl Heap {
         self.flow(self.clock.ebb.load(Ordering::Relaxed).div_ceil(EBB_FORGOTTEN));
         let mut pooled = 0;
         for class in 0..CLASSES {
-            self.pools[class].tick(&self.magazines);
-            pooled += self.pools[class].depth(&self.magazines);
+            self.shards.tick(class, &self.magazines);
+            pooled += self.shards.depth(class, &self.magazines);
             self.pools[class].reap(class, &self.spans, 64, now);
         }
         let rested = |stamp| (now as u16).wrapping_sub(stamp) as u32 >= SPARE_TICKS;
@@ -322,12 +328,12 @@ impl Heap {
         let first = self.clock.class.load(Ordering::Relaxed);
         let mut left = RETURN_CHUNKS;
         for class in (first..CLASSES).chain(0..first) {
-            while self.pools[class].has_surplus() {
+            while let Some(magazine) = self.shards.take_surplus(class, &self.magazines) {
+                self.dissolve(class, magazine);
+                left = left.saturating_sub(INFO[class].slots);
                 if left == 0 {
                     return self.clock.class.store(class, Ordering::Relaxed);
                 }
-                left = left.saturating_sub(INFO[class].slots);
-                self.return_magazines(class, 1);
             }
         }
     }
@@ -335,7 +341,7 @@ impl Heap {
     /// Returns up to `count` of a pool's magazines to their spans.
     pub(super) fn return_magazines(&self, class: Class, count: u32) {
         for _ in 0..count {
-            let Some(magazine) = self.pools[class].take(&self.magazines) else { return };
+            let Some(magazine) = self.shards.take(class, &self.magazines) else { return };
             self.dissolve(class, magazine);
         }
     }

@@ -59,7 +59,7 @@ impl Heap {
             for cache in self.caches.iter().filter(|cache| cache.owner().is_some()) {
                 cache.walk_spares(class, &self.magazines, |spare| spare.peek(spare.peek_count(), &mut *visit));
             }
-            self.pools[class].walk_full(&self.magazines, |full| full.peek(full.peek_count(), &mut *visit));
+            self.shards.walk(class, &self.magazines, |full| full.peek(full.peek_count(), &mut *visit));
         }
     }
 

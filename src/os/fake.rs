@@ -209,6 +209,10 @@ pub(crate) fn coarse_ms() -> u64 {
     0
 }
 
+pub(crate) fn processor() -> u32 {
+    0
+}
+
 pub(crate) fn thread_id() -> u32 {
     THREAD.get()
 }

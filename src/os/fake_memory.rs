@@ -90,6 +90,7 @@ pub(crate) struct System {
 std::thread_local! {
     static SYSTEM: RefCell<Option<Arc<System>>> = const { RefCell::new(None) };
     static THREAD: Cell<u32> = const { Cell::new(0) };
+    static PROCESSOR: Cell<u32> = const { Cell::new(0) };
 }
 
 fn system() -> Arc<System> {
@@ -438,6 +439,15 @@ pub(crate) fn thread_id() -> u32 {
         THREAD.set(THREADS.fetch_add(1, Ordering::Relaxed));
     }
     THREAD.get()
+}
+
+/// Has the calling thread run on another processor.
+pub(crate) fn set_processor(number: u32) {
+    PROCESSOR.set(number);
+}
+
+pub(crate) fn processor() -> u32 {
+    PROCESSOR.get()
 }
 
 pub(crate) fn is_first_thread() -> bool {

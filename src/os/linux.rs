@@ -245,6 +245,13 @@ fn switches() -> i64 {
     }
 }
 
+/// The processor on which the calling thread is, or was a moment ago: no system call where the C library or the `vdso` has it, as on
+/// x86-64. Zero where the system does not say.
+pub(crate) fn processor() -> u32 {
+    // SAFETY: without arguments.
+    quietly(|| unsafe { libc::sched_getcpu() }).try_into().unwrap_or(0)
+}
+
 /// Milliseconds of a monotonic clock, a few milliseconds coarse; a `vdso` call, no system call.
 pub(crate) fn coarse_ms() -> u64 {
     let now = time(libc::CLOCK_MONOTONIC_COARSE);

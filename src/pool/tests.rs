@@ -1,8 +1,9 @@
 //! A pool against a plain model: its magazines, its marks, and chunks that go out and come back; and each misuse that
 //! a restore must notice.
 
-use super::{Magazine, Part, Pool, Portion};
-use crate::config::{CARVE_SPANS, DEEP_BYTES, DEEP_CHUNKS, POOL_BYTES};
+use super::full::Full;
+use super::{Magazine, Pool, Portion, Shards};
+use crate::config::{CARVE_SPANS, DEEP_BYTES, DEEP_CHUNKS, POOL_BYTES, SHARDS};
 use crate::os::fake::System;
 use crate::size_class::{Class, ClassInfo, INFO, at_place, place_of};
 use crate::slab::Slab;
@@ -21,6 +22,7 @@ struct World {
     spans: Box<Spans>,
     magazines: Slab<Magazine>,
     pool: Pool,
+    shards: Box<Shards>,
     class: Class,
     /// Chunks that the test has.
     out: Vec<usize>,
@@ -31,7 +33,27 @@ impl World {
         let class = at_place(place_of(size, 1).unwrap());
         let system = System::fresh();
         let spans = Box::new(Spans::new());
-        Self { system, spans, magazines: Slab::new(), pool: Pool::new(), class, out: Vec::new() }
+        Self {
+            system,
+            spans,
+            magazines: Slab::new(),
+            pool: Pool::new(),
+            shards: Box::new(Shards::new()),
+            class,
+            out: Vec::new(),
+        }
+    }
+
+    fn refill(&self, home: u32) -> Option<&Magazine> {
+        self.shards.refill(self.class, home, &self.magazines)
+    }
+
+    fn drain(&self, home: u32, magazine: &Magazine) -> bool {
+        self.shards.drain(self.class, home, &self.magazines, magazine)
+    }
+
+    fn depth(&self) -> u32 {
+        self.shards.depth(self.class, &self.magazines)
     }
 
     fn info(&self) -> &'static ClassInfo {
@@ -76,12 +98,10 @@ impl World {
 
     fn check(&self) {
         let mut listed = BTreeSet::new();
-        let sound = self.pool.check(self.class, &self.spans, &self.magazines, |part| {
-            if let Part::Listed(span) = part {
-                assert!(listed.insert(span.head.index()), "a span is listed twice");
-            }
-        });
-        assert_eq!(sound, Some(()));
+        assert!(self.pool.check(self.class, &self.spans, |span| {
+            assert!(listed.insert(span.head.index()), "a span is listed twice");
+        }));
+        assert!(self.shards.check(self.class, &self.magazines, |_| {}));
         let (mut chunks, mut pages) = (0, 0);
         for span in self.spans.live() {
             assert!(span.check() && !span.is_held());
@@ -109,17 +129,17 @@ fn magazines_come_back_last_first_and_within_the_bound() {
         let bound = POOL_BYTES / world.info().magazine_bytes();
         let mut mine: Vec<Index> = (0..=bound).map(|_| world.magazines.take().unwrap().index()).collect();
         for (at, index) in mine.iter().enumerate() {
-            let taken = world.pool.drain(world.class, &world.magazines, world.magazines.get(*index));
+            let taken = world.drain(0, world.magazines.get(*index));
             assert_eq!(taken, at < bound, "{at} of {bound}");
         }
-        assert_eq!(world.pool.depth(&world.magazines) as usize, bound);
+        assert_eq!(world.depth() as usize, bound);
         world.check();
         mine.pop();
         while let Some(index) = mine.pop() {
-            assert_eq!(world.pool.refill(&world.magazines).map(Magazine::index), Some(index));
+            assert_eq!(world.refill(0).map(Magazine::index), Some(index));
         }
-        assert!(world.pool.refill(&world.magazines).is_none() && world.pool.take(&world.magazines).is_none());
-        assert_eq!(world.pool.depth(&world.magazines), 0);
+        assert!(world.refill(0).is_none() && world.shards.take(world.class, &world.magazines).is_none());
+        assert_eq!(world.depth(), 0);
         world.check();
         world.carve(1);
     }
@@ -134,31 +154,53 @@ fn what_comes_and_goes_makes_a_deep_pool() {
         let bound = POOL_BYTES / info.magazine_bytes();
         let deep = (DEEP_BYTES / info.magazine_bytes()).min(DEEP_CHUNKS / info.slots);
         let fill = || {
-            while world.pool.drain(world.class, &world.magazines, world.magazines.take().unwrap()) {}
-            world.pool.depth(&world.magazines) as usize
+            while world.drain(0, world.magazines.take().unwrap()) {}
+            world.depth() as usize
         };
-        let serve = |count: usize| (0..count).for_each(|_| assert!(world.pool.refill(&world.magazines).is_some()));
+        let serve = |count: usize| (0..count).for_each(|_| assert!(world.refill(0).is_some()));
         assert_eq!(fill(), bound);
         serve(10);
         assert_eq!(fill(), bound + 20);
         // The second ends the burst that the first takes all these drains for.
-        (0..2).for_each(|_| world.pool.tick(&world.magazines));
+        (0..2).for_each(|_| world.shards.tick(world.class, &world.magazines));
         serve(30);
         assert_eq!(fill(), bound + 2 * (10 / 4 + 30));
         serve(bound);
         assert_eq!(fill(), deep, "never more");
         for _ in 0..20 {
-            world.pool.tick(&world.magazines);
+            world.shards.tick(world.class, &world.magazines);
         }
-        while world.pool.take(&world.magazines).is_some() {}
+        while world.shards.take(world.class, &world.magazines).is_some() {}
         assert_eq!(fill(), bound, "nobody has needed it");
     }
 }
 
 #[test]
 fn one_magazine_fits_whatever_the_class() {
-    for (class, info) in INFO.iter().enumerate() {
-        assert!(Pool::new().bound(class) >= 1 && info.magazine_bytes() <= POOL_BYTES);
+    for info in INFO {
+        assert!(Full::new().bound(&info, SHARDS.ilog2()) >= 1 && info.magazine_bytes() <= POOL_BYTES);
+    }
+}
+
+/// Each processor has its own magazines back before another's, then those of its nearest neighbour; and shares the bound with all
+/// that are known.
+#[test]
+fn a_processor_is_served_what_it_drained() {
+    let world = World::new(48);
+    let put = |home: u32| {
+        let index = world.magazines.take().unwrap().index();
+        assert!(world.drain(world.shards.home(home), world.magazines.get(index)));
+        index
+    };
+    let [low, near, own, last] = [0, 4, 5, SHARDS as u32 + 5].map(put);
+    let far = put(SHARDS as u32 - 1);
+    let served: Vec<_> = (0..6).map(|_| world.refill(5).map(Magazine::index)).collect();
+    assert_eq!(served, [Some(last), Some(own), Some(near), Some(low), Some(far), None]);
+    let pooled = POOL_BYTES / world.info().magazine_bytes();
+    let fresh = World::new(48);
+    for (home, shards) in [(0, 1), (1, 2), (9, 4), (1, 4), (8, 4), (2, 8)] {
+        let home = fresh.shards.home(home);
+        assert_eq!(fresh.shards.bound(fresh.class, home) as usize, pooled / shards);
     }
 }
 
@@ -167,25 +209,25 @@ fn one_magazine_fits_whatever_the_class() {
 fn a_burst_leaves_one_magazine() {
     let world = World::new(4096);
     let one = || world.magazines.take().unwrap();
-    let drain = |times: usize| (0..times).filter(|_| world.pool.drain(world.class, &world.magazines, one())).count();
+    let drain = |times: usize| (0..times).filter(|_| world.drain(0, one())).count();
     drain(16);
-    world.pool.tick(&world.magazines);
-    assert!(!world.pool.in_burst(), "16 are none yet");
+    world.shards.tick(world.class, &world.magazines);
+    assert!(!world.shards.in_burst(world.class, 0), "16 are none yet");
     drain(17);
-    world.pool.tick(&world.magazines);
-    assert!(world.pool.in_burst());
-    while world.pool.take(&world.magazines).is_some() {}
+    world.shards.tick(world.class, &world.magazines);
+    assert!(world.shards.in_burst(world.class, 0));
+    while world.shards.take(world.class, &world.magazines).is_some() {}
     assert_eq!(drain(5), 1);
-    world.pool.tick(&world.magazines);
-    assert!(!world.pool.in_burst());
+    world.shards.tick(world.class, &world.magazines);
+    assert!(!world.shards.in_burst(world.class, 0));
     drain(24);
-    world.pool.refill(&world.magazines);
-    world.pool.tick(&world.magazines);
-    assert!(!world.pool.in_burst(), "one refill is worth eight drains");
+    world.refill(0);
+    world.shards.tick(world.class, &world.magazines);
+    assert!(!world.shards.in_burst(world.class, 0), "one refill is worth eight drains");
     drain(25);
-    world.pool.refill(&world.magazines);
-    world.pool.tick(&world.magazines);
-    assert!(world.pool.in_burst());
+    world.refill(0);
+    world.shards.tick(world.class, &world.magazines);
+    assert!(world.shards.in_burst(world.class, 0));
 }
 
 #[test]
@@ -272,10 +314,9 @@ enum Op {
     Carve(usize),
     Restore(usize, usize),
     Drain(usize),
-    Refill,
+    Refill(u32),
     Tick,
     Reap(usize),
-    Dissolve,
 }
 
 fn ops() -> impl Strategy<Value = Op> {
@@ -283,10 +324,9 @@ fn ops() -> impl Strategy<Value = Op> {
         6 => (1usize..65).prop_map(Op::Carve),
         6 => (any::<usize>(), 1usize..200).prop_map(|(at, count)| Op::Restore(at, count)),
         4 => any::<usize>().prop_map(Op::Drain),
-        3 => Just(Op::Refill),
+        5 => (0u32..4).prop_map(Op::Refill),
         2 => Just(Op::Tick),
         1 => (0usize..10).prop_map(Op::Reap),
-        2 => Just(Op::Dissolve),
     ]
 }
 
@@ -300,8 +340,8 @@ proptest! {
     ) {
         let mut world = World::new(size);
         let slots = world.info().slots;
-        let mut stack: Vec<Index> = Vec::new();
-        let mut low = 0;
+        let mut stacks: [Vec<Index>; 4] = Default::default();
+        let mut lows = [0; 4];
         for op in ops {
             match op {
                 Op::Carve(want) if world.out.len() < 2000 => {
@@ -309,7 +349,7 @@ proptest! {
                 }
                 Op::Restore(at, count) => {
                     // Those in the pool's magazines are not the test's to restore.
-                    let pooled: BTreeSet<usize> = stack.iter().flat_map(|index| {
+                    let pooled: BTreeSet<usize> = stacks.iter().flatten().flat_map(|index| {
                         let magazine = world.magazines.get(*index);
                         magazine.slots()[..magazine.count()].iter().map(|slot| slot.get()).collect::<Vec<_>>()
                     }).collect();
@@ -321,8 +361,10 @@ proptest! {
                 }
                 Op::Drain(count) if world.out.len() < 2000 => {
                     let index = world.magazine(1 + count % slots);
-                    let bound = world.pool.bound(world.class) as usize;
-                    let taken = world.pool.drain(world.class, &world.magazines, world.magazines.get(index));
+                    let home = world.shards.home(count as u32 % 4);
+                    let stack = &mut stacks[home as usize];
+                    let bound = world.shards.bound(world.class, home) as usize;
+                    let taken = world.drain(home, world.magazines.get(index));
                     prop_assert_eq!(taken, stack.len() < bound);
                     if taken {
                         stack.push(index);
@@ -330,29 +372,38 @@ proptest! {
                         dissolve(&mut world, index);
                     }
                 }
-                Op::Refill | Op::Dissolve => {
-                    let popped = world.pool.refill(&world.magazines).map(Magazine::index);
-                    prop_assert_eq!(popped, stack.pop());
-                    low = low.min(stack.len());
+                Op::Refill(home) => {
+                    let home = world.shards.home(home) as usize;
+                    let popped = world.refill(home as u32).map(Magazine::index);
+                    let from = (0..4).map(|step| home ^ step).find(|at| !stacks[*at].is_empty()).unwrap_or(home);
+                    prop_assert_eq!(popped, stacks[from].pop());
+                    lows[from] = lows[from].min(stacks[from].len());
                     if let Some(index) = popped {
                         dissolve(&mut world, index);
                     }
                 }
                 Op::Tick => {
-                    world.pool.tick(&world.magazines);
-                    let unneeded = low.min(stack.len());
-                    let surplus = std::iter::repeat_with(|| world.pool.has_surplus()).take_while(|more| *more).count();
-                    prop_assert_eq!(surplus, if unneeded > 16 { unneeded.div_ceil(2) } else { unneeded });
-                    low = stack.len();
+                    world.shards.tick(world.class, &world.magazines);
+                    for (stack, low) in stacks.iter_mut().zip(&mut lows) {
+                        let unneeded = (*low).min(stack.len());
+                        *low = stack.len();
+                        for _ in 0..if unneeded > 16 { unneeded.div_ceil(2) } else { unneeded } {
+                            let surplus = world.shards.take_surplus(world.class, &world.magazines).map(Magazine::index);
+                            prop_assert_eq!(surplus, stack.pop());
+                            *low = stack.len();
+                            dissolve(&mut world, surplus.unwrap());
+                        }
+                    }
+                    prop_assert!(world.shards.take_surplus(world.class, &world.magazines).is_none());
                 }
                 Op::Reap(limit) => world.pool.reap(world.class, &world.spans, limit, 0),
                 _ => {}
             }
-            prop_assert_eq!(world.pool.depth(&world.magazines) as usize, stack.len());
+            prop_assert_eq!(world.depth() as usize, stacks.iter().map(Vec::len).sum::<usize>());
             world.check();
         }
-        while let Some(index) = stack.pop() {
-            prop_assert_eq!(world.pool.take(&world.magazines).map(Magazine::index), Some(index));
+        while let Some(index) = stacks.iter_mut().find_map(Vec::pop) {
+            prop_assert_eq!(world.shards.take(world.class, &world.magazines).map(Magazine::index), Some(index));
             dissolve(&mut world, index);
         }
         let rest = world.out.clone();

@@ -42,6 +42,8 @@ pub(crate) enum Fault {
     StackPush,
     /// A magazine is told its height once, whatever becomes of the exchange.
     HeightOnce,
+    /// Who learns of a shard forgets those after it.
+    ShardForgotten,
     /// Carve takes the bits that it sees instead of what the count says.
     CarveBits,
     /// Whoever pops a span holds it by a plain store.

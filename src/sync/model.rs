@@ -253,7 +253,7 @@ atomic!(AtomicU32 [], u32, 0xdead_dead);
 atomic!(AtomicU64 [], u64, 0xdead_dead_dead_dead);
 atomic!(AtomicUsize [], usize, 0xdead_dead_dead_dead);
 atomic!(AtomicPtr[T], *mut T, core::ptr::without_provenance_mut(0xdead_dead_dead_dead));
-arithmetic!(AtomicU32, u32, fetch_add fetch_sub fetch_and fetch_or fetch_min);
+arithmetic!(AtomicU32, u32, fetch_add fetch_sub fetch_and fetch_or fetch_min fetch_max);
 arithmetic!(AtomicU64, u64, fetch_add fetch_sub fetch_and fetch_or fetch_min);
 arithmetic!(AtomicUsize, usize, fetch_add fetch_sub fetch_and fetch_or fetch_min fetch_max);
 

@@ -35,7 +35,7 @@ fn stock(other: &mut Client<'_>, magazines: usize) {
     other.free_all();
     other.heap.hand_over_all(other.cache.unwrap());
     other.blocks = keep;
-    assert!(other.heap.pools[class_of(SIZE)].depth(&other.heap.magazines) > 0);
+    assert!(other.heap.shards.depth(class_of(SIZE), &other.heap.magazines) > 0);
 }
 
 /// Spans in every state: full, with a few free chunks, and purged in part.

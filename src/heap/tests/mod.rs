@@ -10,6 +10,7 @@ mod misuse;
 mod preempted;
 mod random;
 mod repair;
+mod shards;
 mod time;
 mod vanished;
 mod world;

@@ -3,7 +3,7 @@
 
 use super::world::{Block, Client, World};
 use crate::config::HUGE_MIN;
-use crate::os::fake::System;
+use crate::os::fake::{self, System};
 use crate::size_class::{CLASSES, INFO};
 use fastrand::Rng;
 use proptest::prelude::*;
@@ -53,7 +53,7 @@ fn step(client: &mut Client<'_>, random: &mut Rng, exchange: &Mutex<Vec<Block>>,
         _ if random.u32(..10) == 0 => {
             client.heap.trim(client.cache);
         }
-        _ => {}
+        _ => fake::set_processor(random.u32(..9)),
     }
 }
 

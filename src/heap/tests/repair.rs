@@ -28,7 +28,7 @@ fn in_use(world: &World) -> (Client<'_>, Client<'_>) {
     // What is stranded comes out of the pools, which growth would empty.
     world.heap.clock.high.store(usize::MAX, Ordering::Relaxed);
     let class = class_of(SIZE);
-    world.heap.return_magazines(class, world.heap.pools[class].depth(&world.heap.magazines) / 2);
+    world.heap.return_magazines(class, world.heap.shards.depth(class, &world.heap.magazines) / 2);
     (stays, goes)
 }
 
@@ -38,11 +38,11 @@ type Stranding = (&'static str, fn(&World) -> usize);
 
 const STRANDINGS: [Stranding; 13] = [
     ("a full magazine", |world| {
-        world.heap.pools[class_of(SIZE)].take(&world.heap.magazines).unwrap();
+        world.heap.shards.take(class_of(SIZE), &world.heap.magazines).unwrap();
         0
     }),
     ("a full magazine, told how high it would lie, and not yet there", |world| {
-        let magazine = world.heap.pools[class_of(SIZE)].take(&world.heap.magazines).unwrap();
+        let magazine = world.heap.shards.take(class_of(SIZE), &world.heap.magazines).unwrap();
         magazine.set_height(magazine.height() + 1);
         0
     }),
@@ -53,7 +53,7 @@ const STRANDINGS: [Stranding; 13] = [
     ("a magazine of which one chunk has been restored", |world| {
         let heap = &world.heap;
         let class = class_of(SIZE);
-        let magazine = heap.pools[class].take(&heap.magazines).unwrap();
+        let magazine = heap.shards.take(class, &heap.magazines).unwrap();
         let mut first = [magazine.slots()[0].get()];
         let others = magazine.count() - 1;
         // As `restore_all` does: from here on the chunks are in registers.

@@ -44,7 +44,7 @@ fn stock(world: &World, magazines: usize) {
     }
     client.free_all();
     client.leave();
-    assert_eq!(world.heap.pools[class()].depth(&world.heap.magazines) as usize, magazines);
+    assert_eq!(world.heap.shards.depth(class(), &world.heap.magazines) as usize, magazines);
 }
 
 fn spares(client: &Client<'_>) -> usize {
@@ -72,7 +72,7 @@ fn what_others_take_makes_room_for_more() {
 fn a_small_heap_gives_back_before_it_grows() {
     let world = World::new();
     let mut client = idle(&world);
-    let depth = || world.heap.pools[class()].depth(&world.heap.magazines);
+    let depth = || world.heap.shards.depth(class(), &world.heap.magazines);
     stock(&world, 20);
     assert!(client.alloc(SLIM.start, 1, false));
     assert_eq!((depth(), world.heap.spans.arenas.dirty()), (0, 0), "beyond what it ever was");
@@ -140,15 +140,14 @@ fn magazines_that_nobody_needed_return_to_their_spans() {
     let world = World::new();
     let client = idle(&world);
     stock(&world, 10);
-    let depth = || world.heap.pools[class()].depth(&world.heap.magazines);
+    let depth = || world.heap.shards.depth(class(), &world.heap.magazines);
     tick(&world, &client);
     assert_eq!(depth(), 10, "a whole period has to pass");
     // Three of them are needed in each period.
     for left in [3, 3, 3] {
-        let taken: Vec<_> = (0..3).map(|_| world.heap.pools[class()].refill(&world.heap.magazines).unwrap()).collect();
-        taken
-            .iter()
-            .for_each(|magazine| assert!(world.heap.pools[class()].drain(class(), &world.heap.magazines, magazine)));
+        let taken: Vec<_> =
+            (0..3).map(|_| world.heap.shards.refill(class(), 0, &world.heap.magazines).unwrap()).collect();
+        taken.iter().for_each(|magazine| assert!(world.heap.shards.drain(class(), 0, &world.heap.magazines, magazine)));
         tick(&world, &client);
         assert_eq!(depth(), left);
         world.check(&[&client]);
@@ -167,7 +166,7 @@ fn many_magazines_return_by_halves() {
     tick(&world, &client);
     for left in [50, 25, 12, 0] {
         tick(&world, &client);
-        assert_eq!(world.heap.pools[class()].depth(&world.heap.magazines), left);
+        assert_eq!(world.heap.shards.depth(class(), &world.heap.magazines), left);
     }
     world.finish([client].into());
 }
@@ -355,13 +354,14 @@ fn in_a_burst_of_frees_little_is_cached() {
     };
     free(&mut client, 60);
     tick(&world, &client);
-    let pool = &world.heap.pools[class()];
-    assert!(pool.in_burst());
-    let (cached, depth) = (client.cached(), pool.depth(&world.heap.magazines));
+    let shards = &world.heap.shards;
+    let depth = || shards.depth(class(), &world.heap.magazines);
+    assert!(shards.in_burst(class(), 0));
+    let (cached, pooled) = (client.cached(), depth());
     free(&mut client, 100);
-    assert!(client.cached() <= cached && pool.depth(&world.heap.magazines) <= depth, "nothing is added");
+    assert!(client.cached() <= cached && depth() <= pooled, "nothing is added");
     (0..10).for_each(|_| tick(&world, &client));
-    assert!(!pool.in_burst() && pool.depth(&world.heap.magazines) == 0);
+    assert!(!shards.in_burst(class(), 0) && depth() == 0);
     world.check(&[&client]);
     // And in the quiet after it, spares are kept again.
     client.free_all();

@@ -1,0 +1,171 @@
+//! The full magazines of one class in one shard: a stack, with what is counted at each visit.
+//!
+//! What they may hold is bounded in bytes, and, since a few chunks can pin many spans, by need: each tick returns as many
+//! magazines as were not needed since the last (the low-water mark, as in Bonwick's vmem), and while far more comes in than
+//! goes out, the bound is one magazine. A stack may be *deep*, by twice as many magazines as it served of late: what is built
+//! and dropped all the time need not go through its spans' bits, and what is freed once serves other classes.
+//!
+//! How many magazines are in the stack is what the top one says: each is told, before it is put there, how high it will lie. So
+//! one exchange both passes a magazine and counts it.
+//!
+//! Invariant: the top magazine says how many there are, and each says one more than the one below.
+
+use super::Magazine;
+use crate::size_class::ClassInfo;
+use crate::slab::{Node, Slab};
+use crate::stack::Stack;
+use crate::sync::{AtomicU32, Fault, Ordering, Point, planted, point};
+use crate::tagged::{Index, NONE};
+
+/// See the module's documentation. A line of the processor's caches.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(super) struct Full {
+    stack: Stack,
+    /// The least depth since the last tick.
+    low: AtomicU32,
+    /// Magazines that came and that were asked for since the last tick.
+    drains: AtomicU32,
+    refills: AtomicU32,
+    /// Magazines that it served since the last tick, and half of what this was then.
+    served: AtomicU32,
+    /// Whether far more came than went.
+    burst: AtomicU32,
+    /// Magazines to return to their spans before the next tick.
+    surplus: AtomicU32,
+}
+
+impl Full {
+    const_fn! {
+        pub(super) const fn new() -> Self {
+            Self {
+                stack: Stack::new(),
+                low: AtomicU32::new(0),
+                drains: AtomicU32::new(0),
+                refills: AtomicU32::new(0),
+                served: AtomicU32::new(0),
+                burst: AtomicU32::new(0),
+                surplus: AtomicU32::new(0),
+            }
+        }
+    }
+
+    /// Takes a magazine for a thread that needs it: O(1), one exchange.
+    #[inline(always)]
+    pub(super) fn serve<'a>(&self, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+        let magazine = self.take(magazines)?;
+        self.asked();
+        count(&self.served);
+        Some(magazine)
+    }
+
+    /// Counts that one was asked for.
+    pub(super) fn asked(&self) {
+        count(&self.refills);
+    }
+
+    /// Takes a magazine: O(1), one exchange.
+    #[inline(always)]
+    pub(super) fn take<'a>(&self, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+        let magazine = magazines.get(self.stack.pop(magazines)?);
+        point(Point::Hand);
+        let left = magazine.height().wrapping_sub(1);
+        // Relaxed, as all counts here: they steer.
+        if left < self.low.load(Ordering::Relaxed) {
+            self.low.store(left, Ordering::Relaxed);
+        }
+        Some(magazine)
+    }
+
+    /// Puts a magazine that the caller owns on top, if there are fewer than `bound`: O(1).
+    #[inline]
+    pub(super) fn drain(&self, bound: u32, magazines: &Slab<Magazine>, magazine: &Magazine) -> bool {
+        count(&self.drains);
+        let mut told = false;
+        self.stack.push_if(magazine.link(), magazine.index(), |top| {
+            let below = height(magazines, top);
+            if !(planted(Fault::HeightOnce) && told) {
+                magazine.set_height(below + 1);
+            }
+            told = true;
+            below < bound
+        })
+    }
+
+    /// How many there may be, where what a pool may hold is halved so often.
+    pub(super) fn bound(&self, info: &ClassInfo, halvings: u32) -> u32 {
+        if self.in_burst() {
+            return 1;
+        }
+        let share = |magazines: u32| (magazines >> halvings).max(1);
+        share(info.pooled).saturating_add(2 * self.served.load(Ordering::Relaxed)).min(share(info.deep))
+    }
+
+    pub(super) fn in_burst(&self) -> bool {
+        self.burst.load(Ordering::Relaxed) != 0
+    }
+
+    /// Ends a period: sets the bound for the next, and of the magazines that were not needed in this one, half to return to
+    /// their spans; or all, if they are few.
+    pub(super) fn tick(&self, magazines: &Slab<Magazine>) {
+        let (drains, refills) = (self.drains.load(Ordering::Relaxed), self.refills.load(Ordering::Relaxed));
+        let depth = self.depth(magazines);
+        let low = self.low.load(Ordering::Relaxed).min(depth);
+        // Most rest: what does not change is not written, and the memory of those that were never used not touched.
+        let set = |word: &AtomicU32, value| {
+            if word.load(Ordering::Relaxed) != value {
+                word.store(value, Ordering::Relaxed);
+            }
+        };
+        set(&self.drains, 0);
+        set(&self.refills, 0);
+        set(&self.served, self.served.load(Ordering::Relaxed) / 2);
+        set(&self.burst, (drains > 16 + 8 * refills) as u32);
+        set(&self.low, depth);
+        set(&self.surplus, if low > 16 { low.div_ceil(2) } else { low });
+    }
+
+    /// Takes a magazine that is to return to its spans before the next tick, if one is.
+    pub(super) fn take_surplus<'a>(&self, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+        let surplus = self.surplus.load(Ordering::Relaxed);
+        if surplus == 0 {
+            return None;
+        }
+        // Not a read-modify-write: two may return the same one, and so one more.
+        self.surplus.store(surplus - 1, Ordering::Relaxed);
+        self.take(magazines)
+    }
+
+    /// How many there are. While others use the stack, a moment's picture, if the top one stayed there so long.
+    pub(super) fn depth(&self, magazines: &Slab<Magazine>) -> u32 {
+        height(magazines, self.stack.top())
+    }
+
+    /// Calls `visit` for each from the top, while no other thread uses the stack.
+    pub(super) fn walk(&self, magazines: &Slab<Magazine>, visit: &mut dyn FnMut(&Magazine)) {
+        self.stack.walk(magazines, self.depth(magazines) as usize, |index| visit(magazines.get(index)));
+    }
+
+    /// The same, and whether the stack is well-formed and each height right.
+    pub(super) fn check(&self, magazines: &Slab<Magazine>, visit: &mut dyn FnMut(&Magazine)) -> bool {
+        // Of the one that is next, and whether all were as they should be.
+        let (mut expected, mut right) = (self.depth(magazines), true);
+        let ends = self.stack.walk(magazines, magazines.made() as usize, |index| {
+            let magazine = magazines.get(index);
+            right &= expected > 0 && magazine.height() == expected;
+            expected = expected.saturating_sub(1);
+            visit(magazine);
+        });
+        ends && right && expected == 0
+    }
+}
+
+fn count(counter: &AtomicU32) {
+    // Not a read-modify-write: a lost count now and then changes nothing.
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
+
+/// What a magazine says that is, or was a moment ago, on top of a stack.
+fn height(magazines: &Slab<Magazine>, top: Index) -> u32 {
+    if top == NONE { 0 } else { magazines.get(top).height() }
+}

@@ -1,0 +1,161 @@
+//! Shards: the full magazines of all pools, near to the processors that filled them.
+//!
+//! What a thread frees lies in the caches of the processor that it runs on, and whoever writes there next on another has to wait
+//! for each line: 30 ns where the two are near, 200 where they are far. So each of the first processors has a *shard*, with a stack
+//! of full magazines for each class; those after them share it in turn. *Drain* puts a magazine into the shard of its
+//! processor, its *home*; *refill* takes one from there, and only where there is none from another, the nearest by number first.
+//! (tcmalloc's transfer caches are sharded by cache domain in the same way.)
+//!
+//! A home is where a thread was a moment ago: each stack takes any number of threads, so nothing depends on it. Which shards
+//! there may be anything in is known by bits that are set for good: a program that has run on one processor looks at one shard.
+//! The bounds of a pool are shared by the shards that are known.
+//!
+//! Invariant: a shard that is not yet known holds nothing, and that of each stack ([`full`](super::full)).
+
+use super::Magazine;
+use super::full::Full;
+use crate::config::SHARDS;
+use crate::size_class::{CLASSES, Class, INFO};
+use crate::slab::Slab;
+use crate::sync::{AtomicU32, Fault, Ordering, planted};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Shards {
+    /// Those that are known: a bit each.
+    known: AtomicU32,
+    /// How often what a pool may hold is halved for one of them.
+    halvings: AtomicU32,
+    shards: [Shard; SHARDS],
+}
+
+/// The full magazines of each class. By class within: what one processor writes shares no line with what another does, and a
+/// small program touches one OS page.
+#[derive(Debug)]
+struct Shard([Full; CLASSES]);
+
+impl Shards {
+    const_fn! {
+        pub(crate) const fn new() -> Self {
+            Self { known: AtomicU32::new(0), halvings: AtomicU32::new(0), shards: array_of![Shard(array_of![Full::new(); CLASSES]); SHARDS] }
+        }
+    }
+
+    /// The home of whoever runs on a processor.
+    #[inline]
+    pub(crate) fn home(&self, processor: u32) -> u32 {
+        let home = processor % SHARDS as u32;
+        if self.known.load(Ordering::Relaxed) >> home & 1 == 0 {
+            self.learn(home);
+        }
+        home
+    }
+
+    /// Has a shard known.
+    #[cold]
+    fn learn(&self, home: u32) {
+        if planted(Fault::ShardForgotten) {
+            return self.known.store(self.known.load(Ordering::Relaxed) | 1 << home, Ordering::Relaxed);
+        }
+        // Relaxed: a thread that does not know a shard yet takes what it needs elsewhere. Whoever looks at all of them comes after
+        // all that there was.
+        let known = self.known.fetch_or(1 << home, Ordering::Relaxed) | 1 << home | 1;
+        self.halvings.fetch_max(known.count_ones().next_power_of_two().trailing_zeros(), Ordering::Relaxed);
+    }
+
+    /// The shards that may hold anything: a bit each. The first is everybody's who has not asked.
+    #[inline]
+    fn known(&self) -> u32 {
+        self.known.load(Ordering::Relaxed) | 1
+    }
+
+    #[inline]
+    fn full(&self, class: Class, shard: u32) -> &Full {
+        &self.shards[shard as usize % SHARDS].0[class]
+    }
+
+    /// The stacks of a class that may hold anything.
+    fn all(&self, class: Class) -> impl Iterator<Item = &Full> {
+        let known = self.known();
+        self.shards
+            .iter()
+            .enumerate()
+            .filter(move |(at, _)| known >> at & 1 == 1)
+            .map(move |(_, shard)| &shard.0[class])
+    }
+
+    /// Takes a full magazine for a thread that needs it, from its home if there is one: one exchange, and a look at each other
+    /// shard that is known where there is none.
+    #[inline(always)]
+    pub(crate) fn refill<'a>(&self, class: Class, home: u32, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+        self.full(class, home).serve(magazines).or_else(|| self.refill_elsewhere(class, home, magazines))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refill_elsewhere<'a>(&self, class: Class, home: u32, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+        let others = self.known() & !(1 << home);
+        let mut full = None;
+        if others != 0 {
+            let mut nearest = (1..SHARDS as u32).map(|step| home ^ step).filter(|shard| others >> shard & 1 == 1);
+            full = nearest.find_map(|shard| self.full(class, shard).serve(magazines));
+        }
+        if full.is_none() {
+            self.full(class, home).asked();
+        }
+        full
+    }
+
+    /// Puts a magazine that the caller owns among the full ones of its home, if there are not enough there: O(1).
+    #[inline]
+    pub(crate) fn drain(&self, class: Class, home: u32, magazines: &Slab<Magazine>, magazine: &Magazine) -> bool {
+        self.full(class, home).drain(self.bound(class, home), magazines, magazine)
+    }
+
+    /// How many magazines a shard may hold of a class.
+    #[inline]
+    pub(super) fn bound(&self, class: Class, home: u32) -> u32 {
+        self.full(class, home).bound(&INFO[class], self.halvings.load(Ordering::Relaxed))
+    }
+
+    /// Whether more comes into a shard than is needed: then thread caches there keep no spares of the class.
+    #[inline]
+    pub(crate) fn in_burst(&self, class: Class, home: u32) -> bool {
+        self.full(class, home).in_burst()
+    }
+
+    /// Takes a full magazine from anywhere.
+    pub(crate) fn take<'a>(&self, class: Class, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+        self.all(class).find_map(|full| full.take(magazines))
+    }
+
+    /// Takes a full magazine that is to return to its spans before the next tick, if one is.
+    pub(crate) fn take_surplus<'a>(&self, class: Class, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+        self.all(class).find_map(|full| full.take_surplus(magazines))
+    }
+
+    /// Ends a period for a class.
+    pub(crate) fn tick(&self, class: Class, magazines: &Slab<Magazine>) {
+        self.all(class).for_each(|full| full.tick(magazines));
+    }
+
+    /// Full magazines of a class. While others come and go, a moment's picture.
+    pub(crate) fn depth(&self, class: Class, magazines: &Slab<Magazine>) -> u32 {
+        self.all(class).map(|full| full.depth(magazines)).sum()
+    }
+
+    /// Calls `visit` for each full magazine of a class, while no other thread uses them.
+    #[inline(never)]
+    pub(crate) fn walk(&self, class: Class, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
+        self.all(class).for_each(|full| full.walk(magazines, &mut visit));
+    }
+
+    /// The same, and whether all is as it should be.
+    pub(crate) fn check(&self, class: Class, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) -> bool {
+        let known = self.known();
+        self.shards.iter().enumerate().all(|(at, shard)| {
+            let full = &shard.0[class];
+            if known >> at & 1 == 1 { full.check(magazines, &mut visit) } else { full.depth(magazines) == 0 }
+        })
+    }
+}
