@@ -29,6 +29,8 @@ pub(super) struct Full {
     refills: AtomicU32,
     /// Magazines that it served since the last tick, and half of what this was then.
     served: AtomicU32,
+    /// How often the bounds of the pool are halved for this part of it.
+    halvings: AtomicU32,
     /// Whether far more came than went.
     burst: AtomicU32,
     /// Magazines to return to their spans before the next tick.
@@ -44,6 +46,7 @@ impl Full {
                 drains: AtomicU32::new(0),
                 refills: AtomicU32::new(0),
                 served: AtomicU32::new(0),
+                halvings: AtomicU32::new(0),
                 burst: AtomicU32::new(0),
                 surplus: AtomicU32::new(0),
             }
@@ -77,10 +80,11 @@ impl Full {
         Some(magazine)
     }
 
-    /// Puts a magazine that the caller owns on top, if there are fewer than `bound`: O(1).
-    #[inline]
-    pub(super) fn drain(&self, bound: u32, magazines: &Slab<Magazine>, magazine: &Magazine) -> bool {
+    /// Puts a magazine that the caller owns on top, if there are not enough: O(1).
+    #[inline(always)]
+    pub(super) fn drain(&self, info: &ClassInfo, magazines: &Slab<Magazine>, magazine: &Magazine) -> bool {
         count(&self.drains);
+        let bound = self.bound(info);
         let mut told = false;
         self.stack.push_if(magazine.link(), magazine.index(), |top| {
             let below = height(magazines, top);
@@ -92,37 +96,40 @@ impl Full {
         })
     }
 
-    /// How many there may be, where what a pool may hold is halved so often.
-    pub(super) fn bound(&self, info: &ClassInfo, halvings: u32) -> u32 {
+    /// How many there may be.
+    #[inline]
+    pub(super) fn bound(&self, info: &ClassInfo) -> u32 {
         if self.in_burst() {
             return 1;
         }
+        let halvings = self.halvings.load(Ordering::Relaxed);
         let share = |magazines: u32| (magazines >> halvings).max(1);
         share(info.pooled).saturating_add(2 * self.served.load(Ordering::Relaxed)).min(share(info.deep))
     }
 
+    #[inline]
     pub(super) fn in_burst(&self) -> bool {
         self.burst.load(Ordering::Relaxed) != 0
     }
 
-    /// Ends a period: sets the bound for the next, and of the magazines that were not needed in this one, half to return to
-    /// their spans; or all, if they are few.
-    pub(super) fn tick(&self, magazines: &Slab<Magazine>) {
+    /// Says how many shards share what the pool may hold.
+    pub(super) fn share_among(&self, shards: u32) {
+        set(&self.halvings, shards.next_power_of_two().ilog2());
+    }
+
+    /// Ends a period: sets whether the next begins in a burst, and of the magazines that were not needed in this one, half to
+    /// return to their spans; or all, if they are few. Says whether anybody came or asked.
+    pub(super) fn tick(&self, magazines: &Slab<Magazine>) -> bool {
         let (drains, refills) = (self.drains.load(Ordering::Relaxed), self.refills.load(Ordering::Relaxed));
         let depth = self.depth(magazines);
         let low = self.low.load(Ordering::Relaxed).min(depth);
-        // Most rest: what does not change is not written, and the memory of those that were never used not touched.
-        let set = |word: &AtomicU32, value| {
-            if word.load(Ordering::Relaxed) != value {
-                word.store(value, Ordering::Relaxed);
-            }
-        };
         set(&self.drains, 0);
         set(&self.refills, 0);
         set(&self.served, self.served.load(Ordering::Relaxed) / 2);
         set(&self.burst, (drains > 16 + 8 * refills) as u32);
         set(&self.low, depth);
         set(&self.surplus, if low > 16 { low.div_ceil(2) } else { low });
+        drains > 0 || refills > 0
     }
 
     /// Takes a magazine that is to return to its spans before the next tick, if one is.
@@ -157,6 +164,13 @@ impl Full {
             visit(magazine);
         });
         ends && right && expected == 0
+    }
+}
+
+/// Most stacks rest: what does not change is not written, and the memory of those that were never used not touched.
+fn set(word: &AtomicU32, value: u32) {
+    if word.load(Ordering::Relaxed) != value {
+        word.store(value, Ordering::Relaxed);
     }
 }
 

@@ -8,7 +8,9 @@
 //!
 //! A home is where a thread was a moment ago: each stack takes any number of threads, so nothing depends on it. Which shards
 //! there may be anything in is known by bits that are set for good: a program that has run on one processor looks at one shard.
-//! The bounds of a pool are shared by the shards that are known.
+//!
+//! The bounds of a pool are shared by as many shards as were used in the last period, by a tick: a thread that moves about does
+//! not lessen what it may keep.
 //!
 //! Invariant: a shard that is not yet known holds nothing, and that of each stack ([`full`](super::full)).
 
@@ -24,8 +26,6 @@ use crate::sync::{AtomicU32, Fault, Ordering, planted};
 pub(crate) struct Shards {
     /// Those that are known: a bit each.
     known: AtomicU32,
-    /// How often what a pool may hold is halved for one of them.
-    halvings: AtomicU32,
     shards: [Shard; SHARDS],
 }
 
@@ -37,7 +37,7 @@ struct Shard([Full; CLASSES]);
 impl Shards {
     const_fn! {
         pub(crate) const fn new() -> Self {
-            Self { known: AtomicU32::new(0), halvings: AtomicU32::new(0), shards: array_of![Shard(array_of![Full::new(); CLASSES]); SHARDS] }
+            Self { known: AtomicU32::new(0), shards: array_of![Shard(array_of![Full::new(); CLASSES]); SHARDS] }
         }
     }
 
@@ -59,8 +59,7 @@ impl Shards {
         }
         // Relaxed: a thread that does not know a shard yet takes what it needs elsewhere. Whoever looks at all of them comes after
         // all that there was.
-        let known = self.known.fetch_or(1 << home, Ordering::Relaxed) | 1 << home | 1;
-        self.halvings.fetch_max(known.count_ones().next_power_of_two().trailing_zeros(), Ordering::Relaxed);
+        self.known.fetch_or(1 << home, Ordering::Relaxed);
     }
 
     /// The shards that may hold anything: a bit each. The first is everybody's who has not asked.
@@ -106,16 +105,16 @@ impl Shards {
         full
     }
 
-    /// Puts a magazine that the caller owns among the full ones of its home, if there are not enough there: O(1).
-    #[inline]
+    /// Puts a magazine that the caller owns among the full ones of its home, if there are not enough there: O(1), one exchange.
+    #[inline(always)]
     pub(crate) fn drain(&self, class: Class, home: u32, magazines: &Slab<Magazine>, magazine: &Magazine) -> bool {
-        self.full(class, home).drain(self.bound(class, home), magazines, magazine)
+        self.full(class, home).drain(&INFO[class], magazines, magazine)
     }
 
     /// How many magazines a shard may hold of a class.
-    #[inline]
+    #[cfg(test)]
     pub(super) fn bound(&self, class: Class, home: u32) -> u32 {
-        self.full(class, home).bound(&INFO[class], self.halvings.load(Ordering::Relaxed))
+        self.full(class, home).bound(&INFO[class])
     }
 
     /// Whether more comes into a shard than is needed: then thread caches there keep no spares of the class.
@@ -136,7 +135,8 @@ impl Shards {
 
     /// Ends a period for a class.
     pub(crate) fn tick(&self, class: Class, magazines: &Slab<Magazine>) {
-        self.all(class).for_each(|full| full.tick(magazines));
+        let used = self.all(class).filter(|full| full.tick(magazines)).count();
+        self.all(class).for_each(|full| full.share_among(used.max(1) as u32));
     }
 
     /// Full magazines of a class. While others come and go, a moment's picture.

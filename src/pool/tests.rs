@@ -177,8 +177,10 @@ fn what_comes_and_goes_makes_a_deep_pool() {
 
 #[test]
 fn one_magazine_fits_whatever_the_class() {
+    let full = Full::new();
+    full.share_among(SHARDS as u32);
     for info in INFO {
-        assert!(Full::new().bound(&info, SHARDS.ilog2()) >= 1 && info.magazine_bytes() <= POOL_BYTES);
+        assert!(full.bound(&info) >= 1 && info.magazine_bytes() <= POOL_BYTES);
     }
 }
 
@@ -196,12 +198,25 @@ fn a_processor_is_served_what_it_drained() {
     let far = put(SHARDS as u32 - 1);
     let served: Vec<_> = (0..6).map(|_| world.refill(5).map(Magazine::index)).collect();
     assert_eq!(served, [Some(last), Some(own), Some(near), Some(low), Some(far), None]);
-    let pooled = POOL_BYTES / world.info().magazine_bytes();
-    let fresh = World::new(48);
-    for (home, shards) in [(0, 1), (1, 2), (9, 4), (1, 4), (8, 4), (2, 8)] {
-        let home = fresh.shards.home(home);
-        assert_eq!(fresh.shards.bound(fresh.class, home) as usize, pooled / shards);
-    }
+}
+
+/// Those shards share a pool's bounds that were used between the last two ticks.
+#[test]
+fn what_is_used_shares_the_bounds() {
+    let world = World::new(48);
+    let bound = POOL_BYTES / world.info().magazine_bytes();
+    let bounds = |used: &[u32]| {
+        for processor in used {
+            assert!(world.drain(world.shards.home(*processor), world.magazines.take().unwrap()));
+        }
+        world.shards.tick(world.class, &world.magazines);
+        [0, 1, 2, 9].map(|home| world.shards.bound(world.class, home) as usize)
+    };
+    assert_eq!(bounds(&[0]), [bound; 4]);
+    assert_eq!(bounds(&[0, 1]), [bound / 2, bound / 2, bound, bound]);
+    assert_eq!(bounds(&[1, 2, 9]), [bound / 4; 4]);
+    assert_eq!(bounds(&[2]), [bound; 4], "one has all again");
+    assert_eq!(bounds(&[]), [bound; 4]);
 }
 
 /// Many more drains than refills make a burst, in which the pool keeps one magazine; a quiet period ends it.
