@@ -599,6 +599,12 @@ const MODELS: &[Model] = &[
         [("push", Fault::StackPush, "each node is in one place")]
     ),
     model!(
+        slab::take_against_give_elsewhere,
+        "slab.rs stack.rs",
+        None,
+        [("push", Fault::StackPush, "Causality violation")]
+    ),
+    model!(
         span::restore_against_carve,
         "span/restore.rs span/carve.rs span/mod.rs pool/mod.rs",
         None,

@@ -1,20 +1,24 @@
 //! Slabs: segments that two make at once, nodes taken and given back, and walks over those there are.
 
 use super::spawn;
-use crate::pool::Magazine;
+use crate::pool::{Magazine, Magazines};
 use crate::slab::Slab;
 use std::prelude::v1::*;
 use std::rc::Rc;
 
 /// Takes a node and writes to it, as its owner may.
-fn take(slab: &Slab<Magazine>) -> u32 {
-    let node = slab.take().expect("the fake system gives memory");
+fn take(slab: &Magazines) -> u32 {
+    take_near(slab, 0)
+}
+
+fn take_near(slab: &Magazines, home: usize) -> u32 {
+    let node = slab.take_near(home).expect("the fake system gives memory");
     node.set_count(node.index() as usize);
     node.index()
 }
 
 /// All that were ever handed out are free again, once each.
-fn check(slab: &Slab<Magazine>, taken: &[u32]) {
+fn check(slab: &Magazines, taken: &[u32]) {
     let made = slab.made();
     assert!(taken.iter().all(|index| slab.get(*index).count() == *index as usize), "a node is not where it was");
     assert!(taken.iter().all(|index| (1..=made).contains(index)), "{taken:?} of {made}");
@@ -44,9 +48,23 @@ pub fn take_against_give() {
     check(&slab, &[other.join(), mine]);
 }
 
+/// The same from two homes: each may find nothing at its own, and the other's.
+pub fn take_against_give_elsewhere() {
+    let slab = Rc::new(Magazines::new());
+    let first = [take(&slab), take(&slab)];
+    let pass = |slab: &Magazines, home: usize, index| {
+        slab.get(index).set_count(0);
+        slab.give_near(home, index);
+        take_near(slab, 3 - home)
+    };
+    let other = spawn(&slab, move |slab| pass(slab, 1, first[0]));
+    let mine = pass(&slab, 2, first[1]);
+    check(&slab, &[other.join(), mine]);
+}
+
 /// A walk over all nodes there are finds them made, while another thread adds to them.
 pub fn walk_against_take() {
-    let slab = Rc::new(Slab::<Magazine>::new());
+    let slab = Rc::new(Magazines::new());
     let other = spawn(&slab, take);
     for index in 1..=slab.made() {
         // The walkers' way: an atomic of a node that somebody else may own.
@@ -57,7 +75,7 @@ pub fn walk_against_take() {
 
 /// Two make nodes whose indices they have elsewhere, in different segments, while a walk goes over those there are.
 pub fn reach_against_reach_and_walk() {
-    let slab = Rc::new(Slab::<Magazine>::new());
+    let slab = Rc::new(Magazines::new());
     let other = spawn(&slab, |slab| slab.reach(3).expect("the fake system gives memory").index());
     let mine = slab.reach(2).expect("the fake system gives memory").index();
     for index in 1..=slab.made() {

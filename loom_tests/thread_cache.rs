@@ -1,7 +1,7 @@
 //! Spare magazines: put and taken by their owner, taken by thieves, each of them once.
 
 use super::{Thread, spawn};
-use crate::pool::Magazine;
+use crate::pool::{Magazine, Magazines};
 use crate::size_class::Class;
 use crate::slab::Slab;
 use crate::thread_cache::ThreadCache;
@@ -15,7 +15,7 @@ const CHUNK: usize = 64;
 
 struct World {
     cache: ThreadCache,
-    magazines: Slab<Magazine>,
+    magazines: Magazines,
 }
 
 impl World {
@@ -45,7 +45,7 @@ impl World {
 
 /// The owner puts two spares and takes one, while a thief takes what there is.
 pub fn steal_against_put_and_take() {
-    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Magazines::new() });
     let (one, two) = (world.fill(), world.fill());
     let thief = spawn(&world, World::steal);
     let World { cache, magazines } = &*world;
@@ -64,7 +64,7 @@ pub fn steal_against_put_and_take() {
 
 /// Two thieves take the spares of an owner who puts one more.
 pub fn two_steal() {
-    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Magazines::new() });
     let (one, two) = (world.fill(), world.fill());
     assert!(world.cache.put_spare(CLASS, one, 0), "there is room for a spare");
     let thieves = [spawn(&world, World::steal), spawn(&world, World::steal)];
@@ -77,7 +77,7 @@ pub fn two_steal() {
 
 /// A cache with two spares, and a thread that counts what it finds in them.
 fn with_walker() -> (Rc<World>, Thread<usize>) {
-    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Magazines::new() });
     for spare in [world.fill(), world.fill()] {
         assert!(world.cache.put_spare(CLASS, spare, 0), "there is room for a spare");
     }
@@ -105,7 +105,7 @@ pub fn walk_against_put_and_take() {
 
 /// A thief takes the spares that the mark tells of, while their owner puts one more: if one is left, so is the mark.
 pub fn mark_against_put() {
-    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Magazines::new() });
     let (one, two) = (world.fill(), world.fill());
     assert!(world.cache.put_spare(CLASS, one, 0), "there is room for a spare");
     let thief = spawn(&world, |world| if world.cache.take_mark() { world.steal() } else { Vec::new() });
@@ -118,7 +118,7 @@ pub fn mark_against_put() {
 /// Another thread looks at the loaded magazine while the owner puts a chunk, unloads the magazine and loads it again: the
 /// slots that it is told of are written.
 pub fn look_against_push_and_load() {
-    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Magazines::new() });
     let World { cache, magazines } = &*world;
     cache.load(CLASS, magazines.take().expect("the fake system gives memory"));
     let other = spawn(&world, |World { cache, magazines }| {
@@ -155,7 +155,7 @@ pub fn walk_against_put_empty() {
 
 /// Another thread looks whether the loaded magazine is named while the owner loads it.
 pub fn look_against_load() {
-    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Magazines::new() });
     let magazine = world.fill();
     let other = spawn(&world, |world| assert!(world.cache.bin(CLASS).is_named(), "bounds, and no name"));
     world.cache.load(CLASS, magazine);
@@ -164,7 +164,7 @@ pub fn look_against_load() {
 
 /// The same while the owner lets it go.
 pub fn look_against_unload() {
-    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Slab::new() });
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Magazines::new() });
     world.cache.load(CLASS, world.fill());
     let other = spawn(&world, |world| assert!(world.cache.bin(CLASS).is_named(), "bounds, and no name"));
     assert!(world.cache.unload(CLASS, &world.magazines).is_some(), "it is loaded");

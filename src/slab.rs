@@ -9,7 +9,7 @@
 //! |---|---|
 //! | fresh: index not below `fresh` | nobody |
 //! | taken | whoever [`take`](Slab::take) returned it to, and then whatever structure they put it in |
-//! | free | the slab's stack |
+//! | free | a stack of the slab's; there may be several, by *home*: what is returned near one is taken there again |
 //!
 //! Invariant: `fresh = taken + free`.
 
@@ -47,22 +47,27 @@ pub(crate) unsafe trait Node: Sized {
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(crate) struct Slab<T> {
+pub(crate) struct Slab<T, const STACKS: usize = 1> {
     /// Words behind each header. Set by `shape`, so that a slab, and with it a heap, is all zeros at first: a static heap
     /// then takes no room in the program's file.
     words: AtomicUsize,
     segments: [AtomicPtr<u8>; SLAB_SEGMENTS],
     /// On lines of its own: each take and give writes it, each `get` only reads what is above.
-    supply: CachePadded<Supply>,
+    supply: CachePadded<Supply<STACKS>>,
     node: PhantomData<fn() -> T>,
 }
 
 /// The nodes that nobody has.
 #[derive(Debug)]
-struct Supply {
+struct Supply<const STACKS: usize> {
     fresh: AtomicU32,
-    free: Stack,
+    free: [Free; STACKS],
 }
+
+/// A line of the processor's caches.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Free(Stack);
 
 /// Segment and place in it of the node number `at`, counted from zero.
 #[inline]
@@ -72,14 +77,14 @@ const fn place(at: u32) -> (usize, usize) {
     (segment as usize, (shifted - ((SLAB_FIRST as u64) << segment)) as usize)
 }
 
-impl<T: Node> Slab<T> {
+impl<T: Node, const STACKS: usize> Slab<T, STACKS> {
     const_fn! {
         /// An empty slab whose nodes have no words behind their headers.
         pub(crate) const fn new() -> Self {
             Self {
                 words: AtomicUsize::new(0),
                 segments: array_of![AtomicPtr::new(ptr::null_mut()); SLAB_SEGMENTS],
-                supply: CachePadded::new(Supply { fresh: AtomicU32::new(0), free: Stack::new() }),
+                supply: CachePadded::new(Supply { fresh: AtomicU32::new(0), free: array_of![Free(Stack::new()); STACKS] }),
                 node: PhantomData,
             }
         }
@@ -110,7 +115,13 @@ impl<T: Node> Slab<T> {
 
     /// A node for the caller alone: one that was returned, else a fresh one. `None` if there is no memory for more.
     pub(crate) fn take(&self) -> Option<&T> {
-        if let Some(index) = self.supply.free.pop(self) {
+        self.take_near(0)
+    }
+
+    /// The same; of those that were returned, one that was returned [near](Self::give_near) the same home, or else as near as there
+    /// is one. Homes are numbered from zero, below `STACKS`, a power of two.
+    pub(crate) fn take_near(&self, home: usize) -> Option<&T> {
+        if let Some(index) = (0..STACKS).find_map(|step| self.supply.free[home ^ step].0.pop(self)) {
             let node = self.get(index);
             // Again: whoever took it first may have vanished before it was named.
             node.name(index);
@@ -194,7 +205,12 @@ impl<T: Node> Slab<T> {
 
     /// Takes a node back from its only owner.
     pub(crate) fn give(&self, index: Index) {
-        self.supply.free.push(self, index);
+        self.give_near(0, index);
+    }
+
+    /// The same, for whoever takes one near that home.
+    pub(crate) fn give_near(&self, home: usize, index: Index) {
+        self.supply.free[home].0.push(self, index);
     }
 
     /// Makes sure that a segment is there. Built privately, published by one exchange; the loser undoes.
@@ -254,18 +270,21 @@ impl<T: Node> Slab<T> {
     }
 
     /// Calls `visit` with each free node, while no other thread uses the slab.
-    pub(crate) fn walk_free(&self, visit: impl FnMut(Index)) {
-        self.supply.free.walk(self, self.made() as usize, visit);
+    pub(crate) fn walk_free(&self, mut visit: impl FnMut(Index)) {
+        for free in &self.supply.free {
+            free.0.walk(self, self.made() as usize, &mut visit);
+        }
     }
 
     /// How many nodes are free, while no other thread uses the slab; `None` if the list of them is not well-formed.
     pub(crate) fn free_nodes(&self) -> Option<usize> {
         let mut count = 0;
-        self.supply.free.walk(self, self.made() as usize, |_| count += 1).then_some(count)
+        let sound = self.supply.free.iter().all(|free| free.0.walk(self, self.made() as usize, |_| count += 1));
+        sound.then_some(count)
     }
 }
 
-impl<T: Node> Nodes for Slab<T> {
+impl<T: Node, const STACKS: usize> Nodes for Slab<T, STACKS> {
     #[inline]
     fn link(&self, index: Index) -> &AtomicU32 {
         self.get(index).link()
@@ -301,9 +320,32 @@ mod tests {
         at / 64..(at + size_of::<T>()).div_ceil(64)
     }
 
+    /// What was returned near a home is taken there first, last first, then what is near; and nothing is made while anything is free.
+    #[test]
+    fn homes_have_their_own_back() {
+        let _system = os::fake::System::fresh();
+        let slab = Slab::<Bare, 4>::new();
+        slab.shape(0);
+        let all: std::vec::Vec<Index> = (1..=6).collect();
+        all.iter().for_each(|_| assert!(slab.take().is_some()));
+        for (home, index) in [(2, 1), (2, 2), (3, 3), (0, 4), (1, 5), (1, 6)] {
+            slab.give_near(home, index);
+        }
+        assert_eq!(slab.free_nodes(), Some(6));
+        let mut walked = std::vec::Vec::new();
+        slab.walk_free(|index| walked.push(index));
+        walked.sort_unstable();
+        assert_eq!(walked, all);
+        for index in [2, 1, 3, 4, 6, 5] {
+            assert!(ptr::eq(slab.take_near(2).unwrap(), slab.get(index)), "{index}");
+        }
+        assert_eq!((slab.made(), slab.free_nodes()), (6, Some(0)));
+        assert!(ptr::eq(slab.take_near(2).unwrap(), slab.get(7)));
+    }
+
     #[test]
     fn what_each_take_writes_shares_no_line_with_what_each_get_reads() {
-        let slabs = [Slab::<Bare>::new(), Slab::new(), Slab::new()];
+        let slabs: [Slab<Bare>; 3] = [const { Slab::new() }; 3];
         for (slab, other) in slabs.iter().flat_map(|slab| slabs.iter().map(move |other| (slab, other))) {
             for written in [lines(&slab.supply.fresh), lines(&slab.supply.free)] {
                 for read in [lines(&other.words), lines(&other.segments)] {

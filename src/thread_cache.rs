@@ -41,9 +41,9 @@ pub(crate) use lot::Lot;
 pub(crate) use tally::{Begun, Counted, Tally};
 pub(crate) use text::Text;
 
-use crate::pool::Magazine;
+use crate::pool::{Magazine, Magazines};
 use crate::size_class::{CLASSES, Class, INFO};
-use crate::slab::{Node, Slab};
+use crate::slab::Node;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Counter, Fault, Ordering, Slot, planted};
 use crate::tagged::{Index, NONE};
 use core::ops::Range;
@@ -298,7 +298,7 @@ impl ThreadCache {
     }
 
     /// The magazine loaded for a class.
-    pub(crate) fn loaded<'a>(&self, class: Class, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+    pub(crate) fn loaded<'a>(&self, class: Class, magazines: &'a Magazines) -> Option<&'a Magazine> {
         // ORDERING: Acquire pairs with `load`, for those who look at another thread's cache.
         match self.bins[class].loaded.load(Ordering::Acquire) {
             NONE => None,
@@ -345,7 +345,7 @@ impl ThreadCache {
     }
 
     /// Takes the loaded magazine out of its bin, its count set.
-    pub(crate) fn unload<'a>(&self, class: Class, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+    pub(crate) fn unload<'a>(&self, class: Class, magazines: &'a Magazines) -> Option<&'a Magazine> {
         let magazine = self.loaded(class, magazines)?;
         magazine.set_count(self.loaded_count(class, magazine));
         let bin = &self.bins[class];
@@ -368,7 +368,7 @@ impl ThreadCache {
     }
 
     /// Sets the bounds of an armed bin right. Says whether it was armed.
-    pub(crate) fn disarm(&self, class: Class, magazines: &Slab<Magazine>) -> bool {
+    pub(crate) fn disarm(&self, class: Class, magazines: &Magazines) -> bool {
         let bin = &self.bins[class];
         let bottom = bin.bottom.load(Ordering::Relaxed);
         if bottom.is_null() || bottom != bin.limit.load(Ordering::Relaxed) {
@@ -381,7 +381,7 @@ impl ThreadCache {
     }
 
     /// Verifies the bounds of all bins while the owner is elsewhere.
-    pub(crate) fn check(&self, magazines: &Slab<Magazine>) -> bool {
+    pub(crate) fn check(&self, magazines: &Magazines) -> bool {
         (0..CLASSES).all(|class| {
             let bin = &self.bins[class];
             let Some(magazine) = self.loaded(class, magazines) else { return bin.is_named() };

@@ -33,7 +33,7 @@ pub(crate) use tracked::Tracked;
 
 use crate::config::MAGAZINE_SLOTS;
 use crate::log::{Count, Voice, tell};
-use crate::pool::{Magazine, Pool, Portion, Shards};
+use crate::pool::{Magazine, Magazines, Pool, Portion, Shards};
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::Slab;
 use crate::span::{Large, Spans};
@@ -62,7 +62,7 @@ pub(crate) struct Heap {
     /// then. Word 0 is the process's own, zero there until the fork is settled.
     heard: AtomicPtr<AtomicU32>,
     clock: Clock,
-    pub(crate) magazines: Slab<Magazine>,
+    pub(crate) magazines: Magazines,
     pub(crate) caches: Slab<ThreadCache>,
     pub(crate) pools: [Pool; CLASSES],
     pub(crate) shards: Shards,
@@ -92,7 +92,7 @@ impl Heap {
                 spans: Spans::new(),
                 pools: array_of![Pool::new(); CLASSES],
                 shards: Shards::new(),
-                magazines: Slab::new(),
+                magazines: Magazines::new(),
                 caches: Slab::new(),
                 larges: Slab::new(),
                 shelf: Shelf::new(),

@@ -62,13 +62,13 @@ impl Drop for Marks {
 /// The free nodes of a slab. Not inlined, as others here: it is in every program, for few, and was there many times.
 #[inline(never)]
 #[unsafe(link_section = ".millpond_cold")]
-fn free_nodes<T: Node>(slab: &Slab<T>) -> Option<Marks> {
+fn free_nodes<T: Node, const STACKS: usize>(slab: &Slab<T, STACKS>) -> Option<Marks> {
     let marks = Marks::new(slab.made() as usize + 1)?;
     slab.walk_free(|index| marks.mark(index as usize));
     Some(marks)
 }
 
-fn indices<T: Node>(slab: &Slab<T>) -> impl Iterator<Item = Index> + use<T> {
+fn indices<T: Node, const STACKS: usize>(slab: &Slab<T, STACKS>) -> impl Iterator<Item = Index> + use<T, STACKS> {
     1..slab.made() + 1
 }
 

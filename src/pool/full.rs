@@ -10,9 +10,9 @@
 //!
 //! Invariant: the top magazine says how many there are, and each says one more than the one below.
 
-use super::Magazine;
+use super::{Magazine, Magazines};
 use crate::size_class::ClassInfo;
-use crate::slab::{Node, Slab};
+use crate::slab::Node;
 use crate::stack::Stack;
 use crate::sync::{AtomicU32, Fault, Ordering, Point, planted, point};
 use crate::tagged::{Index, NONE};
@@ -55,7 +55,7 @@ impl Full {
 
     /// Takes a magazine for a thread that needs it: O(1), one exchange.
     #[inline(always)]
-    pub(super) fn serve<'a>(&self, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+    pub(super) fn serve<'a>(&self, magazines: &'a Magazines) -> Option<&'a Magazine> {
         let magazine = self.take(magazines)?;
         self.asked();
         count(&self.served);
@@ -69,7 +69,7 @@ impl Full {
 
     /// Takes a magazine: O(1), one exchange.
     #[inline(always)]
-    pub(super) fn take<'a>(&self, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+    pub(super) fn take<'a>(&self, magazines: &'a Magazines) -> Option<&'a Magazine> {
         let magazine = magazines.get(self.stack.pop(magazines)?);
         point(Point::Hand);
         let left = magazine.height().wrapping_sub(1);
@@ -82,7 +82,7 @@ impl Full {
 
     /// Puts a magazine that the caller owns on top, if there are not enough: O(1).
     #[inline(always)]
-    pub(super) fn drain(&self, info: &ClassInfo, magazines: &Slab<Magazine>, magazine: &Magazine) -> bool {
+    pub(super) fn drain(&self, info: &ClassInfo, magazines: &Magazines, magazine: &Magazine) -> bool {
         count(&self.drains);
         let bound = self.bound(info);
         let mut told = false;
@@ -119,7 +119,7 @@ impl Full {
 
     /// Ends a period: sets whether the next begins in a burst, and of the magazines that were not needed in this one, half to
     /// return to their spans; or all, if they are few. Says whether anybody came or asked.
-    pub(super) fn tick(&self, magazines: &Slab<Magazine>) -> bool {
+    pub(super) fn tick(&self, magazines: &Magazines) -> bool {
         let (drains, refills) = (self.drains.load(Ordering::Relaxed), self.refills.load(Ordering::Relaxed));
         let depth = self.depth(magazines);
         let low = self.low.load(Ordering::Relaxed).min(depth);
@@ -133,7 +133,7 @@ impl Full {
     }
 
     /// Takes a magazine that is to return to its spans before the next tick, if one is.
-    pub(super) fn take_surplus<'a>(&self, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+    pub(super) fn take_surplus<'a>(&self, magazines: &'a Magazines) -> Option<&'a Magazine> {
         let surplus = self.surplus.load(Ordering::Relaxed);
         if surplus == 0 {
             return None;
@@ -144,17 +144,17 @@ impl Full {
     }
 
     /// How many there are. While others use the stack, a moment's picture, if the top one stayed there so long.
-    pub(super) fn depth(&self, magazines: &Slab<Magazine>) -> u32 {
+    pub(super) fn depth(&self, magazines: &Magazines) -> u32 {
         height(magazines, self.stack.top())
     }
 
     /// Calls `visit` for each from the top, while no other thread uses the stack.
-    pub(super) fn walk(&self, magazines: &Slab<Magazine>, visit: &mut dyn FnMut(&Magazine)) {
+    pub(super) fn walk(&self, magazines: &Magazines, visit: &mut dyn FnMut(&Magazine)) {
         self.stack.walk(magazines, self.depth(magazines) as usize, |index| visit(magazines.get(index)));
     }
 
     /// The same, and whether the stack is well-formed and each height right.
-    pub(super) fn check(&self, magazines: &Slab<Magazine>, visit: &mut dyn FnMut(&Magazine)) -> bool {
+    pub(super) fn check(&self, magazines: &Magazines, visit: &mut dyn FnMut(&Magazine)) -> bool {
         // Of the one that is next, and whether all were as they should be.
         let (mut expected, mut right) = (self.depth(magazines), true);
         let ends = self.stack.walk(magazines, magazines.made() as usize, |index| {
@@ -180,6 +180,6 @@ fn count(counter: &AtomicU32) {
 }
 
 /// What a magazine says that is, or was a moment ago, on top of a stack.
-fn height(magazines: &Slab<Magazine>, top: Index) -> u32 {
+fn height(magazines: &Magazines, top: Index) -> u32 {
     if top == NONE { 0 } else { magazines.get(top).height() }
 }

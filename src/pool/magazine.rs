@@ -14,8 +14,8 @@
 //!
 //! Invariant: while not loaded, `slots[..count]` are distinct free chunks of one class that are in no other place.
 
-use crate::config::MAGAZINE_SLOTS;
-use crate::slab::Node;
+use crate::config::{MAGAZINE_SLOTS, SHARDS};
+use crate::slab::{Node, Slab};
 use crate::sync::{AtomicU32, Ordering, Slot};
 use crate::tagged::{Index, NONE};
 use core::mem::offset_of;
@@ -33,6 +33,9 @@ pub(crate) struct Magazine {
     count: Slot,
     slots: [Slot; MAGAZINE_SLOTS],
 }
+
+/// Where magazines live. Those that are empty lie near to the processors that emptied them, as full ones do.
+pub(crate) type Magazines = Slab<Magazine, SHARDS>;
 
 // SAFETY: zeros are an empty magazine; the link is one word.
 unsafe impl Node for Magazine {

@@ -14,7 +14,7 @@ mod shards;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
 
-pub(crate) use magazine::Magazine;
+pub(crate) use magazine::{Magazine, Magazines};
 pub(crate) use shards::Shards;
 
 use crate::arena::Density;

@@ -14,11 +14,10 @@
 //!
 //! Invariant: a shard that is not yet known holds nothing, and that of each stack ([`full`](super::full)).
 
-use super::Magazine;
 use super::full::Full;
+use super::{Magazine, Magazines};
 use crate::config::SHARDS;
 use crate::size_class::{CLASSES, Class, INFO};
-use crate::slab::Slab;
 use crate::sync::{AtomicU32, Fault, Ordering, planted};
 
 /// See the module's documentation.
@@ -86,13 +85,13 @@ impl Shards {
     /// Takes a full magazine for a thread that needs it, from its home if there is one: one exchange, and a look at each other
     /// shard that is known where there is none.
     #[inline(always)]
-    pub(crate) fn refill<'a>(&self, class: Class, home: u32, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+    pub(crate) fn refill<'a>(&self, class: Class, home: u32, magazines: &'a Magazines) -> Option<&'a Magazine> {
         self.full(class, home).serve(magazines).or_else(|| self.refill_elsewhere(class, home, magazines))
     }
 
     #[cold]
     #[inline(never)]
-    fn refill_elsewhere<'a>(&self, class: Class, home: u32, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+    fn refill_elsewhere<'a>(&self, class: Class, home: u32, magazines: &'a Magazines) -> Option<&'a Magazine> {
         let others = self.known() & !(1 << home);
         let mut full = None;
         if others != 0 {
@@ -107,7 +106,7 @@ impl Shards {
 
     /// Puts a magazine that the caller owns among the full ones of its home, if there are not enough there: O(1), one exchange.
     #[inline(always)]
-    pub(crate) fn drain(&self, class: Class, home: u32, magazines: &Slab<Magazine>, magazine: &Magazine) -> bool {
+    pub(crate) fn drain(&self, class: Class, home: u32, magazines: &Magazines, magazine: &Magazine) -> bool {
         self.full(class, home).drain(&INFO[class], magazines, magazine)
     }
 
@@ -124,34 +123,34 @@ impl Shards {
     }
 
     /// Takes a full magazine from anywhere.
-    pub(crate) fn take<'a>(&self, class: Class, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+    pub(crate) fn take<'a>(&self, class: Class, magazines: &'a Magazines) -> Option<&'a Magazine> {
         self.all(class).find_map(|full| full.take(magazines))
     }
 
     /// Takes a full magazine that is to return to its spans before the next tick, if one is.
-    pub(crate) fn take_surplus<'a>(&self, class: Class, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+    pub(crate) fn take_surplus<'a>(&self, class: Class, magazines: &'a Magazines) -> Option<&'a Magazine> {
         self.all(class).find_map(|full| full.take_surplus(magazines))
     }
 
     /// Ends a period for a class.
-    pub(crate) fn tick(&self, class: Class, magazines: &Slab<Magazine>) {
+    pub(crate) fn tick(&self, class: Class, magazines: &Magazines) {
         let used = self.all(class).filter(|full| full.tick(magazines)).count();
         self.all(class).for_each(|full| full.share_among(used.max(1) as u32));
     }
 
     /// Full magazines of a class. While others come and go, a moment's picture.
-    pub(crate) fn depth(&self, class: Class, magazines: &Slab<Magazine>) -> u32 {
+    pub(crate) fn depth(&self, class: Class, magazines: &Magazines) -> u32 {
         self.all(class).map(|full| full.depth(magazines)).sum()
     }
 
     /// Calls `visit` for each full magazine of a class, while no other thread uses them.
     #[inline(never)]
-    pub(crate) fn walk(&self, class: Class, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
+    pub(crate) fn walk(&self, class: Class, magazines: &Magazines, mut visit: impl FnMut(&Magazine)) {
         self.all(class).for_each(|full| full.walk(magazines, &mut visit));
     }
 
     /// The same, and whether all is as it should be.
-    pub(crate) fn check(&self, class: Class, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) -> bool {
+    pub(crate) fn check(&self, class: Class, magazines: &Magazines, mut visit: impl FnMut(&Magazine)) -> bool {
         let known = self.known();
         self.shards.iter().enumerate().all(|(at, shard)| {
             let full = &shard.0[class];

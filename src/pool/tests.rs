@@ -2,7 +2,7 @@
 //! a restore must notice.
 
 use super::full::Full;
-use super::{Magazine, Pool, Portion, Shards};
+use super::{Magazine, Magazines, Pool, Portion, Shards};
 use crate::config::{CARVE_SPANS, DEEP_BYTES, DEEP_CHUNKS, POOL_BYTES, SHARDS};
 use crate::os::fake::System;
 use crate::size_class::{Class, ClassInfo, INFO, at_place, place_of};
@@ -20,7 +20,7 @@ use std::vec::Vec;
 struct World {
     system: Arc<System>,
     spans: Box<Spans>,
-    magazines: Slab<Magazine>,
+    magazines: Magazines,
     pool: Pool,
     shards: Box<Shards>,
     class: Class,
@@ -36,7 +36,7 @@ impl World {
         Self {
             system,
             spans,
-            magazines: Slab::new(),
+            magazines: Magazines::new(),
             pool: Pool::new(),
             shards: Box::new(Shards::new()),
             class,

@@ -12,9 +12,9 @@
 use super::ThreadCache;
 use super::bin::Chain;
 use crate::config::{EMPTIES, SPARES};
-use crate::pool::Magazine;
+use crate::pool::{Magazine, Magazines};
 use crate::size_class::Class;
-use crate::slab::{Node, Slab};
+use crate::slab::Node;
 use crate::sync::{Fault, Ordering, planted};
 use crate::tagged::NONE;
 
@@ -41,7 +41,7 @@ impl ThreadCache {
     }
 
     /// Takes one spare magazine. Only the owner may.
-    pub(crate) fn take_spare<'a>(&self, class: Class, magazines: &'a Slab<Magazine>, now: u32) -> Option<&'a Magazine> {
+    pub(crate) fn take_spare<'a>(&self, class: Class, magazines: &'a Magazines, now: u32) -> Option<&'a Magazine> {
         let spares = &self.bins[class].spares;
         if Chain::from_bits(spares.load(Ordering::Relaxed)).first == NONE {
             return None;
@@ -66,7 +66,7 @@ impl ThreadCache {
     pub(crate) fn steal_spares(
         &self,
         class: Class,
-        magazines: &Slab<Magazine>,
+        magazines: &Magazines,
         rested: impl Fn(u16) -> bool,
         mut take: impl FnMut(&Magazine),
     ) {
@@ -116,7 +116,7 @@ impl ThreadCache {
     }
 
     /// Calls `visit` for each spare magazine. Exact while no other thread uses the cache, a moment's picture else.
-    pub(crate) fn walk_spares(&self, class: Class, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
+    pub(crate) fn walk_spares(&self, class: Class, magazines: &Magazines, mut visit: impl FnMut(&Magazine)) {
         // ORDERING: Acquire pairs with the Release of `put_spare`.
         let chain = Chain::from_bits(self.bins[class].spares.load(Ordering::Acquire));
         let mut at = chain.first;
@@ -132,9 +132,10 @@ impl ThreadCache {
     }
 
     /// An empty magazine: one of the thread's few, else one from the slab.
-    pub(crate) fn take_empty<'a>(&self, magazines: &'a Slab<Magazine>) -> Option<&'a Magazine> {
+    #[inline(always)]
+    pub(crate) fn take_empty<'a>(&self, magazines: &'a Magazines) -> Option<&'a Magazine> {
         match self.empties.load(Ordering::Relaxed) {
-            NONE => magazines.take(),
+            NONE => magazines.take_near(self.home() as usize),
             index => {
                 let magazine = magazines.get(index);
                 self.empties.store(magazine.link().load(Ordering::Relaxed), Ordering::Relaxed);
@@ -146,10 +147,11 @@ impl ThreadCache {
     }
 
     /// Keeps an empty magazine, or returns it to the slab.
-    pub(crate) fn put_empty(&self, magazines: &Slab<Magazine>, magazine: &Magazine) {
+    #[inline(always)]
+    pub(crate) fn put_empty(&self, magazines: &Magazines, magazine: &Magazine) {
         let count = self.empty_count.load(Ordering::Relaxed);
         if count >= EMPTIES {
-            return magazines.give(magazine.index());
+            return magazines.give_near(self.home() as usize, magazine.index());
         }
         // ORDERING: Release, as in `put_spare`: a walk of spares may stand at this magazine still.
         let link = if planted(Fault::LinkRelaxed) { Ordering::Relaxed } else { Ordering::Release };
@@ -159,10 +161,10 @@ impl ThreadCache {
     }
 
     /// Returns all empty magazines to the slab.
-    pub(crate) fn give_empties(&self, magazines: &Slab<Magazine>) {
+    pub(crate) fn give_empties(&self, magazines: &Magazines) {
         while self.empties.load(Ordering::Relaxed) != NONE {
             if let Some(magazine) = self.take_empty(magazines) {
-                magazines.give(magazine.index());
+                magazines.give_near(self.home() as usize, magazine.index());
             }
         }
         // An owner that vanished between chain and count left them apart.
@@ -170,7 +172,7 @@ impl ThreadCache {
     }
 
     /// Calls `visit` for each empty magazine, while no other thread uses the cache.
-    pub(crate) fn walk_empties(&self, magazines: &Slab<Magazine>, mut visit: impl FnMut(&Magazine)) {
+    pub(crate) fn walk_empties(&self, magazines: &Magazines, mut visit: impl FnMut(&Magazine)) {
         let mut at = self.empties.load(Ordering::Relaxed);
         let mut count = 0;
         while at != NONE && count <= EMPTIES {

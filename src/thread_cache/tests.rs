@@ -3,7 +3,7 @@
 use super::{Owner, ThreadCache};
 use crate::config::{CACHE_BYTES, EMPTIES, FIRST_CARVE, LINE, SPARES};
 use crate::os::fake::System;
-use crate::pool::{Magazine, Portion};
+use crate::pool::{Magazine, Magazines, Portion};
 use crate::size_class::{CLASSES, Class, INFO, at_place, place_of};
 use crate::slab::{Node, Slab};
 use crate::tagged::Index;
@@ -28,7 +28,7 @@ struct Bin {
 }
 
 struct World {
-    magazines: Slab<Magazine>,
+    magazines: Magazines,
     cache: Box<ThreadCache>,
     bins: Vec<Bin>,
     empties: Vec<Index>,
@@ -45,7 +45,7 @@ impl World {
         cache.name(1);
         cache.join(7);
         Self {
-            magazines: Slab::new(),
+            magazines: Magazines::new(),
             cache,
             bins: (0..CLASSES).map(|_| Bin::default()).collect(),
             empties: Vec::new(),
