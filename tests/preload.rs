@@ -129,7 +129,8 @@ fn in_a_sandbox_that_refuses() {
     in_modes("sandbox");
 }
 
-/// A program may take over the family and the clock, as do libraries that count what is allocated, or fake the time.
+/// A program may take over the family, the clock and what tells the processor, as do libraries that count what is allocated, or fake
+/// the time or the machine.
 #[test]
 fn behind_a_program_that_puts_itself_between() {
     scenario("wrapped", &[], &[]);

@@ -17,9 +17,12 @@ const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 #[repr(C)]
 struct Kept {
     page_size: AtomicUsize,
-    /// The kernel's function that tells the time; zero before it has been looked for, [`NO_CLOCK`] if there is none.
+    /// The kernel's function that tells the time; zero before it has been looked for, [`NONE_THERE`] if there is none.
     #[cfg(feature = "malloc")]
     clock: AtomicUsize,
+    /// The same of the one that tells the processor.
+    #[cfg(feature = "malloc")]
+    processor: AtomicUsize,
     stock: Stock,
     nursery: Nursery,
 }
@@ -28,6 +31,8 @@ static KEPT: Kept = Kept {
     page_size: AtomicUsize::new(0),
     #[cfg(feature = "malloc")]
     clock: AtomicUsize::new(0),
+    #[cfg(feature = "malloc")]
+    processor: AtomicUsize::new(0),
     stock: Stock::new(),
     nursery: Nursery::new(),
 };
@@ -245,11 +250,30 @@ fn switches() -> i64 {
     }
 }
 
-/// The processor on which the calling thread is, or was a moment ago: no system call where the C library or the `vdso` has it, as on
+/// The processor on which the calling thread is, or was a moment ago: no system call where the C library or the vDSO has it, as on
 /// x86-64. Zero where the system does not say.
+#[cfg(not(feature = "malloc"))]
 pub(crate) fn processor() -> u32 {
     // SAFETY: without arguments.
     quietly(|| unsafe { libc::sched_getcpu() }).try_into().unwrap_or(0)
+}
+
+/// The same by the vDSO: libc's `sched_getcpu` may be another library's. Zero without one: it is not worth a system call.
+#[cfg(feature = "malloc")]
+pub(crate) fn processor() -> u32 {
+    type Tell = unsafe extern "C" fn(*mut u32, *mut u32, *mut c_void) -> libc::c_long;
+    let tell = match found(&KEPT.processor, b"__vdso_getcpu\0") {
+        NONE_THERE => return 0,
+        tell => core::ptr::with_exposed_provenance::<c_void>(tell),
+    };
+    let mut processor = 0;
+    // SAFETY: the vDSO's function of this name is of this type, and writes where it is given a place.
+    match unsafe {
+        core::mem::transmute::<*const c_void, Tell>(tell)(&mut processor, core::ptr::null_mut(), core::ptr::null_mut())
+    } {
+        0 => processor,
+        _ => 0,
+    }
 }
 
 /// Milliseconds of a monotonic clock, a few milliseconds coarse; a `vdso` call, no system call.
@@ -290,7 +314,7 @@ use libc::clock_gettime as tell;
 
 /// Of [`Kept::clock`].
 #[cfg(feature = "malloc")]
-const NO_CLOCK: usize = 1;
+const NONE_THERE: usize = 1;
 
 /// As libc's `clock_gettime`, which may be another library's: see [`vdso`](super::vdso).
 ///
@@ -299,33 +323,38 @@ const NO_CLOCK: usize = 1;
 #[cfg(feature = "malloc")]
 unsafe fn tell(id: libc::clockid_t, now: *mut libc::timespec) -> i32 {
     type Tell = unsafe extern "C" fn(libc::clockid_t, *mut libc::timespec) -> i32;
-    // Relaxed: whoever looks for it finds the same function.
-    let clock = match KEPT.clock.load(Ordering::Relaxed) {
-        0 => find_clock(),
-        clock => clock,
-    };
     // SAFETY: the caller's; the vDSO's function of this name is of this type.
     unsafe {
-        match clock {
-            NO_CLOCK => libc::syscall(libc::SYS_clock_gettime, id, now) as i32,
+        match found(&KEPT.clock, b"__vdso_clock_gettime\0") {
+            NONE_THERE => libc::syscall(libc::SYS_clock_gettime, id, now) as i32,
             clock => core::mem::transmute::<*const c_void, Tell>(core::ptr::with_exposed_provenance(clock))(id, now),
         }
     }
 }
 
+/// The address of a function of the vDSO, which is looked for once.
+#[cfg(feature = "malloc")]
+fn found(kept: &AtomicUsize, name: &[u8]) -> usize {
+    // Relaxed: whoever looks for it finds the same function.
+    match kept.load(Ordering::Relaxed) {
+        0 => find(kept, name),
+        at => at,
+    }
+}
+
 #[cfg(feature = "malloc")]
 #[cold]
-fn find_clock() -> usize {
+fn find(kept: &AtomicUsize, name: &[u8]) -> usize {
     // SAFETY: at the image's address lies the image.
     let found = unsafe {
         match quietly(|| libc::getauxval(libc::AT_SYSINFO_EHDR)) as usize {
             0 => None,
-            image => super::vdso::find(image, b"__vdso_clock_gettime\0"),
+            image => super::vdso::find(image, name),
         }
     };
-    let clock = found.unwrap_or(NO_CLOCK);
-    KEPT.clock.store(clock, Ordering::Relaxed);
-    clock
+    let at = found.unwrap_or(NONE_THERE);
+    kept.store(at, Ordering::Relaxed);
+    at
 }
 
 /// The calling thread's number, unique among the living threads of the system.

@@ -1,8 +1,8 @@
 //! What the kernel maps into each process for calls that need no change of mode: the vDSO, a small shared library.
 //!
-//! libc's `clock_gettime` calls it, but a program's calls of libc may be somebody else's: a library that fakes the time puts
-//! itself in between, and allocates at its first call, which comes from within an allocation. So a process's `malloc` asks for
-//! the function itself, by the vDSO's own table of names (`vdso(7)`, and the kernel's `Documentation/vDSO/parse_vdso.c`).
+//! libc's `clock_gettime` and `sched_getcpu` call it, but a program's calls of libc may be somebody else's: a library that fakes the
+//! time puts itself in between, and allocates at its first call, which comes from within an allocation. So a process's `malloc` asks
+//! for the functions themselves, by the vDSO's own table of names (`vdso(7)`, and the kernel's `Documentation/vDSO/parse_vdso.c`).
 //!
 //! Nothing is kept here. The image is the kernel's: it is read, and never changes.
 
@@ -80,6 +80,30 @@ const SYMBOL: usize = 24;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_processor_is_told() {
+        // SAFETY: asks for a number.
+        let image = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) } as usize;
+        if image == 0 {
+            std::println!("no vDSO here");
+            return;
+        }
+        // SAFETY: what the kernel says.
+        let found = unsafe { find(image, b"__vdso_getcpu\0") }.unwrap();
+        // SAFETY: the function of that name is of this type.
+        let tell = unsafe {
+            core::mem::transmute::<*const (), unsafe extern "C" fn(*mut u32, *mut u32, *mut ()) -> libc::c_long>(
+                with_exposed_provenance(found),
+            )
+        };
+        let (mut processor, none) = (u32::MAX, core::ptr::null_mut());
+        // SAFETY: `processor` is ours to write.
+        assert_eq!(unsafe { tell(&mut processor, none, core::ptr::null_mut()) }, 0);
+        // SAFETY: asks for a number.
+        let processors = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) };
+        assert!(i64::from(processor) < processors, "{processor} of {processors}");
+    }
 
     #[test]
     fn the_clock_is_there_and_goes_as_libcs() {

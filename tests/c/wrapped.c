@@ -1,6 +1,6 @@
 /* A program that puts itself between: its malloc and free have a header before each allocation, as what counts allocations
- * has, and its clock allocates, as a library that fakes the time does. The allocator asks another clock, and leaves to no
- * function of its own what the program's must see. */
+ * has, and its clock allocates, as a library that fakes the time does, and so does what tells the processor. The allocator asks
+ * neither, and leaves to no function of its own what the program's must see. */
 #include "check.h"
 #include <time.h>
 
@@ -52,6 +52,13 @@ int clock_gettime(clockid_t clock, struct timespec *now)
     free(hidden(malloc(unknown(1000))));
     now->tv_sec = now->tv_nsec = 0;
     return 0;
+}
+
+int sched_getcpu(void)
+{
+    asked++;
+    free(hidden(malloc(unknown(1000))));
+    return 1;
 }
 
 int main(void)
