@@ -29,7 +29,8 @@ pub(super) struct Full {
     refills: AtomicU32,
     /// Magazines that it served since the last tick, and half of what this was then.
     served: AtomicU32,
-    /// How often the bounds of the pool are halved for this part of it.
+    /// One more than how often the bounds of the pool are halved for this part of it; zero if nobody came or asked in the last
+    /// period.
     halvings: AtomicU32,
     /// Whether far more came than went.
     burst: AtomicU32,
@@ -80,11 +81,18 @@ impl Full {
         Some(magazine)
     }
 
-    /// Puts a magazine that the caller owns on top, if there are not enough: O(1).
+    /// Puts a magazine that the caller owns on top, if there are not enough: O(1). Of how many shards this is one, is asked where the
+    /// last period does not tell.
     #[inline(always)]
-    pub(super) fn drain(&self, info: &ClassInfo, magazines: &Magazines, magazine: &Magazine) -> bool {
+    pub(super) fn drain(
+        &self,
+        info: &ClassInfo,
+        of: impl FnOnce() -> u32,
+        magazines: &Magazines,
+        magazine: &Magazine,
+    ) -> bool {
         count(&self.drains);
-        let bound = self.bound(info);
+        let bound = self.bound(info, of);
         let mut told = false;
         self.stack.push_if(magazine.link(), magazine.index(), |top| {
             let below = height(magazines, top);
@@ -98,11 +106,14 @@ impl Full {
 
     /// How many there may be.
     #[inline]
-    pub(super) fn bound(&self, info: &ClassInfo) -> u32 {
+    pub(super) fn bound(&self, info: &ClassInfo, of: impl FnOnce() -> u32) -> u32 {
         if self.in_burst() {
             return 1;
         }
-        let halvings = self.halvings.load(Ordering::Relaxed);
+        let halvings = match self.halvings.load(Ordering::Relaxed) {
+            0 => halvings(of()),
+            more => more - 1,
+        };
         let share = |magazines: u32| (magazines >> halvings).max(1);
         share(info.pooled).saturating_add(2 * self.served.load(Ordering::Relaxed)).min(share(info.deep))
     }
@@ -112,9 +123,9 @@ impl Full {
         self.burst.load(Ordering::Relaxed) != 0
     }
 
-    /// Says how many shards share what the pool may hold.
+    /// Says how many shards share what the pool may hold, this one among them; zero if it does not, since nobody came there.
     pub(super) fn share_among(&self, shards: u32) {
-        set(&self.halvings, shards.next_power_of_two().ilog2());
+        set(&self.halvings, if shards == 0 { 0 } else { 1 + halvings(shards) });
     }
 
     /// Ends a period: sets whether the next begins in a burst, and of the magazines that were not needed in this one, half to
@@ -165,6 +176,11 @@ impl Full {
         });
         ends && right && expected == 0
     }
+}
+
+/// How often what is shared by so many is halved for each.
+fn halvings(shards: u32) -> u32 {
+    shards.next_power_of_two().trailing_zeros()
 }
 
 /// Most stacks rest: what does not change is not written, and the memory of those that were never used not touched.

@@ -9,8 +9,10 @@
 //! A home is where a thread was a moment ago: each stack takes any number of threads, so nothing depends on it. Which shards
 //! there may be anything in is known by bits that are set for good: a program that has run on one processor looks at one shard.
 //!
-//! The bounds of a pool are shared by as many shards as were used in the last period, by a tick: a thread that moves about does
-//! not lessen what it may keep.
+//! The bounds of a pool are shared by as many shards as were used in the last period, by a tick: a thread that moves now and then
+//! does not lessen what it may keep. One that was not used then, and may be by the next tick, has no more than its part among all
+//! that are known, or a burst that many processors free at once would be kept by each as if it were alone. So a pool holds at most
+//! twice its bounds, and what those hold still that are used no more, which goes by halves.
 //!
 //! Invariant: a shard that is not yet known holds nothing, and that of each stack ([`full`](super::full)).
 
@@ -67,6 +69,12 @@ impl Shards {
         self.known.load(Ordering::Relaxed) | 1
     }
 
+    /// How many there are that are known.
+    #[inline]
+    fn count(&self) -> u32 {
+        self.known.load(Ordering::Relaxed).count_ones()
+    }
+
     #[inline]
     fn full(&self, class: Class, shard: u32) -> &Full {
         &self.shards[shard as usize % SHARDS].0[class]
@@ -107,13 +115,13 @@ impl Shards {
     /// Puts a magazine that the caller owns among the full ones of its home, if there are not enough there: O(1), one exchange.
     #[inline(always)]
     pub(crate) fn drain(&self, class: Class, home: u32, magazines: &Magazines, magazine: &Magazine) -> bool {
-        self.full(class, home).drain(&INFO[class], magazines, magazine)
+        self.full(class, home).drain(&INFO[class], || self.count(), magazines, magazine)
     }
 
     /// How many magazines a shard may hold of a class.
     #[cfg(test)]
     pub(super) fn bound(&self, class: Class, home: u32) -> u32 {
-        self.full(class, home).bound(&INFO[class])
+        self.full(class, home).bound(&INFO[class], || self.count())
     }
 
     /// Whether more comes into a shard than is needed: then thread caches there keep no spares of the class.
@@ -134,8 +142,10 @@ impl Shards {
 
     /// Ends a period for a class.
     pub(crate) fn tick(&self, class: Class, magazines: &Magazines) {
-        let used = self.all(class).filter(|full| full.tick(magazines)).count();
-        self.all(class).for_each(|full| full.share_among(used.max(1) as u32));
+        let known = self.known();
+        let each = || (0..SHARDS as u32).filter(|shard| known >> shard & 1 == 1);
+        let used = each().fold(0u32, |used, shard| used | (self.full(class, shard).tick(magazines) as u32) << shard);
+        each().for_each(|shard| self.full(class, shard).share_among((used >> shard & 1) * used.count_ones()));
     }
 
     /// Full magazines of a class. While others come and go, a moment's picture.

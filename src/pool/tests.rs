@@ -180,7 +180,7 @@ fn one_magazine_fits_whatever_the_class() {
     let full = Full::new();
     full.share_among(SHARDS as u32);
     for info in INFO {
-        assert!(full.bound(&info) >= 1 && info.magazine_bytes() <= POOL_BYTES);
+        assert!(full.bound(&info, || 1) >= 1 && info.magazine_bytes() <= POOL_BYTES);
     }
 }
 
@@ -200,23 +200,52 @@ fn a_processor_is_served_what_it_drained() {
     assert_eq!(served, [Some(last), Some(own), Some(near), Some(low), Some(far), None]);
 }
 
-/// Those shards share a pool's bounds that were used between the last two ticks.
+/// Those shards share a pool's bounds that were used between the last two ticks; of the others each has its part among all that are
+/// known.
 #[test]
 fn what_is_used_shares_the_bounds() {
     let world = World::new(48);
     let bound = POOL_BYTES / world.info().magazine_bytes();
+    let now = || [0, 1, 2, 9].map(|home| world.shards.bound(world.class, home) as usize);
     let bounds = |used: &[u32]| {
         for processor in used {
             assert!(world.drain(world.shards.home(*processor), world.magazines.take().unwrap()));
         }
         world.shards.tick(world.class, &world.magazines);
-        [0, 1, 2, 9].map(|home| world.shards.bound(world.class, home) as usize)
+        now()
     };
+    assert_eq!(now(), [bound; 4], "nobody has been there");
     assert_eq!(bounds(&[0]), [bound; 4]);
-    assert_eq!(bounds(&[0, 1]), [bound / 2, bound / 2, bound, bound]);
+    assert_eq!(bounds(&[0, 1]), [bound / 2; 4]);
+    assert_eq!(bounds(&[1]), [bound / 2, bound, bound / 2, bound / 2]);
     assert_eq!(bounds(&[1, 2, 9]), [bound / 4; 4]);
-    assert_eq!(bounds(&[2]), [bound; 4], "one has all again");
-    assert_eq!(bounds(&[]), [bound; 4]);
+    assert_eq!(bounds(&[2]), [bound / 4, bound / 4, bound, bound / 4], "one has all again");
+    assert_eq!(bounds(&[]), [bound / 4; 4]);
+}
+
+/// All shards are filled at once, of which one alone was used before: they hold twice the bound at most, and half as soon as it is
+/// known how many they are.
+#[test]
+fn many_that_come_at_once_have_twice_the_bound_at_most() {
+    let world = World::new(4096);
+    let bound = POOL_BYTES / world.info().magazine_bytes();
+    let fill = || {
+        for processor in (0..SHARDS as u32).rev() {
+            let home = world.shards.home(processor);
+            while world.drain(home, world.magazines.take().unwrap()) {}
+        }
+        world.depth() as usize
+    };
+    assert!(world.drain(world.shards.home(0), world.magazines.take().unwrap()));
+    (1..SHARDS as u32).for_each(|processor| assert_eq!(world.shards.home(processor), processor));
+    world.shards.tick(world.class, &world.magazines);
+    assert_eq!(fill(), bound + (SHARDS - 1) * bound / SHARDS);
+    while world.shards.take(world.class, &world.magazines).is_some() {}
+    // Asked for as well, so that it is no burst.
+    (0..SHARDS as u32).for_each(|home| (0..bound).for_each(|_| assert!(world.refill(home).is_none())));
+    world.shards.tick(world.class, &world.magazines);
+    assert_eq!(fill(), bound);
+    while world.shards.take(world.class, &world.magazines).is_some() {}
 }
 
 /// Many more drains than refills make a burst, in which the pool keeps one magazine; a quiet period ends it.
