@@ -143,6 +143,11 @@ impl Full {
         drains > 0 || refills > 0
     }
 
+    /// Whether there are magazines to return before the next tick.
+    pub(super) fn owes(&self) -> bool {
+        self.surplus.load(Ordering::Relaxed) > 0
+    }
+
     /// Takes a magazine that is to return to its spans before the next tick, if one is.
     pub(super) fn take_surplus<'a>(&self, magazines: &'a Magazines) -> Option<&'a Magazine> {
         let surplus = self.surplus.load(Ordering::Relaxed);
@@ -184,7 +189,7 @@ fn halvings(shards: u32) -> u32 {
 }
 
 /// Most stacks rest: what does not change is not written, and the memory of those that were never used not touched.
-fn set(word: &AtomicU32, value: u32) {
+pub(super) fn set(word: &AtomicU32, value: u32) {
     if word.load(Ordering::Relaxed) != value {
         word.store(value, Ordering::Relaxed);
     }

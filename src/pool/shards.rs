@@ -16,7 +16,7 @@
 //!
 //! Invariant: a shard that is not yet known holds nothing, and that of each stack ([`full`](super::full)).
 
-use super::full::Full;
+use super::full::{Full, set};
 use super::{Magazine, Magazines};
 use crate::config::SHARDS;
 use crate::size_class::{CLASSES, Class, INFO};
@@ -27,6 +27,9 @@ use crate::sync::{AtomicU32, Fault, Ordering, planted};
 pub(crate) struct Shards {
     /// Those that are known: a bit each.
     known: AtomicU32,
+    /// Of each class, those that have magazines to return before the next tick: a bit each. A hint, so that each look at the clock
+    /// need not visit all stacks, whose lines others write.
+    owing: [AtomicU32; CLASSES],
     shards: [Shard; SHARDS],
 }
 
@@ -38,7 +41,7 @@ struct Shard([Full; CLASSES]);
 impl Shards {
     const_fn! {
         pub(crate) const fn new() -> Self {
-            Self { known: AtomicU32::new(0), shards: array_of![Shard(array_of![Full::new(); CLASSES]); SHARDS] }
+            Self { known: AtomicU32::new(0), owing: array_of![AtomicU32::new(0); CLASSES], shards: array_of![Shard(array_of![Full::new(); CLASSES]); SHARDS] }
         }
     }
 
@@ -137,7 +140,20 @@ impl Shards {
 
     /// Takes a full magazine that is to return to its spans before the next tick, if one is.
     pub(crate) fn take_surplus<'a>(&self, class: Class, magazines: &'a Magazines) -> Option<&'a Magazine> {
-        self.all(class).find_map(|full| full.take_surplus(magazines))
+        let owing = &self.owing[class];
+        loop {
+            // Relaxed: it steers. A bit that is cleared as a tick sets it is set by the next.
+            let all = owing.load(Ordering::Relaxed);
+            if all == 0 {
+                return None;
+            }
+            let shard = all.trailing_zeros();
+            let magazine = self.full(class, shard).take_surplus(magazines);
+            if magazine.is_some() {
+                return magazine;
+            }
+            owing.fetch_and(!(1 << shard), Ordering::Relaxed);
+        }
     }
 
     /// Ends a period for a class.
@@ -146,6 +162,8 @@ impl Shards {
         let each = || (0..SHARDS as u32).filter(|shard| known >> shard & 1 == 1);
         let used = each().fold(0u32, |used, shard| used | (self.full(class, shard).tick(magazines) as u32) << shard);
         each().for_each(|shard| self.full(class, shard).share_among((used >> shard & 1) * used.count_ones()));
+        let owes = |shard: &u32| self.full(class, *shard).owes();
+        set(&self.owing[class], each().filter(owes).fold(0, |owing, shard| owing | 1 << shard));
     }
 
     /// Full magazines of a class. While others come and go, a moment's picture.
