@@ -81,18 +81,18 @@ impl Full {
         Some(magazine)
     }
 
-    /// Puts a magazine that the caller owns on top, if there are not enough: O(1). Of how many shards this is one, is asked where the
+    /// Puts a magazine that the caller owns on top, if there are not enough: O(1). How often bounds are halved is asked where the
     /// last period does not tell.
     #[inline(always)]
     pub(super) fn drain(
         &self,
         info: &ClassInfo,
-        of: impl FnOnce() -> u32,
+        otherwise: impl FnOnce() -> u32,
         magazines: &Magazines,
         magazine: &Magazine,
     ) -> bool {
         count(&self.drains);
-        let bound = self.bound(info, of);
+        let bound = self.bound(info, otherwise);
         let mut told = false;
         self.stack.push_if(magazine.link(), magazine.index(), |top| {
             let below = height(magazines, top);
@@ -106,12 +106,12 @@ impl Full {
 
     /// How many there may be.
     #[inline]
-    pub(super) fn bound(&self, info: &ClassInfo, of: impl FnOnce() -> u32) -> u32 {
+    pub(super) fn bound(&self, info: &ClassInfo, otherwise: impl FnOnce() -> u32) -> u32 {
         if self.in_burst() {
             return 1;
         }
         let halvings = match self.halvings.load(Ordering::Relaxed) {
-            0 => halvings(of()),
+            0 => otherwise(),
             more => more - 1,
         };
         let share = |magazines: u32| (magazines >> halvings).max(1);
@@ -184,7 +184,7 @@ impl Full {
 }
 
 /// How often what is shared by so many is halved for each.
-fn halvings(shards: u32) -> u32 {
+pub(super) fn halvings(shards: u32) -> u32 {
     shards.next_power_of_two().trailing_zeros()
 }
 

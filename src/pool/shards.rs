@@ -16,7 +16,7 @@
 //!
 //! Invariant: a shard that is not yet known holds nothing, and that of each stack ([`full`](super::full)).
 
-use super::full::{Full, set};
+use super::full::{Full, halvings, set};
 use super::{Magazine, Magazines};
 use crate::config::SHARDS;
 use crate::size_class::{CLASSES, Class, INFO};
@@ -27,6 +27,8 @@ use crate::sync::{AtomicU32, Fault, Ordering, planted};
 pub(crate) struct Shards {
     /// Those that are known: a bit each.
     known: AtomicU32,
+    /// How often a pool's bounds are halved where all that are known share them.
+    halvings: AtomicU32,
     /// Of each class, those that have magazines to return before the next tick: a bit each. A hint, so that each look at the clock
     /// need not visit all stacks, whose lines others write.
     owing: [AtomicU32; CLASSES],
@@ -41,7 +43,12 @@ struct Shard([Full; CLASSES]);
 impl Shards {
     const_fn! {
         pub(crate) const fn new() -> Self {
-            Self { known: AtomicU32::new(0), owing: array_of![AtomicU32::new(0); CLASSES], shards: array_of![Shard(array_of![Full::new(); CLASSES]); SHARDS] }
+            Self {
+                known: AtomicU32::new(0),
+                halvings: AtomicU32::new(0),
+                owing: array_of![AtomicU32::new(0); CLASSES],
+                shards: array_of![Shard(array_of![Full::new(); CLASSES]); SHARDS],
+            }
         }
     }
 
@@ -63,7 +70,8 @@ impl Shards {
         }
         // Relaxed: a thread that does not know a shard yet takes what it needs elsewhere. Whoever looks at all of them comes after
         // all that there was.
-        self.known.fetch_or(1 << home, Ordering::Relaxed);
+        let known = self.known.fetch_or(1 << home, Ordering::Relaxed) | 1 << home;
+        self.halvings.fetch_max(halvings(known.count_ones()), Ordering::Relaxed);
     }
 
     /// The shards that may hold anything: a bit each. The first is everybody's who has not asked.
@@ -72,10 +80,10 @@ impl Shards {
         self.known.load(Ordering::Relaxed) | 1
     }
 
-    /// How many there are that are known.
+    /// See the field.
     #[inline]
-    fn count(&self) -> u32 {
-        self.known.load(Ordering::Relaxed).count_ones()
+    fn halvings(&self) -> u32 {
+        self.halvings.load(Ordering::Relaxed)
     }
 
     #[inline]
@@ -118,13 +126,13 @@ impl Shards {
     /// Puts a magazine that the caller owns among the full ones of its home, if there are not enough there: O(1), one exchange.
     #[inline(always)]
     pub(crate) fn drain(&self, class: Class, home: u32, magazines: &Magazines, magazine: &Magazine) -> bool {
-        self.full(class, home).drain(&INFO[class], || self.count(), magazines, magazine)
+        self.full(class, home).drain(&INFO[class], || self.halvings(), magazines, magazine)
     }
 
     /// How many magazines a shard may hold of a class.
     #[cfg(test)]
     pub(super) fn bound(&self, class: Class, home: u32) -> u32 {
-        self.full(class, home).bound(&INFO[class], || self.count())
+        self.full(class, home).bound(&INFO[class], || self.halvings())
     }
 
     /// Whether more comes into a shard than is needed: then thread caches there keep no spares of the class.

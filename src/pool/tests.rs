@@ -180,7 +180,7 @@ fn one_magazine_fits_whatever_the_class() {
     let full = Full::new();
     full.share_among(SHARDS as u32);
     for info in INFO {
-        assert!(full.bound(&info, || 1) >= 1 && info.magazine_bytes() <= POOL_BYTES);
+        assert!(full.bound(&info, || 0) >= 1 && info.magazine_bytes() <= POOL_BYTES);
     }
 }
 
