@@ -82,12 +82,12 @@ impl Shards {
 
     /// See the field.
     #[inline]
-    fn halvings(&self) -> u32 {
+    pub(super) fn halvings(&self) -> u32 {
         self.halvings.load(Ordering::Relaxed)
     }
 
     #[inline]
-    fn full(&self, class: Class, shard: u32) -> &Full {
+    pub(super) fn full(&self, class: Class, shard: u32) -> &Full {
         &self.shards[shard as usize % SHARDS].0[class]
     }
 
@@ -127,12 +127,6 @@ impl Shards {
     #[inline(always)]
     pub(crate) fn drain(&self, class: Class, home: u32, magazines: &Magazines, magazine: &Magazine) -> bool {
         self.full(class, home).drain(&INFO[class], || self.halvings(), magazines, magazine)
-    }
-
-    /// How many magazines a shard may hold of a class.
-    #[cfg(test)]
-    pub(super) fn bound(&self, class: Class, home: u32) -> u32 {
-        self.full(class, home).bound(&INFO[class], || self.halvings())
     }
 
     /// Whether more comes into a shard than is needed: then thread caches there keep no spares of the class.

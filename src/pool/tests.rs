@@ -114,6 +114,13 @@ impl World {
     }
 }
 
+impl Shards {
+    /// How many magazines a shard may hold of a class.
+    fn bound(&self, class: Class, home: u32) -> u32 {
+        self.full(class, home).bound(&INFO[class], || self.halvings())
+    }
+}
+
 /// For tests of the heap: steps that are parts of what a pool does.
 impl Pool {
     /// Takes a node off the stack of listed spans, and does not look at it.
