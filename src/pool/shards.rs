@@ -11,8 +11,8 @@
 //!
 //! The bounds of a pool are shared by as many shards as were used in the last period, by a tick: a thread that moves now and then
 //! does not lessen what it may keep. One that was not used then, and may be by the next tick, has no more than its part among all
-//! that are known, or a burst that many processors free at once would be kept by each as if it were alone. So a pool holds at most
-//! twice its bounds, and what those hold still that are used no more, which goes by halves.
+//! that are known, or each of many processors that free at once would keep as much as if it were alone. So a pool holds at most
+//! twice its bounds, once its shards are known, beside what those still hold that are used no more: of that, each tick returns half.
 //!
 //! Invariant: a shard that is not yet known holds nothing, and that of each stack ([`full`](super::full)).
 
