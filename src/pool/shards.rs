@@ -7,7 +7,8 @@
 //! (tcmalloc's transfer caches are sharded by cache domain in the same way.)
 //!
 //! A home is where a thread was a moment ago: each stack takes any number of threads, so nothing depends on it. Which shards
-//! there may be anything in is known by bits that are set for good: a program that has run on one processor looks at one shard.
+//! there may be anything in is known by bits that are set for good: a program that has run on one processor looks at its shard and
+//! the first.
 //!
 //! The bounds of a pool are shared by as many shards as were used in the last period, by a tick: a thread that moves now and then
 //! does not lessen what it may keep. One that was not used then, and may be by the next tick, has no more than its part among all
