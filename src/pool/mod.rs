@@ -115,6 +115,7 @@ impl Pool {
         chunks.iter().for_each(|chunk| spans.page_map.prefetch(*chunk));
         chunks.sort_unstable();
         let info = &INFO[class];
+        chunks.iter().for_each(|chunk| spans.prefetch(*chunk, class));
         let mut at = 0;
         while at < chunks.len() {
             let span = spans.owner(chunks[at], class);
