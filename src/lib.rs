@@ -41,7 +41,7 @@
 //! | chunk | one allocation of a pooled size |
 //! | size class | one of the sizes to which requests are rounded up |
 //! | magazine | a fixed array of addresses of free chunks of one class; each thread has one loaded for each class |
-//! | pool | one a class, for all threads: passes whole magazines between them |
+//! | pool | one a class, for all threads: passes whole magazines between them, those of each processor there first: a *shard* of the pools |
 //! | span | a run of pages cut into chunks of one class, with a bitmap of the free ones outside of it |
 //! | arena | a large reservation of address space, and the bitmaps that account for its pages of 64 KiB |
 //! | page map | from an address to its span or larger allocation |
