@@ -5,7 +5,7 @@ mod common;
 
 use common::block::{give, take};
 use common::child::Scenario;
-use common::thread::{Gate, light_activity};
+use common::thread::{idle_while, light_activity};
 use common::{KIB, LARGEST_CLASS, MIB, law};
 use std::sync::Barrier;
 use std::time::Duration;
@@ -54,26 +54,13 @@ fn cached_by_others() -> usize {
 /// `count` threads touch all classes, then do `last`, and then stay idle while `look` looks.
 fn with_idle(count: usize, last: fn(), look: impl FnOnce(usize)) {
     let before = cached_by_others();
-    let (touched, idle, end) = (Barrier::new(count), Barrier::new(count + 1), Gate::new());
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..count)
-            .map(|_| {
-                scope.spawn(|| {
-                    touch_all_classes();
-                    touched.wait();
-                    last();
-                    idle.wait();
-                    end.wait();
-                })
-            })
-            .collect();
-        idle.wait();
-        look(before);
-        end.open();
-        for thread in threads {
-            thread.join().expect("its work");
-        }
-    });
+    let touched = Barrier::new(count);
+    let body = || {
+        touch_all_classes();
+        touched.wait();
+        last();
+    };
+    idle_while(vec![body; count], || look(before));
 }
 
 #[test]

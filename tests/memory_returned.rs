@@ -7,9 +7,8 @@ use common::block::{give, take};
 use common::child::Scenario;
 use common::random::Random;
 use common::table::Table;
-use common::thread::{Gate, light_activity};
+use common::thread::{idle_while, light_activity};
 use common::{GIB, KIB, MIB, kernel, law, scaled};
-use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 /// Bytes of chunks at the peak; less where nothing is optimised and it is the second time.
@@ -126,27 +125,15 @@ fn all_freed(total: usize, sizes: Sizes, freers: usize, then: Then) {
     } else {
         let parts: Vec<Table<u64>> = table[..len].chunks(len.div_ceil(freers)).map(Table::copy).collect();
         drop(table);
-        let (freed, end) = (Barrier::new(freers + 1), Gate::new());
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = parts
-                .into_iter()
-                .map(|part| {
-                    let (freed, end) = (&freed, &end);
-                    scope.spawn(move || {
-                        part.iter().copied().for_each(free);
-                        drop(part);
-                        freed.wait();
-                        end.wait();
-                    })
-                })
-                .collect();
-            freed.wait();
+        let body = |part: Table<u64>| {
+            move || {
+                part.iter().copied().for_each(free);
+                drop(part);
+            }
+        };
+        idle_while(parts.into_iter().map(body).collect(), || {
             settle(then);
             within_a_tenth(peak);
-            end.open();
-            for thread in threads {
-                thread.join().expect("chunks intact");
-            }
         });
     }
     law::holds();

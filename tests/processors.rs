@@ -7,7 +7,7 @@ use common::block::{Block, give, take};
 use common::child::Scenario;
 use common::random::Random;
 use common::table::Table;
-use common::thread::{Gate, light_activity, together};
+use common::thread::{idle_while, light_activity, together};
 use common::{KIB, MIB, kernel, law, scaled};
 use core::cell::Cell;
 use std::sync::Barrier;
@@ -73,30 +73,17 @@ fn freed_on(processors: &[u32], bytes: usize, size: usize, arrive: fn(u32), then
     let peak = kernel::resident() - Table::<u64>::bytes(table.len());
     let parts: Vec<_> = table.chunks(table.len().div_ceil(processors.len())).map(Table::copy).collect();
     drop(table);
-    let (begin, freed, end) = (Barrier::new(processors.len()), Barrier::new(processors.len() + 1), Gate::new());
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = parts
-            .into_iter()
-            .zip(processors)
-            .map(|(part, processor)| {
-                let (begin, freed, end) = (&begin, &freed, &end);
-                scope.spawn(move || {
-                    arrive(*processor);
-                    begin.wait();
-                    free_all(&part, size);
-                    drop(part);
-                    freed.wait();
-                    end.wait();
-                })
-            })
-            .collect();
-        freed.wait();
-        then(peak);
-        end.open();
-        for thread in threads {
-            thread.join().expect("its work");
+    let begin = Barrier::new(processors.len());
+    let body = |(part, processor): (Table<u64>, &u32)| {
+        let (begin, processor) = (&begin, *processor);
+        move || {
+            arrive(processor);
+            begin.wait();
+            free_all(&part, size);
+            drop(part);
         }
-    });
+    };
+    idle_while(parts.into_iter().zip(processors).map(body).collect(), || then(peak));
     law::holds();
 }
 

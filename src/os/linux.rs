@@ -312,7 +312,7 @@ fn time(id: libc::clockid_t) -> libc::timespec {
 #[cfg(not(feature = "malloc"))]
 use libc::clock_gettime as tell;
 
-/// Of [`Kept::clock`].
+/// Of [`Kept::clock`] and [`Kept::processor`].
 #[cfg(feature = "malloc")]
 const NONE_THERE: usize = 1;
 

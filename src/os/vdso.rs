@@ -81,14 +81,15 @@ const SYMBOL: usize = 24;
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_processor_is_told() {
+    fn image() -> Option<usize> {
         // SAFETY: asks for a number.
         let image = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) } as usize;
-        if image == 0 {
-            std::println!("no vDSO here");
-            return;
-        }
+        (image != 0).then_some(image)
+    }
+
+    #[test]
+    fn the_processor_is_told() {
+        let Some(image) = image() else { return std::println!("no vDSO here") };
         // SAFETY: what the kernel says.
         let found = unsafe { find(image, b"__vdso_getcpu\0") }.unwrap();
         // SAFETY: the function of that name is of this type.
@@ -110,12 +111,7 @@ mod tests {
 
     #[test]
     fn the_clock_is_there_and_goes_as_libcs() {
-        // SAFETY: asks for a number.
-        let image = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) } as usize;
-        if image == 0 {
-            std::println!("no vDSO here");
-            return;
-        }
+        let Some(image) = image() else { return std::println!("no vDSO here") };
         // SAFETY: what the kernel says.
         let found =
             unsafe { ["__vdso_clock_gettime\0", "__vdso_clock\0", "\u{1}\0"].map(|name| find(image, name.as_bytes())) };

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | loaded | the thread cache whose bin points into it; `count` is stale, the bin's `top` tells |
 //! | spare | the thread cache in whose chain it is; anyone may take the whole chain |
-//! | full | the pool in whose stack it is |
+//! | full | the shard in whose stack it is |
 //! | empty | the slab, or a thread's few |
 //! | in hand | the thread that took it from one of these and has not put it into another yet |
 //!

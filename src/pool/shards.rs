@@ -28,7 +28,7 @@ use crate::sync::{AtomicU32, Fault, Ordering, planted};
 pub(crate) struct Shards {
     /// Those that are known: a bit each.
     known: AtomicU32,
-    /// How often a pool's bounds are halved where all that are known share them.
+    /// How often a pool's bounds are halved where all that are known share them: kept, or each drain would count bits.
     halvings: AtomicU32,
     /// Of each class, those that have magazines to return before the next tick: a bit each. A hint, so that each look at the clock
     /// need not visit all stacks, whose lines others write.

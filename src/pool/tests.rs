@@ -191,8 +191,7 @@ fn one_magazine_fits_whatever_the_class() {
     }
 }
 
-/// Each processor has its own magazines back before another's, then those of its nearest neighbour; and shares the bound with all
-/// that are known.
+/// Each processor has its own magazines back before another's, then those of its nearest neighbour.
 #[test]
 fn a_processor_is_served_what_it_drained() {
     let world = World::new(48);

@@ -159,7 +159,7 @@ impl Spans {
             os::prefetch_write(node);
             let info = &INFO[class];
             if info.pages == 1 {
-                os::prefetch_write(node + size_of::<Span>() + info.index(chunk % PAGE) / 64 * 8);
+                os::prefetch_write(node + size_of::<Span>() + info.index(chunk % PAGE) / 64 * size_of::<u64>());
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::block::{give, take};
 use super::random::Random;
 use core::ffi::c_void;
-use std::sync::{Condvar, Mutex};
+use std::sync::{Barrier, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// A bare `pthread`: nothing in it allocates but its body.
@@ -73,6 +73,29 @@ impl Gate {
         let open = self.open.lock().expect("not poisoned");
         drop(self.opened.wait_while(open, |open| !*open).expect("not poisoned"));
     }
+}
+
+/// Runs all bodies at once; `look` looks when they are done, while their threads stay idle.
+pub fn idle_while<F: FnOnce() + Send>(bodies: Vec<F>, look: impl FnOnce()) {
+    let (done, end) = (Barrier::new(bodies.len() + 1), Gate::new());
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = bodies
+            .into_iter()
+            .map(|body| {
+                scope.spawn(|| {
+                    body();
+                    done.wait();
+                    end.wait();
+                })
+            })
+            .collect();
+        done.wait();
+        look();
+        end.open();
+        for thread in threads {
+            thread.join().expect("a thread's work");
+        }
+    });
 }
 
 /// Chunks of four magazines.
