@@ -244,10 +244,10 @@ pub(crate) fn is_slow_to_touch(at: usize, us: u64) -> bool {
 fn switches() -> i64 {
     let mut usage = core::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: `usage` has room for what the call writes; zeros are one, should it fail.
-    unsafe {
+    quietly(|| unsafe {
         libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
         usage.assume_init().ru_nivcsw
-    }
+    })
 }
 
 /// The processor on which the calling thread is, or was a moment ago: no system call where the C library or the vDSO has it, as on
@@ -326,7 +326,7 @@ unsafe fn tell(id: libc::clockid_t, now: *mut libc::timespec) -> i32 {
     // SAFETY: the caller's; the vDSO's function of this name is of this type.
     unsafe {
         match found(&KEPT.clock, b"__vdso_clock_gettime\0") {
-            NONE_THERE => libc::syscall(libc::SYS_clock_gettime, id, now) as i32,
+            NONE_THERE => quietly(|| libc::syscall(libc::SYS_clock_gettime, id, now) as i32),
             clock => core::mem::transmute::<*const c_void, Tell>(core::ptr::with_exposed_provenance(clock))(id, now),
         }
     }
@@ -360,13 +360,13 @@ fn find(kept: &AtomicUsize, name: &[u8]) -> usize {
 /// The calling thread's number, unique among the living threads of the system.
 pub(crate) fn thread_id() -> u32 {
     // SAFETY: no preconditions.
-    unsafe { libc::syscall(libc::SYS_gettid) as u32 }
+    quietly(|| unsafe { libc::syscall(libc::SYS_gettid) as u32 })
 }
 
 /// The number of the calling process.
 pub(crate) fn process_id() -> u32 {
     // SAFETY: no preconditions. A raw call: older C libraries remember the parent's in a child of `vfork`.
-    unsafe { libc::syscall(libc::SYS_getpid) as u32 }
+    quietly(|| unsafe { libc::syscall(libc::SYS_getpid) as u32 })
 }
 
 /// Whether the calling thread is the one with which its process began: after a `fork`, the thread that forked.
@@ -508,7 +508,7 @@ pub(crate) fn address_limit() -> Option<usize> {
     let limit_on = |what| {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: `limit` is ours to write.
-        let known = unsafe { libc::getrlimit(what, &mut limit) } == 0;
+        let known = quietly(|| unsafe { libc::getrlimit(what, &mut limit) }) == 0;
         (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as usize)
     };
     [limit_on(libc::RLIMIT_AS), limit_on(libc::RLIMIT_DATA)].into_iter().flatten().min()

@@ -1,5 +1,5 @@
-/* A sandbox that refuses madvise, mprotect and getrandom: all goes on, only less memory goes back. And errno: the refused
- * calls must not show. */
+/* A sandbox that refuses what an allocator may ask for besides memory, and lets it give none back: all goes on, only less memory
+ * goes back. And errno: the refused calls must not show. */
 #include "check.h"
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -12,9 +12,12 @@ static void refuse(void)
 {
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 3, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mprotect, 2, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getrandom, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 6, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mprotect, 5, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getrandom, 4, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getrusage, 3, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_prlimit64, 2, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_gettid, 1, 0),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
     };
@@ -28,6 +31,9 @@ static pthread_barrier_t refused;
 static void *thread(void *argument)
 {
     pthread_barrier_wait(&refused);
+    errno = 77;
+    free(hidden(malloc(1)));
+    CHECK(errno == 77);
     work((uintptr_t)argument, 20000, 400000);
     return NULL;
 }
