@@ -19,8 +19,8 @@ pub(crate) mod watch;
 pub(crate) use asked::fill;
 pub use asked::{check, check_memory, flush_thread, owns, set_log, set_thp, stats, trim, usable_size};
 pub use configured::WithMode;
-#[allow(unused_imports, reason = "only the C library calls it")]
-pub(crate) use configured::begin;
+#[allow(unused_imports, reason = "only the C library calls them")]
+pub(crate) use configured::{begin, configure_within_calloc};
 pub(crate) use configured::configure;
 pub(crate) use doors::{alloc_large, alloc_large_zeroed, alloc_missed, free_large, free_missed};
 pub(crate) use watch::{SAMPLER, is_sampling, start_sampling, stop_sampling};
@@ -48,8 +48,8 @@ pub(crate) static TRACKER: Tracker = Tracker::new();
 /// call misses and comes here.
 /// Each has the index of the thread's own cache.
 static FRONTS: Slab<ThreadCache> = Slab::new();
-/// The mode, whether anything was allocated before it was chosen, what is watched, whether slots may point to fronts, and whether
-/// the environment has been read: beside what each miss touches anyhow.
+/// The mode, whether anything was allocated before it was chosen, what is watched, whether slots may point to fronts, whether the
+/// environment has been read, and what it wishes for the program's end: beside what each miss touches anyhow.
 #[inline(always)]
 fn mode_word() -> &'static AtomicU32 {
     &HEAP.note
@@ -59,6 +59,7 @@ const LATE: u32 = 1 << 8;
 const SEALED: u32 = 1 << 11;
 const BEGUN: u32 = 1 << 13;
 const CONFIGURED: u32 = 1 << 14;
+const ENTERED: u32 = 1 << 15;
 
 /// The allocator, to be installed as the program's global allocator.
 ///
@@ -195,6 +196,10 @@ fn new_cache() -> Option<&'static ThreadCache> {
         return None;
     }
     configure();
+    // What was entered there for the program's end may have allocated, and then the thread has one.
+    if let Some(own) = living_cache() {
+        return Some(own);
+    }
     let cache = HEAP.join(wipe)?;
     // The slot first: the registration may allocate.
     if front_of(cache).is_some_and(|front| slot::set(front))

@@ -129,6 +129,30 @@ fn in_a_sandbox_that_refuses() {
     in_modes("sandbox");
 }
 
+/// libc's `atexit` allocates under its lock, perhaps first of all: what is wished for the program's end is entered when that is over.
+/// Or it allocates for what is entered there, in the middle of a thread's first allocation, and the thread has one cache all the same.
+#[test]
+fn where_the_first_to_allocate_enters_what_comes_last() {
+    for count in [30, 31, 32, 40] {
+        let (library, define) = (format!("libearly_exits_{count}.so"), format!("-DCOUNT={count}"));
+        let library = compile("early_exits.c", &library, &[&define, "-shared", "-fPIC"]);
+        let folder = library.parent().expect("its folder").display();
+        let link = [library.display().to_string(), format!("-Wl,-rpath,{folder}")];
+        let program = compile("early_exits.c", &format!("early_exits_{count}"), &link.each_ref().map(String::as_str));
+        for (name, value) in [("SHOW", "stats"), ("MODE", "hardened"), ("LEAKS", "report"), ("PROFILE", "/dev/null")] {
+            let what = format!("{name}={value}, {count}");
+            let mut command = preloaded(&program);
+            let ended = run(command.env(format!("MILLPOND_{name}"), value), 20, &[]).well(&what);
+            let says = match name {
+                "SHOW" => ended.stderr.matches(" spans, 1 threads\n").count() == 1,
+                "LEAKS" => ended.stderr.matches("no leaks of process ").count() == 1,
+                _ => ended.stderr.is_empty(),
+            };
+            assert!(ended.stdout == "done\n" && says, "{what}: {ended:#?}");
+        }
+    }
+}
+
 /// A program may take over the family, the clock and what tells the processor, as do libraries that count what is allocated, or fake
 /// the time or the machine.
 #[test]

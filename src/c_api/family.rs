@@ -48,6 +48,7 @@ fn missed(size: usize, place: usize) -> *mut u8 {
 #[cold]
 #[inline(never)]
 fn missed_zeroed(size: usize, place: usize) -> *mut u8 {
+    global::configure_within_calloc();
     or_no_memory(doors::zeroed(doors::alloc_for(os::frame(), size, align_in_c(size), place), size))
 }
 

@@ -8,7 +8,8 @@
 //! one, but for those that come before the environment is there.
 
 use super::{
-    BEGUN, CONFIGURED, HEAP, LATE, Millpond, TRACKER, check_memory, fill, is_late, mode_word, seal, set_thp, watch,
+    BEGUN, CONFIGURED, ENTERED, HEAP, LATE, Millpond, TRACKER, check_memory, fill, is_late, mode_word, seal, set_thp,
+    watch,
 };
 use crate::config::REPORTS;
 use crate::environment::{self, Leaking, Settings};
@@ -24,6 +25,11 @@ static WANTED: AtomicU32 = AtomicU32::new(0);
 /// And the callers that it was to keep, and how often it was to guard.
 static WANTED_CALLERS: AtomicU32 = AtomicU32::new(0);
 static WANTED_GUARD: AtomicU32 = AtomicU32::new(0);
+
+/// What may be wished for the program's end: a bit each in the word of the mode, in the order in which they are entered with libc. The
+/// last comes first: so those before it tell of memory that is sound.
+const ENDS: [(u32, extern "C" fn()); 4] =
+    [(1 << 16, watch::write_at_exit), (1 << 17, show_stats), (1 << 18, show_leaks), (1 << 19, check_at_exit)];
 
 /// Millpond in a mode of the program's choice, unless `MILLPOND_MODE` names another: see [`Millpond::with_mode`].
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +118,7 @@ pub(crate) fn begin() {
     // An OS page that is read before it is written to takes two faults.
     mode_word().fetch_or(BEGUN, Ordering::Relaxed);
     configure();
+    enter_ends();
 }
 
 /// How many callers a record keeps, and one in how many allocations is guarded: as the environment says, else the program.
@@ -151,13 +158,52 @@ fn wanted() -> Option<Mode> {
 /// Reads the environment, once it is there; second readers at the same time do no harm.
 #[cold]
 pub(crate) fn configure() {
+    if take_over() {
+        enter_ends();
+    }
+}
+
+/// The same for an allocation of `calloc`'s: it may be that of `atexit`, which libc makes so while it holds the lock under which functions
+/// are entered. What is wished for the program's end is then left to [`begin`].
+#[cold]
+#[allow(dead_code, reason = "only the C library calls it")]
+pub(crate) fn configure_within_calloc() {
+    take_over();
+}
+
+/// Enters what is wished for the program's end with libc, once. May allocate.
+#[cold]
+fn enter_ends() {
+    // ORDERING: Acquire pairs with the exchange in `take_over`: the wishes are there.
+    if mode_word().load(Ordering::Acquire) & CONFIGURED == 0 {
+        return;
+    }
+    let word = mode_word().fetch_or(ENTERED, Ordering::Relaxed);
+    if word & ENTERED == 0 {
+        ENDS.iter().filter(|(bit, _)| word & bit != 0).for_each(|(_, last)| os::at_exit(*last));
+    }
+}
+
+/// What is wished for the program's end, as bits. Without the feature `reports` there are none.
+fn ends(settings: &Settings, mode: Mode) -> u32 {
+    let wished = [
+        REPORTS && settings.profile.is_some(),
+        settings.show_stats,
+        REPORTS && settings.leaks.is_wished(),
+        mode == Mode::Hardened,
+    ];
+    ENDS.iter().zip(wished).fold(0, |bits, ((bit, _), is_wished)| if is_wished { bits | bit } else { bits })
+}
+
+/// Takes over what the environment says. Whether the caller, and nobody else, has taken over what is done once.
+fn take_over() -> bool {
     // ORDERING: Acquire pairs with the exchange below: what goes with the mode is set.
     if mode_word().load(Ordering::Acquire) & CONFIGURED != 0 {
-        return;
+        return false;
     }
     let Some(settings) = environment::read() else {
         mode_word().fetch_or(LATE, Ordering::Relaxed);
-        return;
+        return false;
     };
     let mode = settings.mode.or(wanted()).unwrap_or_default();
     // Each of several does this, before it allocates.
@@ -173,8 +219,8 @@ pub(crate) fn configure() {
         choose(mode);
     }
     // ORDERING: Release pairs with the load above.
-    if mode_word().fetch_or(CONFIGURED, Ordering::Release) & CONFIGURED != 0 {
-        return;
+    if mode_word().fetch_or(CONFIGURED | ends(&settings, mode), Ordering::Release) & CONFIGURED != 0 {
+        return false;
     }
     if settings.log != Log::Off {
         match settings.log_file.map(os::keep_path) {
@@ -201,20 +247,13 @@ pub(crate) fn configure() {
     if settings.show_stats || settings.mode == Some(Mode::Hardened) || REPORTS && settings.leaks.is_wished() {
         os::keep_stderr();
     }
-    if settings.show_stats {
-        os::at_exit(show_stats);
-    }
     if !REPORTS && (settings.profile.is_some() || settings.leaks.is_wished()) {
         os::say(format_args!("no profile and no leaks are reported: built without the feature `reports`"));
     }
     if REPORTS && settings.leaks.is_wished() {
         leaks::wish(&settings.leaks);
-        os::at_exit(show_leaks);
     }
-    if mode == Mode::Hardened {
-        // Last, so that it comes first: what follows tells of memory that is sound.
-        os::at_exit(check_at_exit);
-    }
+    true
 }
 
 /// Takes a mode over.

@@ -234,7 +234,7 @@ pub(super) fn bytes() -> usize {
     SAMPLER.bytes() + TIMES.bytes()
 }
 
-/// Begins the profile that the environment wishes for.
+/// Begins the profile that the environment wishes for; [`write_at_exit`] writes it.
 pub(super) fn begin_profile(wish: Profile) {
     let Some(at) = os::metadata(os::PATH_MAX) else { return };
     let path = with_exposed_provenance_mut::<u8>(at);
@@ -245,10 +245,10 @@ pub(super) fn begin_profile(wish: Profile) {
     // ORDERING: Release: whoever finds it, in another thread at the program's end, reads what was written.
     PATH.store(path, Ordering::Release);
     start_sampling(wish.bytes, wish.seed);
-    os::at_exit(write_at_exit);
 }
 
-extern "C" fn write_at_exit() {
+/// Writes it, at the program's end.
+pub(super) extern "C" fn write_at_exit() {
     // ORDERING: Acquire pairs with the store in `begin_profile`.
     let path = PATH.load(Ordering::Acquire);
     if path.is_null() {
