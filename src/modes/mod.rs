@@ -170,9 +170,7 @@ impl Tracker {
         // Relaxed: whoever has the chunk has the word, by the same hand-over.
         let known = word.load(Ordering::Relaxed);
         let record = if known == NONE { self.records.take()? } else { self.records.get(known) };
-        if let Some((id, block)) = record.left_over() {
-            self.end_left_over(id, block);
-        }
+        self.end_left_over(record);
         let Some((id, block)) = self.ids.issue(lot, record.index()) else {
             if known == NONE {
                 self.records.give(record.index());
@@ -212,10 +210,7 @@ impl Tracker {
             return false;
         }
         let record = self.records.get(known);
-        if let Some((id, block)) = record.left_over() {
-            self.end_left_over(id, block);
-            record.clear();
-        }
+        self.end_left_over(record);
         // Relaxed: the next owner of the place sees it by the hand-over; who looks at the place meanwhile finds a record that is
         // of another address.
         word.store(NONE, Ordering::Relaxed);
@@ -224,10 +219,20 @@ impl Tracker {
         true
     }
 
+    /// Ends what a vanished thread has left live of a record that is in the caller's hand: once, whatever becomes of the record, since
+    /// the ID's slot may be another's then.
+    #[inline]
+    fn end_left_over(&self, record: &Record) {
+        if let Some((id, block)) = record.left_over() {
+            self.clear_left_over(record, id, block);
+        }
+    }
+
     #[cold]
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]
-    fn end_left_over(&self, id: u64, block: u32) {
+    fn clear_left_over(&self, record: &Record, id: u64, block: u32) {
+        record.clear();
         self.ids.end(id, block);
     }
 

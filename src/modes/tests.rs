@@ -174,6 +174,35 @@ fn a_thread_may_vanish_anywhere_in_a_resize() {
     }
 }
 
+/// A record that a vanished thread has left live is ended once, though there be no memory for the ID of what comes there: its slot may
+/// be another ID's by the next time.
+#[test]
+fn what_was_left_live_is_ended_once() {
+    let system = crate::os::fake::System::fresh();
+    let tracker = Tracker::new();
+    let [vanished, others, next] = [Lot::new(), Lot::new(), Lot::new()];
+    let left = begin(&tracker, &vanished, 64, 10);
+    let failing = system.failing(0, u64::MAX);
+    while tracker.ids.issue(&others, 1).is_some() {}
+    let birth = Birth { size: 12, align: 8, thread: 1, now: 5, tag: "", callers: &[] };
+    assert_eq!(tracker.begin(&next, place(64), birth), None);
+    assert_eq!(tracker.find_id(left), None);
+    // The block of the ID that was left is used up, and used again.
+    for _ in 1..crate::config::ID_BLOCK {
+        let (id, block) = tracker.ids.issue(&vanished, 1).expect("the rest of a block");
+        tracker.ids.end(id, block);
+    }
+    let (id, block) = tracker.ids.issue(&others, 1).expect("a block that is used up");
+    assert_eq!(tracker.ids.find(id), Some(1));
+    assert_eq!(tracker.begin(&next, place(64), birth), None);
+    assert_eq!(tracker.ids.find(id), Some(1), "it is live");
+    tracker.ids.end(id, block);
+    drop(failing);
+    assert!(tracker.begin(&next, place(64), birth).is_some());
+    // SAFETY: used no more.
+    unsafe { tracker.dispose() };
+}
+
 #[test]
 fn of_two_that_free_one_does() {
     for _ in 0..200 {
