@@ -163,10 +163,11 @@ impl ClassInfo {
         Self { size, inverse, pages, chunks, words: chunks.div_ceil(64), slots, pooled, deep }
     }
 
-    /// The index of the chunk in which `offset` lies, counted from the span's start.
+    /// The index of the chunk in which `offset` lies, counted from the span's start. Of what lies in no span of the class, some index:
+    /// who asks for any address may find a node that has become another span's meanwhile, and looks again.
     #[inline]
     pub(crate) const fn index(&self, offset: usize) -> usize {
-        ((offset as u64 * self.inverse) >> 40) as usize
+        ((offset as u64).wrapping_mul(self.inverse) >> 40) as usize
     }
 
     /// Bytes behind a span's last chunk.
@@ -303,6 +304,8 @@ mod tests {
             for offset in (0..info.pages * PAGE).step_by(7).chain((0..info.chunks).map(|i| i * info.size)) {
                 assert_eq!(info.index(offset), offset / info.size);
             }
+            // An address and a node that belong together no more: some index, which is looked at again.
+            assert!([1 << 40, 1 << 46, usize::MAX].iter().all(|offset| info.index(*offset) < 1 << 24));
         }
     }
 }
