@@ -164,7 +164,9 @@ impl Heap {
             return false;
         }
         // What was not used at once is kept, up to a bound.
-        cache.earned_us.store(now - (since - EARN_US).min(EARN_US * EARNED), Ordering::Relaxed);
+        // Wrapping, as above: somebody may fake the clock, and have it go back.
+        let kept = (since - EARN_US).min(EARN_US * EARNED);
+        cache.earned_us.store(now.wrapping_sub(kept), Ordering::Relaxed);
         true
     }
 

@@ -237,7 +237,7 @@ pub(crate) fn is_slow_to_touch(at: usize, us: u64) -> bool {
     let (switches, start) = (switches(), fine_us());
     // SAFETY: the caller's: the byte is reserved, and nobody else's.
     unsafe { core::ptr::with_exposed_provenance_mut::<u8>(at).write_volatile(0) };
-    fine_us() - start >= us && self::switches() == switches
+    fine_us().saturating_sub(start) >= us && self::switches() == switches
 }
 
 /// How often the thread has had to make way for others.
@@ -276,10 +276,11 @@ pub(crate) fn processor() -> u32 {
     }
 }
 
-/// Milliseconds of a monotonic clock, a few milliseconds coarse; a `vdso` call, no system call.
+/// Milliseconds of a monotonic clock, a few milliseconds coarse; a `vdso` call, no system call. As all clocks here it may go back, or
+/// stand before zero, where libc's function is that of a library which fakes the time.
 pub(crate) fn coarse_ms() -> u64 {
     let now = time(libc::CLOCK_MONOTONIC_COARSE);
-    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+    (now.tv_sec as u64).wrapping_mul(1000).wrapping_add(now.tv_nsec as u64 / 1_000_000)
 }
 
 /// Microseconds of a monotonic clock; a `vdso` call, no system call, but dearer than the coarse one.
@@ -299,7 +300,7 @@ pub(crate) fn wall_ns() -> u64 {
 
 fn clock(id: libc::clockid_t) -> u64 {
     let now = time(id);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
 }
 
 fn time(id: libc::clockid_t) -> libc::timespec {

@@ -1,11 +1,13 @@
 //! Time passes, because the test says so: what is not needed goes back, tick by tick, and what is needed stays.
 
+use super::super::upkeep::Miss;
 use super::acts::SIZE;
 use super::world::{Client, LOOKS, World, class_of};
 use crate::config::{
-    CACHE_BYTES, DIRTY_BYTES, PAGE, PURGE_TICKS, RELIEF_BYTES, REST_TICKS, SLIM, SPARE_TICKS, TICK_MS,
+    CACHE_BYTES, DIRTY_BYTES, EBB_LEAST, PAGE, PURGE_TICKS, RELIEF_BYTES, REST_TICKS, SLIM, SPARE_TICKS, TICK_MS,
 };
 use crate::size_class::{CLASSES, Class, INFO};
+use crate::sync::Ordering;
 use crate::tagged::NONE;
 use std::vec::Vec;
 
@@ -448,6 +450,25 @@ fn memory_ebbs_while_more_goes_back_than_is_taken() {
 }
 
 /// Classes of which one chunk fills a magazine, more of them than there is room for, mostly leave each other's where they are.
+/// A clock that somebody fakes may go back, as far as to its beginning: all goes on.
+#[test]
+fn a_clock_that_goes_back_does_no_harm() {
+    let world = World::new();
+    let mut client = idle(&world);
+    tick(&world, &client);
+    world.heap.ebb(2 * EBB_LEAST.max(world.heap.committed()));
+    let cache = client.cache.unwrap();
+    for ms in [1, 0u64.wrapping_sub(crate::os::coarse_ms() + 1), 1] {
+        world.system.advance_ms(ms);
+        cache.rearm.store(0, Ordering::Relaxed);
+        world.heap.rearm(cache, 0, Miss::ArmedPop);
+    }
+    tick(&world, &client);
+    client.free_all();
+    client.leave();
+    world.check(&[]);
+}
+
 #[test]
 fn single_chunks_do_not_put_each_other_out() {
     let world = World::new();
