@@ -118,9 +118,19 @@ impl<T: Node, const STACKS: usize> Slab<T, STACKS> {
         self.take_near(0)
     }
 
+    /// The same, with an index below `end`: `None` if all of these are taken. Of a slab from which nobody takes otherwise.
+    pub(crate) fn take_below(&self, end: Index) -> Option<&T> {
+        self.take_from(0, end)
+    }
+
     /// The same; of those that were returned, one that was returned [near](Self::give_near) the same home, or else as near as there
     /// is one. Homes are numbered from zero, below `STACKS`, a power of two.
     pub(crate) fn take_near(&self, home: usize) -> Option<&T> {
+        self.take_from(home, Index::MAX)
+    }
+
+    #[inline(always)]
+    fn take_from(&self, home: usize, end: Index) -> Option<&T> {
         if let Some(index) = (0..STACKS).find_map(|step| self.supply.free[home ^ step].0.pop(self)) {
             let node = self.get(index);
             // Again: whoever took it first may have vanished before it was named.
@@ -131,7 +141,7 @@ impl<T: Node, const STACKS: usize> Slab<T, STACKS> {
         let mut at = self.supply.fresh.load(Ordering::Relaxed);
         loop {
             let (segment, _) = place(at);
-            if segment >= SLAB_SEGMENTS {
+            if segment >= SLAB_SEGMENTS || at + 1 >= end {
                 return None;
             }
             if !planted(Fault::SlabSegment) {
@@ -341,6 +351,18 @@ mod tests {
         }
         assert_eq!((slab.made(), slab.free_nodes()), (6, Some(0)));
         assert!(ptr::eq(slab.take_near(2).unwrap(), slab.get(7)));
+    }
+
+    /// None beyond is ever made: it would have to be given back, and would lie on top of those that others give back meanwhile.
+    #[test]
+    fn so_many_are_made_and_no_more() {
+        let _system = os::fake::System::fresh();
+        let slab = Slab::<Bare>::new();
+        slab.shape(0);
+        assert_eq!((1..10).map(|_| slab.take_below(6).is_some() as u32).sum::<u32>(), 5);
+        assert_eq!(slab.made(), 5);
+        slab.give(2);
+        assert!(ptr::eq(slab.take_below(6).unwrap(), slab.get(2)) && slab.take_below(6).is_none());
     }
 
     #[test]

@@ -39,18 +39,13 @@ impl Heap {
         self.hear(wipe)?;
         self.settle_without_cache();
         let guest = self.guest();
-        let cache = self.caches.take()?;
-        let index = cache.index();
-        if index as usize >= THREADS {
-            self.caches.give(index);
-            return None;
-        }
+        let cache = self.caches.take_below(THREADS as Index)?;
         if planted(Fault::JoinUnheard) {
             cache.join(os::thread_id());
         }
         let process = os::process_id();
         // Relaxed: `join` publishes it.
-        self.heard(index).store(process, Ordering::Relaxed);
+        self.heard(cache.index()).store(process, Ordering::Relaxed);
         cache.join(os::thread_id());
         self.find_home(cache);
         drop(guest);
@@ -168,8 +163,7 @@ impl Heap {
     pub(crate) fn wipe(&self) {
         // Relaxed, as in `hear`.
         if !self.heard.load(Ordering::Relaxed).is_null() {
-            (0..=self.caches.made().min(THREADS as u32 - 1))
-                .for_each(|index| self.heard(index).store(0, Ordering::Relaxed));
+            (0..=self.caches.made()).for_each(|index| self.heard(index).store(0, Ordering::Relaxed));
         }
     }
 
