@@ -67,6 +67,23 @@ fn large_ones_keep_no_memory() {
     });
 }
 
+/// Nothing is written over what goes back to the system at once, or keeps its addresses alone: the system would have to find memory
+/// for all that was never touched.
+#[test]
+fn huge_ones_are_not_touched_as_they_go() {
+    Scenario::new("huge_ones_are_not_touched_as_they_go").passes(|| {
+        for mode in [Mode::Tracked, Mode::Hardened] {
+            let heap = Heap::builder().mode(mode).quarantine(MIB).freed(Freed::Junk).build().expect("memory");
+            let before = common::kernel::peak_resident();
+            let block = heap.alloc(layout(256 * MIB)).expect("memory");
+            // SAFETY: allocated just now, freed once.
+            unsafe { heap.free(block, layout(256 * MIB)) };
+            let more = common::kernel::peak_resident() - before;
+            assert!(more < 64 * MIB, "{mode:?}: {more} bytes of 256 MiB were resident");
+        }
+    });
+}
+
 /// The oldest goes first: what was freed last is not handed out again.
 #[test]
 fn the_oldest_goes_first() {

@@ -287,8 +287,12 @@ impl Heap {
     /// Whether [`resize_here`](Self::resize_here) is for an allocation of this size: not where it comes to be so much smaller
     /// that it had better move. For what is live, and has pages of its own.
     pub(super) fn is_resized_here(&self, address: usize, size: usize) -> bool {
-        let is_huge = self.spans.page_map.get(address).is_some_and(|head| head.kind() == HUGE);
-        size < 1 << ADDRESS_BITS && !(is_huge && size < HUGE_MIN / 2)
+        size < 1 << ADDRESS_BITS && !(size < HUGE_MIN / 2 && self.is_huge(address))
+    }
+
+    /// Whether what begins at an address has a mapping of its own. For what is live.
+    pub(super) fn is_huge(&self, address: usize) -> bool {
+        self.spans.page_map.get(address).is_some_and(|head| head.kind() == HUGE)
     }
 
     /// The same as [`resize_large`](Self::resize_large), at the same address. False: all is as it was.

@@ -254,11 +254,15 @@ impl Tracked<'_> {
     fn keep_as_wished(&self, ended: &Ended) {
         let Ended { address, size, .. } = *ended;
         let quarantine = &self.tracker.quarantine;
-        if let Some(byte) = quarantine.fill(self.mode, size) {
+        let is_kept = quarantine.keeps(self.mode, size);
+        // A mapping that is not kept goes at once, or keeps its addresses alone: to write over it would only have the system find memory
+        // for all of it that was never touched.
+        let fill = quarantine.fill(self.mode, size).filter(|_| is_kept || !self.heap.is_huge(address));
+        if let Some(byte) = fill {
             // SAFETY: the caller's allocation, which nobody uses any more.
             unsafe { with_exposed_provenance_mut::<u8>(address).write_bytes(byte, size) };
         }
-        if !quarantine.keeps(self.mode, size) {
+        if !is_kept {
             if self.mode == Mode::Hardened && size > KEPT_MAX {
                 return self.keep_run(ended);
             }

@@ -355,7 +355,8 @@ impl<'a> HeapBuilder<'a> {
     }
 
     /// Where there are records, what is written over memory when it is freed. By default [`Mode::Hardened`] writes
-    /// [`Freed::Junk`] over what it keeps back, and [`Mode::Tracked`] nothing; what is set here applies to all sizes.
+    /// [`Freed::Junk`] over what it keeps back, and [`Mode::Tracked`] nothing; what is set here applies to all sizes, but
+    /// for what goes back to the system at once: allocations from 32 MiB on that are not kept back.
     pub fn freed(mut self, freed: Freed) -> Self {
         self.freed = Some(freed);
         self
