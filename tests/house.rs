@@ -65,7 +65,7 @@ const UNMODELLED: &[(&str, &str)] = &[
     ("thread_cache/text.rs", "the same"),
     ("global.rs", "a flag that publishes nothing"),
     ("global/configured.rs", "wishes that are the same whichever of the first threads takes them over"),
-    ("global/tally.rs", "the same"),
+    ("global/tally.rs", "a flag that publishes nothing"),
     ("global/watch.rs", "the same, and a path that is set before there is a second thread"),
     ("instance/builder.rs", "heaps' numbers, which publish nothing"),
     ("c_api", "counts and a flag that publish nothing"),

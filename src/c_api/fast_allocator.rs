@@ -88,7 +88,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sum = |part: fn(&Row) -> &AtomicU64| ROWS.iter().map(|row| of(part(row))).sum::<u64>();
         let (taken, bytes) = (sum(|row| &row.taken), sum(|row| &row.bytes));
-        let large = of(&ROWS[CLASSES].taken);
+        // Others go on meanwhile, or begin anew.
+        let large = of(&ROWS[CLASSES].taken).min(taken);
         let percent = |part: u64, whole: u64| part as f64 * 100.0 / whole.max(1) as f64;
         let microseconds = |row: u64, calls: u64| row as f64 / 1000.0 / calls.max(1) as f64;
         writeln!(f, "Millpond: statistics\n")?;

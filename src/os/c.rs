@@ -38,7 +38,7 @@ impl Stream {
     #[cfg(feature = "prefixed")]
     pub(crate) fn stdout() -> Self {
         unsafe extern "C" {
-            static stdout: *mut File;
+            static mut stdout: *mut File;
         }
         // SAFETY: libc has set it before anybody can call this.
         Self(unsafe { stdout })

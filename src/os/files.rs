@@ -115,17 +115,20 @@ pub(crate) fn can_append(path: &CStr) -> bool {
 pub(crate) fn keep_path(path: &[u8]) -> Option<usize> {
     let at = scratch(PATH_MAX)?;
     let place = core::ptr::with_exposed_provenance_mut::<u8>(at);
-    let mut len = 0;
-    if path.first() != Some(&b'/') {
+    let folder = if path.first() == Some(&b'/') {
+        Some(0)
+    } else {
         // SAFETY: so many bytes are there. The system writes a path and its zero, and says how long both are.
         let got = quietly(|| unsafe { libc::syscall(libc::SYS_getcwd, place, PATH_MAX) });
-        len = usize::try_from(got).ok().filter(|got| *got > 1)?;
-        // SAFETY: where its zero was.
-        unsafe { place.add(len - 1).write(b'/') };
-    }
-    if len + path.len() >= PATH_MAX {
+        usize::try_from(got).ok().filter(|got| *got > 1)
+    };
+    let Some(len) = folder.filter(|len| len + path.len() < PATH_MAX) else {
         release_metadata(at, PATH_MAX);
         return None;
+    };
+    if len > 0 {
+        // SAFETY: where its zero was.
+        unsafe { place.add(len - 1).write(b'/') };
     }
     // SAFETY: there is room for it, and for the zero behind it, which is there.
     unsafe { place.add(len).copy_from(path.as_ptr(), path.len()) };

@@ -408,7 +408,8 @@ pub(super) fn set_errno(value: i32) {
 /// user. `false`: libc does not know them yet.
 pub(crate) fn environment(mut visit: impl FnMut(&'static [u8])) -> bool {
     unsafe extern "C" {
-        static environ: *const *const libc::c_char;
+        // Not this crate's alone: libc sets it, and so may the program.
+        static mut environ: *const *const libc::c_char;
     }
     // SAFETY: no preconditions.
     if quietly(|| unsafe { libc::getauxval(libc::AT_SECURE) }) != 0 {

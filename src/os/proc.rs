@@ -261,7 +261,7 @@ pub(crate) fn exit_with(code: i32) -> ! {
     }
 }
 
-/// What lies at an address that is no allocation, in words that follow a comma; looked up when it is shown.
+/// What lies at an address that is no allocation, in words that follow a colon; looked up when it is shown.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place(pub(crate) usize);
 

@@ -60,6 +60,7 @@ impl Pool {
         let nodes = spans.nodes(class);
         let size = INFO[class].size;
         let mut got = 0;
+        // In quarters: one that there is nothing to be had from, a busy span or a tombstone, is soon passed.
         let mut visits = 4 * CARVE_SPANS;
         while got < want && visits > 0 {
             let Some(index) = self.listed.stack.pop(nodes) else { break };

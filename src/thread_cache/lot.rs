@@ -1,7 +1,7 @@
 //! A lot: the IDs that one thread will give to its next allocations, taken a block at a time.
 //!
 //! Only the cache's owner touches it; a thread that is given the cache of another goes on with the lot. Whoever vanishes
-//! leaves it so that no ID is given twice: what is used is counted first.
+//! leaves it so that no ID is given twice: one is counted before its allocation is told of it.
 //!
 //! Invariant: where there is a block, `next` is one of its IDs.
 
