@@ -19,9 +19,9 @@ pub(crate) mod watch;
 pub(crate) use asked::fill;
 pub use asked::{check, check_memory, flush_thread, owns, set_log, set_thp, stats, trim, usable_size};
 pub use configured::WithMode;
+pub(crate) use configured::configure;
 #[allow(unused_imports, reason = "only the C library calls them")]
 pub(crate) use configured::{begin, configure_within_calloc};
-pub(crate) use configured::configure;
 pub(crate) use doors::{alloc_large, alloc_large_zeroed, alloc_missed, free_large, free_missed};
 pub(crate) use watch::{SAMPLER, is_sampling, start_sampling, stop_sampling};
 
