@@ -449,7 +449,6 @@ fn memory_ebbs_while_more_goes_back_than_is_taken() {
     world.finish([client].into());
 }
 
-/// Classes of which one chunk fills a magazine, more of them than there is room for, mostly leave each other's where they are.
 /// A clock that somebody fakes may go back, as far as to its beginning: all goes on.
 #[test]
 fn a_clock_that_goes_back_does_no_harm() {
@@ -469,6 +468,7 @@ fn a_clock_that_goes_back_does_no_harm() {
     world.check(&[]);
 }
 
+/// Classes of which one chunk fills a magazine, more of them than there is room for, mostly leave each other's where they are.
 #[test]
 fn single_chunks_do_not_put_each_other_out() {
     let world = World::new();
