@@ -85,6 +85,11 @@ fn try_build(known: &Known, folder: &Path) -> Result<(String, Executables), Fail
     Ok((version, Executables { plain: Child(plain), timed: Child(timed) }))
 }
 
+/// This package's folder: as cargo says when it runs this, since checkouts that share a target folder share executables.
+fn root() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 fn build_one(known: &Known, folder: &Path, timed: bool) -> Result<(PathBuf, String), Failed> {
     let mut features = if known.package.is_some() { known.name.to_owned() } else { String::new() };
     let mut name = known.name.to_owned();
@@ -92,7 +97,7 @@ fn build_one(known: &Known, folder: &Path, timed: bool) -> Result<(PathBuf, Stri
         features.push_str(" timed");
         name.push_str("-timed");
     }
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("rivals/Cargo.toml");
+    let manifest = root().join("rivals/Cargo.toml");
     let target_dir = target_dir();
     // Without debug information: where there is some, snmalloc's build takes it that checks and no optimisation are wanted.
     let arguments: [&OsStr; 10] = [
