@@ -94,6 +94,13 @@ fn a_file_takes_reports() {
     let text = std::fs::read_to_string(&file).expect("written");
     assert_eq!(text.lines().filter(|line| line.starts_with("millpond: leaks of process ")).count(), 2, "{text}");
     assert_eq!(text.lines().filter(|line| line.starts_with("{\"process\":")).count(), 2, "{text}");
+    // It is where the program began, wherever it goes.
+    std::fs::remove_file(&file).expect("written");
+    let mut command = preloaded(program());
+    command.arg("elsewhere").current_dir(workbench()).env("MILLPOND_LEAKS", "report,file=leaks.txt");
+    assert_eq!(run(&mut command, WATCHDOG, &[]).stdout, "done");
+    let text = std::fs::read_to_string(&file).expect("written");
+    assert!(text.starts_with("millpond: leaks of process "), "{text}");
     let ended = loses("lost", "fail,file=/nowhere/at/all");
     assert!(ended.code == Some(23) && ended.stderr.contains(": /nowhere/at/all cannot be written\n"));
     assert_eq!(ended.stderr.matches("millpond: leaks of process ").count(), 2, "{ended:#?}");

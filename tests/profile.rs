@@ -165,6 +165,19 @@ print('done')
     assert!(profiles.iter().all(|profile| named(&profile, "libmillpond")));
 }
 
+/// The file is where the program began, wherever it goes; what is no number in the folder's name stays as it is.
+#[test]
+fn a_profile_is_where_the_program_began() {
+    let folder = workbench().join("began%p");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let mut command = preloaded("python3");
+    command.args(["-c", "import os; os.chdir('/'); kept = [bytearray(1000) for _ in range(20000)]"]);
+    let ended = run(command.current_dir(&folder).env("MILLPOND_PROFILE", "own.pb"), WATCHDOG, &[]).well("python");
+    assert_eq!(ended.stderr, "");
+    assert!(!Profile::read(&folder.join("own.pb")).samples.is_empty());
+}
+
 /// What cannot be written is said, and harms nobody.
 #[test]
 fn a_file_that_cannot_be_written_is_named() {

@@ -30,8 +30,10 @@ static TIMES: Slab<Times> = Slab::new();
 /// What two looks at the clock take.
 static CLOCK_NS: Counter = Counter::new();
 
-/// Where the profile goes at the program's end: a path and its end, in memory of its own, set once.
+/// Where the profile goes at the program's end: a path and its end, in memory of its own, set once; and how much of it is the folder in
+/// which the program began.
 static PATH: AtomicPtr<u8> = AtomicPtr::new(null_mut());
+static FOLDER: Counter = Counter::new();
 /// The process that the profile was begun in, and whether text is wanted.
 static PROCESS: Counter = Counter::new();
 static COLLAPSED: Counter = Counter::new();
@@ -236,10 +238,13 @@ pub(super) fn bytes() -> usize {
 
 /// Begins the profile that the environment wishes for; [`write_at_exit`] writes it.
 pub(super) fn begin_profile(wish: Profile) {
-    let Some(at) = os::metadata(os::PATH_MAX) else { return };
+    let Some(at) = os::keep_path(wish.path) else {
+        os::say(format_args!("no profile: no memory for its path, or that is too long"));
+        return;
+    };
     let path = with_exposed_provenance_mut::<u8>(at);
-    // SAFETY: fresh memory, zeros, with room for a path that is shorter. The variable's own memory is the program's.
-    unsafe { path.copy_from_nonoverlapping(wish.path.as_ptr(), wish.path.len()) };
+    // SAFETY: a string that ends.
+    FOLDER.set((unsafe { CStr::from_ptr(path.cast()) }.count_bytes() - wish.path.len()) as u64);
     PROCESS.set(os::process_id() as u64);
     COLLAPSED.set(wish.collapsed as u64);
     // ORDERING: Release: whoever finds it, in another thread at the program's end, reads what was written.
@@ -256,8 +261,10 @@ pub(super) extern "C" fn write_at_exit() {
     }
     // SAFETY: a string that ends, and stays.
     let template = unsafe { CStr::from_ptr(path.cast()) }.to_bytes();
+    let (folder, name) = template.split_at(FOLDER.get() as usize);
     let mut path = Path { bytes: [0; os::PATH_MAX], len: 0 };
-    if path.fill(template, os::process_id() as u64 != PROCESS.get()).is_none()
+    if folder.iter().try_for_each(|byte| path.put(*byte)).is_none()
+        || path.fill(name, os::process_id() as u64 != PROCESS.get()).is_none()
         || write_profile(path.text(), COLLAPSED.get() != 0).is_err()
     {
         os::say(format_args!("no profile can be written to {}", template.escape_ascii()));

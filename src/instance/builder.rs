@@ -236,7 +236,8 @@ impl<'a> HeapBuilder<'a> {
     /// What describes them comes on top, and serves again but does not go back before the heap's end: some thousandths of that, a
     /// sixtieth where all is chunks of 8 bytes; 8 bytes for each free chunk that threads and pools keep, a few MiB at most, but as much
     /// again as a heap of 1 MiB has where all of it was chunks of 8 bytes; and, in the modes with records, up to some 80 bytes an
-    /// allocation, which is several times as much as chunks of 8 bytes take.
+    /// allocation, which is several times as much as chunks of 8 bytes take. In [`Mode::Hardened`] each allocation needs a canary's
+    /// room beside it, so that one of the whole capacity fails.
     ///
     /// What other threads have in their loaded magazines, at most 16 KiB of each size, serves these alone until they flush them or end:
     /// a heap of few pages for many threads may have nothing for one that asks for another size.
@@ -246,7 +247,8 @@ impl<'a> HeapBuilder<'a> {
     }
 
     /// When the pages that the heap uses rise above `bytes`, rounded down to whole pages of 64 KiB, the thread that allocates trims
-    /// the heap and calls `tell` with the heap and the bytes that are still in use. A later call of this method replaces an earlier one.
+    /// the heap and calls `tell` with the heap and the bytes that are still in use, which may be fewer than `bytes` by then. A later call
+    /// of this method replaces an earlier one.
     ///
     /// `tell` is a function or a closure; see [closures](Self#closures) for what it may capture. It may allocate from the heap and
     /// free; it is called again only once the heap has been below `bytes` in between. Should it panic, the heap takes back what it was

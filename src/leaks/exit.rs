@@ -19,15 +19,14 @@ static PATH: AtomicUsize = AtomicUsize::new(0);
 /// Bytes of a report that are written at once: all groups, as text or as JSON, with tags of a few words.
 const REPORT: usize = 14 << 10;
 
-/// Notes what is wished. The path is copied: a program may write over its environment.
+/// Notes what is wished. The path is copied, from the root on: a program may write over its environment, and go elsewhere.
 #[cold]
 pub(crate) fn wish(wished: &Leaking) {
     let path = wished.file.unwrap_or_default();
     if !path.is_empty() {
-        if let Some(at) = os::metadata(path.len() + 1) {
-            // SAFETY: a fresh mapping of that many bytes and a zero, which stays.
-            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(at).copy_from(path.as_ptr(), path.len()) };
-            PATH.store(at, Ordering::Relaxed);
+        match os::keep_path(path) {
+            Some(at) => PATH.store(at, Ordering::Relaxed),
+            None => os::say(format_args!("leaks are told here: no memory for their file's path, or that is too long")),
         }
     }
     FORM.store(wished.bits(), Ordering::Relaxed);
@@ -79,7 +78,7 @@ fn file() -> Option<Opened> {
     if at == 0 {
         return None;
     }
-    // SAFETY: what `wish` has copied, with the zero behind it.
+    // SAFETY: what `wish` has had copied, with the zero behind it, which stays.
     let path = unsafe { CStr::from_ptr(with_exposed_provenance(at)) };
     let file = Opened::append(path);
     if file.is_none() {

@@ -86,6 +86,8 @@ int main(int count, char **arguments)
         if (pages != MAP_FAILED)
             pages[1UL << 39] = 1;
     }
+    if (strcmp(which, "elsewhere") == 0)
+        CHECK(chdir("/") == 0);
     /* In a stream that is written at the end. */
     printf("done");
     if (strcmp(which, "small") == 0) {
