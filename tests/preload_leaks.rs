@@ -5,6 +5,7 @@
 mod library;
 
 use library::{Ended, compile, link_shared, preloaded, run, workbench};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -101,6 +102,16 @@ fn a_file_takes_reports() {
     assert_eq!(run(&mut command, WATCHDOG, &[]).stdout, "done");
     let text = std::fs::read_to_string(&file).expect("written");
     assert!(text.starts_with("millpond: leaks of process "), "{text}");
+    // Where it began in no folder that is there, nothing is lost.
+    let gone = workbench().join("gone");
+    std::fs::create_dir_all(&gone).expect("a folder");
+    let mut command = preloaded(program());
+    command.arg("lost").current_dir(&gone).env("MILLPOND_LEAKS", "report,file=leaks.txt");
+    // SAFETY: what runs between `fork` and `exec` is one call of the system, with a path that is there.
+    unsafe { command.pre_exec(move || std::fs::remove_dir(&gone)) };
+    let ended = run(&mut command, WATCHDOG, &[]);
+    assert!(ended.stderr.starts_with("millpond: leaks are told here: "), "{ended:#?}");
+    assert!(ended.stderr.contains("\nmillpond: leaks of process "), "{ended:#?}");
     let ended = loses("lost", "fail,file=/nowhere/at/all");
     assert!(ended.code == Some(23) && ended.stderr.contains(": /nowhere/at/all cannot be written\n"));
     assert_eq!(ended.stderr.matches("millpond: leaks of process ").count(), 2, "{ended:#?}");

@@ -239,7 +239,7 @@ pub(super) fn bytes() -> usize {
 /// Begins the profile that the environment wishes for; [`write_at_exit`] writes it.
 pub(super) fn begin_profile(wish: Profile) {
     let Some(at) = os::keep_path(wish.path) else {
-        os::say(format_args!("no profile: no memory for its path, or that is too long"));
+        os::say(format_args!("no profile: its path is too long, or the folder is not known"));
         return;
     };
     let path = with_exposed_provenance_mut::<u8>(at);

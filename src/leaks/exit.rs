@@ -26,7 +26,9 @@ pub(crate) fn wish(wished: &Leaking) {
     if !path.is_empty() {
         match os::keep_path(path) {
             Some(at) => PATH.store(at, Ordering::Relaxed),
-            None => os::say(format_args!("leaks are told here: no memory for their file's path, or that is too long")),
+            None => {
+                os::say(format_args!("leaks are told here: their file's path is too long, or the folder is not known"))
+            }
         }
     }
     FORM.store(wished.bits(), Ordering::Relaxed);
