@@ -818,6 +818,11 @@ fn touch(chunk: usize, class: Class) {
     fake::touch(chunk, INFO[class].size);
 }
 
+/// For a carve: calls `give` with each chunk of a run.
+fn each(class: Class, mut give: impl FnMut(usize)) -> impl FnMut(usize, usize) {
+    move |first, run| (0..run).for_each(|at| give(first + at * INFO[class].size))
+}
+
 /// Starts a thread of the model with a share in `world`.
 fn spawn<T: 'static, R: 'static>(world: &Rc<T>, run: impl FnOnce(&T) -> R + 'static) -> Thread<R> {
     let world = Rc::clone(world);

@@ -1,6 +1,6 @@
 //! Records and their indices: found once they are made, removed and ended by one only, read whole or not at all.
 
-use super::spawn;
+use super::{each, spawn};
 use crate::config::PAGE;
 use crate::heap::Heap;
 use crate::modes::{Birth, Ids, Index, Misuse, Of, Place, Places, Record, Seen, Tracker};
@@ -544,7 +544,7 @@ pub fn unbind_against_begin() {
     let world = Rc::new(Recorded { heap: Heap::new(), tracker: Tracker::new() });
     let carve = |heap: &Heap, want: usize| {
         let mut chunks = Vec::new();
-        heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(want), 0, |chunk| chunks.push(chunk));
+        heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(want), 0, each(CLASS, |chunk| chunks.push(chunk)));
         chunks
     };
     let chunks = carve(&world.heap, 2);

@@ -1,6 +1,6 @@
 //! Refill and drain: magazines pass between threads whole, and between processors, with what is in them.
 
-use super::{spawn, touch};
+use super::{each, spawn, touch};
 use crate::heap::Heap;
 use crate::pool::{Magazine, Portion};
 use crate::size_class::{Class, INFO};
@@ -34,9 +34,15 @@ fn heap_with_two() -> Rc<Heap> {
     for _ in 0..2 {
         let magazine = heap.magazines.take().expect("the fake system gives memory");
         let mut slots = magazine.slots().iter();
-        let count = heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(INFO[CLASS].slots), 0, |chunk| {
-            slots.next().expect("no more than asked for").set(chunk);
-        });
+        let count = heap.pools[CLASS].carve(
+            CLASS,
+            &heap.spans,
+            Portion::any(INFO[CLASS].slots),
+            0,
+            each(CLASS, |chunk| {
+                slots.next().expect("no more than asked for").set(chunk);
+            }),
+        );
         magazine.set_count(count);
         drain(&heap, 0, magazine);
     }

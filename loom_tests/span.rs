@@ -1,7 +1,7 @@
 //! Carve, restore, retire, and the purge of free OS pages in spans in use: who gets a chunk comes after whoever gave it
 //! back, no chunk is lost, and a span that is wholly free gives its run back exactly once.
 
-use super::{spawn, touch};
+use super::{each, spawn, touch};
 use crate::arena::Fill;
 use crate::heap::Heap;
 use crate::os::fake;
@@ -16,7 +16,7 @@ const CLASS: Class = 0;
 /// Carves up to `want` chunks and writes to each, as whoever allocates them may.
 fn carve(heap: &Heap, want: usize) -> Vec<usize> {
     let mut chunks = Vec::new();
-    heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(want), 0, |chunk| chunks.push(chunk));
+    heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(want), 0, each(CLASS, |chunk| chunks.push(chunk)));
     chunks.iter().for_each(|chunk| touch(*chunk, CLASS));
     chunks
 }
@@ -100,7 +100,7 @@ pub fn purge_against_open() {
     let heap = Rc::new(Heap::new());
     let other = spawn(&heap, |heap| {
         let mut chunks = Vec::new();
-        heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(1), 0, |chunk| chunks.push(chunk));
+        heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(1), 0, each(CLASS, |chunk| chunks.push(chunk)));
         chunks.iter().for_each(|chunk| touch(*chunk, CLASS));
         chunks
     });

@@ -31,13 +31,12 @@ mod walk;
 
 pub(crate) use tracked::Tracked;
 
-use crate::config::MAGAZINE_SLOTS;
 use crate::log::{Count, Voice, tell};
 use crate::pool::{Magazine, Magazines, Pool, Portion, Shards};
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::Slab;
 use crate::span::{Large, Spans};
-use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, Slot};
 use crate::thread_cache::ThreadCache;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 use shelf::Shelf;
@@ -188,9 +187,9 @@ impl Heap {
     pub(crate) fn alloc_shared(&self, class: Class) -> Option<NonNull<u8>> {
         let _guest = self.guest();
         let one = || {
-            let mut chunk = [0];
-            self.carve(class, Portion::any(1), &mut chunk, self.clock.now());
-            NonNull::new(with_exposed_provenance_mut(chunk[0]))
+            let chunk = [Slot::new(0)];
+            self.carve(class, Portion::any(1), &chunk, self.clock.now());
+            NonNull::new(with_exposed_provenance_mut(chunk[0].get()))
         };
         let chunk = one().or_else(|| {
             self.reclaim(None);
@@ -284,25 +283,33 @@ impl Heap {
         cache.bin(class).pop()
     }
 
-    /// Carves a portion into `chunks` and returns how many there are. For all who carve: in one copy.
+    /// Carves a portion into `slots`, the lowest address into the last one in use, and returns how many are. For all who carve: in
+    /// one copy.
     #[inline(never)]
-    fn carve(&self, class: Class, want: Portion, chunks: &mut [usize], now: u32) -> usize {
-        let mut count = 0;
-        self.pools[class].carve(class, &self.spans, want, now, |chunk| {
-            chunks[count] = chunk;
-            count += 1;
+    fn carve(&self, class: Class, want: Portion, slots: &[Slot], now: u32) -> usize {
+        let size = INFO[class].size;
+        let slots = &slots[..want.chunks];
+        let mut free = slots.len();
+        self.pools[class].carve(class, &self.spans, want, now, |mut chunk, run| {
+            for slot in slots[free - run..free].iter().rev() {
+                slot.set(chunk);
+                chunk += size;
+            }
+            free -= run;
         });
-        self.flow(count * INFO[class].size);
+        if free > 0 {
+            for (slot, carved) in slots.iter().zip(&slots[free..]) {
+                slot.set(carved.get());
+            }
+        }
+        let count = slots.len() - free;
+        self.flow(count * size);
         count
     }
 
     /// Fills an empty magazine with a portion of chunks from the spans, so that the lowest address comes out first.
     fn carve_into(&self, class: Class, magazine: &Magazine, want: Portion, now: u32) -> usize {
-        let mut chunks = [0; MAGAZINE_SLOTS];
-        let count = self.carve(class, want, &mut chunks, now);
-        for (slot, chunk) in magazine.slots().iter().zip(chunks[..count].iter().rev()) {
-            slot.set(*chunk);
-        }
+        let count = self.carve(class, want, magazine.slots(), now);
         magazine.set_count(count);
         tell!(self.voice(), Pool, "{} B: {} carved from spans", INFO[class].size, Count(count, "chunk"));
         self.watch_growth();
@@ -341,7 +348,7 @@ impl Heap {
     }
 
     /// Puts a full magazine in hand among the thread's spares, if there is `room`, which the caller has charged; else into the
-    /// pool. Where that has enough, its chunks go to their spans, and it is the caller's again.
+    /// pool. Where that has enough, or much and the chunks are in disorder, they go to their spans, and it is the caller's again.
     #[inline(always)]
     fn lay_aside<'a>(
         &self,
@@ -358,6 +365,13 @@ impl Heap {
                 return None;
             }
             cache.discharge(INFO[class].magazine_bytes());
+        }
+        if self.shards.is_deep(class, cache.home(), &self.magazines)
+            && self.pools[class].put_in_order(class, &self.spans, full, now)
+        {
+            tell!(self.voice(), Pool, "{size} B: the full magazine, in disorder, restored to its span");
+            self.ebb_calmly(INFO[class].magazine_bytes());
+            return Some(full);
         }
         if self.shards.drain(class, cache.home(), &self.magazines, full) {
             tell!(self.voice(), Pool, "{size} B: the full magazine goes to the pool, by one exchange");

@@ -18,6 +18,7 @@ use crate::log::{self, Log, tell};
 use crate::os;
 use crate::pool::Portion;
 use crate::size_class::{Class, INFO};
+use crate::sync::Slot;
 use crate::thread_cache::ThreadCache;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 
@@ -55,14 +56,14 @@ impl Heap {
     #[cold]
     #[inline(never)]
     fn carve_single(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
-        let mut chunk = [0];
-        if self.carve(class, Portion::any(1), &mut chunk, self.clock.now()) == 0 {
+        let chunk = [Slot::new(0)];
+        if self.carve(class, Portion::any(1), &chunk, self.clock.now()) == 0 {
             return None;
         }
         self.tell_taken(class, "of a span");
         self.watch_growth();
         cache.bin(class).served.add(1);
-        NonNull::new(with_exposed_provenance_mut(chunk[0]))
+        NonNull::new(with_exposed_provenance_mut(chunk[0].get()))
     }
 
     #[cold]

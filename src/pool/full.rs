@@ -110,12 +110,23 @@ impl Full {
         if self.in_burst() {
             return 1;
         }
-        let halvings = match self.halvings.load(Ordering::Relaxed) {
+        let halvings = self.halvings(otherwise);
+        let more = 2 * self.served.load(Ordering::Relaxed);
+        share(info.pooled, halvings).saturating_add(more).min(share(info.deep, halvings))
+    }
+
+    /// Whether there are more than if it had served none.
+    #[inline]
+    pub(super) fn is_deep(&self, info: &ClassInfo, otherwise: impl FnOnce() -> u32, magazines: &Magazines) -> bool {
+        self.depth(magazines) >= share(info.pooled, self.halvings(otherwise))
+    }
+
+    #[inline]
+    fn halvings(&self, otherwise: impl FnOnce() -> u32) -> u32 {
+        match self.halvings.load(Ordering::Relaxed) {
             0 => otherwise(),
             more => more - 1,
-        };
-        let share = |magazines: u32| (magazines >> halvings).max(1);
-        share(info.pooled).saturating_add(2 * self.served.load(Ordering::Relaxed)).min(share(info.deep))
+        }
     }
 
     #[inline]
@@ -181,6 +192,12 @@ impl Full {
         });
         ends && right && expected == 0
     }
+}
+
+/// What is left of so many magazines for each, if they are halved so often.
+#[inline]
+fn share(magazines: u32, halvings: u32) -> u32 {
+    (magazines >> halvings).max(1)
 }
 
 /// How often what is shared by so many is halved for each.

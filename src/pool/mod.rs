@@ -10,6 +10,7 @@
 
 mod full;
 mod magazine;
+mod order;
 mod shards;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
@@ -47,7 +48,7 @@ impl Pool {
         }
     }
 
-    /// Carves up to a portion of chunks and calls `give` with each address. Visits a bounded number of listed spans, and opens a
+    /// Carves up to a portion of chunks and calls `give` with each run of them: the first one's address, and how many. Visits a bounded number of listed spans, and opens a
     /// new one if they have nothing. Returns how many; zero if the system gives no more memory.
     pub(crate) fn carve(
         &self,
@@ -55,7 +56,7 @@ impl Pool {
         spans: &Spans,
         Portion { chunks: want, lines }: Portion,
         now: u32,
-        mut give: impl FnMut(usize),
+        mut give: impl FnMut(usize, usize),
     ) -> usize {
         let nodes = spans.nodes(class);
         let size = INFO[class].size;
@@ -70,9 +71,9 @@ impl Pool {
                     let start = span.head.start();
                     let mut again = 0;
                     point(Point::Carve);
-                    span.clear(taken, lines, |chunk| {
-                        again += span.unpurge(chunk);
-                        give(start + chunk * size);
+                    span.clear(taken, lines, |run| {
+                        again += span.unpurge(run.clone());
+                        give(start + run.start * size, run.len());
                     });
                     if again > 0 {
                         spans.arenas.committed().fetch_add(again, Ordering::Relaxed);
@@ -93,7 +94,7 @@ impl Pool {
             let Some(span) = spans.open(class, taken, self.density(), now) else { return 0 };
             let start = span.head.start();
             self.settle(class, spans, span, span.unhold());
-            (0..taken).for_each(|chunk| give(start + chunk * size));
+            give(start, taken);
             spans.arenas.try_huge(start >> PAGE_SHIFT, 1);
             got = taken;
         }
@@ -155,6 +156,13 @@ impl Pool {
 
     /// Restores all that a magazine holds, which the caller owns and then has empty.
     pub(crate) fn restore_all(&self, class: Class, spans: &Spans, magazine: &Magazine, now: u32) {
+        if !self.restore_near(class, spans, magazine, now) {
+            self.restore_far(class, spans, magazine, now);
+        }
+    }
+
+    /// The same wherever the chunks lie.
+    fn restore_far(&self, class: Class, spans: &Spans, magazine: &Magazine, now: u32) {
         let mut chunks = [0; MAGAZINE_SLOTS];
         let count = magazine.count();
         for (chunk, slot) in chunks.iter_mut().zip(&magazine.slots()[..count]) {

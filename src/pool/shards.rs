@@ -136,6 +136,12 @@ impl Shards {
         self.full(class, home).in_burst()
     }
 
+    /// Whether a shard holds more than it might if it did not serve so many.
+    #[inline]
+    pub(crate) fn is_deep(&self, class: Class, home: u32, magazines: &Magazines) -> bool {
+        self.full(class, home).is_deep(&INFO[class], || self.halvings(), magazines)
+    }
+
     /// Takes a full magazine from anywhere.
     pub(crate) fn take<'a>(&self, class: Class, magazines: &'a Magazines) -> Option<&'a Magazine> {
         self.all(class).find_map(|full| full.take(magazines))

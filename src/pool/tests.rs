@@ -1,6 +1,8 @@
 //! A pool against a plain model: its magazines, its marks, and chunks that go out and come back; and each misuse that
 //! a restore must notice.
 
+mod order;
+
 use super::full::Full;
 use super::{Magazine, Magazines, Pool, Portion, Shards};
 use crate::config::{CARVE_SPANS, DEEP_BYTES, DEEP_CHUNKS, POOL_BYTES, SHARDS};
@@ -62,7 +64,9 @@ impl World {
 
     fn carve(&mut self, want: usize) -> Vec<usize> {
         let mut got = Vec::new();
-        let count = self.pool.carve(self.class, &self.spans, Portion::any(want), 0, |chunk| got.push(chunk));
+        let count = self.pool.carve(self.class, &self.spans, Portion::any(want), 0, |first, run| {
+            got.extend((0..run).map(|at| first + at * INFO[self.class].size));
+        });
         assert!(count == got.len() && count <= want);
         for chunk in &got {
             assert!(self.spans.page_map.get(*chunk).is_some_and(|head| head.kind() == self.class as u32));
@@ -517,7 +521,7 @@ fn behind_the_last_chunk() {
 fn of_another_class() {
     misuse(|world, chunks| {
         let class = at_place(place_of(4096, 1).unwrap());
-        Pool::new().carve(class, &world.spans, Portion::any(1), 0, |chunk| chunks.push(chunk));
+        Pool::new().carve(class, &world.spans, Portion::any(1), 0, |chunk, _| chunks.push(chunk));
     });
 }
 

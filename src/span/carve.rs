@@ -10,6 +10,7 @@ use crate::arena::ones;
 use crate::os;
 use crate::size_class::Class;
 use crate::sync::{Fault, Ordering, planted};
+use core::ops::Range;
 
 /// What a pop from a pool's stack turned out to be.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,10 +70,10 @@ impl Span {
         }
     }
 
-    /// Clears `count` bits, which the holder has taken from the count, lowest first, and calls `give` with the index of
-    /// each chunk; with `lines`, of whole lines as far as there are any. The bits are there, and seen: set bits are never
+    /// Clears `count` bits, which the holder has taken from the count, lowest first, and calls `give` with each run of
+    /// neighbours' indices; with `lines`, of whole lines as far as there are any. The bits are there, and seen: set bits are never
     /// fewer than the count.
-    pub(crate) fn clear(&self, count: usize, lines: bool, mut give: impl FnMut(usize)) {
+    pub(crate) fn clear(&self, count: usize, lines: bool, mut give: impl FnMut(Range<usize>)) {
         let left = if lines { self.clear_some(count, whole, &mut give) } else { count };
         if self.clear_some(left, |word| word, give) > 0 {
             os::die(format_args!("span {:#x} has fewer chunks than it counts", self.head.start()));
@@ -80,7 +81,7 @@ impl Span {
     }
 
     /// Clears up to `count` of the bits that `choose` leaves of each word. Returns how many are still to be cleared.
-    fn clear_some(&self, mut count: usize, choose: impl Fn(u64) -> u64, mut give: impl FnMut(usize)) -> usize {
+    fn clear_some(&self, mut count: usize, choose: impl Fn(u64) -> u64, mut give: impl FnMut(Range<usize>)) -> usize {
         for (at, word) in self.bits(self.info()).iter().enumerate() {
             if count == 0 {
                 break;
@@ -93,9 +94,18 @@ impl Span {
             // to the count yet: whatever its chunk's last owner did is done. Only the holder clears, so all of the
             // mask is still set.
             word.fetch_and(!mask, Ordering::Acquire);
+            let first = mask.trailing_zeros() as usize;
+            let run = (!(mask >> first)).trailing_zeros() as usize;
+            if mask >> first == ones(run) {
+                count -= run;
+                give(at * 64 + first..at * 64 + first + run);
+                continue;
+            }
+            // Holes, of which few are neighbours.
             count -= mask.count_ones() as usize;
             while mask != 0 {
-                give(at * 64 + mask.trailing_zeros() as usize);
+                let chunk = at * 64 + mask.trailing_zeros() as usize;
+                give(chunk..chunk + 1);
                 mask &= mask - 1;
             }
         }
@@ -146,6 +156,15 @@ impl Span {
 
 /// The lowest ones of a word, at most `count` of them.
 fn lowest(word: u64, count: usize) -> u64 {
+    if word == 0 {
+        return 0;
+    }
+    // Neighbours, mostly: of the first run, more than as many, or just so many.
+    let first = word.trailing_zeros() as usize;
+    let run = (!(word >> first)).trailing_zeros() as usize;
+    if count <= run {
+        return ones(count) << first;
+    }
     let present = word.count_ones() as usize;
     if present <= count {
         return word;

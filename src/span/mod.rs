@@ -258,7 +258,7 @@ impl Span {
             if self.purged.get() == 0 {
                 break;
             }
-            self.unpurge(chunk);
+            self.unpurge(chunk..chunk + 1);
         }
         let set = self.set_bits_count();
         let stamp = self.state().stamp();

@@ -14,15 +14,16 @@ use crate::config::PAGE;
 use crate::os::{self, Purged};
 use crate::size_class::ClassInfo;
 use crate::sync::{Fault, Ordering, Point, planted, point};
+use core::ops::Range;
 
 /// Bytes of a purge unit of such spans.
 pub(crate) fn unit(info: &ClassInfo) -> usize {
     (info.pages * PAGE / 64).next_power_of_two().max(os::page_size())
 }
 
-/// The range of units that a chunk overlaps.
-fn units_of(info: &ClassInfo, unit: usize, chunk: usize) -> core::ops::RangeInclusive<usize> {
-    chunk * info.size / unit..=((chunk + 1) * info.size - 1) / unit
+/// The range of units that chunks overlap.
+fn units_of(info: &ClassInfo, unit: usize, chunks: Range<usize>) -> core::ops::RangeInclusive<usize> {
+    chunks.start * info.size / unit..=(chunks.end * info.size - 1) / unit
 }
 
 /// Proof that the caller holds a span in place, and the state it had before.
@@ -81,7 +82,7 @@ impl Span {
             while in_use != 0 && free != 0 {
                 let chunk = at * 64 + in_use.trailing_zeros() as usize;
                 in_use &= in_use - 1;
-                for touched in units_of(info, unit, chunk) {
+                for touched in units_of(info, unit, chunk..chunk + 1) {
                     free &= !(1 << touched);
                 }
             }
@@ -105,15 +106,16 @@ impl Span {
         (gone.count_ones() as usize * unit, free & !noted == gone)
     }
 
-    /// Notes that a chunk is about to be used. Returns the bytes of units that will hold memory again. The holder's.
-    pub(crate) fn unpurge(&self, chunk: usize) -> usize {
+    /// Notes that chunks are about to be used. Returns the bytes of units that will hold memory again. The holder's.
+    #[inline]
+    pub(crate) fn unpurge(&self, chunks: Range<usize>) -> usize {
         let noted = self.purged.get() as u64;
         if noted == 0 {
             return 0;
         }
         let info = self.info();
         let unit = unit(info);
-        let mask = units_of(info, unit, chunk).fold(0u64, |mask, touched| mask | 1 << touched);
+        let mask = units_of(info, unit, chunks).fold(0u64, |mask, touched| mask | 1 << touched);
         if noted & mask == 0 {
             return 0;
         }

@@ -64,7 +64,7 @@ const STRANDINGS: [Stranding; 13] = [
     ("chunks in registers", |world| {
         let class = class_of(SIZE);
         let mut lost = 0;
-        world.heap.pools[class].carve(class, &world.heap.spans, Portion::any(3), 0, |_| lost += SIZE);
+        world.heap.pools[class].carve(class, &world.heap.spans, Portion::any(3), 0, |_, run| lost += run * SIZE);
         lost
     }),
     ("a span, popped", |world| {

@@ -233,9 +233,9 @@ impl World {
     fn clear(&mut self, index: Index, taken: usize) {
         let span = self.span(index);
         let (mut again, mut got) = (0, Vec::new());
-        span.clear(taken, false, |chunk| {
-            again += span.unpurge(chunk);
-            got.push(chunk);
+        span.clear(taken, false, |run| {
+            again += span.unpurge(run.clone());
+            got.extend(run);
         });
         self.spans.arenas.committed().fetch_add(again, Ordering::Relaxed);
         assert_eq!(got.len(), taken);

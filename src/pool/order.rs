@@ -1,0 +1,113 @@
+//! Order: what a thread frees in disorder goes through its spans, from where it is carved by rising addresses again.
+//!
+//! Magazines pass on the order in which chunks were freed. Where that is the order of allocation, or its reverse, whatever is
+//! built next lies as what was there before. A tree is freed children first (so Rust drops it): then each generation would lie
+//! in more disorder than the one before, and each walk wait for memory. (mimalloc's pages come in order again once they are wholly
+//! free.) So a full magazine whose addresses neither rise nor fall does not go to a pool that is deep, if it can be restored
+//! cheaply: most of its chunks lie in one span or beside it. What is scattered goes there as it is, and so does what the processor's
+//! caches hold, where order gains less than this costs.
+//!
+//! | chunks of such a magazine | owner |
+//! |---|---|
+//! | in one span | the caller, until that span's bits and count have them |
+//! | elsewhere | the caller, until [`restore`](Pool::restore) has dealt with them |
+//!
+//! Invariant: that of the magazine before, that of the spans after; nothing is done to any chunk before all have been looked at.
+
+use super::{Magazine, Pool, set};
+use crate::config::{MAGAZINE_SLOTS, SPAN_WORDS};
+use crate::size_class::{Class, INFO};
+use crate::span::Spans;
+use crate::sync::{Point, point};
+
+/// No bitmap has more words.
+const WORDS: usize = 128;
+const _: () = assert!(SPAN_WORDS[SPAN_WORDS.len() - 1] <= WORDS);
+/// Of a magazine's slots, each so manieth is looked at for disorder, and for whether it lies near.
+const STEP: usize = 4;
+const NEAR_STEP: usize = 8;
+/// How many of those that are looked at may lie far.
+const FAR: usize = 2;
+
+impl Pool {
+    /// Restores what a full magazine in hand holds, if that is in disorder and mostly lies in one span and beside it. False:
+    /// nothing is done. O(slots).
+    #[inline(always)]
+    pub(crate) fn put_in_order(&self, class: Class, spans: &Spans, magazine: &Magazine, now: u32) -> bool {
+        is_shuffled(magazine) && self.restore_near(class, spans, magazine, now)
+    }
+
+    /// Restores what a magazine holds if it is full and mostly lies in one span and beside it: nothing has to be sorted. False:
+    /// nothing is done. O(slots).
+    #[inline(never)]
+    pub(super) fn restore_near(&self, class: Class, spans: &Spans, magazine: &Magazine, now: u32) -> bool {
+        if magazine.count() < MAGAZINE_SLOTS {
+            return false;
+        }
+        let info = &INFO[class];
+        let slots = magazine.slots();
+        let span = spans.owner(slots[MAGAZINE_SLOTS / 2].get(), class);
+        let (start, bytes) = (span.head.start(), info.chunks * info.size);
+        let offset = |at: usize| slots[at].get().wrapping_sub(start);
+        let near = (0..MAGAZINE_SLOTS).step_by(NEAR_STEP).filter(|at| offset(*at).wrapping_add(bytes) < 3 * bytes);
+        if near.count() + FAR < MAGAZINE_SLOTS / NEAR_STEP {
+            return false;
+        }
+        let mut masks = [0u64; WORDS];
+        let (mut rest, mut left) = ([0; MAGAZINE_SLOTS], 0);
+        let (mut offsets, mut chunks) = (0usize, 0usize);
+        // What goes into one word is gathered beside it: neighbours come together, and would wait for each other there.
+        let (mut word, mut mask) = (0usize, 0u64);
+        let (mut low, mut high) = (WORDS, 0);
+        for slot in slots {
+            let address = slot.get();
+            let offset = address.wrapping_sub(start);
+            if offset >= bytes {
+                rest[left % MAGAZINE_SLOTS] = address;
+                left += 1;
+                continue;
+            }
+            let chunk = info.index(offset);
+            offsets += offset;
+            chunks += chunk;
+            if chunk / 64 != word {
+                masks[word % WORDS] |= mask;
+                (word, mask) = (chunk / 64, 0);
+                (low, high) = (low.min(word), high.max(word));
+            }
+            mask |= 1 << (chunk % 64);
+        }
+        masks[word % WORDS] |= mask;
+        // Whoever begins in the first word never came to it.
+        low = if masks[0] == 0 { low } else { 0 };
+        let found: u32 = masks[low..=high].iter().map(|mask| mask.count_ones()).sum();
+        // No chunk begins after its offset: the sums are the same only if none begins before.
+        if chunks * info.size != offsets || found as usize + left != MAGAZINE_SLOTS {
+            // Some chunk is none, or is there twice: this tells which.
+            self.restore_far(class, spans, magazine, now);
+            return true;
+        }
+        magazine.set_count(0);
+        for (word, mask) in masks.iter().enumerate().take(high + 1).skip(low) {
+            set(span, info.size, word, *mask);
+        }
+        point(Point::Restore);
+        self.settle(class, spans, span, span.add(MAGAZINE_SLOTS - left, now));
+        if left > 0 {
+            self.restore(class, spans, &mut rest[..left], now);
+        }
+        true
+    }
+}
+
+/// Whether a full magazine's addresses neither rise nor fall, but for a few, as far as some of them tell.
+#[inline(always)]
+fn is_shuffled(magazine: &Magazine) -> bool {
+    let pairs = MAGAZINE_SLOTS / STEP;
+    if magazine.count() < MAGAZINE_SLOTS {
+        return false;
+    }
+    let slots = magazine.slots();
+    let rises = (0..pairs).filter(|pair| slots[STEP * pair].get() < slots[STEP * pair + 1].get()).count();
+    (2..pairs.saturating_sub(1)).contains(&rises)
+}
