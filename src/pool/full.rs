@@ -111,8 +111,9 @@ impl Full {
             return 1;
         }
         let halvings = self.halvings(otherwise);
-        let more = 2 * self.served.load(Ordering::Relaxed);
-        share(info.pooled, halvings).saturating_add(more).min(share(info.deep, halvings))
+        // Wrapping: where the clock stands it may be any number, and the pool is as deep as others for a while.
+        let twice = self.served.load(Ordering::Relaxed).wrapping_mul(2);
+        share(info.pooled, halvings).saturating_add(twice).min(share(info.deep, halvings))
     }
 
     /// Whether there are more than if it had served none.
@@ -148,7 +149,7 @@ impl Full {
         set(&self.drains, 0);
         set(&self.refills, 0);
         set(&self.served, self.served.load(Ordering::Relaxed) / 2);
-        set(&self.burst, (drains > 16 + 8 * refills) as u32);
+        set(&self.burst, (drains > refills.saturating_mul(8).saturating_add(16)) as u32);
         set(&self.low, depth);
         set(&self.surplus, if low > 16 { low.div_ceil(2) } else { low });
         drains > 0 || refills > 0
@@ -220,4 +221,24 @@ fn count(counter: &AtomicU32) {
 /// What a magazine says that is, or was a moment ago, on top of a stack.
 fn height(magazines: &Magazines, top: Index) -> u32 {
     if top == NONE { 0 } else { magazines.get(top).height() }
+}
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests {
+    use super::*;
+    use crate::size_class::INFO;
+
+    /// Where the clock stands there is no tick, and nothing begins anew.
+    #[test]
+    fn whatever_was_counted_it_bounds_as_it_should() {
+        let (full, magazines, info) = (Full::new(), Magazines::new(), &INFO[0]);
+        full.drains.store(1000, Ordering::Relaxed);
+        for count in [1 << 29, 1 << 31, u32::MAX] {
+            [&full.refills, &full.served].iter().for_each(|counter| counter.store(count, Ordering::Relaxed));
+            assert!((info.pooled..=info.deep).contains(&full.bound(info, || 0)), "{count} served");
+            full.tick(&magazines);
+            assert!(!full.in_burst(), "{count} were asked for");
+            full.drains.store(1000, Ordering::Relaxed);
+        }
+    }
 }
