@@ -66,7 +66,7 @@ pub(super) struct Clock {
     /// When the last tick was, in milliseconds.
     last_ms: AtomicU64,
     /// Ticks so far.
-    tick: AtomicU32,
+    pub(super) tick: AtomicU32,
     /// How many span nodes the sweep has visited in this round.
     swept: AtomicU64,
     /// The next cache that a tick looks at.
@@ -111,9 +111,9 @@ impl Clock {
         self.tick.load(Ordering::Relaxed)
     }
 
-    /// Whether a tick is still to come, of those that are near.
+    /// Whether a tick is still to come, of those that are near: one that was never set is past, however many there have been.
     fn is_ahead(&self, tick: &AtomicU32) -> bool {
-        tick.load(Ordering::Relaxed).wrapping_sub(self.now()) as i32 > 0
+        (1..=REFUSED_TICKS).contains(&tick.load(Ordering::Relaxed).wrapping_sub(self.now()))
     }
 
     /// Sets a tick to one that is to come.
