@@ -103,7 +103,8 @@ impl Heap {
     fn repair_magazines(&self) -> Option<()> {
         let placed = free_nodes(&self.magazines)?;
         for cache in self.caches.iter() {
-            if cache.owner().is_none() {
+            // One that is still being settled, since there was no memory to go on with it, has what is in it.
+            if cache.owner().is_none() && !cache.is_adopted() {
                 continue;
             }
             cache.walk_empties(&self.magazines, |magazine| placed.mark(magazine.index() as usize));

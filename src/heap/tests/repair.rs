@@ -109,6 +109,28 @@ const STRANDINGS: [Stranding; 13] = [
     }),
 ];
 
+/// A cache that a thread was settling when both vanished keeps its magazines until a repair has memory to go on with it: they are
+/// nobody else's meanwhile.
+#[test]
+fn a_cache_that_is_being_settled_keeps_what_it_has() {
+    let world = World::new();
+    let (stays, mut goes) = (world.join(), world.join());
+    (0..INFO[class_of(SIZE)].slots / 2).for_each(|_| assert!(goes.alloc(SIZE, 1, false)));
+    let cache = goes.cache.take().unwrap();
+    assert!(cache.adopt(cache.owner().unwrap()));
+    goes.dead = true;
+    for failed in [1, 0] {
+        world.fork();
+        let failing = world.system.failing(0, failed);
+        world.heap.settle_fork(stays.cache.unwrap());
+        drop(failing);
+        let loaded = cache.loaded(class_of(SIZE), &world.heap.magazines).map(|magazine| magazine.index());
+        assert_eq!(loaded.is_some(), failed > 0);
+        world.heap.magazines.walk_free(|index| assert!(loaded != Some(index), "{index} is loaded and free"));
+    }
+    verify(&world, Vec::from([stays, goes]), 0, "a cache that was being settled");
+}
+
 /// Has things stranded, and the fork settled by the one who stays.
 fn settle<'a>(world: &'a World, strandings: &[Stranding]) -> (Vec<Client<'a>>, usize) {
     let (stays, goes) = in_use(world);
