@@ -106,6 +106,8 @@ mod values {
     pub(crate) const SEAL_STEP: usize = 16;
     /// How many arenas there can be.
     pub(crate) const ARENAS: usize = 512;
+    /// After so many, the smallest that is made is twice as large: the last ones have 2 GiB at least.
+    pub(crate) const ARENAS_A_SIZE: usize = 32;
     /// From this size an allocation has a mapping of its own.
     pub(crate) const HUGE_MIN: usize = 32 << 20;
     /// The part of a mapping's length that is left free behind it in a hardened heap.
@@ -264,6 +266,7 @@ mod values {
     pub(crate) const SEAL_STEP: usize = 1;
     pub(crate) const ZERO_BY_PURGE: usize = PAGE_SIZE;
     pub(crate) const ARENAS: usize = 3;
+    pub(crate) const ARENAS_A_SIZE: usize = 3;
     pub(crate) const HUGE_MIN: usize = 4 * PAGE_SIZE;
     pub(crate) const GROWTH_PART: usize = 8;
 

@@ -6,7 +6,8 @@
 //! tables, if they can be: else each shortage of memory would cost the address space of some tables.
 //!
 //! A new arena is as large as all before it together (between `ARENA_MIN` and `ARENA_MAX`), so address space stays
-//! proportional to use; where the system refuses (`ulimit -v`, strict overcommit), smaller ones are tried.
+//! proportional to use; where the system refuses (`ulimit -v`, strict overcommit), smaller ones are tried: but the smallest that is
+//! made is the larger the more there are, or a system that had little to give for long would have filled the table for good.
 //!
 //! Invariant: arenas fill `table` from the front; once it is full, a new one takes the slot of an abandoned one, and names it.
 
@@ -26,7 +27,7 @@ pub(crate) use budget::Budget;
 pub(crate) use place::Place;
 pub(crate) use region::{Arena, Density, Fill, Run};
 
-use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, GROWN, PAGE, PAGE_SHIFT};
+use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, ARENAS_A_SIZE, GROWN, PAGE, PAGE_SHIFT};
 use crate::log::{Bytes, Count, Voice, tell};
 use crate::os;
 use crate::page_map::PAGE_BYTES;
@@ -412,6 +413,8 @@ impl Arenas {
         if self.revive(least, bytes) {
             return Some(());
         }
+        let least = least.max(PAGE << (self.iter().count() / ARENAS_A_SIZE));
+        bytes = bytes.max(least);
         let (start, margin) = loop {
             let alignment = if bytes >= 2 * ARENA_ALIGN { ARENA_ALIGN } else { PAGE };
             let is_wide = modest == usize::MAX && alignment == ARENA_ALIGN;

@@ -414,12 +414,32 @@ fn an_arena_is_had_again_with_its_tables() {
 fn arenas_can_be_given_up_any_number_of_times() {
     let system = System::fresh();
     let arenas = Arenas::new();
+    system.set_room(2 * ARENA_MIN);
     for times in 0..2 * ARENAS {
         let run = arenas.take_run(3, 1, Fill::Any).unwrap_or_else(|| panic!("no arena after {times} times"));
         arenas.give_run(run.page, run.pages);
         arenas.abandon_free();
         assert!(arenas.reserved() == system.reserved_bytes() && arenas.reserved() <= ARENA_MIN);
     }
+}
+
+/// However little at a time the system has given for however long: what it gives later has a place.
+#[test]
+fn small_arenas_leave_room_for_further_ones() {
+    let system = System::fresh();
+    let arenas = Arenas::new();
+    let mut taken = 0;
+    for step in 1..4 * ARENAS {
+        system.set_room(step * (PAGE + fake::page_size()));
+        while arenas.take_run(1, 1, Fill::Any).is_some() {
+            taken += 1;
+        }
+    }
+    assert!(arenas.iter().count() < ARENAS && taken > 2 * ARENAS, "{taken} pages in {}", arenas.iter().count());
+    system.set_room(usize::MAX);
+    assert!(arenas.take_run(1, 1, Fill::Any).is_some());
+    assert!(arenas.reserved() > ARENA_MIN, "it is as large as others");
+    assert_eq!(arenas.check(), Ok(taken + 1));
 }
 
 #[test]
