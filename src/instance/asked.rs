@@ -48,7 +48,8 @@ impl Heap {
     }
 
     /// Verifies every structure of the heap, and that its statistics add up. Exact only while no other thread uses the heap: else
-    /// an error may be a false alarm. Linear in what the heap has.
+    /// an error may be a false alarm, and so in the child of a fork for good, if threads that vanished were in the heap at that
+    /// moment. Linear in what the heap has.
     ///
     /// # Errors
     /// Names the first equation that does not hold: a defect, or memory that the program has overwritten.
