@@ -27,7 +27,7 @@ fn free(heap: &Heap, chunk: usize) {
 pub fn one_frees_one_allocates_one_purges() {
     let heap = Rc::new(Heap::new());
     let mut chunks = Vec::new();
-    heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(2), 0, each(CLASS, |chunk| chunks.push(chunk)));
+    heap.pool(CLASS, 0).carve(Portion::any(2), 0, each(CLASS, |chunk| chunks.push(chunk)));
     let theirs = chunks[1];
     let freeing = spawn(&heap, move |heap| free(heap, theirs));
     let purging = spawn(&heap, |heap| {

@@ -203,7 +203,7 @@ pub fn two_are_born() {
 pub fn two_free_the_last_of_a_span() {
     let heap = Rc::new(Heap::new());
     let mut chunks = Vec::new();
-    heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(2), 0, each(CLASS, |chunk| chunks.push(chunk)));
+    heap.pool(CLASS, 0).carve(Portion::any(2), 0, each(CLASS, |chunk| chunks.push(chunk)));
     let free = |heap: &Heap, chunk: usize| {
         touch(chunk, CLASS);
         let chunk = NonNull::new(with_exposed_provenance_mut(chunk)).expect("no chunk is at zero");
@@ -302,7 +302,7 @@ pub fn stats_against_load() {
     let heap = Rc::new(Heap::new());
     let cache = join(&heap).index();
     let mut live = Vec::new();
-    heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(1), 0, each(CLASS, |chunk| live.push(chunk)));
+    heap.pool(CLASS, 0).carve(Portion::any(1), 0, each(CLASS, |chunk| live.push(chunk)));
     let other = spawn(&heap, move |heap| alloc(heap, heap.caches.get(cache)));
     heap.stats();
     live.push(other.join());
@@ -314,7 +314,7 @@ pub fn stats_against_load() {
 pub fn stats_against_drain() {
     let heap = Rc::new(Heap::new());
     let mut chunks = Vec::new();
-    heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(1), 0, each(CLASS, |chunk| chunks.push(chunk)));
+    heap.pool(CLASS, 0).carve(Portion::any(1), 0, each(CLASS, |chunk| chunks.push(chunk)));
     let other = spawn(&heap, move |heap| {
         let magazine = heap.magazines.take().expect("the fake system gives memory");
         magazine.slots()[0].set(chunks[0]);
@@ -331,7 +331,7 @@ pub fn stats_against_drain() {
 pub fn stats_against_second_drain() {
     let heap = Rc::new(Heap::new());
     let mut chunks = Vec::new();
-    heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(2), 0, each(CLASS, |chunk| chunks.push(chunk)));
+    heap.pool(CLASS, 0).carve(Portion::any(2), 0, each(CLASS, |chunk| chunks.push(chunk)));
     let fill = |heap: &Heap, chunk| {
         let magazine = heap.magazines.take().expect("the fake system gives memory");
         magazine.slots()[0].set(chunk);

@@ -544,7 +544,7 @@ pub fn unbind_against_begin() {
     let world = Rc::new(Recorded { heap: Heap::new(), tracker: Tracker::new() });
     let carve = |heap: &Heap, want: usize| {
         let mut chunks = Vec::new();
-        heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(want), 0, each(CLASS, |chunk| chunks.push(chunk)));
+        heap.pool(CLASS, 0).carve(Portion::any(want), 0, each(CLASS, |chunk| chunks.push(chunk)));
         chunks
     };
     let chunks = carve(&world.heap, 2);
@@ -555,7 +555,7 @@ pub fn unbind_against_begin() {
         world.end(*chunk, 10);
     }
     assert!(world.tracker.unbind(world.heap.place(chunks[1])), "the place has a record");
-    world.heap.pools[CLASS].restore(CLASS, &world.heap.spans, &mut [chunks[0]], 0);
+    world.heap.pool(CLASS, 0).restore(&mut [chunks[0]], 0);
 
     let [mine, theirs] = lots;
     let other = spawn(&world, move |world| {
@@ -567,7 +567,7 @@ pub fn unbind_against_begin() {
     if let Some(outcome) = span.visit_free(|chunk| {
         world.tracker.unbind(world.heap.place(chunk));
     }) {
-        world.heap.pools[CLASS].settle(CLASS, &world.heap.spans, span, outcome);
+        world.heap.pool(CLASS, 0).settle(span, outcome);
     }
     world.begin(&mine, chunks[1], 30);
     let theirs = other.join();

@@ -49,7 +49,7 @@ pub fn look_up_against_open() {
     let heap = Rc::new(Heap::new());
     let other = spawn(&heap, |heap| {
         let mut first = 0;
-        heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(1), 0, |chunk, _| first = chunk);
+        heap.pool(CLASS, 0).carve(Portion::any(1), 0, |chunk, _| first = chunk);
         first
     });
     if let Some(head) = heap.spans.page_map.get(PAGE) {

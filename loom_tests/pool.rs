@@ -34,9 +34,7 @@ fn heap_with_two() -> Rc<Heap> {
     for _ in 0..2 {
         let magazine = heap.magazines.take().expect("the fake system gives memory");
         let mut slots = magazine.slots().iter();
-        let count = heap.pools[CLASS].carve(
-            CLASS,
-            &heap.spans,
+        let count = heap.pool(CLASS, 0).carve(
             Portion::any(INFO[CLASS].slots),
             0,
             each(CLASS, |chunk| {

@@ -16,15 +16,24 @@ const CLASS: Class = 0;
 /// Carves up to `want` chunks and writes to each, as whoever allocates them may.
 fn carve(heap: &Heap, want: usize) -> Vec<usize> {
     let mut chunks = Vec::new();
-    heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(want), 0, each(CLASS, |chunk| chunks.push(chunk)));
+    heap.pool(CLASS, 0).carve(Portion::any(want), 0, each(CLASS, |chunk| chunks.push(chunk)));
     chunks.iter().for_each(|chunk| touch(*chunk, CLASS));
     chunks
 }
 
 /// Restores chunks, each written to right before.
 fn restore(heap: &Heap, chunks: &[usize]) {
+    restore_at(heap, 0, chunks);
+}
+
+/// The same on another processor.
+fn restore_away(heap: &Heap, chunks: &[usize]) {
+    restore_at(heap, heap.shards.home(1), chunks);
+}
+
+fn restore_at(heap: &Heap, home: u32, chunks: &[usize]) {
     chunks.iter().for_each(|chunk| touch(*chunk, CLASS));
-    heap.pools[CLASS].restore(CLASS, &heap.spans, &mut chunks.to_vec(), 0);
+    heap.pool(CLASS, home).restore(&mut chunks.to_vec(), 0);
 }
 
 /// Purges what is free in spans in use.
@@ -57,12 +66,12 @@ fn check(heap: &Heap, mut held: Vec<usize>) {
     assert_eq!(nodes.free_nodes(), Some(nodes.made() as usize), "each node is given back once");
 }
 
-/// Chunks come back one by one to a full span while another thread carves.
+/// Chunks come back one by one to a full span, on another processor, while a thread carves.
 pub fn restore_against_carve() {
     let (heap, chunks) = heap_with(4);
     // The second is the lower, which a carve takes first, counted or not.
     let back = [chunks[2], chunks[0]];
-    let other = spawn(&heap, move |heap| back.iter().for_each(|chunk| restore(heap, &[*chunk])));
+    let other = spawn(&heap, move |heap| back.iter().for_each(|chunk| restore_away(heap, &[*chunk])));
     let mut held = carve(&heap, 2);
     other.join();
     held.extend([chunks[1], chunks[3]]);
@@ -100,7 +109,7 @@ pub fn purge_against_open() {
     let heap = Rc::new(Heap::new());
     let other = spawn(&heap, |heap| {
         let mut chunks = Vec::new();
-        heap.pools[CLASS].carve(CLASS, &heap.spans, Portion::any(1), 0, each(CLASS, |chunk| chunks.push(chunk)));
+        heap.pool(CLASS, 0).carve(Portion::any(1), 0, each(CLASS, |chunk| chunks.push(chunk)));
         chunks.iter().for_each(|chunk| touch(*chunk, CLASS));
         chunks
     });
@@ -109,14 +118,14 @@ pub fn purge_against_open() {
     });
     let mut chunks = other.join();
     chunks.iter().for_each(|chunk| touch(*chunk, CLASS));
-    heap.pools[CLASS].restore(CLASS, &heap.spans, &mut chunks, 0);
-    heap.pools[CLASS].reap(CLASS, &heap.spans, 8, 0);
+    heap.pool(CLASS, 0).restore(&mut chunks, 0);
+    heap.pool(CLASS, 0).reap(8, 0);
     assert_eq!(heap.check().expect("the empty heap is sound").spans, 0, "all runs are given back");
 }
 
 /// Pops listed spans until one is met that is not a tombstone.
 fn reap(heap: &Heap) {
-    heap.pools[CLASS].reap(CLASS, &heap.spans, 8, 0);
+    heap.pool(CLASS, 0).reap(8, 0);
 }
 
 /// A listed span becomes wholly free while another thread pops it: retired by one of them, tombstone or not.
@@ -131,7 +140,7 @@ pub fn retire_against_pop() {
 /// The same, with a carver, who may find the run in his hands again as another span.
 pub fn retire_against_carve() {
     let (heap, chunks) = heap_with(2);
-    let other = spawn(&heap, move |heap| restore(heap, &chunks));
+    let other = spawn(&heap, move |heap| restore_away(heap, &chunks));
     let held = carve(&heap, 1);
     other.join();
     check(&heap, held);
@@ -171,7 +180,7 @@ pub fn purge_against_restore() {
 fn visit(heap: &Heap) {
     for span in heap.spans.nodes(CLASS).iter() {
         if let Some(outcome) = span.visit_free(|chunk| touch(chunk, CLASS)) {
-            heap.pools[CLASS].settle(CLASS, &heap.spans, span, outcome);
+            heap.pool(CLASS, 0).settle(span, outcome);
         }
     }
 }

@@ -73,6 +73,8 @@ mod values {
     /// And what of a pool that serves as much; how many chunks at most, since each is 8 B of tables that do not go back.
     pub(crate) const DEEP_BYTES: usize = if IN_C { 8 << 20 } else { 16 << 20 };
     pub(crate) const DEEP_CHUNKS: usize = 256 << 10;
+    /// For so many ticks after a pool had to refuse a magazine, those in disorder do not go there.
+    pub(crate) const SPILL_TICKS: u32 = 32;
     /// Processors that have full magazines of their own: a power of two.
     pub(crate) const SHARDS: usize = 16;
     /// Listed spans that one refill may visit.
@@ -249,6 +251,7 @@ mod values {
     pub(crate) const POOL_BYTES: usize = 64;
     pub(crate) const DEEP_BYTES: usize = 64;
     pub(crate) const DEEP_CHUNKS: usize = 64;
+    pub(crate) const SPILL_TICKS: u32 = 1;
     pub(crate) const SHARDS: usize = 4;
     pub(crate) const CARVE_SPANS: u32 = 2;
 

@@ -37,7 +37,7 @@ impl Heap {
         let mut seen = 0;
         let mut bad = None;
         for class in 0..CLASSES {
-            let listed = self.pools[class].check(class, &self.spans, |span| {
+            let listed = self.pool(class, 0).check(|span| {
                 bad = bad.or((!span.is_linked() && !span.is_held()).then(|| span.head.start()));
             });
             ensure(listed, "pool's stack of listed spans ends", class)?;

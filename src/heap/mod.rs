@@ -32,6 +32,7 @@ mod walk;
 pub(crate) use tracked::Tracked;
 
 use crate::log::{Count, Voice, tell};
+use crate::os;
 use crate::pool::{Magazine, Magazines, Pool, Portion, Shards};
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::slab::Slab;
@@ -63,7 +64,6 @@ pub(crate) struct Heap {
     clock: Clock,
     pub(crate) magazines: Magazines,
     pub(crate) caches: Slab<ThreadCache>,
-    pub(crate) pools: [Pool; CLASSES],
     pub(crate) shards: Shards,
     counts: Counts,
     shelf: Shelf,
@@ -89,7 +89,6 @@ impl Heap {
                 note: AtomicU32::new(0),
                 key: AtomicU32::new(0),
                 spans: Spans::new(),
-                pools: array_of![Pool::new(); CLASSES],
                 shards: Shards::new(),
                 magazines: Magazines::new(),
                 caches: Slab::new(),
@@ -153,7 +152,7 @@ impl Heap {
                 Count(magazine.count(), "chunk")
             );
             if magazine.count() > 0 {
-                self.pools[class].restore_all(class, &self.spans, magazine, self.clock.now());
+                self.pool(class, cache.home()).restore_all(magazine, self.clock.now());
             }
             cache.load(class, magazine);
         }
@@ -167,6 +166,17 @@ impl Heap {
             );
         }
         chunk
+    }
+
+    /// A class's pool, as it is seen from a shard.
+    #[inline(always)]
+    pub(crate) fn pool(&self, class: Class, home: u32) -> Pool<'_> {
+        Pool { class, home, shards: &self.shards, spans: &self.spans }
+    }
+
+    /// The home of the calling thread, whether or not it has a cache.
+    fn here(&self) -> u32 {
+        self.shards.home(os::processor())
     }
 
     /// Should a fork leave the caller behind now, its child knows that somebody had things in hand.
@@ -188,7 +198,7 @@ impl Heap {
         let _guest = self.guest();
         let one = || {
             let chunk = [Slot::new(0)];
-            self.carve(class, Portion::any(1), &chunk, self.clock.now());
+            self.carve(class, self.here(), Portion::any(1), &chunk, self.clock.now());
             NonNull::new(with_exposed_provenance_mut(chunk[0].get()))
         };
         let chunk = one().or_else(|| {
@@ -206,7 +216,7 @@ impl Heap {
     pub(crate) fn free_shared(&self, class: Class, chunk: NonNull<u8>) {
         let _guest = self.guest();
         let chunk = chunk.as_ptr().expose_provenance();
-        self.pools[class].restore(class, &self.spans, &mut [chunk], self.clock.now());
+        self.pool(class, self.here()).restore(&mut [chunk], self.clock.now());
     }
 
     /// A chunk for a thread whose bin is empty.
@@ -271,7 +281,7 @@ impl Heap {
                     cache.discharge(INFO[class].magazine_bytes());
                     return self.alloc_shared(class);
                 };
-                if self.carve_into(class, empty, cache.portion(class), now) == 0 {
+                if self.carve_into(cache, class, empty, now) == 0 {
                     cache.put_empty(&self.magazines, empty);
                     cache.discharge(INFO[class].magazine_bytes());
                     return None;
@@ -286,11 +296,11 @@ impl Heap {
     /// Carves a portion into `slots`, the lowest address into the last one in use, and returns how many are. For all who carve: in
     /// one copy.
     #[inline(never)]
-    fn carve(&self, class: Class, want: Portion, slots: &[Slot], now: u32) -> usize {
+    fn carve(&self, class: Class, home: u32, want: Portion, slots: &[Slot], now: u32) -> usize {
         let size = INFO[class].size;
         let slots = &slots[..want.chunks];
         let mut free = slots.len();
-        self.pools[class].carve(class, &self.spans, want, now, |mut chunk, run| {
+        self.pool(class, home).carve(want, now, |mut chunk, run| {
             for slot in slots[free - run..free].iter().rev() {
                 slot.set(chunk);
                 chunk += size;
@@ -308,8 +318,8 @@ impl Heap {
     }
 
     /// Fills an empty magazine with a portion of chunks from the spans, so that the lowest address comes out first.
-    fn carve_into(&self, class: Class, magazine: &Magazine, want: Portion, now: u32) -> usize {
-        let count = self.carve(class, want, magazine.slots(), now);
+    fn carve_into(&self, cache: &ThreadCache, class: Class, magazine: &Magazine, now: u32) -> usize {
+        let count = self.carve(class, cache.home(), cache.portion(class), magazine.slots(), now);
         magazine.set_count(count);
         tell!(self.voice(), Pool, "{} B: {} carved from spans", INFO[class].size, Count(count, "chunk"));
         self.watch_growth();
@@ -366,9 +376,7 @@ impl Heap {
             }
             cache.discharge(INFO[class].magazine_bytes());
         }
-        if self.shards.is_deep(class, cache.home(), &self.magazines)
-            && self.pools[class].put_in_order(class, &self.spans, full, now)
-        {
+        if self.shards.spills(class, cache.home()) && self.pool(class, cache.home()).put_in_order(full, now) {
             tell!(self.voice(), Pool, "{size} B: the full magazine, in disorder, restored to its span");
             self.ebb_calmly(INFO[class].magazine_bytes());
             return Some(full);
@@ -377,17 +385,17 @@ impl Heap {
             tell!(self.voice(), Pool, "{size} B: the full magazine goes to the pool, by one exchange");
             return None;
         }
-        self.restore(class, full, now);
+        self.restore(class, cache.home(), full, now);
         Some(full)
     }
 
     /// Restores what a full magazine in hand holds, which the pool has no room for.
     #[cold]
     #[inline(never)]
-    fn restore(&self, class: Class, full: &Magazine, now: u32) {
+    fn restore(&self, class: Class, home: u32, full: &Magazine, now: u32) {
         let (size, count) = (INFO[class].size, full.count());
         tell!(self.voice(), Pool, "{size} B: {} restored to their spans", Count(count, "chunk"));
-        self.pools[class].restore_all(class, &self.spans, full, now);
+        self.pool(class, home).restore_all(full, now);
         self.ebb(count * size);
         self.relieve();
     }
@@ -432,7 +440,7 @@ impl Heap {
             if self.shards.drain(class, cache.home(), &self.magazines, magazine) {
                 return;
             }
-            self.pools[class].restore_all(class, &self.spans, magazine, self.clock.now());
+            self.pool(class, cache.home()).restore_all(magazine, self.clock.now());
         }
         cache.put_empty(&self.magazines, magazine);
     }
@@ -447,7 +455,7 @@ impl Heap {
     /// Restores what a magazine in hand holds and returns it to the slab.
     fn dissolve(&self, class: Class, magazine: &Magazine) {
         if magazine.count() > 0 {
-            self.pools[class].restore_all(class, &self.spans, magazine, self.clock.now());
+            self.pool(class, self.here()).restore_all(magazine, self.clock.now());
         }
         self.magazines.give(magazine.index());
     }

@@ -139,7 +139,7 @@ impl Heap {
         let class = class as Class;
         let (span, info) = (self.spans.owner(chunk, class), &INFO[class]);
         if span.chunk_at(info, chunk).is_some_and(|at| !span.is_free(info, at)) {
-            self.pools[class].restore(class, &self.spans, &mut [chunk], self.clock.now());
+            self.pool(class, 0).restore(&mut [chunk], self.clock.now());
         }
     }
 
@@ -150,8 +150,8 @@ impl Heap {
         if free.iter().any(Option::is_none) {
             return None;
         }
-        for (class, pool) in self.pools.iter().enumerate() {
-            pool.unlist_all(self.spans.nodes(class));
+        for class in 0..CLASSES {
+            self.pool(class, 0).unlist_all();
         }
         for (slab, free) in self.spans.slabs().iter().zip(free.iter().flatten()) {
             for index in indices(slab).filter(|index| !free.has(*index as usize)) {
@@ -164,7 +164,7 @@ impl Heap {
                 }
                 let class = span.head.kind() as Class;
                 self.spans.publish(span, class);
-                self.pools[class].settle(class, &self.spans, span, span.rebuild());
+                self.pool(class, 0).settle(span, span.rebuild());
             }
         }
         Some(())

@@ -57,7 +57,7 @@ impl Heap {
     #[inline(never)]
     fn carve_single(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
         let chunk = [Slot::new(0)];
-        if self.carve(class, Portion::any(1), &chunk, self.clock.now()) == 0 {
+        if self.carve(class, cache.home(), Portion::any(1), &chunk, self.clock.now()) == 0 {
             return None;
         }
         self.tell_taken(class, "of a span");

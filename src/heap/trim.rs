@@ -3,7 +3,7 @@
 use super::Heap;
 use crate::os;
 use crate::report::Trimmed;
-use crate::size_class::INFO;
+use crate::size_class::{CLASSES, INFO};
 use crate::thread_cache::ThreadCache;
 
 impl Heap {
@@ -36,9 +36,9 @@ impl Heap {
             other.put_mark();
             self.rob(other, |_| true);
         }
-        for (class, pool) in self.pools.iter().enumerate() {
+        for class in 0..CLASSES {
             self.return_magazines(class, self.shards.depth(class, &self.magazines));
-            pool.reap(class, &self.spans, self.spans.nodes(class).made() as usize, self.clock.now());
+            self.pool(class, 0).reap(self.spans.nodes(class).made() as usize, self.clock.now());
         }
         self.clear_shelf(|_| true);
     }

@@ -30,7 +30,7 @@ impl Heap {
                 });
                 if let Some(outcome) = outcome {
                     let class = span.head.kind() as Class;
-                    self.pools[class].settle(class, &self.spans, span, outcome);
+                    self.pool(class, self.here()).settle(span, outcome);
                 }
             }
         }

@@ -329,7 +329,7 @@ impl Heap {
         for class in 0..CLASSES {
             self.shards.tick(class, &self.magazines);
             pooled += self.shards.depth(class, &self.magazines);
-            self.pools[class].reap(class, &self.spans, 64, now);
+            self.pool(class, 0).reap(64, now);
         }
         let rested = |stamp| (now as u16).wrapping_sub(stamp) as u32 >= SPARE_TICKS;
         let made = self.caches.made();
@@ -440,7 +440,7 @@ impl Heap {
                     self.spans.arenas.ebb(span.head.start() >> PAGE_SHIFT);
                 }
                 let class = span.head.kind() as Class;
-                self.pools[class].settle(class, &self.spans, span, span.unhold_in_place(token, done));
+                self.pool(class, self.here()).settle(span, span.unhold_in_place(token, done));
             }
         }
         if purged > 0 {

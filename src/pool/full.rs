@@ -11,15 +11,15 @@
 //! Invariant: the top magazine says how many there are, and each says one more than the one below.
 
 use super::{Magazine, Magazines};
+use crate::config::SPILL_TICKS;
 use crate::size_class::ClassInfo;
 use crate::slab::Node;
 use crate::stack::Stack;
 use crate::sync::{AtomicU32, Fault, Ordering, Point, planted, point};
 use crate::tagged::{Index, NONE};
 
-/// See the module's documentation. A line of the processor's caches.
+/// See the module's documentation. With the listed spans, a line of the processor's caches.
 #[derive(Debug)]
-#[repr(align(64))]
 pub(super) struct Full {
     stack: Stack,
     /// The least depth since the last tick.
@@ -36,6 +36,8 @@ pub(super) struct Full {
     burst: AtomicU32,
     /// Magazines to return to their spans before the next tick.
     surplus: AtomicU32,
+    /// For how many ticks still it is known that it had to refuse one.
+    spills: AtomicU32,
 }
 
 impl Full {
@@ -50,6 +52,7 @@ impl Full {
                 halvings: AtomicU32::new(0),
                 burst: AtomicU32::new(0),
                 surplus: AtomicU32::new(0),
+                spills: AtomicU32::new(0),
             }
         }
     }
@@ -94,14 +97,18 @@ impl Full {
         count(&self.drains);
         let bound = self.bound(info, otherwise);
         let mut told = false;
-        self.stack.push_if(magazine.link(), magazine.index(), |top| {
+        let taken = self.stack.push_if(magazine.link(), magazine.index(), |top| {
             let below = height(magazines, top);
             if !(planted(Fault::HeightOnce) && told) {
                 magazine.set_height(below + 1);
             }
             told = true;
             below < bound
-        })
+        });
+        if !taken {
+            set(&self.spills, SPILL_TICKS);
+        }
+        taken
     }
 
     /// How many there may be.
@@ -116,18 +123,18 @@ impl Full {
         share(info.pooled, halvings).saturating_add(twice).min(share(info.deep, halvings))
     }
 
-    /// Whether there are more than if it had served none.
-    #[inline]
-    pub(super) fn is_deep(&self, info: &ClassInfo, otherwise: impl FnOnce() -> u32, magazines: &Magazines) -> bool {
-        self.depth(magazines) >= share(info.pooled, self.halvings(otherwise))
-    }
-
     #[inline]
     fn halvings(&self, otherwise: impl FnOnce() -> u32) -> u32 {
         match self.halvings.load(Ordering::Relaxed) {
             0 => otherwise(),
             more => more - 1,
         }
+    }
+
+    /// Whether it had to refuse one of late.
+    #[inline]
+    pub(super) fn spills(&self) -> bool {
+        self.spills.load(Ordering::Relaxed) != 0
     }
 
     #[inline]
@@ -150,6 +157,7 @@ impl Full {
         set(&self.refills, 0);
         set(&self.served, self.served.load(Ordering::Relaxed) / 2);
         set(&self.burst, (drains > refills.saturating_mul(8).saturating_add(16)) as u32);
+        set(&self.spills, self.spills.load(Ordering::Relaxed).saturating_sub(1));
         set(&self.low, depth);
         set(&self.surplus, if low > 16 { low.div_ceil(2) } else { low });
         drains > 0 || refills > 0
@@ -240,5 +248,21 @@ mod tests {
             assert!(!full.in_burst(), "{count} were asked for");
             full.drains.store(1000, Ordering::Relaxed);
         }
+    }
+
+    #[test]
+    fn what_was_refused_is_known_for_a_while() {
+        let _system = crate::os::fake::System::fresh();
+        let (full, magazines, info) = (Full::new(), Magazines::new(), &INFO[0]);
+        while full.drain(info, || 0, &magazines, magazines.take().unwrap()) {
+            assert!(!full.spills());
+        }
+        assert!(full.spills() && full.depth(&magazines) == info.pooled);
+        for _ in 1..SPILL_TICKS {
+            full.tick(&magazines);
+            assert!(full.spills());
+        }
+        full.tick(&magazines);
+        assert!(!full.spills());
     }
 }

@@ -4,9 +4,10 @@
 //! there is none, it carves. *Drain* puts one there by one exchange; when the pool holds enough, it restores. A chunk passes
 //! from a thread that frees to one that allocates without anybody looking at it.
 //!
-//! The full magazines of all pools lie in [`shards`], one for each of the first processors; a [`Pool`] is the rest.
+//! Both lie in [`shards`], one for each of the first processors: what a thread frees is the next that it, or another there, is
+//! served. A [`Pool`] is what a thread on one of them sees of one class.
 //!
-//! Invariant: a span is in the stack at most once, listed or as a tombstone.
+//! Invariant: a span is in one of the stacks at most, once, listed or as a tombstone.
 
 mod full;
 mod magazine;
@@ -19,52 +20,39 @@ pub(crate) use magazine::{Magazine, Magazines};
 pub(crate) use shards::Shards;
 
 use crate::arena::Density;
-use crate::config::{CARVE_SPANS, MAGAZINE_SLOTS, PAGE_SHIFT, SPARSE_SPANS};
+use crate::config::{CARVE_SPANS, MAGAZINE_SLOTS, PAGE_SHIFT, SHARDS, SPARSE_SPANS};
 use crate::os;
 use crate::size_class::{Class, INFO};
-use crate::slab::Slab;
 use crate::span::{Pop, Restored, Span, Spans};
-use crate::stack::Stack;
-use crate::sync::{AtomicU32, Fault, Ordering, Point, planted, point};
-use crossbeam_utils::CachePadded;
+use crate::sync::{Fault, Ordering, Point, planted, point};
+use crate::tagged::{Index, NONE};
 
-/// What a pool has but full magazines: the listed spans, and how many were opened so far; no more than tell a class of which there
-/// are many.
-#[derive(Debug)]
-pub(crate) struct Pool {
-    listed: CachePadded<Listed>,
+/// One class's pool, as it is seen from one shard, the *home*: what is listed is listed there, and looked for there first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pool<'a> {
+    pub(crate) class: Class,
+    pub(crate) home: u32,
+    pub(crate) shards: &'a Shards,
+    pub(crate) spans: &'a Spans,
 }
 
-#[derive(Debug)]
-struct Listed {
-    stack: Stack,
-    opened: AtomicU32,
-}
-
-impl Pool {
-    const_fn! {
-        pub(crate) const fn new() -> Self {
-            Self { listed: CachePadded::new(Listed { stack: Stack::new(), opened: AtomicU32::new(0) }) }
-        }
-    }
-
-    /// Carves up to a portion of chunks and calls `give` with each run of them: the first one's address, and how many. Visits a bounded number of listed spans, and opens a
-    /// new one if they have nothing. Returns how many; zero if the system gives no more memory.
+impl<'a> Pool<'a> {
+    /// Carves up to a portion of chunks and calls `give` with each run of them: the first one's address, and how many. Visits a
+    /// bounded number of listed spans, those of the home first, and opens a new one if they have nothing. Returns how many; zero if the system gives no more memory.
     pub(crate) fn carve(
-        &self,
-        class: Class,
-        spans: &Spans,
+        self,
         Portion { chunks: want, lines }: Portion,
         now: u32,
         mut give: impl FnMut(usize, usize),
     ) -> usize {
+        let Self { class, spans, .. } = self;
         let nodes = spans.nodes(class);
         let size = INFO[class].size;
         let mut got = 0;
         // In quarters: one that there is nothing to be had from, a busy span or a tombstone, is soon passed.
         let mut visits = 4 * CARVE_SPANS;
         while got < want && visits > 0 {
-            let Some(index) = self.listed.stack.pop(nodes) else { break };
+            let Some(index) = self.pop_listed() else { break };
             let span = nodes.get(index);
             match span.hold_popped(want - got, now) {
                 Pop::Held(taken) => {
@@ -79,7 +67,7 @@ impl Pool {
                         spans.arenas.committed().fetch_add(again, Ordering::Relaxed);
                     }
                     got += taken;
-                    self.settle(class, spans, span, span.unhold());
+                    self.settle(span, span.unhold());
                     visits = visits.saturating_sub(4);
                 }
                 Pop::Busy => visits -= 1,
@@ -93,7 +81,7 @@ impl Pool {
             let taken = want.min(INFO[class].chunks);
             let Some(span) = spans.open(class, taken, self.density(), now) else { return 0 };
             let start = span.head.start();
-            self.settle(class, spans, span, span.unhold());
+            self.settle(span, span.unhold());
             give(start, taken);
             spans.arenas.try_huge(start >> PAGE_SHIFT, 1);
             got = taken;
@@ -102,18 +90,20 @@ impl Pool {
     }
 
     /// How much the next span will be used, as far as those before it tell: it is opened since they have nothing left.
-    fn density(&self) -> Density {
-        let opened = self.listed.opened.load(Ordering::Relaxed);
+    fn density(self) -> Density {
+        let count = self.shards.opened(self.class);
+        let opened = count.load(Ordering::Relaxed);
         if opened >= SPARSE_SPANS {
             return Density::Dense;
         }
         // Not a read-modify-write, as in `count`.
-        self.listed.opened.store(opened + 1, Ordering::Relaxed);
+        count.store(opened + 1, Ordering::Relaxed);
         Density::Sparse
     }
 
     /// Restores chunks that the caller owns to their spans. Ends the process if one is not a chunk in use.
-    pub(crate) fn restore(&self, class: Class, spans: &Spans, chunks: &mut [usize], now: u32) {
+    pub(crate) fn restore(self, chunks: &mut [usize], now: u32) {
+        let Self { class, spans, .. } = self;
         chunks.iter().for_each(|chunk| spans.page_map.prefetch(*chunk));
         chunks.sort_unstable();
         let info = &INFO[class];
@@ -145,68 +135,88 @@ impl Pool {
             if planted(Fault::RestoreOrder) {
                 let left = span.add(at - first, now);
                 set(span, info.size, word, mask);
-                self.settle(class, spans, span, left);
+                self.settle(span, left);
                 continue;
             }
             set(span, info.size, word, mask);
             point(Point::Restore);
-            self.settle(class, spans, span, span.add(at - first, now));
+            self.settle(span, span.add(at - first, now));
         }
     }
 
     /// Restores all that a magazine holds, which the caller owns and then has empty.
-    pub(crate) fn restore_all(&self, class: Class, spans: &Spans, magazine: &Magazine, now: u32) {
-        if !self.restore_near(class, spans, magazine, now) {
-            self.restore_far(class, spans, magazine, now);
+    pub(crate) fn restore_all(self, magazine: &Magazine, now: u32) {
+        if !self.restore_near(magazine, now) {
+            self.restore_far(magazine, now);
         }
     }
 
     /// The same wherever the chunks lie.
-    fn restore_far(&self, class: Class, spans: &Spans, magazine: &Magazine, now: u32) {
+    fn restore_far(self, magazine: &Magazine, now: u32) {
         let mut chunks = [0; MAGAZINE_SLOTS];
         let count = magazine.count();
         for (chunk, slot) in chunks.iter_mut().zip(&magazine.slots()[..count]) {
             *chunk = slot.get();
         }
         magazine.set_count(0);
-        self.restore(class, spans, &mut chunks[..count], now);
+        self.restore(&mut chunks[..count], now);
     }
 
     /// Does what is left to do after a span was let go or added to.
-    pub(crate) fn settle(&self, class: Class, spans: &Spans, span: &Span, left: Restored) {
+    pub(crate) fn settle(self, span: &Span, left: Restored) {
         match left {
             Restored::Done => {}
-            Restored::List => self.listed.stack.push(spans.nodes(class), span.head.index()),
-            Restored::Retire => spans.retire(span, class),
+            Restored::List => {
+                self.shards.listed(self.class, self.home).push(self.spans.nodes(self.class), span.head.index());
+            }
+            Restored::Retire => self.spans.retire(span, self.class),
         }
     }
 
-    /// Takes tombstones off the top of the stack of listed spans, and lists again what else it meets; visits at most
-    /// `limit` nodes.
-    pub(crate) fn reap(&self, class: Class, spans: &Spans, limit: usize, now: u32) {
-        let nodes = spans.nodes(class);
+    /// Takes a node from the stack of listed spans at home, or from another.
+    pub(crate) fn pop_listed(self) -> Option<Index> {
+        let nodes = self.spans.nodes(self.class);
+        let at = |shard| self.shards.listed(self.class, shard).pop(nodes);
+        at(self.home).or_else(|| self.shards.others(self.home).find_map(at))
+    }
+
+    /// Takes tombstones off the tops of the stacks of listed spans, and lists again what else it meets; visits at most
+    /// `limit` nodes of each.
+    pub(crate) fn reap(self, limit: usize, now: u32) {
+        for home in self.shards.each() {
+            Self { home, ..self }.reap_one(limit, now);
+        }
+    }
+
+    fn reap_one(self, limit: usize, now: u32) {
+        let nodes = self.spans.nodes(self.class);
         for _ in 0..limit {
-            let Some(index) = self.listed.stack.pop(nodes) else { return };
+            let Some(index) = self.shards.listed(self.class, self.home).pop(nodes) else { return };
             let span = nodes.get(index);
             match span.hold_popped(0, now) {
                 Pop::Tombstone => nodes.give(index),
                 Pop::Busy => {}
-                Pop::Held(_) => return self.settle(class, spans, span, span.unhold()),
+                Pop::Held(_) => return self.settle(span, span.unhold()),
             }
         }
     }
 
-    /// Empties the stack of listed spans, while no other thread uses the pool.
+    /// Empties the stacks of listed spans, while no other thread uses the pool.
     #[inline(never)]
-    pub(crate) fn unlist_all(&self, nodes: &Slab<Span>) {
-        while self.listed.stack.pop(nodes).is_some() {}
+    pub(crate) fn unlist_all(self) {
+        while self.pop_listed().is_some() {}
     }
 
-    /// Calls `visit` for each node in the stack of listed spans, or tombstone, while no other thread uses the pool. False if the
-    /// stack is not well-formed.
-    pub(crate) fn check(&self, class: Class, spans: &Spans, mut visit: impl FnMut(&Span)) -> bool {
-        let nodes = spans.nodes(class);
-        self.listed.stack.walk(nodes, nodes.made() as usize, |index| visit(nodes.get(index)))
+    /// Calls `visit` for each node in the stacks of listed spans, or tombstone, while no other thread uses the pool. False if a
+    /// stack is not well-formed, or one that is not known holds any.
+    pub(crate) fn check(self, mut visit: impl FnMut(&'a Span)) -> bool {
+        let nodes = self.spans.nodes(self.class);
+        (0..SHARDS as u32).all(|shard| {
+            let listed = self.shards.listed(self.class, shard);
+            let known = self.shards.is_known(shard);
+            listed.walk(nodes, nodes.made() as usize, |index| visit(nodes.get(index)))
+                && (known || listed.top() == NONE)
+        })
     }
 }
 

@@ -3,9 +3,9 @@
 //! Magazines pass on the order in which chunks were freed. Where that is the order of allocation, or its reverse, whatever is
 //! built next lies as what was there before. A tree is freed children first (so Rust drops it): then each generation would lie
 //! in more disorder than the one before, and each walk wait for memory. (mimalloc's pages come in order again once they are wholly
-//! free.) So a full magazine whose addresses neither rise nor fall does not go to a pool that is deep, if it can be restored
-//! cheaply: most of its chunks lie in one span or beside it. What is scattered goes there as it is, and so does what the processor's
-//! caches hold, where order gains less than this costs.
+//! free.) So once a pool *spills*, since it had to refuse a magazine of late, one whose addresses neither rise nor fall does not go
+//! there any more, if it can be restored cheaply: most of its chunks lie in one span or beside it. What is scattered goes to the pool
+//! as it is; and so does what fits into the processor's caches, where order gains less than this costs.
 //!
 //! | chunks of such a magazine | owner |
 //! |---|---|
@@ -16,8 +16,7 @@
 
 use super::{Magazine, Pool, set};
 use crate::config::{MAGAZINE_SLOTS, SPAN_WORDS};
-use crate::size_class::{Class, INFO};
-use crate::span::Spans;
+use crate::size_class::INFO;
 use crate::sync::{Point, point};
 
 /// No bitmap has more words.
@@ -29,21 +28,22 @@ const NEAR_STEP: usize = 8;
 /// How many of those that are looked at may lie far.
 const FAR: usize = 2;
 
-impl Pool {
+impl Pool<'_> {
     /// Restores what a full magazine in hand holds, if that is in disorder and mostly lies in one span and beside it. False:
     /// nothing is done. O(slots).
     #[inline(always)]
-    pub(crate) fn put_in_order(&self, class: Class, spans: &Spans, magazine: &Magazine, now: u32) -> bool {
-        is_shuffled(magazine) && self.restore_near(class, spans, magazine, now)
+    pub(crate) fn put_in_order(self, magazine: &Magazine, now: u32) -> bool {
+        is_shuffled(magazine) && self.restore_near(magazine, now)
     }
 
     /// Restores what a magazine holds if it is full and mostly lies in one span and beside it: nothing has to be sorted. False:
     /// nothing is done. O(slots).
     #[inline(never)]
-    pub(super) fn restore_near(&self, class: Class, spans: &Spans, magazine: &Magazine, now: u32) -> bool {
+    pub(super) fn restore_near(self, magazine: &Magazine, now: u32) -> bool {
         if magazine.count() < MAGAZINE_SLOTS {
             return false;
         }
+        let Self { class, spans, .. } = self;
         let info = &INFO[class];
         let slots = magazine.slots();
         let span = spans.owner(slots[MAGAZINE_SLOTS / 2].get(), class);
@@ -84,7 +84,7 @@ impl Pool {
         // No chunk begins after its offset: the sums are the same only if none begins before.
         if chunks * info.size != offsets || found as usize + left != MAGAZINE_SLOTS {
             // Some chunk is none, or is there twice: this tells which.
-            self.restore_far(class, spans, magazine, now);
+            self.restore_far(magazine, now);
             return true;
         }
         magazine.set_count(0);
@@ -92,9 +92,9 @@ impl Pool {
             set(span, info.size, word, *mask);
         }
         point(Point::Restore);
-        self.settle(class, spans, span, span.add(MAGAZINE_SLOTS - left, now));
+        self.settle(span, span.add(MAGAZINE_SLOTS - left, now));
         if left > 0 {
-            self.restore(class, spans, &mut rest[..left], now);
+            self.restore(&mut rest[..left], now);
         }
         true
     }

@@ -1,10 +1,10 @@
-//! Shards: the full magazines of all pools, near to the processors that filled them.
+//! Shards: the full magazines and listed spans of all pools, near to the processors that freed them.
 //!
 //! What a thread frees lies in the caches of the processor that it runs on, and whoever writes there next on another has to wait
 //! for each line: 30 ns where the two are near, 200 where they are far. So each of the first processors has a *shard*, with a stack
-//! of full magazines for each class; those after them share it in turn. *Drain* puts a magazine into the shard of its
-//! processor, its *home*; *refill* takes one from there, and only where there is none from another, the nearest by number first.
-//! (tcmalloc's transfer caches are sharded by cache domain in the same way.)
+//! of full magazines and one of listed spans for each class; those after them share it in turn. *Drain* puts a magazine into the
+//! shard of its processor, its *home*, and *restore* lists a span there; *refill* and *carve* take from there, and only where there is
+//! nothing from another, the nearest by number first. (tcmalloc's transfer caches are sharded by cache domain in the same way.)
 //!
 //! A home is where a thread was a moment ago: each stack takes any number of threads, so nothing depends on it. Which shards
 //! there may be anything in is known by bits that are set for good: a program that has run on one processor looks at its shard and
@@ -21,6 +21,7 @@ use super::full::{Full, halvings, set};
 use super::{Magazine, Magazines};
 use crate::config::SHARDS;
 use crate::size_class::{CLASSES, Class, INFO};
+use crate::stack::Stack;
 use crate::sync::{AtomicU32, Fault, Ordering, planted};
 
 /// See the module's documentation.
@@ -33,13 +34,24 @@ pub(crate) struct Shards {
     /// Of each class, those that have magazines to return before the next tick: a bit each. A hint, so that each look at the clock
     /// need not visit all stacks, whose lines others write.
     owing: [AtomicU32; CLASSES],
+    /// Of each class, how many spans were opened so far: no more than tell a class of which there are many.
+    opened: [AtomicU32; CLASSES],
     shards: [Shard; SHARDS],
 }
 
-/// The full magazines of each class. By class within: what one processor writes shares no line with what another does, and a
+/// What there is of each class. By class within: what one processor writes shares no line with what another does, and a
 /// small program touches one OS page.
 #[derive(Debug)]
-struct Shard([Full; CLASSES]);
+struct Shard([Part; CLASSES]);
+
+/// A shard's part of one class: a line of the processor's caches.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Part {
+    full: Full,
+    /// Spans that have free chunks.
+    listed: Stack,
+}
 
 impl Shards {
     const_fn! {
@@ -48,7 +60,8 @@ impl Shards {
                 known: AtomicU32::new(0),
                 halvings: AtomicU32::new(0),
                 owing: array_of![AtomicU32::new(0); CLASSES],
-                shards: array_of![Shard(array_of![Full::new(); CLASSES]); SHARDS],
+                opened: array_of![AtomicU32::new(0); CLASSES],
+                shards: array_of![Shard(array_of![Part { full: Full::new(), listed: Stack::new() }; CLASSES]); SHARDS],
             }
         }
     }
@@ -89,7 +102,38 @@ impl Shards {
 
     #[inline]
     pub(super) fn full(&self, class: Class, shard: u32) -> &Full {
-        &self.shards[shard as usize % SHARDS].0[class]
+        &self.shards[shard as usize % SHARDS].0[class].full
+    }
+
+    /// The stack of a class's listed spans in a shard.
+    #[inline]
+    pub(super) fn listed(&self, class: Class, shard: u32) -> &Stack {
+        &self.shards[shard as usize % SHARDS].0[class].listed
+    }
+
+    /// How many spans of a class were opened.
+    #[inline]
+    pub(super) fn opened(&self, class: Class) -> &AtomicU32 {
+        &self.opened[class]
+    }
+
+    /// Whether a shard may hold anything.
+    pub(super) fn is_known(&self, shard: u32) -> bool {
+        self.known() >> shard & 1 == 1
+    }
+
+    /// All shards that may hold anything.
+    pub(super) fn each(&self) -> impl Iterator<Item = u32> + use<> {
+        let known = self.known();
+        (0..SHARDS as u32).filter(move |shard| known >> shard & 1 == 1)
+    }
+
+    /// The same but for one, the nearest by number first.
+    #[inline]
+    pub(super) fn others(&self, home: u32) -> impl Iterator<Item = u32> + use<> {
+        let others = self.known() & !(1 << home);
+        let steps = if others == 0 { 1..1 } else { 1..SHARDS as u32 };
+        steps.map(move |step| home ^ step).filter(move |shard| others >> shard & 1 == 1)
     }
 
     /// The stacks of a class that may hold anything.
@@ -99,7 +143,7 @@ impl Shards {
             .iter()
             .enumerate()
             .filter(move |(at, _)| known >> at & 1 == 1)
-            .map(move |(_, shard)| &shard.0[class])
+            .map(move |(_, shard)| &shard.0[class].full)
     }
 
     /// Takes a full magazine for a thread that needs it, from its home if there is one: one exchange, and a look at each other
@@ -112,12 +156,7 @@ impl Shards {
     #[cold]
     #[inline(never)]
     fn refill_elsewhere<'a>(&self, class: Class, home: u32, magazines: &'a Magazines) -> Option<&'a Magazine> {
-        let others = self.known() & !(1 << home);
-        let mut full = None;
-        if others != 0 {
-            let mut nearest = (1..SHARDS as u32).map(|step| home ^ step).filter(|shard| others >> shard & 1 == 1);
-            full = nearest.find_map(|shard| self.full(class, shard).serve(magazines));
-        }
+        let full = self.others(home).find_map(|shard| self.full(class, shard).serve(magazines));
         if full.is_none() {
             self.full(class, home).asked();
         }
@@ -136,10 +175,10 @@ impl Shards {
         self.full(class, home).in_burst()
     }
 
-    /// Whether a shard holds more than it might if it did not serve so many.
+    /// Whether a shard had to refuse magazines of late.
     #[inline]
-    pub(crate) fn is_deep(&self, class: Class, home: u32, magazines: &Magazines) -> bool {
-        self.full(class, home).is_deep(&INFO[class], || self.halvings(), magazines)
+    pub(crate) fn spills(&self, class: Class, home: u32) -> bool {
+        self.full(class, home).spills()
     }
 
     /// Takes a full magazine from anywhere.
@@ -190,8 +229,8 @@ impl Shards {
     pub(crate) fn check(&self, class: Class, magazines: &Magazines, mut visit: impl FnMut(&Magazine)) -> bool {
         let known = self.known();
         self.shards.iter().enumerate().all(|(at, shard)| {
-            let full = &shard.0[class];
-            if known >> at & 1 == 1 { full.check(magazines, &mut visit) } else { full.depth(magazines) == 0 }
+            let part = &shard.0[class];
+            if known >> at & 1 == 1 { part.full.check(magazines, &mut visit) } else { part.full.depth(magazines) == 0 }
         })
     }
 }

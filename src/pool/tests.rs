@@ -23,7 +23,6 @@ struct World {
     system: Arc<System>,
     spans: Box<Spans>,
     magazines: Magazines,
-    pool: Pool,
     shards: Box<Shards>,
     class: Class,
     /// Chunks that the test has.
@@ -35,15 +34,11 @@ impl World {
         let class = at_place(place_of(size, 1).unwrap());
         let system = System::fresh();
         let spans = Box::new(Spans::new());
-        Self {
-            system,
-            spans,
-            magazines: Magazines::new(),
-            pool: Pool::new(),
-            shards: Box::new(Shards::new()),
-            class,
-            out: Vec::new(),
-        }
+        Self { system, spans, magazines: Magazines::new(), shards: Box::new(Shards::new()), class, out: Vec::new() }
+    }
+
+    fn pool(&self) -> Pool<'_> {
+        Pool { class: self.class, home: 0, shards: &self.shards, spans: &self.spans }
     }
 
     fn refill(&self, home: u32) -> Option<&Magazine> {
@@ -64,7 +59,7 @@ impl World {
 
     fn carve(&mut self, want: usize) -> Vec<usize> {
         let mut got = Vec::new();
-        let count = self.pool.carve(self.class, &self.spans, Portion::any(want), 0, |first, run| {
+        let count = self.pool().carve(Portion::any(want), 0, |first, run| {
             got.extend((0..run).map(|at| first + at * INFO[self.class].size));
         });
         assert!(count == got.len() && count <= want);
@@ -85,7 +80,7 @@ impl World {
             let place = self.out.iter().position(|other| other == chunk).unwrap();
             self.out.swap_remove(place);
         }
-        self.pool.restore(self.class, &self.spans, &mut chunks.to_vec(), 0);
+        self.pool().restore(&mut chunks.to_vec(), 0);
     }
 
     /// A magazine with so many chunks.
@@ -102,7 +97,7 @@ impl World {
 
     fn check(&self) {
         let mut listed = BTreeSet::new();
-        assert!(self.pool.check(self.class, &self.spans, |span| {
+        assert!(self.pool().check(|span| {
             assert!(listed.insert(span.head.index()), "a span is listed twice");
         }));
         assert!(self.shards.check(self.class, &self.magazines, |_| {}));
@@ -122,14 +117,6 @@ impl Shards {
     /// How many magazines a shard may hold of a class.
     fn bound(&self, class: Class, home: u32) -> u32 {
         self.full(class, home).bound(&INFO[class], || self.halvings())
-    }
-}
-
-/// For tests of the heap: steps that are parts of what a pool does.
-impl Pool {
-    /// Takes a node off the stack of listed spans, and does not look at it.
-    pub(crate) fn pop_listed(&self, nodes: &Slab<Span>) -> Option<Index> {
-        self.listed.stack.pop(nodes)
     }
 }
 
@@ -212,6 +199,25 @@ fn a_processor_is_served_what_it_drained() {
 
 /// Those shards share a pool's bounds that were used between the last two ticks; of the others each has its part among all that are
 /// known.
+#[test]
+fn a_processor_carves_what_was_restored_there() {
+    let mut world = World::new(64);
+    let [first, second] = [(); 2].map(|()| world.carve(world.info().chunks));
+    let homes = [5, 2].map(|processor| world.shards.home(processor));
+    for (home, chunk) in homes.iter().zip([first[9], second[4]]) {
+        Pool { home: *home, ..world.pool() }.restore(&mut [chunk], 0);
+    }
+    let carve = |home| {
+        let mut got = 0;
+        let count = Pool { home, ..world.pool() }.carve(Portion::any(1), 0, |chunk, _| got = chunk);
+        assert_eq!(count, 1);
+        got
+    };
+    assert_eq!(carve(homes[0]), first[9], "its own, though another's was listed later");
+    assert_eq!(carve(homes[0]), second[4], "what there is elsewhere, before a span is opened");
+    world.check();
+}
+
 #[test]
 fn what_is_used_shares_the_bounds() {
     let world = World::new(48);
@@ -324,7 +330,7 @@ fn tombstones_go_as_they_are_met() {
     let nodes = world.spans.nodes(world.class);
     let free = || nodes.free_nodes().unwrap();
     assert_eq!((nodes.made(), free()), (100, 0), "tombstones are in the stack");
-    world.pool.reap(world.class, &world.spans, 30, 0);
+    world.pool().reap(30, 0);
     assert_eq!(free(), 30);
     let mut opened = 0;
     while world.carve(16) != [spans[0][0]] {
@@ -332,7 +338,7 @@ fn tombstones_go_as_they_are_met() {
         assert!(opened < 4, "the chunk below is found after a few carves");
     }
     world.check();
-    world.pool.reap(world.class, &world.spans, 1000, 0);
+    world.pool().reap(1000, 0);
     world.check();
     assert_eq!(world.spans.nodes(world.class).free_nodes(), Some(100 - world.spans.live().count()));
 }
@@ -343,7 +349,7 @@ fn reap_lists_again_what_it_meets() {
     let chunks = world.carve(16);
     world.restore(&chunks[..4]);
     for _ in 0..3 {
-        world.pool.reap(world.class, &world.spans, 100, 0);
+        world.pool().reap(100, 0);
         world.check();
     }
     assert_eq!(world.carve(16), chunks[..4]);
@@ -450,7 +456,7 @@ proptest! {
                     }
                     prop_assert!(world.shards.take_surplus(world.class, &world.magazines).is_none());
                 }
-                Op::Reap(limit) => world.pool.reap(world.class, &world.spans, limit, 0),
+                Op::Reap(limit) => world.pool().reap(limit, 0),
                 _ => {}
             }
             prop_assert_eq!(world.depth() as usize, stacks.iter().map(Vec::len).sum::<usize>());
@@ -463,7 +469,7 @@ proptest! {
         let rest = world.out.clone();
         world.restore(&rest);
         world.check();
-        world.pool.reap(world.class, &world.spans, usize::MAX, 0);
+        world.pool().reap(usize::MAX, 0);
         prop_assert_eq!(world.spans.live().count(), 0);
         let nodes = world.spans.nodes(world.class);
         prop_assert_eq!(nodes.free_nodes(), Some(nodes.made() as usize));
@@ -476,7 +482,7 @@ fn dissolve(world: &mut World, index: Index) {
     let magazine = world.magazines.get(index);
     let chunks: Vec<usize> = magazine.slots()[..magazine.count()].iter().map(|slot| slot.get()).collect();
     world.out.retain(|chunk| !chunks.contains(chunk));
-    world.pool.restore_all(world.class, &world.spans, magazine, 0);
+    world.pool().restore_all(magazine, 0);
     assert_eq!(magazine.count(), 0);
     world.magazines.give(index);
 }
@@ -486,7 +492,7 @@ fn misuse(spoil: impl FnOnce(&mut World, &mut Vec<usize>)) {
     let mut world = World::new(96);
     let mut chunks = world.carve(20);
     spoil(&mut world, &mut chunks);
-    world.pool.restore(world.class, &world.spans, &mut chunks, 0);
+    world.pool().restore(&mut chunks, 0);
 }
 
 #[test]
@@ -521,7 +527,7 @@ fn behind_the_last_chunk() {
 fn of_another_class() {
     misuse(|world, chunks| {
         let class = at_place(place_of(4096, 1).unwrap());
-        Pool::new().carve(class, &world.spans, Portion::any(1), 0, |chunk, _| chunks.push(chunk));
+        Pool { class, ..world.pool() }.carve(Portion::any(1), 0, |chunk, _| chunks.push(chunk));
     });
 }
 

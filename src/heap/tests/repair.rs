@@ -58,25 +58,25 @@ const STRANDINGS: [Stranding; 13] = [
         let others = magazine.count() - 1;
         // As `restore_all` does: from here on the chunks are in registers.
         magazine.set_count(0);
-        heap.pools[class].restore(class, &heap.spans, &mut first, 0);
+        heap.pool(class, 0).restore(&mut first, 0);
         others * SIZE
     }),
     ("chunks in registers", |world| {
         let class = class_of(SIZE);
         let mut lost = 0;
-        world.heap.pools[class].carve(class, &world.heap.spans, Portion::any(3), 0, |_, run| lost += run * SIZE);
+        world.heap.pool(class, 0).carve(Portion::any(3), 0, |_, run| lost += run * SIZE);
         lost
     }),
     ("a span, popped", |world| {
         let class = class_of(SIZE);
-        let node = world.heap.pools[class].pop_listed(world.heap.spans.nodes(class));
+        let node = world.heap.pool(class, 0).pop_listed();
         assert!(node.is_some());
         0
     }),
     ("a span, held, its chunks taken from the count", |world| {
         let class = class_of(SIZE);
         let nodes = world.heap.spans.nodes(class);
-        let span = nodes.get(world.heap.pools[class].pop_listed(nodes).unwrap());
+        let span = nodes.get(world.heap.pool(class, 0).pop_listed().unwrap());
         assert!(matches!(span.hold_popped(2, 0), Pop::Held(1..)));
         0
     }),
