@@ -30,8 +30,8 @@ std::thread_local! {
     static JOINED: Cell<usize> = const { Cell::new(0) };
     /// The turns of all contended atomics, `THREADS` each.
     static TURNS: RefCell<Vec<loom_atomic::AtomicU32>> = const { RefCell::new(Vec::new()) };
-    /// The cells that were written when the atomics were made: here, since the threads' stacks are small.
-    static MADE: RefCell<Vec<UnsafeCell<()>>> = const { RefCell::new(Vec::new()) };
+    /// What is known of each atomic: here, since the threads' stacks are small.
+    static MADE: RefCell<Vec<Made>> = const { RefCell::new(Vec::new()) };
     static CONTENDED_SO_FAR: Cell<usize> = const { Cell::new(0) };
     /// Whether a load has taken its turn and is about to run.
     static MIDWAY: Cell<bool> = const { Cell::new(false) };
@@ -87,11 +87,13 @@ impl<R> Thread<R> {
     }
 }
 
-/// Orders the accesses to one atomic, and nothing else.
+/// Orders the accesses to one atomic, and nothing else: by its number among all that were made.
 #[derive(Debug)]
-struct Turns {
-    /// Which cell is its own.
-    made: u32,
+struct Turns(u32);
+
+struct Made {
+    /// Was written when the atomic was made.
+    cell: UnsafeCell<()>,
     /// Where its turns are, once it is contended.
     at: Cell<u32>,
     /// Stores since it is contended, and how many of them each thread knows of.
@@ -103,30 +105,37 @@ impl Turns {
     fn new() -> Self {
         let cell = UnsafeCell::new(());
         cell.with_mut(|_| ());
-        let made = MADE.with_borrow_mut(|made| {
-            made.push(cell);
-            made.len() as u32 - 1
-        });
-        Self { made, at: Cell::new(u32::MAX), stores: Cell::new(0), known: Default::default() }
+        let made = Made { cell, at: Cell::new(u32::MAX), stores: Cell::new(0), known: Default::default() };
+        Self(MADE.with_borrow_mut(|all| {
+            all.push(made);
+            all.len() as u32 - 1
+        }))
+    }
+
+    /// Looks at what is known of it. Other threads must not run in `look`: they may make more.
+    fn made<R>(&self, look: impl FnOnce(&Made) -> R) -> R {
+        MADE.with_borrow(|made| look(&made[self.0 as usize]))
     }
 
     /// Whether the calling thread is alone. If not, it must have come after the making.
     fn is_alone(&self) -> bool {
         let alone = SPAWNED.get() == JOINED.get();
         if !alone {
-            MADE.with_borrow(|made| made[self.made as usize].with(|_| ()));
+            self.made(|made| made.cell.with(|_| ()));
         }
         alone
     }
 
     fn take(&self, thread: usize) {
-        if self.at.get() == u32::MAX {
-            let next = CONTENDED_SO_FAR.get();
-            assert!(next < CONTENDED, "more than {CONTENDED} atomics are contended");
-            CONTENDED_SO_FAR.set(next + 1);
-            self.at.set(next as u32);
-        }
-        let at = self.at.get() as usize;
+        let at = self.made(|made| {
+            if made.at.get() == u32::MAX {
+                let next = CONTENDED_SO_FAR.get();
+                assert!(next < CONTENDED, "more than {CONTENDED} atomics are contended");
+                CONTENDED_SO_FAR.set(next + 1);
+                made.at.set(next as u32);
+            }
+            made.at.get() as usize
+        });
         let turn: *const loom_atomic::AtomicU32 = TURNS.with_borrow(|turns| &raw const turns[at * THREADS + thread]);
         skip_if_midway();
         // SAFETY: the turns stay until the next execution begins. Not borrowed meanwhile: other threads run here.
@@ -145,8 +154,11 @@ impl Turns {
         (1..THREADS).for_each(|thread| self.take(thread));
         let result = access();
         loom::explore();
-        self.stores.set(self.stores.get() + 1);
-        self.known[ME.with(Cell::get)].set(self.stores.get());
+        let me = ME.with(Cell::get);
+        self.made(|made| {
+            made.stores.set(made.stores.get() + 1);
+            made.known[me].set(made.stores.get());
+        });
         result
     }
 
@@ -157,7 +169,7 @@ impl Turns {
         }
         let me = ME.with(Cell::get);
         self.take(me);
-        if self.known[me].get() == self.stores.get() {
+        if self.made(|made| made.known[me].get() == made.stores.get()) {
             loom::stop_exploring();
             let result = access();
             loom::explore();
