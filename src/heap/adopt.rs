@@ -144,7 +144,7 @@ impl Heap {
         // ORDERING: Release publishes the words; pairs with the Acquire loads. The loser's are undone.
         let publish = if planted(Fault::HearRelaxed) { Ordering::Relaxed } else { Ordering::Release };
         if self.heard.compare_exchange(ptr::null_mut(), words, publish, Ordering::Relaxed).is_err() {
-            os::release_metadata(at, bytes);
+            os::release_wiped(at, bytes);
         }
         // Who finds a zero there meanwhile, without a cache, looks for caches that are not heard of: there are none.
         self.heard(0).store(os::process_id(), Ordering::Relaxed);

@@ -192,6 +192,10 @@ pub(crate) fn wiped_metadata(len: usize, _wipe: extern "C" fn()) -> Option<usize
     metadata(len)
 }
 
+pub(crate) fn release_wiped(at: usize, len: usize) {
+    release_metadata(at, len);
+}
+
 /// For whoever has the addresses alone.
 pub(crate) fn advise_thp(at: usize, len: usize, _thp: Thp) {
     touch(at, len);

@@ -28,6 +28,8 @@ struct Block {
     room: usize,
     /// Behind the last byte ever committed; 0 if there was no need.
     committed: usize,
+    /// Whether it reads as zero in the child of a fork.
+    wiped: bool,
     raw: (usize, usize),
 }
 
@@ -38,7 +40,7 @@ impl Block {
         // SAFETY: the size is not zero.
         let raw = unsafe { alloc_zeroed(Layout::from_size_align(size, CALLOC_ALIGN).ok()?) };
         let raw = (!raw.is_null()).then(|| raw.expose_provenance())?;
-        Some(Self { at: raw.next_multiple_of(align), len, room, committed: 0, raw: (raw, size) })
+        Some(Self { at: raw.next_multiple_of(align), len, room, committed: 0, wiped: false, raw: (raw, size) })
     }
 
     /// The addresses at which something may have been stored.
@@ -399,6 +401,7 @@ pub(crate) fn release_metadata(at: usize, len: usize) {
     let mut tables = system.tables.lock().unwrap();
     let place = tables.iter().position(|block| (block.at, block.len) == (at, len));
     let block = tables.swap_remove(place.expect("released what was no table"));
+    assert!(!block.wiped, "what a child finds as zero is to serve again as another table");
     // SAFETY: the caller gives it up.
     unsafe { core::ptr::write_bytes(bytes(block.at), JUNK, block.len) };
 }
@@ -408,7 +411,20 @@ pub(crate) fn scratch(len: usize) -> Option<usize> {
 }
 
 pub(crate) fn wiped_metadata(len: usize, _wipe: extern "C" fn()) -> Option<usize> {
-    metadata(len)
+    let at = metadata(len)?;
+    set_wiped(at, true);
+    Some(at)
+}
+
+pub(crate) fn release_wiped(at: usize, len: usize) {
+    set_wiped(at, false);
+    release_metadata(at, len);
+}
+
+fn set_wiped(at: usize, wiped: bool) {
+    let system = system();
+    let mut tables = system.tables.lock().unwrap();
+    tables.iter_mut().find(|block| block.at == at).expect("it is a table").wiped = wiped;
 }
 
 pub(crate) fn advise_thp(_at: usize, _len: usize, _thp: Thp) {}

@@ -3,7 +3,7 @@
 //! The kernel wipes it (`MADV_WIPEONFORK`, Linux 4.14). Where it does not, or a sandbox refuses, libc is to call a function in
 //! each child, which takes a lock of libc's once, and may allocate.
 
-use super::linux::{page_size, quietly};
+use super::linux::{is_of_stock, page_size, quietly};
 use super::{release_metadata, scratch};
 #[cfg(millpond_shared)]
 use crate::sync::{AtomicU32, Ordering};
@@ -22,6 +22,18 @@ pub(crate) fn wiped_metadata(len: usize, wipe: extern "C" fn()) -> Option<usize>
     }
     release_metadata(at, len);
     None
+}
+
+/// Gives back what [`wiped_metadata`] returned: for the loser of a race to publish it.
+pub(crate) fn release_wiped(at: usize, len: usize) {
+    let range = core::ptr::with_exposed_provenance_mut::<c_void>(at);
+    // What is of the stock serves again, for tables that a child is to find as they were. What stays wiped is lost.
+    // SAFETY: whole OS pages of `wiped_metadata`'s, which the caller uses no more.
+    let kept =
+        quietly(|| unsafe { libc::madvise(range, len.next_multiple_of(page_size()), libc::MADV_KEEPONFORK) }) == 0;
+    if kept || !is_of_stock(at) {
+        release_metadata(at, len);
+    }
 }
 
 /// Has `child` called in each child of a `fork`. `false`: it will not be.

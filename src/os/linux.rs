@@ -218,6 +218,11 @@ pub(crate) fn release_metadata(at: usize, len: usize) {
     }
 }
 
+/// Whether [`metadata`] or [`scratch`] had this from what was set aside.
+pub(super) fn is_of_stock(at: usize) -> bool {
+    KEPT.stock.has(at)
+}
+
 /// Asks for, or refuses, transparent huge pages in a range. Only advice: errors change nothing.
 pub(crate) fn advise_thp(at: usize, len: usize, thp: Thp) {
     let advice = match thp {

@@ -62,3 +62,17 @@ fn nobody_waits_for_a_suspended_thread() {
         }
     }
 }
+
+#[test]
+fn of_two_first_threads_the_loser_gives_its_words_back_to_be_kept_on_a_fork() {
+    let first = |step: u64| {
+        let world = World::new();
+        let (mut client, mut other) = (world.client(), world.client());
+        let steps = interrupted(step, &mut || assert!(other.join()), || assert!(client.join()));
+        world.finish([client, other].into());
+        steps
+    };
+    let steps = first(u64::MAX);
+    // The fake system ends the test where words are to serve as something else, and a child would find them wiped.
+    (0..steps).for_each(|step| _ = first(step));
+}
