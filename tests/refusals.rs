@@ -25,6 +25,13 @@ fn each_call_is_refused() {
     }
 }
 
+/// Where the system has no memory for a search, no leaks are told: those of the searches before may be in use.
+#[test]
+fn leaks_are_not_told_by_half() {
+    let output = Command::new(build()).arg("leaks").stdin(Stdio::null()).output().expect("it runs");
+    assert!(output.status.success(), "{}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+}
+
 /// How many calls there were of each kind.
 fn run(probe: &Path, kind: &str, call: u32, how: &str) -> Vec<(String, u32)> {
     let mut command = Command::new(probe);

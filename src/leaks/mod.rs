@@ -314,7 +314,12 @@ fn has_room(own: &Registers) -> bool {
 fn find_with_room(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -> Result<Leaks, LeaksUnknown> {
     let until = tracker.mark();
     let (mut reach, mut others) = search(heap, tracker, own, 0..0)?;
-    if let Some((memory, mut table)) = suspects(&mut reach, others) {
+    if others.are {
+        let Some((memory, mut table)) = suspects(&mut reach) else {
+            // What a first search tells may be in another thread's hand: better nothing than that.
+            reach.release();
+            return Err(LeaksUnknown::Memory);
+        };
         let mut same = 0;
         for _ in 1..SEARCHES {
             if table.len() == 0 || same >= if others.run { 3 } else { 1 } {
@@ -368,20 +373,24 @@ fn search(
     let mut reach = Reach::new(heap, tracker, hidden).ok_or(LeaksUnknown::Memory)?;
     let mut here = [0];
     let is_told = os::read_memory((&raw const *own).addr(), &mut here) == 1;
-    let Some(others) = is_told.then(|| roots::visit(&mut reach, own)).flatten() else {
-        reach.release();
-        return Err(LeaksUnknown::System);
+    let visited = if is_told { roots::visit(&mut reach, own) } else { Err(LeaksUnknown::System) };
+    let others = match visited {
+        Ok(others) => others,
+        Err(reason) => {
+            reach.release();
+            return Err(reason);
+        }
     };
     reach.follow();
     reach.unlist_cached(heap);
     Ok((reach, others))
 }
 
-/// The addresses of what a first search has not reached, in order, in memory of their own: if there are other threads, and is memory.
-fn suspects(reach: &mut Reach, others: Others) -> Option<(Memory, Table<1>)> {
+/// The addresses of what a first search has not reached, in order, in memory of their own. `None`: the system has none.
+fn suspects(reach: &mut Reach) -> Option<(Memory, Table<1>)> {
     let mut count = 0;
     reach.each(&mut |_, listed| count += usize::from(!listed.seen));
-    let mut memory = if others.are { Memory::new(count)? } else { return None };
+    let mut memory = Memory::new(count)?;
     let mut table = memory.cut(count);
     reach.each(&mut |_, listed| {
         if !listed.seen {

@@ -15,6 +15,7 @@
 //! has the thread's number in it, which is no thread's any more once that has ended; where in it, the asking thread's own block
 //! shows. A mapping that does not look so is not taken for a stack.
 
+use super::LeaksUnknown;
 use super::reach::{Reach, is_twice_itself};
 use super::table::{Memory, Table};
 use crate::os::{self, Mapping, Registers};
@@ -95,13 +96,12 @@ fn number_in_block() -> Option<usize> {
     Some(at * WORD + if is_low { 0 } else { WORD / 2 })
 }
 
-/// Has `reach` reach what roots have the addresses of. What other threads there are; `None`: the system does not tell what is
-/// mapped, or has no memory for the list of threads.
+/// Has `reach` reach what roots have the addresses of. What other threads there are.
 #[inline(never)]
-pub(super) fn visit(reach: &mut Reach, own: &Registers) -> Option<Others> {
+pub(super) fn visit(reach: &mut Reach, own: &Registers) -> Result<Others, LeaksUnknown> {
     let mut count = 64;
     os::threads(&mut |_| count += 1);
-    let mut memory = Memory::new(2 * count)?;
+    let mut memory = Memory::new(2 * count).ok_or(LeaksUnknown::Memory)?;
     let (numbers, ends) = (memory.cut(count), memory.cut(count));
     let mut threads = Threads { numbers, run: false, ends, number_at: number_in_block() };
     threads.list(reach, own);
@@ -126,5 +126,5 @@ pub(super) fn visit(reach: &mut Reach, own: &Registers) -> Option<Others> {
     });
     let others = Others { are: threads.numbers.len() > 1, run: threads.run };
     memory.release();
-    told.then_some(others)
+    if told { Ok(others) } else { Err(LeaksUnknown::System) }
 }

@@ -3,10 +3,11 @@
 //!
 //! Arguments: the kind (`none` for none), the number of the first refused call, and `once` or `ever`. It prints how many
 //! calls of each kind there were. No standard library starts it: that would allocate before the first refusal is planned.
+//! With `leaks` instead of all that, it looks for leaks, and has memory for ever more of what that takes.
 #![no_main]
 
 use core::ffi::{CStr, c_char, c_int, c_void};
-use millpond::Millpond;
+use millpond::{Heap, LeaksUnknown, Millpond};
 use std::alloc::{GlobalAlloc, Layout};
 use std::fmt::Write as _;
 use std::ptr::null_mut;
@@ -20,6 +21,8 @@ static FIRST: AtomicU32 = AtomicU32::new(0);
 static LAST: AtomicU32 = AtomicU32::new(0);
 /// Only the allocator's calls count: those inside it.
 static INSIDE: AtomicBool = AtomicBool::new(false);
+/// The most bytes that were refused.
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether this call is to be refused.
 fn refused(kind: usize) -> bool {
@@ -51,6 +54,7 @@ unsafe extern "C" fn mmap(
     from: i64,
 ) -> *mut c_void {
     if refused(0) {
+        REFUSED.fetch_max(len, Ordering::Relaxed);
         return refuse(libc::MAP_FAILED);
     }
     // SAFETY: the caller's.
@@ -249,13 +253,62 @@ fn scenario(must: bool) {
     within(millpond::trim);
 }
 
+/// A thread that is there until the program ends.
+extern "C" fn waits(_: *mut c_void) -> *mut c_void {
+    loop {
+        // SAFETY: no preconditions.
+        unsafe { libc::pause() };
+    }
+}
+
+/// Leaks are told after all searches that another thread calls for, or it is said that there is no memory.
+fn look_for_leaks() {
+    const LOST: usize = 100_000;
+    // SAFETY: a thread that outlives what is done here.
+    unsafe {
+        let mut thread = core::mem::zeroed();
+        let made = libc::pthread_create(&mut thread, core::ptr::null(), waits, null_mut());
+        ensure!(made == 0, "no thread");
+    }
+    (0..LOST).for_each(|_| _ = Block::new(64, false, true));
+    // What was set aside for tables goes to those of heaps, which stay; what is left of it is too short for one.
+    KIND.store(0, Ordering::Relaxed);
+    LAST.store(u32::MAX, Ordering::Relaxed);
+    within(|| {
+        while let Ok(heap) = Heap::new() {
+            core::mem::forget(heap);
+        }
+    });
+    let short = REFUSED.load(Ordering::Relaxed);
+    for more in 0..100 {
+        REFUSED.store(0, Ordering::Relaxed);
+        FIRST.store(CALLS[0].load(Ordering::Relaxed) + more, Ordering::Relaxed);
+        let found = within(millpond::leaks);
+        let refused = REFUSED.load(Ordering::Relaxed);
+        match found {
+            Err(LeaksUnknown::Memory) if refused > short => {}
+            Ok(leaks) if refused <= short => {
+                ensure!(leaks.count() > LOST as u64 / 2 && more > 2, "{} after {more} calls", leaks.count());
+                return;
+            }
+            Ok(leaks) => fail(format_args!("{} leaks, and {refused} bytes refused after {more} calls", leaks.count())),
+            Err(error) => fail(format_args!("{refused} bytes refused after {more} calls: {error}")),
+        }
+    }
+    fail(format_args!("nothing is enough"));
+}
+
 /// The program.
 // SAFETY: the system calls it by this name.
 #[unsafe(no_mangle)]
 extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
-    ensure!(count == 4, "a kind, a number, and how");
     // SAFETY: so many strings.
     let argument = |at| unsafe { CStr::from_ptr(*arguments.add(at)) };
+    if count == 2 && argument(1) == c"leaks" {
+        look_for_leaks();
+        return 0;
+    }
+    ensure!(count == 4, "a kind, a number, and how");
     let first = argument(2).to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     let ever = argument(3) == c"ever";
     FIRST.store(first, Ordering::Relaxed);
