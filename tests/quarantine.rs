@@ -52,6 +52,23 @@ fn no_more_is_kept_back_than_was_wished() {
     }
 }
 
+/// What is overwritten while it is kept back, and told to a witness that panics, leaves its room to what is freed later.
+#[test]
+fn a_witness_that_panics_takes_no_room() {
+    let heap = Heap::builder().mode(Mode::Tracked).quarantine(1000).freed(Freed::Junk);
+    let heap = heap.on_misuse(|what: &str| std::panic::resume_unwind(Box::new(what.len()))).build().expect("memory");
+    let told = (0..100).filter(|at| {
+        let freed = std::panic::catch_unwind(|| come_and_go(&heap, 100));
+        if let (Ok(block), 0..20) = (&freed, at) {
+            // SAFETY: none but that the chunk is still there: it has been freed.
+            unsafe { block.write(7) };
+        }
+        freed.is_err()
+    });
+    assert!(told.count() >= 10);
+    assert_eq!(heap.stats().quarantine, 10 * 112);
+}
+
 /// Of what is large the addresses alone are kept.
 #[test]
 fn large_ones_keep_no_memory() {

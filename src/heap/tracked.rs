@@ -294,11 +294,12 @@ impl Tracked<'_> {
         // Long ones are remembered without their size, which the record has until another begins there.
         let recorded = || self.tracker.find(self.heap.place(address)).map_or(0, |seen| seen.size);
         let size = if size == 0 { recorded() } else { size };
+        // First: a witness may panic, and what it is told of then stays out of use, but is kept back no more.
+        quarantine.less(size);
         if let Some(byte) = quarantine.fill(self.mode, size) {
             self.check_fill(address, size, byte);
         }
         self.give(address);
-        quarantine.less(size);
     }
 
     /// Gives back all that is kept back.
