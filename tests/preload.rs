@@ -310,6 +310,23 @@ fn without_standard_descriptors() {
     run(&mut preloaded(program), WATCHDOG, &[]).well("closed");
 }
 
+/// Files of the allocator's, which get its number then, are closed all the same; what is told at the end comes to none of them.
+#[test]
+fn without_stderr() {
+    let program = compile("closed.c", "closed", &[]);
+    let folder = workbench().join(format!("stderr{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let mut command = preloaded(program);
+    command.arg("stderr").current_dir(&folder).env("MILLPOND_LOG", "cache,file=log").env("MILLPOND_SHOW", "stats");
+    command.env("MILLPOND_PROFILE", "profile,bytes=10000,collapsed");
+    let ended = run(&mut command, WATCHDOG, &[]);
+    let [log, profile] = ["log", "profile"].map(|name| std::fs::read_to_string(folder.join(name)).expect("written"));
+    assert!(ended.code == Some(0) && ended.stderr.contains("statistics of process"), "{ended:#?}");
+    assert!(!log.is_empty() && !log.contains("statistics of process"), "{log}");
+    assert!(!profile.is_empty() && !profile.contains("statistics of process"), "{profile}");
+    std::fs::remove_dir_all(folder).expect("our own");
+}
+
 /// One line on stderr, and abort.
 #[test]
 fn what_is_not_ours_is_refused() {

@@ -16,6 +16,8 @@ const STDERR: i32 = 2;
 /// A file that is being written, a buffer at a time: what fits in the buffer is one piece, into which no other process writes.
 pub(crate) struct Output<'a> {
     descriptor: i32,
+    /// Whether it is to be closed: its number says nothing, where the program has closed stderr.
+    is_own: bool,
     bytes: &'a mut [u8],
     len: usize,
     /// The first refusal: nothing is written after it.
@@ -33,14 +35,19 @@ impl<'a> Output<'a> {
         // SAFETY: a string that ends.
         let open = || unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o666) };
         match quietly(|| again(open)) {
-            Ok(descriptor) => Ok(Self { descriptor: descriptor as i32, bytes: buffer, len: 0, refused: None }),
+            Ok(descriptor) => Ok(Self::to(descriptor as i32, true, buffer)),
             Err(refused) => Err(refused),
         }
     }
 
     /// One that is open, or stderr.
     pub(crate) fn new(file: Option<Opened>, buffer: &'a mut [u8]) -> Self {
-        Self { descriptor: file.map_or(STDERR, Opened::into_descriptor), bytes: buffer, len: 0, refused: None }
+        let is_own = file.is_some();
+        Self::to(file.map_or(STDERR, Opened::into_descriptor), is_own, buffer)
+    }
+
+    fn to(descriptor: i32, is_own: bool, bytes: &'a mut [u8]) -> Self {
+        Self { descriptor, is_own, bytes, len: 0, refused: None }
     }
 
     pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<(), Refused> {
@@ -79,7 +86,7 @@ impl<'a> Output<'a> {
 
 impl Drop for Output<'_> {
     fn drop(&mut self) {
-        if self.descriptor != STDERR {
+        if self.is_own {
             // SAFETY: our own descriptor, used no more.
             quietly(|| unsafe { libc::syscall(libc::SYS_close, self.descriptor) });
         }
