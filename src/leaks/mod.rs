@@ -39,7 +39,8 @@ pub(crate) use table::{Memory, Table};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaksUnknown {
-    /// The system does not say what is mapped, or lets no memory be read (`process_vm_readv`), perhaps because of a sandbox.
+    /// The system does not say what is mapped, or which threads there are, or lets no memory be read (`process_vm_readv`), perhaps
+    /// because of a sandbox, or for want of a descriptor.
     System,
     /// The system has no memory for the search, or the calling thread has less than 48 KiB of stack left.
     Memory,

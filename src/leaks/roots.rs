@@ -48,12 +48,13 @@ struct Threads {
 }
 
 impl Threads {
-    /// Lists the threads, and has `reach` reach what is in registers.
-    fn list(&mut self, reach: &mut Reach, own: &Registers) {
+    /// Lists the threads, and has `reach` reach what is in registers. Whether the system tells which there are: the stack of one
+    /// that is not listed would be taken for that of one that has ended.
+    fn list(&mut self, reach: &mut Reach, own: &Registers) -> bool {
         own.kept.into_iter().for_each(|word| reach.reach(word));
         self.ends.push([own.stack]);
         let asking = os::thread_id();
-        os::threads(&mut |thread| {
+        let told = os::threads(&mut |thread| {
             self.numbers.push([thread as usize]);
             if thread != asking {
                 match os::waiting_at(thread, &mut |word| reach.reach(word)) {
@@ -62,6 +63,7 @@ impl Threads {
                 }
             }
         });
+        told && self.numbers.all().contains(&[asking as usize])
     }
 
     /// Where in a mapping the part of a stack begins that is in use, if it is that of a thread whose stack's end is known.
@@ -100,11 +102,14 @@ fn number_in_block() -> Option<usize> {
 #[inline(never)]
 pub(super) fn visit(reach: &mut Reach, own: &Registers) -> Result<Others, LeaksUnknown> {
     let mut count = 64;
-    os::threads(&mut |_| count += 1);
+    let _ = os::threads(&mut |_| count += 1);
     let mut memory = Memory::new(2 * count).ok_or(LeaksUnknown::Memory)?;
     let (numbers, ends) = (memory.cut(count), memory.cut(count));
     let mut threads = Threads { numbers, run: false, ends, number_at: number_in_block() };
-    threads.list(reach, own);
+    if !threads.list(reach, own) {
+        memory.release();
+        return Err(LeaksUnknown::System);
+    }
     let known = reach.knows_pages();
     // Where the guard page before the next mapping ends.
     let mut guarded = 0;

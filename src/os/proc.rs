@@ -3,7 +3,7 @@
 //! All of it is read by plain system calls into buffers on the stack or of the caller's, so that it can be asked at the
 //! program's end and on the way to an abort: nothing here allocates, takes a lock, or touches an address that it was given.
 
-use super::linux::{quietly, thread_id};
+use super::linux::quietly;
 use super::maps::{FileName, Mapping, hexadecimal, mappings};
 use core::ffi::{CStr, c_long};
 use core::fmt::{self, Write};
@@ -157,10 +157,10 @@ impl Pages {
     }
 }
 
-/// Calls `visit` with the number of each thread of this process.
+/// Calls `visit` with the number of each thread of this process. Whether the system tells.
 #[unsafe(link_section = ".millpond_cold")]
-pub(crate) fn threads(visit: &mut dyn FnMut(u32)) {
-    let Some(folder) = Opened::open(c"/proc/self/task") else { return visit(thread_id()) };
+pub(crate) fn threads(visit: &mut dyn FnMut(u32)) -> bool {
+    let Some(folder) = Opened::open(c"/proc/self/task") else { return false };
     #[repr(align(8))]
     struct Entries([u8; 2048]);
     let mut entries = Entries([0; 2048]);
@@ -168,8 +168,12 @@ pub(crate) fn threads(visit: &mut dyn FnMut(u32)) {
         let (at, len) = (entries.0.as_mut_ptr(), entries.0.len());
         // SAFETY: writes to our own buffer.
         let read = quietly(|| unsafe { libc::syscall(libc::SYS_getdents64, folder.0, at, len) });
-        let Some(read) = usize::try_from(read).ok().filter(|read| *read > 0) else { return folder.close() };
-        let mut rest = entries.0.get(..read).unwrap_or_default();
+        let left = usize::try_from(read).unwrap_or(0);
+        if left == 0 {
+            folder.close();
+            return read == 0;
+        }
+        let mut rest = entries.0.get(..left).unwrap_or_default();
         // Node, offset, length of the entry, kind, name.
         while let (Some([low, high]), Some(name)) = (rest.get(16..18), rest.get(19..)) {
             if let Some(number) = decimal(name) {
