@@ -304,6 +304,24 @@ pub fn two_charge_a_budget() {
     assert_eq!(budget.used_bytes(), 0, "all is given back");
 }
 
+/// One charges a budget beyond its soft limit, while another takes back what could not be had.
+pub fn take_back_against_charge() {
+    let budget = Rc::new(Budget::new());
+    budget.set(4, 1);
+    let other = spawn(&budget, |budget| {
+        assert!(budget.charge(2), "there is room for both");
+        budget.take_back(2);
+    });
+    assert!(budget.charge(2), "there is room for both");
+    other.join();
+    assert_eq!(budget.used_bytes(), 2 * PAGE, "what was charged is used");
+    assert!(budget.take_passed() && !budget.take_passed(), "it is told, once");
+    budget.discharge(2);
+    assert!(budget.charge(2), "it is passed again");
+    budget.take_back(2);
+    assert!(!budget.take_passed(), "what could not be had is not told");
+}
+
 /// One charges a budget while another discharges it.
 pub fn charge_against_discharge() {
     let budget = Rc::new(Budget::new());

@@ -151,6 +151,12 @@ const MODELS: &[Model] = &[
         [("both", Fault::ReviveBoth, "what is reserved is the arenas'")]
     ),
     model!(
+        arena::take_back_against_charge,
+        "arena/budget.rs",
+        None,
+        [("stores", Fault::UnsayStore, "it is told, once")]
+    ),
+    model!(
         arena::two_charge_a_budget,
         "arena/budget.rs",
         None,

@@ -20,9 +20,12 @@ pub(crate) struct Budget {
     /// In pages; zero: none.
     soft: AtomicUsize,
     used: AtomicUsize,
-    /// Whether `soft` has been passed and nobody has said so yet.
+    /// Whether `soft` has been passed and nobody has said so yet, [`UNSAID`]; and above that how often it has been.
     passed: AtomicU32,
 }
+
+const UNSAID: u32 = 1;
+const ONCE: u32 = 2;
 
 impl Budget {
     const_fn! {
@@ -79,7 +82,10 @@ impl Budget {
                 Ok(_) => {
                     let soft = self.soft.load(Ordering::Relaxed);
                     if soft > 0 && used <= soft && sum > soft {
-                        self.passed.store(1, Ordering::Relaxed);
+                        // ORDERING: Release pairs with the Acquire in `unsay`: who sees it counted sees what was charged.
+                        self.passed.fetch_add(ONCE, Ordering::Release);
+                        // Relaxed, and last: who has not seen it counted has unsaid it before, or fails to.
+                        self.passed.fetch_or(UNSAID, Ordering::Relaxed);
                     }
                     return true;
                 }
@@ -99,16 +105,52 @@ impl Budget {
     /// Takes pages off that were charged and could not be had: the soft limit was not passed by them.
     pub(crate) fn take_back(&self, pages: usize) {
         if self.limit().is_some() {
-            let left = self.used.fetch_sub(pages, Ordering::Relaxed) - pages;
-            // Who passes it while others have what they will not keep says nothing: then it stays said for him.
-            if left <= self.soft.load(Ordering::Relaxed) {
-                self.passed.store(0, Ordering::Relaxed);
+            self.used.fetch_sub(pages, Ordering::Relaxed);
+            self.unsay();
+        }
+    }
+
+    /// Has nobody told that the soft limit was passed, if no more is charged by now than that: who passes it while others have what
+    /// they will not keep says nothing, and then it stays said for him.
+    fn unsay(&self) {
+        // ORDERING: Acquire pairs with the Release in `charge`.
+        let seen = self.passed.load(Ordering::Acquire);
+        // Relaxed: all that was charged by those who have passed it so far is seen; who passes it from now on counts it, and the
+        // exchange fails.
+        if seen & UNSAID != 0 && self.used.load(Ordering::Relaxed) <= self.soft.load(Ordering::Relaxed) {
+            if planted(Fault::UnsayStore) {
+                return self.passed.store(seen & !UNSAID, Ordering::Relaxed);
             }
+            let _ = self.passed.compare_exchange(seen, seen & !UNSAID, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
     /// Whether the soft limit has been passed since the last call: true once for each time, to one caller.
     pub(crate) fn take_passed(&self) -> bool {
-        self.passed.load(Ordering::Relaxed) != 0 && self.passed.swap(0, Ordering::Relaxed) != 0
+        let is_unsaid = |passed| passed & UNSAID != 0;
+        is_unsaid(self.passed.load(Ordering::Relaxed)) && is_unsaid(self.passed.fetch_and(!UNSAID, Ordering::Relaxed))
+    }
+}
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::stepped::interrupted;
+
+    /// Whatever another charges and keeps in the middle of it.
+    #[test]
+    fn what_could_not_be_had_takes_no_word_from_who_has_passed_the_limit() {
+        let tried = |step| {
+            let budget = Budget::new();
+            budget.set(10, 4);
+            let steps = interrupted(step, &mut || assert!(budget.charge(5)), || {
+                assert!(budget.charge(5));
+                budget.take_back(5);
+            });
+            assert_eq!(budget.take_passed(), step < steps, "before step {step}");
+            steps
+        };
+        let steps = tried(u64::MAX);
+        (0..steps).for_each(|step| _ = tried(step));
     }
 }

@@ -144,6 +144,8 @@ pub(crate) enum Fault {
     BitStore,
     /// A budget is charged by load and store.
     ChargeStore,
+    /// That a soft limit was passed is taken back by a store.
+    UnsayStore,
     /// An arena is published by a relaxed exchange.
     ArenaPublish,
     /// An arena's address space is given up without claiming its pages.
