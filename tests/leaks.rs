@@ -257,6 +257,29 @@ fn what_is_kept_back_is_not_lost() {
         });
         let leaks = millpond::leaks_since(mark).expect("the system tells");
         assert!(found(leaks.count(), 10), "{leaks}");
+        // Nor can it be reached, though its addresses are known.
+        let mut live = 0;
+        millpond::walk(|_| live += 1);
+        let leaks = millpond::leaks().expect("the system tells");
+        assert_eq!(leaks.count() + leaks.reachable().0, live, "{leaks}");
+    });
+}
+
+#[test]
+fn what_is_kept_back_holds_nothing() {
+    let scenario = Scenario::new("what_is_kept_back_holds_nothing").variable("MILLPOND_MODE", "tracked");
+    scenario.variable("MILLPOND_QUARANTINE", "10M").variable("MILLPOND_FREED", "keep").passes(|| {
+        elsewhere(|| {
+            for _ in 0..20 {
+                let holder = take(200 * KIB, 8);
+                // SAFETY: inside a block of our own, which is freed once.
+                unsafe {
+                    holder.cast::<*mut u8>().add(5).write(take(6 * KIB, 8));
+                    common::block::give(black_box(holder), 200 * KIB, 8);
+                }
+            }
+        });
+        assert!(found(lost(6 * KIB).0, 20));
     });
 }
 

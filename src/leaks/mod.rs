@@ -343,7 +343,7 @@ fn find_with_room(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -
         memory.release();
     }
     // What was freed meanwhile is none either.
-    reach.unlist_cached(heap);
+    reach.unlist_freed(heap, tracker);
     reach.each(&mut |reach, Listed { number, range, seen }| {
         if !seen {
             reach.look_into(range, For::Holding(number));
@@ -383,7 +383,7 @@ fn search(
         }
     };
     reach.follow();
-    reach.unlist_cached(heap);
+    reach.unlist_freed(heap, tracker);
     Ok((reach, others))
 }
 

@@ -143,7 +143,7 @@ impl Reach {
             found: None,
             memory,
         };
-        reach.list(heap, blocks);
+        reach.list(heap, tracker, blocks);
         let table = &mut reach.hidden;
         let mut hide = |range: Range<usize>| {
             table.push([range.start, range.end, 0]);
@@ -157,7 +157,7 @@ impl Reach {
     }
 
     #[inline(never)]
-    fn list(&mut self, heap: &Heap, room: usize) {
+    fn list(&mut self, heap: &Heap, tracker: &Tracker, room: usize) {
         let Self { regions, listed, .. } = self;
         let mut first = 0;
         heap.walk_blocks(&mut |found| {
@@ -176,12 +176,12 @@ impl Reach {
             first += found.count;
         });
         sort(&mut self.regions);
-        self.unlist_cached(heap);
+        self.unlist_freed(heap, tracker);
     }
 
-    /// Takes what is in magazines from the list, also in such as a thread has in hand.
+    /// Takes what is in magazines from the list, also in such as a thread has in hand, and what is kept back.
     #[inline(never)]
-    pub(super) fn unlist_cached(&mut self, heap: &Heap) {
+    pub(super) fn unlist_freed(&mut self, heap: &Heap, tracker: &Tracker) {
         self.loaded.0.all().fill([0]);
         heap.walk_loaded(&mut |magazine, count| {
             self.loaded.add(magazine.index() as usize);
@@ -190,6 +190,7 @@ impl Reach {
         let loaded = core::mem::replace(&mut self.loaded, Bits(Table::NONE));
         heap.walk_unloaded(&|magazine| loaded.has(magazine), &mut |address| self.unlist(address));
         self.loaded = loaded;
+        tracker.walk_kept(|address| self.unlist(address));
     }
 
     fn unlist(&mut self, address: usize) {
