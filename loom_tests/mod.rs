@@ -611,6 +611,15 @@ const MODELS: &[Model] = &[
         [("push", Fault::StackPush, "Causality violation")]
     ),
     model!(
+        span::restore_near_against_carve,
+        "pool/order.rs span/restore.rs span/carve.rs pool/mod.rs",
+        None,
+        [
+            ("counts_first", Fault::RestoreOrder, "fewer chunks"),
+            ("relaxed_bit", Fault::RestoreBit, "Causality violation")
+        ]
+    ),
+    model!(
         span::restore_against_carve,
         "span/restore.rs span/carve.rs span/mod.rs pool/mod.rs",
         None,

@@ -78,6 +78,25 @@ pub fn restore_against_carve() {
     check(&heap, held);
 }
 
+/// A full magazine comes back to a listed span while a thread carves.
+pub fn restore_near_against_carve() {
+    let (heap, chunks) = heap_with(4);
+    restore(&heap, &chunks[3..]);
+    let back = [chunks[2], chunks[0]];
+    let other = spawn(&heap, move |heap| {
+        let magazine = heap.magazines.take().expect("the fake system gives memory");
+        magazine.slots().iter().zip(back).for_each(|(slot, chunk)| slot.set(chunk));
+        magazine.set_count(back.len());
+        back.iter().for_each(|chunk| touch(*chunk, CLASS));
+        heap.pool(CLASS, 0).restore_all(magazine, 0);
+        heap.magazines.give(magazine.index());
+    });
+    let mut held = carve(&heap, 2);
+    other.join();
+    held.push(chunks[1]);
+    check(&heap, held);
+}
+
 /// Two threads return the last chunks of a span: one retires it.
 pub fn restore_against_restore() {
     let (heap, chunks) = heap_with(4);

@@ -17,7 +17,7 @@
 use super::{Magazine, Pool, set};
 use crate::config::{MAGAZINE_SLOTS, SPAN_WORDS};
 use crate::size_class::INFO;
-use crate::sync::{Point, point};
+use crate::sync::{Fault, Point, planted, point};
 
 /// No bitmap has more words.
 const WORDS: usize = 128;
@@ -88,11 +88,13 @@ impl Pool<'_> {
             return true;
         }
         magazine.set_count(0);
+        let own = MAGAZINE_SLOTS - left;
+        let early = planted(Fault::RestoreOrder).then(|| span.add(own, now));
         for (word, mask) in masks.iter().enumerate().take(high + 1).skip(low) {
             set(span, info.size, word, *mask);
         }
         point(Point::Restore);
-        self.settle(span, span.add(MAGAZINE_SLOTS - left, now));
+        self.settle(span, early.unwrap_or_else(|| span.add(own, now)));
         if left > 0 {
             self.restore(&mut rest[..left], now);
         }
