@@ -358,7 +358,7 @@ impl Heap {
     }
 
     /// Puts a full magazine in hand among the thread's spares, if there is `room`, which the caller has charged; else into the
-    /// pool. Where that has enough, or much and the chunks are in disorder, they go to their spans, and it is the caller's again.
+    /// pool. Where that has enough, or spills and the chunks are in disorder, they go to their spans, and it is the caller's again.
     #[inline(always)]
     fn lay_aside<'a>(
         &self,
@@ -376,26 +376,22 @@ impl Heap {
             }
             cache.discharge(INFO[class].magazine_bytes());
         }
-        if self.shards.spills(class, cache.home()) && self.pool(class, cache.home()).put_in_order(full, now) {
-            tell!(self.voice(), Pool, "{size} B: the full magazine, in disorder, restored to its span");
-            self.ebb_calmly(INFO[class].magazine_bytes());
-            return Some(full);
-        }
-        if self.shards.drain(class, cache.home(), &self.magazines, full) {
+        let unwanted = self.shards.spills(class, cache.home()) && self.pool(class, cache.home()).is_in_disorder(full);
+        if !unwanted && self.shards.drain(class, cache.home(), &self.magazines, full) {
             tell!(self.voice(), Pool, "{size} B: the full magazine goes to the pool, by one exchange");
             return None;
         }
-        self.restore(class, cache.home(), full, now);
+        self.restore(cache, class, full);
         Some(full)
     }
 
-    /// Restores what a full magazine in hand holds, which the pool has no room for.
+    /// Restores what a full magazine in hand holds, which the pool has no room for, or is not to have.
     #[cold]
     #[inline(never)]
-    fn restore(&self, class: Class, home: u32, full: &Magazine, now: u32) {
+    fn restore(&self, cache: &ThreadCache, class: Class, full: &Magazine) {
         let (size, count) = (INFO[class].size, full.count());
         tell!(self.voice(), Pool, "{size} B: {} restored to their spans", Count(count, "chunk"));
-        self.pool(class, home).restore_all(full, now);
+        self.pool(class, cache.home()).restore_all(full, self.clock.now());
         self.ebb(count * size);
         self.relieve();
     }

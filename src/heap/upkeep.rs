@@ -26,9 +26,9 @@
 
 use super::Heap;
 use crate::config::{
-    DEEP_BYTES, DIRTY_BYTES, DIRTY_PART, EARN_US, EARNED, EBB_FORGOTTEN, EBB_LEAST, EBB_PART, PAGE_SHIFT, PULSE,
-    PURGE_TICKS, QUIET_TICKS, REARMS, REFUSED_TICKS, RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SLIM, SLIM_PART,
-    SPARE_TICKS, SWEEP_SPANS, TICK_CACHES, TICK_MS, VAIN,
+    DIRTY_BYTES, DIRTY_PART, EARN_US, EARNED, EBB_FORGOTTEN, EBB_LEAST, EBB_PART, PAGE_SHIFT, PULSE, PURGE_TICKS,
+    QUIET_TICKS, REARMS, REFUSED_TICKS, RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SLIM, SLIM_PART, SPARE_TICKS,
+    SWEEP_SPANS, TICK_CACHES, TICK_MS, VAIN,
 };
 use crate::log::{Bytes, tell};
 use crate::os;
@@ -51,15 +51,6 @@ pub(super) enum Miss {
     Push,
 }
 
-/// Bytes that have gone back to spans and arenas, less what was taken from there since, and less what is forgotten.
-#[derive(Debug)]
-pub(super) struct Tide {
-    /// Of what is likely to be wanted again, as much as a pool might hold in its place: it does not count.
-    calm: AtomicUsize,
-    /// All else.
-    ebb: AtomicUsize,
-}
-
 /// The heap's sense of time. All relaxed: it steers, and orders nothing.
 #[derive(Debug)]
 pub(super) struct Clock {
@@ -77,8 +68,9 @@ pub(super) struct Clock {
     purged: AtomicU32,
     /// Ticks since the last that found anything to do.
     quiet: AtomicU32,
-    /// On lines of its own: whoever carves or restores writes it, and what is beside it is read at each miss.
-    tide: CachePadded<Tide>,
+    /// Bytes that have gone back to spans and arenas, less what was taken from there since, and less what is forgotten. On lines
+    /// of its own: whoever carves or restores writes it, and what is beside it is read at each miss.
+    ebb: CachePadded<AtomicUsize>,
     /// The tick at which pages may be purged out of turn again: the system had refused.
     refused: AtomicU32,
     /// The class at which the return of magazines goes on.
@@ -98,7 +90,7 @@ impl Clock {
                 thinned: AtomicU32::new(0),
                 purged: AtomicU32::new(0),
                 quiet: AtomicU32::new(0),
-                tide: CachePadded::new(Tide { calm: AtomicUsize::new(0), ebb: AtomicUsize::new(0) }),
+                ebb: CachePadded::new(AtomicUsize::new(0)),
                 refused: AtomicU32::new(0),
                 class: AtomicUsize::new(0),
                 high: AtomicUsize::new(0),
@@ -181,36 +173,22 @@ impl Heap {
     /// Says that so many bytes have gone back to spans or arenas.
     pub(super) fn ebb(&self, bytes: usize) {
         // Not a read-modify-write, here and below: a lost count now and then changes little.
-        let ebb = self.clock.tide.ebb.load(Ordering::Relaxed);
-        self.clock.tide.ebb.store(ebb.saturating_add(bytes), Ordering::Relaxed);
-    }
-
-    /// The same of chunks that went there only for order's sake.
-    pub(super) fn ebb_calmly(&self, bytes: usize) {
-        let calm = self.clock.tide.calm.load(Ordering::Relaxed);
-        if calm >= DEEP_BYTES {
-            return self.ebb(bytes);
-        }
-        self.clock.tide.calm.store(calm + bytes, Ordering::Relaxed);
+        let ebb = self.clock.ebb.load(Ordering::Relaxed);
+        self.clock.ebb.store(ebb.saturating_add(bytes), Ordering::Relaxed);
     }
 
     /// Says that so many were taken from there.
     pub(super) fn flow(&self, bytes: usize) {
-        let tide = &self.clock.tide;
-        let calm = tide.calm.load(Ordering::Relaxed);
-        if calm > 0 {
-            tide.calm.store(calm.saturating_sub(bytes), Ordering::Relaxed);
-        }
-        let ebb = tide.ebb.load(Ordering::Relaxed);
+        let ebb = self.clock.ebb.load(Ordering::Relaxed);
         if ebb > 0 {
-            tide.ebb.store(ebb.saturating_sub(bytes.saturating_sub(calm)), Ordering::Relaxed);
+            self.clock.ebb.store(ebb.saturating_sub(bytes), Ordering::Relaxed);
         }
     }
 
     /// Whether memory ebbs: what has just been freed should go back even if its thread never misses again.
     pub(super) fn is_ebbing(&self) -> bool {
         let part = self.spans.arenas.committed().load(Ordering::Relaxed) / EBB_PART;
-        self.clock.tide.ebb.load(Ordering::Relaxed) > EBB_LEAST.max(part)
+        self.clock.ebb.load(Ordering::Relaxed) > EBB_LEAST.max(part)
     }
 
     /// Upkeep for a thread that frees large allocations, whether or not it has a cache.
@@ -321,10 +299,7 @@ impl Heap {
     fn tick(&self) {
         let now = self.clock.tick.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         tell!(self.voice(), Pool, "tick {now}: magazines that nobody needed go back to their spans");
-        for bytes in [&self.clock.tide.calm, &self.clock.tide.ebb] {
-            let all = bytes.load(Ordering::Relaxed);
-            bytes.store(all - all.div_ceil(EBB_FORGOTTEN), Ordering::Relaxed);
-        }
+        self.flow(self.clock.ebb.load(Ordering::Relaxed).div_ceil(EBB_FORGOTTEN));
         let mut pooled = 0;
         for class in 0..CLASSES {
             self.shards.tick(class, &self.magazines);

@@ -17,7 +17,8 @@
 use super::{Magazine, Pool, set};
 use crate::config::{MAGAZINE_SLOTS, SPAN_WORDS};
 use crate::size_class::INFO;
-use crate::sync::{Fault, Point, planted, point};
+use crate::span::Span;
+use crate::sync::{Fault, Point, Slot, planted, point};
 
 /// No bitmap has more words.
 const WORDS: usize = 128;
@@ -28,31 +29,36 @@ const NEAR_STEP: usize = 8;
 /// How many of those that are looked at may lie far.
 const FAR: usize = 2;
 
-impl Pool<'_> {
-    /// Restores what a full magazine in hand holds, if that is in disorder and mostly lies in one span and beside it. False:
-    /// nothing is done. O(slots).
-    #[inline(always)]
-    pub(crate) fn put_in_order(self, magazine: &Magazine, now: u32) -> bool {
-        is_shuffled(magazine) && self.restore_near(magazine, now)
+impl<'a> Pool<'a> {
+    /// Whether a full magazine in hand is better restored, if its pool spills: it is in disorder, and mostly lies in one span and
+    /// beside it.
+    #[inline(never)]
+    pub(crate) fn is_in_disorder(self, magazine: &Magazine) -> bool {
+        is_shuffled(magazine) && self.middle(magazine).is_some()
+    }
+
+    /// The span of a full magazine's middle, if most of its chunks lie there or beside it, as far as some of them tell.
+    #[inline]
+    fn middle(self, magazine: &Magazine) -> Option<&'a Span> {
+        if magazine.count() < MAGAZINE_SLOTS {
+            return None;
+        }
+        let slots = magazine.slots();
+        let span = self.spans.owner(slots[MAGAZINE_SLOTS / 2].get(), self.class);
+        let bytes = INFO[self.class].chunks * INFO[self.class].size;
+        let offset = |slot: &Slot| slot.get().wrapping_sub(span.head.start());
+        let near = slots.iter().step_by(NEAR_STEP).filter(|slot| offset(slot).wrapping_add(bytes) < 3 * bytes);
+        (near.count() + FAR >= MAGAZINE_SLOTS / NEAR_STEP).then_some(span)
     }
 
     /// Restores what a magazine holds if it is full and mostly lies in one span and beside it: nothing has to be sorted. False:
     /// nothing is done. O(slots).
     #[inline(never)]
     pub(super) fn restore_near(self, magazine: &Magazine, now: u32) -> bool {
-        if magazine.count() < MAGAZINE_SLOTS {
-            return false;
-        }
-        let Self { class, spans, .. } = self;
-        let info = &INFO[class];
+        let Some(span) = self.middle(magazine) else { return false };
+        let info = &INFO[self.class];
         let slots = magazine.slots();
-        let span = spans.owner(slots[MAGAZINE_SLOTS / 2].get(), class);
         let (start, bytes) = (span.head.start(), info.chunks * info.size);
-        let offset = |at: usize| slots[at].get().wrapping_sub(start);
-        let near = (0..MAGAZINE_SLOTS).step_by(NEAR_STEP).filter(|at| offset(*at).wrapping_add(bytes) < 3 * bytes);
-        if near.count() + FAR < MAGAZINE_SLOTS / NEAR_STEP {
-            return false;
-        }
         let mut masks = [0u64; WORDS];
         let (mut rest, mut left) = ([0; MAGAZINE_SLOTS], 0);
         let (mut offsets, mut chunks) = (0usize, 0usize);

@@ -4,7 +4,8 @@ use super::super::upkeep::Miss;
 use super::acts::SIZE;
 use super::world::{Client, LOOKS, World, class_of};
 use crate::config::{
-    CACHE_BYTES, DIRTY_BYTES, EBB_LEAST, PAGE, PURGE_TICKS, RELIEF_BYTES, REST_TICKS, SLIM, SPARE_TICKS, TICK_MS,
+    CACHE_BYTES, DEEP_BYTES, DIRTY_BYTES, EBB_LEAST, PAGE, PURGE_TICKS, RELIEF_BYTES, REST_TICKS, SLIM, SPARE_TICKS,
+    TICK_MS,
 };
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::sync::Ordering;
@@ -291,6 +292,27 @@ fn too_many_free_pages_go_at_once() {
         );
         world.finish([client].into());
     }
+}
+
+/// The same where a pool spills, and what is freed in disorder makes whole spans free.
+#[test]
+fn too_many_pages_freed_in_disorder_go_at_once() {
+    let world = World::new();
+    let mut client = idle(&world);
+    let chunks = 2 * DEEP_BYTES / 256;
+    (0..chunks).for_each(|_| assert!(client.alloc(256, 1, false)));
+    let bytes = 24 << 20;
+    let alloc = |_| world.heap.alloc_large(NONE, bytes, 1, crate::arena::Fill::Any).unwrap();
+    let runs: Vec<usize> = (0..2 * DIRTY_BYTES / bytes).map(|run| alloc(run).as_ptr().expose_provenance()).collect();
+    runs.into_iter().for_each(|run| world.heap.free_large(NONE, run));
+    // The last but one, the last, and the one before both.
+    while let Some(last) = client.blocks.len().checked_sub(3) {
+        [last + 1, last + 1, last].into_iter().for_each(|at| client.free(at));
+    }
+    let stats = world.check(&[&client]);
+    assert!(stats.dirty <= DIRTY_BYTES, "{stats:?}");
+    assert!(stats.pooled <= DEEP_BYTES);
+    world.finish([client].into());
 }
 
 /// Of 16 chunks of a span one lives: after some rest the pages of the others go, though nobody calls for it.

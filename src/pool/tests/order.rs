@@ -9,7 +9,10 @@ impl World {
         let magazine = self.magazines.take().unwrap();
         magazine.slots().iter().zip(chunks).for_each(|(slot, chunk)| slot.set(*chunk));
         magazine.set_count(chunks.len());
-        let restored = self.pool().put_in_order(magazine, 0);
+        let restored = self.pool().is_in_disorder(magazine);
+        if restored {
+            self.pool().restore_all(magazine, 0);
+        }
         assert_eq!(magazine.count(), if restored { 0 } else { chunks.len() });
         assert!(magazine.slots().iter().zip(chunks).all(|(slot, chunk)| slot.get() == *chunk));
         self.out.retain(|chunk| !restored || !chunks.contains(chunk));
