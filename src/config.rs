@@ -75,7 +75,7 @@ mod values {
     pub(crate) const DEEP_CHUNKS: usize = 256 << 10;
     /// For so many ticks after a pool had to refuse a magazine, those in disorder do not go there.
     pub(crate) const SPILL_TICKS: u32 = 32;
-    /// Processors that have full magazines of their own: a power of two.
+    /// Processors that have full magazines and listed spans of their own: a power of two.
     pub(crate) const SHARDS: usize = 16;
     /// Listed spans that one refill may visit.
     pub(crate) const CARVE_SPANS: u32 = 8;

@@ -91,7 +91,7 @@ impl<'a> Pool<'a> {
 
     /// How much the next span will be used, as far as those before it tell: it is opened since they have nothing left.
     fn density(self) -> Density {
-        let count = self.shards.opened(self.class);
+        let count = &self.shards.opened[self.class];
         let opened = count.load(Ordering::Relaxed);
         if opened >= SPARSE_SPANS {
             return Density::Dense;

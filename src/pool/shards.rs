@@ -35,7 +35,7 @@ pub(crate) struct Shards {
     /// need not visit all stacks, whose lines others write.
     owing: [AtomicU32; CLASSES],
     /// Of each class, how many spans were opened so far: no more than tell a class of which there are many.
-    opened: [AtomicU32; CLASSES],
+    pub(super) opened: [AtomicU32; CLASSES],
     shards: [Shard; SHARDS],
 }
 
@@ -111,19 +111,13 @@ impl Shards {
         &self.shards[shard as usize % SHARDS].0[class].listed
     }
 
-    /// How many spans of a class were opened.
-    #[inline]
-    pub(super) fn opened(&self, class: Class) -> &AtomicU32 {
-        &self.opened[class]
-    }
-
     /// Whether a shard may hold anything.
     pub(super) fn is_known(&self, shard: u32) -> bool {
         self.known() >> shard & 1 == 1
     }
 
     /// All shards that may hold anything.
-    pub(super) fn each(&self) -> impl Iterator<Item = u32> + use<> {
+    pub(super) fn each(&self) -> impl Iterator<Item = u32> + Clone + use<> {
         let known = self.known();
         (0..SHARDS as u32).filter(move |shard| known >> shard & 1 == 1)
     }
@@ -138,12 +132,7 @@ impl Shards {
 
     /// The stacks of a class that may hold anything.
     fn all(&self, class: Class) -> impl Iterator<Item = &Full> {
-        let known = self.known();
-        self.shards
-            .iter()
-            .enumerate()
-            .filter(move |(at, _)| known >> at & 1 == 1)
-            .map(move |(_, shard)| &shard.0[class].full)
+        self.each().map(move |shard| self.full(class, shard))
     }
 
     /// Takes a full magazine for a thread that needs it, from its home if there is one: one exchange, and a look at each other
@@ -206,12 +195,12 @@ impl Shards {
 
     /// Ends a period for a class.
     pub(crate) fn tick(&self, class: Class, magazines: &Magazines) {
-        let known = self.known();
-        let each = || (0..SHARDS as u32).filter(|shard| known >> shard & 1 == 1);
-        let used = each().fold(0u32, |used, shard| used | (self.full(class, shard).tick(magazines) as u32) << shard);
-        each().for_each(|shard| self.full(class, shard).share_among((used >> shard & 1) * used.count_ones()));
+        let each = self.each();
+        let used =
+            each.clone().fold(0u32, |used, shard| used | (self.full(class, shard).tick(magazines) as u32) << shard);
+        each.clone().for_each(|shard| self.full(class, shard).share_among((used >> shard & 1) * used.count_ones()));
         let owes = |shard: &u32| self.full(class, *shard).owes();
-        set(&self.owing[class], each().filter(owes).fold(0, |owing, shard| owing | 1 << shard));
+        set(&self.owing[class], each.filter(owes).fold(0, |owing, shard| owing | 1 << shard));
     }
 
     /// Full magazines of a class. While others come and go, a moment's picture.
@@ -227,10 +216,9 @@ impl Shards {
 
     /// The same, and whether all is as it should be.
     pub(crate) fn check(&self, class: Class, magazines: &Magazines, mut visit: impl FnMut(&Magazine)) -> bool {
-        let known = self.known();
-        self.shards.iter().enumerate().all(|(at, shard)| {
-            let part = &shard.0[class];
-            if known >> at & 1 == 1 { part.full.check(magazines, &mut visit) } else { part.full.depth(magazines) == 0 }
+        (0..SHARDS as u32).all(|shard| {
+            let full = self.full(class, shard);
+            if self.is_known(shard) { full.check(magazines, &mut visit) } else { full.depth(magazines) == 0 }
         })
     }
 }
