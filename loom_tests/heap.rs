@@ -249,6 +249,20 @@ pub fn shelf_is_cleared_against_taken() {
     free_all_large(&heap, cache, &[theirs]);
 }
 
+/// A mapping that is kept goes to a huge allocation of another thread, or to whoever clears the shelf.
+pub fn kept_is_cleared_against_taken() {
+    let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
+    let first = large(&heap, HUGE_MIN);
+    let other = spawn(&heap, |heap| large(heap, HUGE_MIN));
+    fake::touch(first, HUGE_MIN);
+    heap.free_large(THREAD, first);
+    heap.clear_shelf(|_| true);
+    let theirs = other.join();
+    assert_eq!(heap.check().expect("the heap is sound").live, HUGE_MIN, "each mapping is in one place");
+    free_all_large(&heap, cache, &[theirs]);
+}
+
 /// Two threads put runs on the shelf, where there is room for one, and purge what did not stay there.
 pub fn two_shelve() {
     let heap = Rc::new(Heap::new());

@@ -223,7 +223,7 @@ const MODELS: &[Model] = &[
     ),
     model!(
         heap::look_up_against_huge,
-        "heap/large.rs page_map.rs",
+        "heap/large.rs heap/huge.rs page_map.rs",
         None,
         [("relaxed", Fault::MapPublish, "Causality violation")]
     ),
@@ -242,7 +242,13 @@ const MODELS: &[Model] = &[
             ("stores", Fault::ShelfTake, "each large node is in use")
         ]
     ),
-    model!(heap::two_map_huge, "heap/large.rs", Some(3), [("stores", Fault::HugeStore, "the heap is sound")]),
+    model!(
+        heap::kept_is_cleared_against_taken,
+        "heap/shelf.rs heap/huge.rs",
+        Some(3),
+        [("relaxed", Fault::ShelfPut, "Causality violation"), ("stores", Fault::ShelfTake, "Causality violation")]
+    ),
+    model!(heap::two_map_huge, "heap/huge.rs", Some(3), [("stores", Fault::HugeStore, "the heap is sound")]),
     model!(
         heap::resize_against_alloc,
         "heap/large.rs arena/region.rs",
@@ -705,7 +711,7 @@ const MODELS: &[Model] = &[
         Some(3),
         [("relaxed", Fault::GiveRelaxed, "Causality violation")]
     ),
-    model!(heap::shrink_huge_against_map, "heap/large.rs", None, [("stores", Fault::HugeStore, "the heap is sound")]),
+    model!(heap::shrink_huge_against_map, "heap/huge.rs", None, [("stores", Fault::HugeStore, "the heap is sound")]),
     model!(
         heap::leave_against_claim,
         "heap/adopt.rs heap/mod.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",

@@ -118,6 +118,9 @@ mod values {
     /// Pages of the longest run that is kept whole when it is freed, and how many such runs: 64 MiB in all, at most.
     pub(crate) const SHELF_PAGES: usize = 16;
     pub(crate) const SHELF_SLOTS: usize = 64;
+    /// How many huge mappings are kept, and by which part of one the heap may grow elsewhere until it goes.
+    pub(crate) const KEPT_HUGE: usize = 4;
+    pub(crate) const KEPT_PART: usize = 8;
 
     /// Nodes in the first segment of a slab, few, so that the first segments of several share OS pages; each further one doubles.
     pub(crate) const SLAB_FIRST: u32 = 4;
@@ -275,6 +278,8 @@ mod values {
 
     pub(crate) const SHELF_PAGES: usize = 1;
     pub(crate) const SHELF_SLOTS: usize = 2;
+    pub(crate) const KEPT_HUGE: usize = 1;
+    pub(crate) const KEPT_PART: usize = 1;
 
     pub(crate) const SLAB_FIRST: u32 = 2;
     pub(crate) const SLAB_SEGMENTS: usize = 3;

@@ -139,6 +139,21 @@ fn all_freed(total: usize, sizes: Sizes, freers: usize, then: Then) {
     law::holds();
 }
 
+/// One block with a mapping of its own, which is kept for the next at first.
+fn a_huge_one(then: Then) {
+    let block = take(100 * MIB, 8);
+    assert!(!block.is_null());
+    // SAFETY: a fresh allocation of that size, freed once.
+    unsafe {
+        block.write_bytes(0xa5, 100 * MIB);
+        let peak = kernel::resident();
+        give(block, 100 * MIB, 8);
+        settle(then);
+        within_a_tenth(peak);
+    }
+    law::holds();
+}
+
 /// All but every 64th, at random.
 fn all_but_a_few_freed(total: usize, sizes: Sizes, then: Then) {
     let mut random = Random::new(43);
@@ -176,6 +191,9 @@ scenarios! {
     of_48_by_eight_trim: None, all_freed(BURST, Sizes::Of48, 8, Then::Trim);
     of_48_by_eight_light_activity: None, all_freed(BURST, Sizes::Of48, 8, Then::LightActivity);
     of_1000_then_one_size: None, all_freed(AGAIN / 4, Sizes::Of1000, 1, Then::OneSize);
+    a_huge_one_trim: None, a_huge_one(Then::Trim);
+    a_huge_one_light_activity: None, a_huge_one(Then::LightActivity);
+    a_huge_one_then_one_size: None, a_huge_one(Then::OneSize);
     mixed_trim: None, all_freed(BURST, Sizes::Mixed, 1, Then::Trim);
     mixed_light_activity: None, all_freed(BURST, Sizes::Mixed, 1, Then::LightActivity);
     mixed_by_eight_trim: None, all_freed(BURST, Sizes::Mixed, 8, Then::Trim);

@@ -70,11 +70,13 @@ impl Heap {
         let free = self.magazines.free_nodes();
         let made = self.magazines.made() as usize;
         ensure(free.is_some_and(|free| free + seen <= made), "each magazine is in one place", made)?;
-        let larges =
-            self.free_larges().filter(|(free, made)| free + self.larges().count() + self.shelf.runs().count() <= *made);
+        let shelved = self.shelf.runs().count() + self.kept.shelf.runs().count();
+        let larges = self.free_larges().filter(|(free, made)| free + self.larges().count() + shelved <= *made);
         ensure(larges.is_some(), "each large node is in use, on the shelf or free", 0)?;
         let misplaced = self.shelf.runs().find(|run| !self.is_shelved(*run));
         ensure(misplaced.is_none(), "a run on the shelf is freed and whole", misplaced.map_or(0, |run| run.pages))?;
+        let misplaced = self.kept.shelf.runs().find(|run| !self.is_kept(*run));
+        ensure(misplaced.is_none(), "a mapping that is kept is freed", misplaced.map_or(0, |run| run.pages))?;
         self.fill(stats);
         ensure(stats.accounted() == stats.committed, "what is accounted for is what is committed", stats.accounted())
     }

@@ -1,42 +1,22 @@
-//! Large and huge allocations: above the largest class, or aligned to more than a page.
+//! Large allocations, above the largest class or aligned to more than a page: where those that are huge part from them.
 //!
-//! A large one is a run of an arena: kept for reuse when freed, whole if it is short (`shelf`), purged later. A huge one,
-//! from `HUGE_MIN` in size or alignment, is a mapping of its own, which goes back at once and grows by `mremap`. Both have
-//! a node that the page map names: all pages of a large one, the first of a huge one.
+//! A large one is a run of an arena: kept for reuse when freed, whole if it is short (`shelf`), purged later. A huge one is a
+//! mapping (`huge`). Both have a node that the page map names: all pages of a large one, the first of a huge one.
 //!
 //! Invariant: a node with `bytes > 0` and the page map's entry for its first page name each other, unless its owner is
 //! between taking the entry and giving the memory back.
 
+use super::huge::Moving;
 use super::shelf::Shelved;
 use super::{Guest, Heap};
-use crate::arena::{Budget, Fill, Run};
-use crate::config::{ADDRESS_BITS, EBB_BYTES, GROWTH_PART, HUGE_MIN, PAGE, PAGE_SHIFT};
-use crate::log::{Bytes, tell};
+use crate::arena::{Fill, Run};
+use crate::config::{ADDRESS_BITS, EBB_BYTES, HUGE_MIN, PAGE, PAGE_SHIFT};
 use crate::os;
-use crate::report::Thp;
 use crate::span::{HUGE, Head, LARGE, Large};
-use crate::sync::{Fault, Ordering, planted};
 use crate::tagged::{Index, NONE};
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 
-/// How a huge allocation may move that has no room where it is.
-#[derive(Clone, Copy)]
-struct Moving<'a> {
-    align: usize,
-    /// Called before one that grows does, with its pages charged: afterwards there is no way back, and this may panic.
-    before: &'a dyn Fn(),
-}
-
-/// Pages that are charged for what is not done yet, and not charged if that panics.
-struct Charged<'a>(&'a Budget, usize);
-
-impl Drop for Charged<'_> {
-    fn drop(&mut self) {
-        self.0.discharge(self.1);
-    }
-}
-
-fn entry(node: &Large) -> *mut Head {
+pub(super) fn entry(node: &Large) -> *mut Head {
     (&raw const node.head).cast_mut()
 }
 
@@ -81,7 +61,7 @@ impl Heap {
             if bytes >= HUGE_MIN || align >= HUGE_MIN {
                 // Where address space is short, the arenas may have what the system has not. None is made for it: what
                 // an arena reserves stays reserved.
-                self.map_huge(bytes, align).or_else(|| {
+                self.map_huge(thread, bytes, align, fill).or_else(|| {
                     self.use_run(self.spans.arenas.take_run_there(bytes / PAGE, (align / PAGE).max(1), fill)?)
                 })
             } else {
@@ -134,9 +114,10 @@ impl Heap {
         NonNull::new(at)
     }
 
-    /// Gives runs that have rested on the shelf back to their arenas; from any thread.
+    /// Gives runs that have rested on the shelf back to their arenas, and kept mappings to the system; from any thread.
     pub(crate) fn clear_shelf(&self, rested: impl Fn(u16) -> bool) {
-        self.shelf.clear(rested, |run| self.unshelve(run));
+        self.shelf.clear(&rested, |run| self.unshelve(run));
+        self.clear_kept(rested);
     }
 
     /// Gives a freed run that the caller has back to its arena, and its node to the slab.
@@ -145,57 +126,6 @@ impl Heap {
         self.spans.page_map.publish(page + 1, run.pages - 1, null_mut());
         self.larges.give(run.node);
         self.spans.arenas.give_run(page, run.pages);
-    }
-
-    fn map_huge(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        let budget = self.spans.arenas.budget();
-        if !budget.charge(bytes / PAGE) {
-            return None;
-        }
-        let mapped = self.map_charged(bytes, align);
-        match mapped {
-            Some(_) => self.spans.arenas.keep_within(),
-            None => budget.take_back(bytes / PAGE),
-        }
-        mapped
-    }
-
-    fn map_charged(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        // Where the addresses of what is freed are kept back, what grows may only do so into such as were left free behind it.
-        let behind = if self.spans.arenas.is_sealed() { bytes / GROWTH_PART / PAGE * PAGE } else { 0 };
-        let start = os::reserve_for_use(bytes, align.max(PAGE), behind)?;
-        let page = start >> PAGE_SHIFT;
-        let node = self.spans.page_map.prepare(page, 1).and_then(|()| self.larges.take());
-        let Some(node) = node else {
-            os::release(start, bytes);
-            return None;
-        };
-        tell!(self.voice(), Os, "{} mapped at {start:#x}, for one allocation alone", Bytes(bytes));
-        self.advise(start, bytes);
-        if planted(Fault::HugeStore) {
-            self.huge.store(self.huge.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
-        } else {
-            self.huge.fetch_add(bytes, Ordering::Relaxed);
-        }
-        node.head.describe(page, HUGE);
-        self.spans.page_map.publish(page, 1, entry(node));
-        node.set_bytes(bytes);
-        NonNull::new(with_exposed_provenance_mut(start))
-    }
-
-    /// Sets the use of transparent huge pages, for what there is and for what comes.
-    #[unsafe(link_section = ".millpond_cold")]
-    pub(crate) fn set_thp(&self, thp: Thp) {
-        self.spans.arenas.set_thp(thp);
-        for (node, bytes) in self.huges() {
-            // Only advice: one that goes or moves meanwhile is left as it is.
-            os::advise_thp(node.head.start(), bytes, thp);
-        }
-    }
-
-    fn advise(&self, start: usize, bytes: usize) {
-        let thp = self.spans.arenas.thp();
-        os::advise_thp(start, bytes, thp);
     }
 
     /// The node of a large or huge allocation that starts at `address`, on which there is a call of this name. Ends the process
@@ -221,15 +151,13 @@ impl Heap {
         }
         node.set_bytes(0);
         if kind == HUGE {
-            self.larges.give(node.head.index());
-            self.huge.fetch_sub(bytes, Ordering::Relaxed);
-            tell!(self.voice(), Os, "{} unmapped at {address:#x}", Bytes(bytes));
-            os::release(address, bytes);
-            self.spans.arenas.budget().discharge(bytes / PAGE);
-        } else if let Some(run) = self.shelf.put(thread, node.head.index(), bytes / PAGE, self.clock.now()) {
+            self.free_huge(thread, node, bytes);
+        } else if let Some(run) =
+            self.shelf.put(thread, Shelved::new(node.head.index(), bytes / PAGE, self.clock.now()))
+        {
             let bytes = run.pages * PAGE;
             self.unshelve(run);
-            if self.relieve() > EBB_BYTES {
+            if self.relieve_all() > EBB_BYTES {
                 self.ebb(bytes);
             }
         }
@@ -290,74 +218,12 @@ impl Heap {
         size < 1 << ADDRESS_BITS && !(size < HUGE_MIN / 2 && self.is_huge(address))
     }
 
-    /// Whether what begins at an address has a mapping of its own. For what is live.
-    pub(super) fn is_huge(&self, address: usize) -> bool {
-        self.spans.page_map.get(address).is_some_and(|head| head.kind() == HUGE)
-    }
-
     /// The same as [`resize_large`](Self::resize_large), at the same address. False: all is as it was.
     #[cold]
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn resize_here(&self, thread: Index, address: usize, size: usize) -> bool {
         self.resize_within(thread, address, size, None).is_some()
-    }
-
-    fn resize_huge(&self, node: &Large, old: usize, new: usize, to: Option<Moving<'_>>) -> Option<NonNull<u8>> {
-        let budget = self.spans.arenas.budget();
-        let more = new.saturating_sub(old) / PAGE;
-        if more > 0 && !budget.charge(more) {
-            return None;
-        }
-        let charged = Charged(budget, more);
-        let resized = self.resize_charged(node, old, new, to);
-        core::mem::forget(charged);
-        match resized {
-            Some(_) => budget.discharge(old.saturating_sub(new) / PAGE),
-            None => budget.take_back(more),
-        }
-        self.spans.arenas.keep_within();
-        resized
-    }
-
-    fn resize_charged(&self, node: &Large, old: usize, new: usize, to: Option<Moving<'_>>) -> Option<NonNull<u8>> {
-        let from = node.head.start();
-        // Never more than is mapped, should the caller vanish in between.
-        node.set_bytes(old.min(new));
-        let to = if os::resize(from, old, new) {
-            from
-        } else if let Some(to) = to.and_then(|to| self.move_huge(node, old, new, to)) {
-            to
-        } else {
-            node.set_bytes(old);
-            return None;
-        };
-        self.spans.page_map.publish(to >> PAGE_SHIFT, 1, entry(node));
-        node.set_bytes(new);
-        self.huge.fetch_add(new.wrapping_sub(old), Ordering::Relaxed);
-        self.advise(to, new);
-        NonNull::new(with_exposed_provenance_mut(to))
-    }
-
-    /// Moves a huge allocation, whose entry is then not yet published. `None` leaves all as it was.
-    fn move_huge(&self, node: &Large, old: usize, new: usize, Moving { align, before }: Moving<'_>) -> Option<usize> {
-        let (from, page) = (node.head.start(), node.head.page());
-        if new > old {
-            before();
-        }
-        let to = os::reserve_for_use(new, align.max(PAGE), 0)?;
-        if self.spans.page_map.prepare(to >> PAGE_SHIFT, 1).is_none() {
-            os::release(to, new);
-            return None;
-        }
-        // Cleared before the addresses are given up: another thread may be given them at once.
-        self.spans.page_map.publish(page, 1, null_mut());
-        if !os::remap(from, old, to, new) {
-            self.spans.page_map.publish(page, 1, entry(node));
-            return None;
-        }
-        node.head.describe(to >> PAGE_SHIFT, HUGE);
-        Some(to)
     }
 
     /// Whether a run that lies on the shelf is as the shelf's invariant says.
@@ -382,11 +248,6 @@ impl Heap {
     /// All large and huge allocations, and the bytes of each, which are some: another may be freeing it. A moment's picture.
     pub(super) fn larges(&self) -> impl Iterator<Item = (&Large, usize)> {
         self.larges.iter().map(|node| (node, node.bytes())).filter(|(_, bytes)| *bytes > 0)
-    }
-
-    /// Those with a mapping of their own.
-    pub(crate) fn huges(&self) -> impl Iterator<Item = (&Large, usize)> {
-        self.larges().filter(|(node, _)| node.head.kind() == HUGE)
     }
 
     /// How many nodes of large allocations are free; `None` if their list is not well-formed.

@@ -76,6 +76,7 @@ impl Heap {
     /// # Safety
     /// Nothing that the heap has given out is used any more, and neither is the heap.
     pub(crate) unsafe fn dispose(&self) {
+        self.clear_kept(|_| true);
         for (node, bytes) in self.huges() {
             os::release(node.head.start(), bytes);
         }

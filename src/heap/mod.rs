@@ -12,6 +12,7 @@ mod audit;
 mod check;
 mod edges;
 mod guard;
+mod huge;
 mod large;
 mod lease;
 mod lookup;
@@ -31,6 +32,7 @@ mod walk;
 
 pub(crate) use tracked::Tracked;
 
+use crate::config::{SHELF_PAGES, SHELF_SLOTS};
 use crate::log::{Count, Voice, tell};
 use crate::os;
 use crate::pool::{Magazine, Magazines, Pool, Portion, Shards};
@@ -40,6 +42,7 @@ use crate::span::{Large, Spans};
 use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, Slot};
 use crate::thread_cache::ThreadCache;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
+use huge::Kept;
 use shelf::Shelf;
 use single::is_single;
 use stats::Counts;
@@ -66,10 +69,11 @@ pub(crate) struct Heap {
     pub(crate) caches: Slab<ThreadCache>,
     pub(crate) shards: Shards,
     counts: Counts,
-    shelf: Shelf,
+    shelf: Shelf<SHELF_SLOTS, SHELF_PAGES>,
     larges: Slab<Large>,
-    /// Bytes of huge allocations.
+    /// Bytes of huge allocations, and of those that are kept.
     huge: AtomicUsize,
+    kept: Kept,
     pub(crate) spans: Spans,
 }
 
@@ -94,6 +98,7 @@ impl Heap {
                 caches: Slab::new(),
                 larges: Slab::new(),
                 shelf: Shelf::new(),
+                kept: Kept::new(),
                 huge: AtomicUsize::new(0),
                 clock: Clock::new(),
                 heard: AtomicPtr::new(null_mut()),

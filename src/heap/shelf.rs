@@ -5,8 +5,9 @@
 //! mimalloc's cache of segments serve the same habit of programs: to free a block and take one like it.)
 //!
 //! A slot is one word: the node's index, the run's pages, and the tick when it was put there; zero is an empty slot. Each
-//! thread has one, which it may share with another. More would keep memory of one length from allocations of another:
-//! with a slot for each length, mixed ones had up to two fifths more page faults.
+//! thread has its own, which it may share with another. More would keep memory of one length from allocations of another:
+//! with a slot for each length, mixed ones had up to two fifths more page faults. Mappings (`huge`) have a shelf of few slots,
+//! where a thread looks into each.
 //!
 //! | state of a run | owner |
 //! |---|---|
@@ -14,17 +15,16 @@
 //! | taken | the taker, who uses it or gives it to its arena |
 //!
 //! Invariant: a run in a slot is claimed, its node has `bytes = 0`, the page map names the node for all of its pages but
-//! the first, which is null as for everything that has been freed. The slots' runs are at most
-//! `SHELF_SLOTS * SHELF_PAGES` pages.
+//! the first, which is null as for everything that has been freed. The slots' runs are at most `SLOTS * LONGEST` pages.
 
-use crate::config::{PAGE, SHELF_PAGES, SHELF_SLOTS};
+use crate::config::PAGE;
 use crate::sync::{AtomicU64, Fault, Ordering, planted};
 use crate::tagged::Index;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Shelf {
-    slots: [AtomicU64; SHELF_SLOTS],
+pub(super) struct Shelf<const SLOTS: usize, const LONGEST: usize> {
+    slots: [AtomicU64; SLOTS],
 }
 
 /// A run on the shelf, or just taken from it.
@@ -38,6 +38,10 @@ pub(super) struct Shelved {
 const EMPTY: u64 = 0;
 
 impl Shelved {
+    pub(super) fn new(node: Index, pages: usize, now: u32) -> Self {
+        Self { node, pages, stamp: now as u16 }
+    }
+
     fn from_bits(bits: u64) -> Option<Self> {
         let run = Self { node: bits as Index, pages: (bits >> 32) as u16 as usize, stamp: (bits >> 48) as u16 };
         (bits != EMPTY).then_some(run)
@@ -48,22 +52,24 @@ impl Shelved {
     }
 }
 
-impl Shelf {
+impl<const SLOTS: usize, const LONGEST: usize> Shelf<SLOTS, LONGEST> {
+    /// The pages of the longest that is put here: a slot has room for no more.
+    const LONGEST: usize = if LONGEST <= u16::MAX as usize { LONGEST } else { panic!() };
+
     const_fn! {
         pub(super) const fn new() -> Self {
-            Self { slots: array_of![AtomicU64::new(EMPTY); SHELF_SLOTS] }
+            Self { slots: array_of![AtomicU64::new(EMPTY); SLOTS] }
         }
     }
 
     fn slot(&self, thread: Index) -> &AtomicU64 {
-        &self.slots[thread as usize % SHELF_SLOTS]
+        &self.slots[thread as usize % SLOTS]
     }
 
     /// Puts a run that the caller owns where `thread` will look for it. Returns what the caller must give to its arena:
     /// what was there before, or the run itself if it is too long. O(1).
-    pub(super) fn put(&self, thread: Index, node: Index, pages: usize, now: u32) -> Option<Shelved> {
-        let run = Shelved { node, pages, stamp: now as u16 };
-        if pages > SHELF_PAGES {
+    pub(super) fn put(&self, thread: Index, run: Shelved) -> Option<Shelved> {
+        if run.pages > Self::LONGEST {
             return Some(run);
         }
         // ORDERING: Release pairs with the Acquire of whoever takes it: what was done to the run and its node is done.
@@ -75,6 +81,16 @@ impl Shelf {
     /// Takes a run of exactly so many pages from where `thread` looks. O(1).
     pub(super) fn take(&self, thread: Index, pages: usize) -> Option<Shelved> {
         self.take_if(self.slot(thread), |run| run.pages == pages)
+    }
+
+    /// Takes what the thread has put where it looks first.
+    pub(super) fn take_own(&self, thread: Index) -> Option<Shelved> {
+        self.take_if(self.slot(thread), |_| true)
+    }
+
+    /// Takes the first of the runs that will do. O(slots).
+    pub(super) fn take_any(&self, wanted: impl Fn(Shelved) -> bool) -> Option<Shelved> {
+        self.slots.iter().find_map(|slot| self.take_if(slot, &wanted))
     }
 
     /// Takes what has rested, from any thread; calls `give` with each.

@@ -136,7 +136,7 @@ impl Heap {
         stats.deallocations += stats.large_allocations.saturating_sub(stats.large_live);
         // Free, whole, and not purged.
         let shelved = self.shelf.bytes();
-        stats.dirty += shelved;
+        stats.dirty += shelved + self.kept.shelf.bytes();
         runs += shelved;
         live -= (stats.thread_cached + stats.pooled) as isize;
         stats.live = live.max(0) as usize;

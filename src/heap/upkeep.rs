@@ -246,15 +246,14 @@ impl Heap {
         }
         self.return_surplus();
         self.sweep(SWEEP_SPANS, |stamp| self.clock.now().wrapping_sub(stamp) >= REST_TICKS);
-        self.relieve();
+        self.relieve_all();
     }
 
     /// Purges some free pages at once if there are too many for the heap's size: a bound that holds without any clock.
     /// Returns how many bytes of them there were.
     pub(super) fn relieve(&self) -> usize {
         let arenas = &self.spans.arenas;
-        let dirty = arenas.dirty();
-        let bound = DIRTY_BYTES.max(arenas.committed().load(Ordering::Relaxed) / DIRTY_PART);
+        let (dirty, bound) = (arenas.dirty(), self.dirty_bound());
         if dirty > bound && !self.clock.is_ahead(&self.clock.refused) {
             arenas.relieve((dirty - bound).max(RELIEF_BYTES));
             if arenas.dirty() >= dirty {
@@ -265,9 +264,22 @@ impl Heap {
         dirty
     }
 
+    /// The same, with what is kept of huge allocations.
+    pub(super) fn relieve_all(&self) -> usize {
+        let dirty = self.relieve();
+        self.keep_within(self.dirty_bound().saturating_sub(dirty));
+        dirty
+    }
+
+    /// How many bytes of free pages may hold memory.
+    pub(super) fn dirty_bound(&self) -> usize {
+        DIRTY_BYTES.max(self.spans.arenas.committed().load(Ordering::Relaxed) / DIRTY_PART)
+    }
+
     /// What is done when more may have been committed, before it is used.
     #[inline]
     pub(super) fn watch_growth(&self) {
+        self.watch_kept();
         if !SLIM.is_empty() {
             let committed = self.spans.arenas.committed().load(Ordering::Relaxed);
             let tiny = (..SLIM.start).contains(&committed);
@@ -312,7 +324,7 @@ impl Heap {
         for at in 0..TICK_CACHES.min(made) {
             self.rob(self.caches.get(first.wrapping_add(at) % made + 1), rested);
         }
-        let shelved = self.shelf.bytes();
+        let shelved = self.shelf.bytes() + self.kept.shelf.bytes();
         self.clear_shelf(rested);
         if self.clock.swept.load(Ordering::Relaxed) >= self.nodes() {
             self.clock.swept.store(0, Ordering::Relaxed);

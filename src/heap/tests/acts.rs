@@ -174,6 +174,19 @@ pub(super) const ACTS: &[Act] = &[
         in_hand: HUGE_MIN,
     },
     Act {
+        name: "take a huge one that is kept, keep it and give it",
+        before: |_, client, _| {
+            assert!(client.alloc(HUGE_MIN + PAGE, 1, false));
+            client.free(0);
+        },
+        act: |world, client| {
+            assert!(client.alloc(HUGE_MIN, 1, false));
+            client.free(client.blocks.len() - 1);
+            world.heap.clear_shelf(|_| true);
+        },
+        in_hand: HUGE_MIN + PAGE,
+    },
+    Act {
         name: "resize a huge one",
         before: |_, client, _| assert!(client.alloc(HUGE_MIN, 1, false)),
         act: |_, client| {

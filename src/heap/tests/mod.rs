@@ -5,6 +5,7 @@ mod acts;
 mod adoption;
 mod asked;
 mod exhaustion;
+mod huge;
 mod large;
 mod misuse;
 mod preempted;
