@@ -82,6 +82,22 @@ fn a_heap_that_grows_has_them_and_one_that_has_ebbed_does_not() {
     });
 }
 
+/// A block with a mapping of its own that is about to be filled; of a zeroed one much may never be touched.
+#[test]
+fn asked_for_where_a_huge_block_is_to_be_filled() {
+    Scenario::new("asked_for_where_a_huge_block_is_to_be_filled").variable("MILLPOND_THP", "default").passes(|| {
+        for (zeroed, asked) in [(false, true), (true, false)] {
+            let make = if zeroed { Block::zeroed } else { Block::new };
+            let block = make(64 * MIB, 8, 1).expect("memory");
+            // Refused where the first was slow to come.
+            assert!(kernel::huge_advice(block.address()).is_some() == asked || !offered(), "zeroed: {zeroed}");
+            block.free();
+            millpond::trim();
+        }
+        law::holds();
+    });
+}
+
 /// Fills 64 MiB with blocks of a size and frees all but one of so many: where these were, no huge page is made again.
 fn refused_where_memory_has_gone_back(size: usize, kept: impl Fn(usize) -> bool) {
     millpond::trim();

@@ -29,6 +29,9 @@
 //! opens as runs are taken, a `SEAL_STEP` at a time, so it is one mapping more. Of two that open it at the same time one may
 //! also open what a guard has closed there meanwhile: a fault fewer.
 //!
+//! A huge allocation, which lies in no arena, has huge pages from the first if they are asked for in one by then, and is to be
+//! filled; or if it is as long as a run for which they are, and none was slow.
+//!
 //! Huge pages are asked for only under [`Thp::Default`]. They are advice, as are the first two numbers below: if the advice of
 //! one thread overtakes another's, some memory has the other kind of pages for a while, which is no error.
 //!
@@ -101,7 +104,26 @@ impl Growth {
     }
 }
 
+/// Asks for huge pages in a mapping that is the caller's alone, as it came, unless they are slow to come: the first is touched.
+pub(super) fn grow_mapping(start: usize, bytes: usize) {
+    os::advise_thp(start, bytes, Thp::Always);
+    let first = start.next_multiple_of(ARENA_ALIGN);
+    if first + ARENA_ALIGN <= start + bytes && os::is_slow_to_touch(first, SLOW_US) {
+        os::advise_thp(start, bytes, Thp::Never);
+    }
+}
+
 impl Arena {
+    /// Whether huge pages are asked for here.
+    pub(super) fn asks(&self) -> bool {
+        self.growth.edge.load(Ordering::Relaxed) < self.pages
+    }
+
+    /// Whether they are not, since one was slow.
+    pub(super) fn waits(&self) -> bool {
+        !self.asks() && self.growth.again.load(Ordering::Relaxed) > 0
+    }
+
     /// Asks for huge pages in the whole arena, which is fresh.
     pub(super) fn grow_from_start(&self) {
         self.growth.edge.store(0, Ordering::Relaxed);

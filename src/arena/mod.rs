@@ -27,13 +27,14 @@ pub(crate) use budget::Budget;
 pub(crate) use place::Place;
 pub(crate) use region::{Arena, Density, Fill, Run};
 
-use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, ARENAS_A_SIZE, GROWN, PAGE, PAGE_SHIFT};
+use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, ARENAS_A_SIZE, GROWN, GROWN_RUN, PAGE, PAGE_SHIFT};
 use crate::log::{Bytes, Count, Voice, tell};
 use crate::os;
 use crate::page_map::PAGE_BYTES;
 use crate::report::Thp;
 use crate::sync::{AtomicPtr, AtomicUsize, Fault, Ordering, Point, Quiet, planted, point};
 use core::ptr;
+use growth::grow_mapping;
 use region::{Books, Took};
 
 /// See the module's documentation; in this order for the heap's sake.
@@ -269,6 +270,15 @@ impl Arenas {
         }
         if let Some(arena) = self.of(page) {
             arena.try_huge(page, pages);
+        }
+    }
+
+    /// Told of a mapping beside the arenas that is about to be filled: has it in huge pages, if they are asked for where it would
+    /// lie here.
+    pub(crate) fn grow_beside(&self, start: usize, bytes: usize) {
+        let asked = || self.iter().any(Arena::asks) || bytes >= GROWN_RUN && !self.iter().any(Arena::waits);
+        if GROWN < usize::MAX && self.thp() == Thp::Default && asked() {
+            grow_mapping(start, bytes);
         }
     }
 

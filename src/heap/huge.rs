@@ -87,6 +87,10 @@ impl Heap {
         };
         tell!(self.voice(), Os, "{} mapped at {start:#x}, for one allocation alone", Bytes(bytes));
         self.advise(start, bytes);
+        // Of zeroed memory much may never be touched.
+        if fill == Fill::Any {
+            self.spans.arenas.grow_beside(start, bytes);
+        }
         if planted(Fault::HugeStore) {
             self.huge.store(self.huge.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
         } else {
