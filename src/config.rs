@@ -102,8 +102,6 @@ mod values {
     pub(crate) const TIMED_MS: usize = 1000;
     /// The first so many spans of a class are sparse runs.
     pub(crate) const SPARSE_SPANS: u32 = 1;
-    /// In runs from this length on, dirty pages that must be zero are purged instead of overwritten.
-    pub(crate) const ZERO_BY_PURGE: usize = 4 << 20;
     /// In a hardened heap, pages to which access is given at a time: 1 MiB.
     pub(crate) const SEAL_STEP: usize = 16;
     /// How many arenas there can be.
@@ -270,7 +268,6 @@ mod values {
     pub(crate) const TIMED_MS: usize = 0;
     pub(crate) const SPARSE_SPANS: u32 = 0;
     pub(crate) const SEAL_STEP: usize = 1;
-    pub(crate) const ZERO_BY_PURGE: usize = PAGE_SIZE;
     pub(crate) const ARENAS: usize = 3;
     pub(crate) const ARENAS_A_SIZE: usize = 3;
     pub(crate) const HUGE_MIN: usize = 4 * PAGE_SIZE;

@@ -70,15 +70,20 @@ fn purged_memory_is_known_to_be_zero() {
     });
 }
 
-/// As many are held at a time, of sizes in a range.
-fn taken_and_freed_all_the_time(test: &'static str, held: usize, from: usize, to: usize) {
+/// As many are held at a time, of sizes in a range, by this way.
+fn taken_and_freed_all_the_time(
+    test: &'static str,
+    held: usize,
+    (from, to): (usize, usize),
+    make: fn(usize) -> *mut u8,
+) {
     Scenario::new(test).variable("MILLPOND_THP", "never").passes(|| {
         let mut random = Random::new(11);
         let mut held: Vec<Option<(*mut u8, usize)>> = vec![None; held];
         let mut touched = 0;
         let mut turn = |touched: &mut usize| {
             let size = from + random.below(to - from);
-            let ptr = take(size, 8);
+            let ptr = make(size);
             assert!(!ptr.is_null());
             for at in (0..size).step_by(kernel::page_size()) {
                 // SAFETY: within the block.
@@ -101,12 +106,22 @@ fn taken_and_freed_all_the_time(test: &'static str, held: usize, from: usize, to
 
 #[test]
 fn blocks_taken_and_freed_all_the_time_pay_no_faults() {
-    taken_and_freed_all_the_time("blocks_taken_and_freed_all_the_time_pay_no_faults", 4, 5 * MIB, 25 * MIB);
+    let sizes = (5 * MIB, 25 * MIB);
+    taken_and_freed_all_the_time("blocks_taken_and_freed_all_the_time_pay_no_faults", 4, sizes, |size| take(size, 8));
+}
+
+#[test]
+fn zeroed_blocks_taken_and_freed_all_the_time_pay_no_faults() {
+    let sizes = (5 * MIB, 25 * MIB);
+    taken_and_freed_all_the_time("zeroed_blocks_taken_and_freed_all_the_time_pay_no_faults", 4, sizes, zeroed);
 }
 
 #[test]
 fn huge_blocks_taken_and_freed_all_the_time_pay_few_faults() {
-    taken_and_freed_all_the_time("huge_blocks_taken_and_freed_all_the_time_pay_few_faults", 1, 40 * MIB, 44 * MIB);
+    let sizes = (40 * MIB, 44 * MIB);
+    taken_and_freed_all_the_time("huge_blocks_taken_and_freed_all_the_time_pay_few_faults", 1, sizes, |size| {
+        take(size, 8)
+    });
 }
 
 #[test]

@@ -28,9 +28,9 @@
 use super::bits::{ones, runs_of, words_of};
 use super::growth::Growth;
 use super::longest::Longest;
-use crate::config::{PAGE, PAGE_SHIFT, ZERO_BY_PURGE};
+use crate::config::{PAGE, PAGE_SHIFT};
 use crate::log::{Bytes, Voice, tell};
-use crate::os::{self, Purged};
+use crate::os;
 use crate::report::Thp;
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Fault, Ordering, Point, planted, point};
 use core::ptr;
@@ -340,10 +340,7 @@ impl Arena {
             if fill == Fill::Zero {
                 for (bit, len) in runs_of(touched) {
                     let at = (self.first_page + word * 64 + bit) << PAGE_SHIFT;
-                    // Much memory is zeroed by the system when and if it is used.
-                    if pages * PAGE >= ZERO_BY_PURGE && os::purge(at, len * PAGE) == Purged::Zero {
-                        continue;
-                    }
+                    // Also where that is much: to purge it would be quicker only if it is never used.
                     // SAFETY: these pages are reserved, and claimed by the caller.
                     unsafe { ptr::write_bytes(ptr::with_exposed_provenance_mut::<u8>(at), 0, len * PAGE) };
                 }

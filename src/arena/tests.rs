@@ -3,7 +3,7 @@
 mod holes;
 
 use super::{Arena, Arenas, Books, Density, Fill, Run, Took};
-use crate::config::{ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT, ZERO_BY_PURGE};
+use crate::config::{ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
 use crate::os::fake::{self, System};
 use crate::report::Thp;
 use crate::sync::{AtomicUsize, Ordering};
@@ -262,22 +262,6 @@ fn a_run_in_the_way_is_rolled_back() {
     world.check();
     world.take(130, 1, Fill::Any);
     world.check();
-}
-
-#[test]
-fn much_is_zeroed_by_a_purge_and_by_hand_if_that_fails() {
-    let pages = ZERO_BY_PURGE / PAGE;
-    assert!(pages <= 64, "a word is all that is purged at once");
-    for junk in [false, true] {
-        let mut world = World::new();
-        world.take(PAGES, 1, Fill::Any);
-        world.give(0, 0, false);
-        world.system.set_purges_to_junk(junk);
-        let calls = world.system.failing(0, 0);
-        world.take(192, 1, Fill::Zero);
-        assert_eq!(calls.seen(), 1 + 3, "one commit, and one purge for each of three words");
-        world.check();
-    }
 }
 
 #[test]
