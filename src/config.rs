@@ -176,6 +176,12 @@ mod values {
     pub(crate) const DIRTY_BYTES: usize = 128 << 20;
     /// In a larger heap they may be this part of committed memory: a half, so as much as is in use.
     pub(crate) const DIRTY_PART: usize = 2;
+    /// For each `THIN_STEP` bytes that are taken as runs, pools of other classes return some times as many, if all pools together
+    /// hold more than so many bytes and more than this part of committed memory.
+    pub(crate) const THIN_STEP: usize = 128 << 10;
+    pub(crate) const THIN_TIMES: usize = 4;
+    pub(crate) const POOLED_BYTES: usize = 2 << 20;
+    pub(crate) const POOLED_PART: usize = 16;
     /// Committed bytes from which a heap returns what lies in pools before it grows; and up to which it gives back to the system
     /// what it does not use then. By what part of them it may grow until it does so again. For C alone: of what has
     /// gone back so nothing may be in huge pages again.
@@ -308,6 +314,10 @@ mod values {
     pub(crate) const PURGE_FAILURES: u32 = 1;
     pub(crate) const DIRTY_BYTES: usize = 1 << 30;
     pub(crate) const DIRTY_PART: usize = 1;
+    pub(crate) const THIN_STEP: usize = usize::MAX;
+    pub(crate) const THIN_TIMES: usize = 1;
+    pub(crate) const POOLED_BYTES: usize = 1 << 30;
+    pub(crate) const POOLED_PART: usize = 1;
     pub(crate) const RELIEF_BYTES: usize = PAGE_SIZE;
     pub(crate) const REARMS: u32 = 0;
     pub(crate) const QUIET_TICKS: u32 = 1;

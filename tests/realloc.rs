@@ -83,3 +83,27 @@ fn huge_blocks_grow_by_remapping() {
         law::holds();
     });
 }
+
+#[test]
+fn buffers_that_grow_together_leave_little_in_each_class() {
+    Scenario::new("buffers_that_grow_together_leave_little_in_each_class").variable("MILLPOND_THP", "never").passes(
+        || {
+            let most = 64 * KIB;
+            let before = kernel::resident();
+            for round in 0..8 {
+                let mut buffers: Vec<Block> =
+                    (0..100).map(|seed| Block::new(16, 8, round * 100 + seed).expect("memory")).collect();
+                let mut size = 16;
+                while size < most {
+                    size = (size + size / 10).max(size + 16).min(most);
+                    buffers = buffers.into_iter().map(|buffer| buffer.resize(size).expect("memory")).collect();
+                }
+                buffers.into_iter().for_each(Block::free);
+            }
+            let grown = kernel::peak_resident().saturating_sub(before);
+            // 6 MiB are live at a time; as much as that in each class was what its pool had room for.
+            assert!(grown < 24 * MIB, "{} MiB for {} MiB of buffers", grown / MIB, 100 * most / MIB);
+            law::holds();
+        },
+    );
+}

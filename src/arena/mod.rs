@@ -27,7 +27,9 @@ pub(crate) use budget::Budget;
 pub(crate) use place::Place;
 pub(crate) use region::{Arena, Density, Fill, Run};
 
-use crate::config::{ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, ARENAS_A_SIZE, GROWN, GROWN_RUN, PAGE, PAGE_SHIFT};
+use crate::config::{
+    ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, ARENAS_A_SIZE, GROWN, GROWN_RUN, PAGE, PAGE_SHIFT, THIN_STEP,
+};
 use crate::log::{Bytes, Count, Voice, tell};
 use crate::os;
 use crate::page_map::PAGE_BYTES;
@@ -102,6 +104,11 @@ impl Arenas {
         &self.books.committed
     }
 
+    /// Bytes that were ever taken as runs.
+    pub(crate) fn taken(&self) -> usize {
+        self.books.taken.load(Ordering::Relaxed)
+    }
+
     /// What all runs may have, which huge allocations are charged to as well.
     pub(crate) fn budget(&self) -> &Budget {
         &self.budget
@@ -161,6 +168,9 @@ impl Arenas {
             self.budget.take_back(pages);
             return None;
         };
+        if THIN_STEP < usize::MAX {
+            self.books.taken.fetch_add(pages * PAGE, Ordering::Relaxed);
+        }
         let at = run.page << PAGE_SHIFT;
         tell!(self.voice(), Arena, "{} of {} taken at {at:#x}", Count(pages, "page"), Bytes(PAGE));
         self.keep_within();

@@ -95,6 +95,8 @@ pub(crate) struct Books {
     pub(crate) committed: AtomicUsize,
     /// Counts returns of pages: a search that failed looks again if there was one. A hint.
     pub(crate) changes: AtomicUsize,
+    /// Bytes that were ever taken as runs. What it steers no model has.
+    pub(crate) taken: AtomicUsize,
     /// The use of transparent huge pages.
     pub(super) thp: AtomicU32,
     /// Whether arenas to come are sealed.
@@ -109,6 +111,7 @@ impl Books {
             Self {
                 committed: AtomicUsize::new(0),
                 changes: AtomicUsize::new(0),
+                taken: AtomicUsize::new(0),
                 thp: AtomicU32::new(0),
                 sealed: AtomicU32::new(0),
                 voice: Voice::new(),

@@ -12,7 +12,9 @@
 //! * spans that have rested get their free OS pages purged;
 //! * a part of each arena is visited, and runs that were free at the last visit already are purged.
 //!
-//! Free pages beyond a share of the heap are purged at once, whatever the clock says. A heap of C's returns all that lies in pools
+//! Free pages beyond a share of the heap are purged at once, whatever the clock says. Where spans and large allocations take pages
+//! while pools hold more than a share of it, those of other classes return some, each in its turn, to be taken instead: what
+//! grows through many classes leaves full magazines in each behind it. A heap of C's returns all that lies in pools
 //! each time that it grows by an eighth beyond what it ever was, and a small one (`SLIM`) gives its free pages back as well, since
 //! its peak is compared with malloc's: seldom enough to cost nothing, and more often than ticks come to a program that runs for
 //! a moment.
@@ -26,9 +28,9 @@
 
 use super::Heap;
 use crate::config::{
-    DIRTY_BYTES, DIRTY_PART, EARN_US, EARNED, EBB_FORGOTTEN, EBB_LEAST, EBB_PART, PAGE_SHIFT, PULSE, PURGE_TICKS,
-    QUIET_TICKS, REARMS, REFUSED_TICKS, RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SLIM, SLIM_PART, SPARE_TICKS,
-    SWEEP_SPANS, TICK_CACHES, TICK_MS, VAIN,
+    DIRTY_BYTES, DIRTY_PART, EARN_US, EARNED, EBB_FORGOTTEN, EBB_LEAST, EBB_PART, PAGE_SHIFT, POOLED_BYTES,
+    POOLED_PART, PULSE, PURGE_TICKS, QUIET_TICKS, REARMS, REFUSED_TICKS, RELIEF_BYTES, REST_TICKS, RETURN_CHUNKS, SLIM,
+    SLIM_PART, SPARE_TICKS, SWEEP_SPANS, THIN_STEP, THIN_TIMES, TICK_CACHES, TICK_MS, VAIN,
 };
 use crate::log::{Bytes, tell};
 use crate::os;
@@ -75,6 +77,9 @@ pub(super) struct Clock {
     refused: AtomicU32,
     /// The class at which the return of magazines goes on.
     class: AtomicUsize,
+    /// Bytes that had been taken as runs when pools were thinned last, and the class at which that goes on.
+    thinned_at: AtomicUsize,
+    thin: AtomicUsize,
     /// Committed bytes beyond which a small heap is to be slimmed.
     pub(super) high: AtomicUsize,
 }
@@ -93,6 +98,8 @@ impl Clock {
                 ebb: CachePadded::new(AtomicUsize::new(0)),
                 refused: AtomicU32::new(0),
                 class: AtomicUsize::new(0),
+                thinned_at: AtomicUsize::new(0),
+                thin: AtomicUsize::new(0),
                 high: AtomicUsize::new(0),
             }
         }
@@ -280,12 +287,40 @@ impl Heap {
     #[inline]
     pub(super) fn watch_growth(&self) {
         self.watch_kept();
+        if THIN_STEP < usize::MAX {
+            let taken = self.spans.arenas.taken().wrapping_sub(self.clock.thinned_at.load(Ordering::Relaxed));
+            if taken >= THIN_STEP {
+                self.thin_pools(taken);
+            }
+        }
         if !SLIM.is_empty() {
             let committed = self.spans.arenas.committed().load(Ordering::Relaxed);
             let tiny = (..SLIM.start).contains(&committed);
             if !tiny && committed > self.clock.high.load(Ordering::Relaxed) {
                 self.slim(committed);
             }
+        }
+    }
+
+    /// Returns some of what lies in pools to its spans, if that is much. No pool that has just been found empty is concerned; one that
+    /// is needed again carves what it has returned.
+    #[cold]
+    #[inline(never)]
+    fn thin_pools(&self, taken: usize) {
+        let at = self.clock.thinned_at.load(Ordering::Relaxed).wrapping_add(taken);
+        self.clock.thinned_at.store(at, Ordering::Relaxed);
+        let bytes = |class: Class| self.shards.depth(class, &self.magazines) as usize * INFO[class].magazine_bytes();
+        let bound = POOLED_BYTES.max(self.spans.arenas.committed().load(Ordering::Relaxed) / POOLED_PART);
+        let pooled: usize = (0..CLASSES).map(bytes).sum();
+        let mut left = pooled.saturating_sub(bound).min(taken.saturating_mul(THIN_TIMES));
+        let first = self.clock.thin.load(Ordering::Relaxed);
+        for class in (first..CLASSES).chain(0..first) {
+            if left == 0 {
+                return self.clock.thin.store(class, Ordering::Relaxed);
+            }
+            let some = bytes(class).min(left);
+            self.return_magazines(class, some.div_ceil(INFO[class].magazine_bytes()) as u32);
+            left -= some;
         }
     }
 
