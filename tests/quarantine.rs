@@ -101,6 +101,18 @@ fn huge_ones_are_not_touched_as_they_go() {
     });
 }
 
+/// Where there are records a freed mapping is nobody's at once; else the heap keeps it for a while.
+#[test]
+fn huge_ones_go_at_once_where_there_are_records() {
+    for (mode, kept) in [(Mode::Fast, 64 * MIB), (Mode::Tracked, 0), (Mode::Hardened, 0)] {
+        let heap = Heap::builder().mode(mode).build().expect("memory");
+        let block = heap.alloc(layout(64 * MIB)).expect("memory");
+        // SAFETY: allocated just now, freed once.
+        unsafe { heap.free(block, layout(64 * MIB)) };
+        assert_eq!(heap.stats().dirty, kept, "{mode:?}");
+    }
+}
+
 /// The oldest goes first: what was freed last is not handed out again.
 #[test]
 fn the_oldest_goes_first() {

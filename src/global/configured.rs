@@ -258,6 +258,9 @@ fn take_over() -> bool {
 
 /// Takes a mode over.
 fn choose(mode: Mode) {
+    if mode != Mode::Fast {
+        HEAP.keep_no_mapping();
+    }
     match mode {
         Mode::Fast => {}
         Mode::Tracked => seal(1),

@@ -3,8 +3,8 @@
 //! What is freed is *kept* for a while, whole, for the next that is about as long: to have the system take 64 MiB back and give
 //! them again costs more than to write to them. Kept mappings lie on a [`Shelf`] of their own. They are free pages that hold
 //! memory, and go as such: at once where there are too many of these, at a trim, once they have rested, and as soon as the heap
-//! grows elsewhere by an eighth of them. None is kept where addresses are short, where a heap has a limit, and where what was
-//! freed must not be had again (`hardened`).
+//! grows elsewhere by an eighth of them. None is kept where addresses are short, where a heap has a limit, and where there are
+//! records: there a use after the free is to fault, and nobody may find what was written before.
 //!
 //! | state of a mapping | its node | owner |
 //! |---|---|---|
@@ -23,7 +23,7 @@ use crate::log::{Bytes, tell};
 use crate::os;
 use crate::report::Thp;
 use crate::span::{HUGE, Large};
-use crate::sync::{AtomicUsize, Fault, Ordering, planted};
+use crate::sync::{AtomicUsize, Fault, Ordering, Quiet, planted};
 use crate::tagged::Index;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 
@@ -31,6 +31,8 @@ use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) shelf: Shelf<KEPT_HUGE, { u16::MAX as usize }>,
+    /// Whether none is to be kept.
+    off: Quiet,
     /// How much may be committed in arenas until all goes; zero: nothing has been kept since.
     until: AtomicUsize,
 }
@@ -38,7 +40,7 @@ pub(super) struct Kept {
 impl Kept {
     const_fn! {
         pub(super) const fn new() -> Self {
-            Self { shelf: Shelf::new(), until: AtomicUsize::new(0) }
+            Self { shelf: Shelf::new(), off: Quiet::new(), until: AtomicUsize::new(0) }
         }
     }
 }
@@ -143,12 +145,18 @@ impl Heap {
         self.spans.arenas.budget().discharge(bytes / PAGE);
     }
 
+    /// Has each mapping go at once from now on, before the first is freed.
+    #[allow(dead_code, reason = "modes alone have it so")]
+    pub(crate) fn keep_no_mapping(&self) {
+        self.kept.off.set(1);
+    }
+
     /// Whether so many bytes may stay mapped until they are asked for again.
     fn may_keep(&self, bytes: usize) -> bool {
         let arenas = &self.spans.arenas;
         let free = bytes + self.kept.shelf.bytes() + arenas.dirty();
         if free > self.dirty_bound()
-            || arenas.is_sealed()
+            || self.kept.off.get() != 0
             || arenas.budget().limit().is_some()
             || os::address_limit().is_some()
         {

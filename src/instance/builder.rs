@@ -480,6 +480,9 @@ impl<'a> HeapBuilder<'a> {
         if let Some(level) = self.log {
             heap.inner().core.voice().set(level);
         }
+        if self.mode != Mode::Fast {
+            heap.inner().core.keep_no_mapping();
+        }
         if self.mode == Mode::Hardened {
             heap.inner().core.spans.arenas.seal();
         }
