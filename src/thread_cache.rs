@@ -349,13 +349,25 @@ impl ThreadCache {
         let magazine = self.loaded(class, magazines)?;
         magazine.set_count(self.loaded_count(class, magazine));
         let bin = &self.bins[class];
-        // ORDERING: Release: the count is right before `top` no longer tells; then the bin lets the magazine go.
-        bin.top.store(null_mut(), Ordering::Release);
-        // ORDERING: Release: in a child of a fork `top` no longer tells, if this is so.
-        bin.loaded.store(NONE, Ordering::Release);
+        // The bounds first: who adopts a bin that names no magazine looks no further, and its next owner may begin with a push.
         bin.bottom.store(null_mut(), Ordering::Relaxed);
         bin.limit.store(null_mut(), Ordering::Relaxed);
+        // ORDERING: Release: the count is right before `top` no longer tells; then the bin lets the magazine go.
+        bin.top.store(null_mut(), Ordering::Release);
+        // ORDERING: Release: in a child of a fork there are neither `top` nor bounds, if this is so.
+        bin.loaded.store(NONE, Ordering::Release);
         Some(magazine)
+    }
+
+    /// Sets the bounds of all bins right, in whose middle the owner before may have vanished.
+    #[cold]
+    pub(crate) fn set_right(&self, magazines: &Magazines) {
+        for class in 0..CLASSES {
+            if let Some(magazine) = self.unload(class, magazines) {
+                self.load(class, magazine);
+            }
+        }
+        self.note_theft();
     }
 
     /// Has loaded bins miss at their next pop, so that the calling thread does upkeep even if it would never miss.

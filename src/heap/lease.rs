@@ -3,9 +3,9 @@
 //! A thread has one cache of the global heap, with an index of its own as long as it lives, and a word that names it as the
 //! owner. Its cache of any other heap is the node with the same index there, found by a shift and a load, without a table
 //! of the thread's; and it is the thread's while it bears the same word. At its first use a thread *claims* the node by one
-//! exchange, from an owner that is no more: what lies in it is then the thread's. Whoever looks for what threads that have
-//! ended left, *adopts* the node by an exchange of the same word. Neither the end of a thread nor the end of a heap has
-//! anything to settle with the other.
+//! exchange, from an owner that is no more: what lies in it is then the thread's, once its bins are set right, in whose middle
+//! that owner may have vanished (`fork`). Whoever looks for what threads that have ended left, *adopts* the node by an exchange of
+//! the same word. Neither the end of a thread nor the end of a heap has anything to settle with the other.
 //!
 //! | state of a cache | owner |
 //! |---|---|
@@ -51,7 +51,16 @@ impl Heap {
             Some(cache) if cache.index() == index => cache,
             _ => self.caches.reach(index)?,
         };
-        cache.claim(own).then_some(cache).inspect(|cache| self.find_home(cache))
+        // A cache that nobody has had is not touched for this.
+        let is_left = cache.owner().is_some();
+        if !cache.claim(own) {
+            return None;
+        }
+        if is_left {
+            cache.set_right(&self.magazines);
+        }
+        self.find_home(cache);
+        Some(cache)
     }
 
     /// Gives back what lies in the caches of threads that have ended: those whose word no cache in `global` bears.

@@ -6,6 +6,7 @@ use crate::os::fake::System;
 use crate::pool::{Magazine, Magazines, Portion};
 use crate::size_class::{CLASSES, Class, INFO, at_place, place_of};
 use crate::slab::{Node, Slab};
+use crate::sync::stepped::vanishing;
 use crate::tagged::Index;
 use core::ptr::{NonNull, without_provenance_mut};
 use proptest::prelude::*;
@@ -275,6 +276,34 @@ fn a_cache_without_magazines_misses_both_ways() {
     }
     world.cache.arm(0..CLASSES);
     world.check();
+}
+
+/// The child of a fork adopts it, whatever its owner was about, and the next owner may begin with a free.
+#[test]
+fn bins_miss_both_ways_once_they_are_unloaded_wherever_their_owner_vanished() {
+    let acts: [fn(&World, Class); 2] = [
+        |world, class| _ = world.cache.unload(class, &world.magazines),
+        |world, class| {
+            let magazine = world.cache.unload(class, &world.magazines).unwrap();
+            world.cache.load(class, magazine);
+        },
+    ];
+    for act in acts {
+        let vanished = |step| {
+            let mut world = World::new();
+            let class = class_of(64);
+            world.load(class, 5);
+            let steps = vanishing(step, || act(&world, class));
+            let left = world.cache.unload(class, &world.magazines).map(Magazine::count);
+            assert!(left.is_none_or(|count| count == 5), "at step {step}: {left:?}");
+            let bin = &world.cache.bins[class];
+            let words = [&bin.top, &bin.bottom, &bin.limit].map(|word| word.load(super::Ordering::Relaxed));
+            assert!(words.iter().all(|word| word.is_null()), "at step {step}: {words:?}");
+            steps
+        };
+        let steps = vanished(u64::MAX).unwrap();
+        (0..steps).for_each(|step| assert!(vanished(step).is_none()));
+    }
 }
 
 /// Chunks that the loaded and spare magazines can hold, over all classes.

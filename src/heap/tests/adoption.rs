@@ -1,10 +1,13 @@
 //! Caches of threads that are no more: after a fork all but the forking thread's, otherwise those whose threads the
 //! system does not know any more. Their chunks are found again, once, and by nobody else's doing.
 
-use super::world::{Client, LOOKS, World, wipe};
+use super::world::{Client, LOOKS, World, class_of, wipe};
 use crate::os::fake::{self, System};
 use crate::size_class::INFO;
+use crate::slab::Slab;
 use crate::sync::Ordering;
+use crate::sync::stepped::vanishing;
+use crate::thread_cache::ThreadCache;
 use std::vec::Vec;
 
 /// Has a client leave something in each part of its cache: loaded and armed bins, spares, empty magazines.
@@ -347,4 +350,40 @@ fn a_cache_made_in_a_child_that_shares_memory_stays_its_threads() {
         joined.leave();
     }
     world.finish([first, parents].into());
+}
+
+/// In the child of a fork the index of a thread that vanished is another's some day, and so is its cache of each heap, as it was.
+#[test]
+fn who_claims_the_cache_of_a_thread_that_vanished_finds_it_sound() {
+    let claimed = |step: u64| {
+        let (world, global) = (World::new(), Slab::<ThreadCache>::new());
+        let (heap, class) = (&world.heap, class_of(512));
+        let join = |thread| global.take().inspect(|own| own.join(thread)).unwrap();
+        let cache_of = |own| heap.cache_of(own, &global).unwrap();
+        let own = join(7);
+        let cache = cache_of(own);
+        // So many that who claims one does not look at this one by chance.
+        (10..18).for_each(|thread| _ = cache_of(join(thread)));
+        let chunks: Vec<_> = (0..5).map(|_| heap.alloc_slow(cache, class).unwrap()).collect();
+        chunks.iter().for_each(|chunk| assert!(cache.bin(class).push(*chunk)));
+        let count = cache.loaded_count(class, cache.loaded(class, &heap.magazines).unwrap());
+        let steps = vanishing(step, || {
+            let magazine = cache.unload(class, &heap.magazines).unwrap();
+            cache.load(class, magazine);
+        });
+        // The child's forking thread adopts that of the global heap, and another thread begins.
+        own.leave();
+        global.give(own.index());
+        let cache = cache_of(join(8));
+        assert!(cache.check(&heap.magazines), "at step {step}");
+        cache.disarm(class, &heap.magazines);
+        let mut had: Vec<_> = (0..=count).map_while(|_| cache.bin(class).pop()).collect();
+        let expected = if cache.is_loaded(class) { count } else { 0 };
+        had.sort_unstable();
+        had.dedup();
+        assert_eq!(had.len(), expected, "at step {step}");
+        steps
+    };
+    let steps = claimed(u64::MAX).unwrap();
+    (0..steps).for_each(|step| assert!(claimed(step).is_none()));
 }
