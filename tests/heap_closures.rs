@@ -249,3 +249,44 @@ fn a_closure_captures_eight_words() {
     misuse(&heap);
     assert_eq!(told.load(Relaxed), 6);
 }
+
+/// Who shrinks an allocation has not passed a soft limit, though another has and has not said so yet: here by what grows meanwhile,
+/// in the middle of which a witness hears of something.
+#[test]
+fn what_shrinks_is_not_told_of_a_limit_that_others_have_passed() {
+    const PAGE: usize = 64 << 10;
+    /// Bytes that take so many pages in the mode `hardened`.
+    const fn pages(count: usize) -> usize {
+        count * PAGE - 64
+    }
+    fn resize(heap: &Heap, block: std::ptr::NonNull<u8>, [from, to]: [usize; 2]) -> std::ptr::NonNull<u8> {
+        // SAFETY: a block of that size.
+        unsafe { heap.realloc(block, common::eights::layout(pages(from)), pages(to)) }.expect("memory")
+    }
+    static HEAP: OnceLock<Heap> = OnceLock::new();
+    static BLOCK: OnceLock<usize> = OnceLock::new();
+    static TOLD: AtomicUsize = AtomicUsize::new(0);
+    static SHRUNK: OnceLock<(bool, Option<usize>, usize)> = OnceLock::new();
+    let builder = Heap::builder().mode(Mode::Hardened).capacity(100 * PAGE).soft_limit(56 * PAGE, |heap, _| {
+        if TOLD.fetch_add(1, Relaxed) == 0 {
+            // Now there is no way back for what has shrunk.
+            while heap.alloc(common::eights::layout(pages(1))).is_ok() {}
+            std::panic::resume_unwind(Box::new("told"));
+        }
+    });
+    let builder = builder.on_misuse(|_| {
+        let (heap, at) = (HEAP.get().expect("built"), *BLOCK.get().expect("allocated"));
+        let block = std::ptr::NonNull::new(std::ptr::with_exposed_provenance_mut(at)).expect("not null");
+        let shrunk = catch_unwind(|| resize(heap, block, [32, 8]));
+        SHRUNK.get_or_init(|| (shrunk.is_ok(), heap.usable_size(block.as_ptr()), TOLD.load(Relaxed)));
+    });
+    let heap = HEAP.get_or_init(|| builder.build().expect("memory"));
+    BLOCK.get_or_init(|| take(heap, pages(32)).as_ptr().expose_provenance());
+    let grows = take(heap, pages(16));
+    // SAFETY: none, but that its pages are longer.
+    unsafe { grows.add(pages(16)).write(7) };
+    let grown = catch_unwind(|| resize(heap, grows, [16, 40]));
+    assert_eq!(SHRUNK.get(), Some(&(true, Some(pages(8)), 0)), "it has shrunk, and nothing was told");
+    assert!(grown.is_err() && TOLD.load(Relaxed) > 0, "who has grown is told");
+    assert_eq!(heap.usable_size(grows.as_ptr()), Some(pages(16)), "and has it as it was");
+}

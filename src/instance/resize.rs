@@ -36,8 +36,8 @@ impl Heap {
         }
         let here = || {
             let resized = self.resize_here(frame, ptr, Some((layout.size(), layout.align())), new);
-            // Of what has moved, it was told before.
-            if resized == Ok(Some(ptr)) {
+            // Of what has moved, it was told before. What has shrunk has passed no limit, and there may be no way back for it.
+            if resized == Ok(Some(ptr)) && new_size > layout.size() {
                 let was = Some((new.size(), new.align()));
                 self.mind_soft_limit(|| _ = self.resize_here(frame, ptr, was, layout));
             }
