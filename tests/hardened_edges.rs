@@ -275,3 +275,22 @@ fn what_carries_a_panic_is_aligned_though_it_is_guarded() {
         }
     }
 }
+
+/// Of what a witness hears as it is freed nobody hears again, and there is room for others as before.
+#[test]
+fn a_witness_that_panics_takes_no_guards() {
+    /// As many as are guarded at a time.
+    const GUARDED: usize = 4096;
+    let heap = Heap::builder().mode(Mode::Hardened).guard(1);
+    let heap = heap.on_misuse(|what: &str| std::panic::resume_unwind(Box::new(what.len()))).build().expect("memory");
+    let layout = Layout::from_size_align(5, 8).expect("valid");
+    for _ in 0..GUARDED + 10 {
+        let block = heap.alloc(layout).expect("memory");
+        // What is guarded ends where an OS page does, but for its alignment.
+        assert_eq!((block.addr().get() + 8) % 4096, 0, "it is not guarded");
+        write(block, 5);
+        // SAFETY: allocated above.
+        let freed = std::panic::catch_unwind(|| unsafe { heap.free(block, layout) });
+        assert!(freed.is_err(), "what is behind it has been written to");
+    }
+}

@@ -86,10 +86,11 @@ impl Tracked<'_> {
     pub(super) fn keep_guarded(&self, ended: &Ended) {
         let Ended { address, size, .. } = *ended;
         let behind = behind_guarded(address, size);
+        // First: a witness may panic, and what it is told of then stays out of use, but is guarded no more.
+        self.tracker.guard_ends();
         if (0..behind).any(|past| self.is_broken(address, size, past)) {
             self.accuse_of_canary(ended, behind);
         }
-        self.tracker.guard_ends();
         self.keep_run(ended);
     }
 
