@@ -6,7 +6,7 @@ mod common;
 use common::MIB;
 use common::child::Scenario;
 use common::eights::{give, take};
-use millpond::{BuildError, Heap, HeapBuilder, Mode, SoftLimit};
+use millpond::{BuildError, Freed, Heap, HeapBuilder, Mode, SoftLimit};
 use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -289,4 +289,30 @@ fn what_shrinks_is_not_told_of_a_limit_that_others_have_passed() {
     assert_eq!(SHRUNK.get(), Some(&(true, Some(pages(8)), 0)), "it has shrunk, and nothing was told");
     assert!(grown.is_err() && TOLD.load(Relaxed) > 0, "who has grown is told");
     assert_eq!(heap.usable_size(grows.as_ptr()), Some(pages(16)), "and has it as it was");
+}
+
+/// Past a soft limit the heap is trimmed, and what was kept back is looked at: should a witness panic there, all is as it was, too.
+#[test]
+fn a_witness_that_panics_in_the_trim_past_a_soft_limit_takes_nothing() {
+    let heap = Heap::builder().mode(Mode::Tracked).quarantine(1000).freed(Freed::Junk).soft_limit(4 * MIB, |_, _| ());
+    let heap = heap.on_misuse(|_| std::panic::resume_unwind(Box::new("heard"))).build().expect("memory");
+    let overwrite = || {
+        let block = take(&heap, 100);
+        give(&heap, block, 100);
+        // SAFETY: none but that the chunk is still there: it has been freed.
+        unsafe { block.write(7) };
+    };
+    overwrite();
+    let before = heap.stats();
+    assert!(catch_unwind(|| take(&heap, 8 * MIB)).is_err());
+    let after = heap.stats();
+    assert_eq!((after.large_live, after.requested), (before.large_live, before.requested));
+    let block = take(&heap, MIB);
+    overwrite();
+    // SAFETY: a block of that size.
+    let grown = catch_unwind(|| unsafe { heap.realloc(block, common::eights::layout(MIB), 8 * MIB) });
+    assert!(grown.is_err());
+    assert_eq!(heap.record(heap.id_of(block.as_ptr()).expect("live")).map(|record| record.size), Some(MIB));
+    give(&heap, block, MIB);
+    assert_eq!(heap.stats().large_live, before.large_live);
 }

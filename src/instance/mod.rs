@@ -326,12 +326,13 @@ impl Heap {
     fn mind_soft_limit(&self, undo: impl FnOnce()) {
         let budget = self.inner().core.spans.arenas.budget();
         if budget.take_passed() {
+            let undo = Undo(Some(undo));
+            // Looks at what was kept back, so that a witness may be told, and panic.
             self.trim();
             if let Some(tell) = &self.inner().soft {
-                let undo = Undo(Some(undo));
                 tell.tell(self, budget.used_bytes());
-                core::mem::forget(undo);
             }
+            core::mem::forget(undo);
         }
     }
 
