@@ -2,10 +2,12 @@
 //! what it had in hand is found: nothing is stranded, nothing is there twice, and all can be used and given back.
 
 use super::acts::{ACTS, Act, SIZE};
-use super::world::{Block, World};
+use super::world::{Block, Client, World};
 use crate::config::ARENA_MIN;
 use crate::os::fake;
+use crate::slab::Slab;
 use crate::sync::stepped::vanishing;
+use crate::thread_cache::ThreadCache;
 use std::panic::catch_unwind;
 use std::vec::Vec;
 
@@ -47,6 +49,14 @@ fn live_on(act: &Act, step: u64, bystander: bool) -> Option<u64> {
     let lost = stats.live - known;
     inherited.iter().for_each(Block::verify_all);
 
+    // Who is given its cache finds nothing there, and may begin with a free.
+    let mut next = world.join();
+    next.blocks = inherited.split_off(inherited.len() / 2);
+    next.free_all();
+    assert!(next.alloc(SIZE, 1, false));
+    next.free_all();
+    next.leave();
+
     // What is handed out now is nobody's: each block keeps what is written to it.
     other.blocks.append(&mut inherited);
     for size in [SIZE; 40].into_iter().chain([16, 300 << 10, 40 << 10]) {
@@ -69,15 +79,56 @@ fn live_on(act: &Act, step: u64, bystander: bool) -> Option<u64> {
     steps
 }
 
-#[test]
-fn what_vanished_threads_had_is_found() {
+/// The same in a heap whose caches go with those of another: there is no repair, and whoever has the index next goes on with the
+/// cache as it was left.
+fn claim_on(act: &Act, step: u64, later: bool) -> Option<u64> {
+    let (world, global) = (World::new(), Slab::<ThreadCache>::new());
+    let begin = |thread| {
+        let own = global.take().unwrap();
+        own.join(thread);
+        let mut client = world.client();
+        client.cache = world.heap.cache_of(own, &global);
+        assert!(client.cache.is_some());
+        (own, client)
+    };
+    let ((own, mut client), (_, mut other)) = (begin(7), begin(8));
+    // Who claims a cache looks at few others, and is to find this one as it was left.
+    (10..18).for_each(|thread| _ = begin(thread));
+    (act.before)(&world, &mut client, &mut other);
+    let steps = vanishing(step.saturating_add(later.into()), || (act.act)(&world, &mut client));
+    let mut inherited = client.blocks;
+    world.fork();
+    own.leave();
+    global.give(own.index());
+
+    let (again, mut next) = begin(9);
+    assert_eq!(again.index(), own.index());
+    inherited.iter().chain(&other.blocks).for_each(Block::verify_all);
+    next.blocks = inherited.split_off(inherited.len() / 2);
+    next.free_all();
+    other.blocks.append(&mut inherited);
+    for client in [&mut next, &mut other] {
+        for size in [SIZE; 40].into_iter().chain([16, 300 << 10, 40 << 10]) {
+            assert!(client.alloc(size, 1, false));
+        }
+        client.check_cache();
+    }
+    next.blocks.iter().chain(&other.blocks).for_each(Block::verify_all);
+    [next, other].iter_mut().for_each(Client::free_all);
+    world.heap.flush_all_ended(&global);
+    world.heap.trim(None);
+    steps
+}
+
+/// Lives a life of each act for each place in it at which the client may vanish.
+fn at_each_place(acts: impl Iterator<Item = &'static Act>, life: fn(&Act, u64, bool) -> Option<u64>) {
     let mut failures = Vec::new();
-    for act in ACTS {
-        let steps = live_on(act, u64::MAX, true).expect("it came through");
+    for act in acts {
+        let steps = life(act, u64::MAX, true).expect("it came through");
         let stride = steps.div_ceil(PLACES);
         for (place, bystander) in (0..steps / stride).flat_map(|place| [(place, false), (place, true)]) {
             let step = place * stride + place % stride;
-            if let Err(cause) = catch_unwind(|| live_on(act, step, bystander)) {
+            if let Err(cause) = catch_unwind(|| life(act, step, bystander)) {
                 let text = cause.downcast_ref::<std::string::String>().cloned();
                 let text = text.or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).into()));
                 failures.push(std::format!("{} {step}/{steps}: {text:?}", act.name));
@@ -85,4 +136,16 @@ fn what_vanished_threads_had_is_found() {
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn what_vanished_threads_had_is_found() {
+    at_each_place(ACTS.iter(), live_on);
+}
+
+#[test]
+fn what_vanished_threads_had_of_other_heaps_is_gone_on_with() {
+    let leaves =
+        |act: &&Act| act.name.contains("without a cache") || act.name.contains("leave") || act.name.contains("shared");
+    at_each_place(ACTS.iter().filter(|act| !leaves(act)), claim_on);
 }
