@@ -115,6 +115,11 @@ impl Heap {
         }
     }
 
+    /// Whether the calling thread is the only one in this memory.
+    pub(crate) fn is_alone(&self, process: u32) -> bool {
+        os::is_alone() && !self.is_shared(process)
+    }
+
     /// Whether a thread of another process has been heard of in this memory: one of the two is the other's `vfork`.
     fn is_shared(&self, process: u32) -> bool {
         self.caches.iter().any(|cache| {
@@ -187,7 +192,7 @@ impl Heap {
         }
         // Only another thread can have had something in hand. Nobody can start one while this one is here. Those of a
         // process that shares this one's memory are not counted by the system.
-        if (adopted || self.guests.load(Ordering::Relaxed) > 0) && os::is_alone() && !self.is_shared(process) {
+        if (adopted || self.guests.load(Ordering::Relaxed) > 0) && self.is_alone(process) {
             self.guests.store(0, Ordering::Relaxed);
             self.repair();
         }

@@ -12,7 +12,7 @@
 //! | not yet reached; `FREE` | nobody |
 //! | `LIVE`, with the word of the global cache of its index | that thread |
 //! | `LIVE`, with another word | nobody: claimed by the thread that has the index now, or adopted |
-//! | `ADOPTED` | the adopter, until it is free; the index's thread does without meanwhile |
+//! | `ADOPTED` | the adopter, until it is free, or, once that has vanished, whoever is alone; the index's thread does without meanwhile |
 //!
 //! Invariant: a thread uses a cache only while both bear its word, which no other thread ever has.
 
@@ -75,9 +75,27 @@ impl Heap {
         if global.get(index).is_owned(owner) || !cache.adopt(owner) {
             return false;
         }
-        self.flush(cache);
-        cache.leave();
+        self.empty(cache);
         true
+    }
+
+    /// Gives back what lies in a cache that the caller has adopted, and lets it go.
+    fn empty(&self, cache: &ThreadCache) {
+        self.flush(cache);
+        // Whoever had it may have vanished in between.
+        cache.discharge(usize::MAX);
+        cache.leave();
+    }
+
+    /// Goes on with caches whose adopter has vanished: those are all that are adopted, if the calling thread is alone, which is asked
+    /// where there is one. Says whether there was any.
+    pub(crate) fn flush_all_left(&self, is_alone: impl FnOnce() -> bool) -> bool {
+        let mut left = self.caches.iter().filter(|cache| cache.is_adopted()).peekable();
+        let are_left = left.peek().is_some() && is_alone();
+        if are_left {
+            left.for_each(|cache| self.empty(cache));
+        }
+        are_left
     }
 
     /// Gives all memory back to the system at once, and the heap's tables.

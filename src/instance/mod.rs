@@ -288,7 +288,8 @@ impl Heap {
     /// calling thread's cache before has to ask again: in the child of a fork it may be one of those.
     fn flush_all_ended(&self) -> bool {
         global::settle_fork();
-        self.inner().core.flush_all_ended(&HEAP.caches)
+        let core = &self.inner().core;
+        core.flush_all_left(|| HEAP.is_alone(os::process_id())) | core.flush_all_ended(&HEAP.caches)
     }
 
     /// The index of the calling thread's cache, which is there; or `NONE`.

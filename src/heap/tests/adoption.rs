@@ -387,3 +387,24 @@ fn who_claims_the_cache_of_a_thread_that_vanished_finds_it_sound() {
     let steps = claimed(u64::MAX).unwrap();
     (0..steps).for_each(|step| assert!(claimed(step).is_none()));
 }
+
+/// It would keep what is in it for good, and the thread with its index would do without.
+#[test]
+fn a_cache_whose_adopter_vanished_is_gone_on_with_by_who_is_alone() {
+    let (world, global) = (World::new(), Slab::<ThreadCache>::new());
+    let (heap, class) = (&world.heap, class_of(512));
+    let own = global.take().inspect(|own| own.join(7)).unwrap();
+    let cache = heap.cache_of(own, &global).unwrap();
+    let chunk = heap.alloc_slow(cache, class).unwrap();
+    assert!(cache.bin(class).push(chunk));
+    own.leave();
+    own.join(8);
+    assert!(cache.adopt(cache.owner().unwrap()));
+    world.fork();
+    assert!(heap.cache_of(own, &global).is_none() && heap.stats().live > 0);
+    assert!(!heap.flush_all_left(|| false) && heap.stats().live > 0);
+    assert!(heap.flush_all_left(|| true) && !heap.flush_all_left(|| panic!("there is none")));
+    let stats = heap.check().unwrap();
+    assert_eq!((stats.live, stats.thread_cached), (0, 0), "{stats:?}");
+    assert!(heap.cache_of(own, &global).is_some());
+}
