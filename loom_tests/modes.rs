@@ -462,12 +462,12 @@ pub fn forget_runs_against_remember() {
 pub fn two_remember() {
     let tracker = Rc::new(Tracker::new());
     let turn = |tracker: &Tracker, address| {
-        let run = tracker.remember_run(address).is_none() && tracker.remember_first(address).is_none();
+        let run = tracker.remember_run(address).is_none() && tracker.remember_first(address, 8).is_none();
         run && tracker.remember(address, 10).is_none()
     };
     let other = spawn(&tracker, move |tracker| turn(tracker, 64));
     assert!(turn(&tracker, 128) && other.join(), "there is room for two");
-    assert_eq!(tracker.firsts_kept(), 2, "both are counted");
+    assert_eq!(tracker.firsts_kept(), (2, 16), "both are counted");
 }
 
 /// Two free more than there is room for: what comes out may be what the other has just freed.

@@ -181,9 +181,9 @@ pub struct Pools([PoolStats; POOLS]);
 pub struct PoolStats {
     /// The size of a chunk in bytes.
     pub chunk_size: usize,
-    /// Chunks handed out since the beginning.
+    /// Chunks handed out since the beginning, also those that were kept back at once ([`Mode::Hardened`]).
     pub allocations: u64,
-    /// Chunks in the program's hands.
+    /// Chunks in the program's hands, and those that are kept back.
     pub live: u64,
     /// Free chunks in threads' magazines.
     pub thread_cached: u64,

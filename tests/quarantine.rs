@@ -235,3 +235,21 @@ fn the_environment_says_how_much() {
         common::law::holds();
     });
 }
+
+/// Neither as allocated, where nobody had it, nor as live once it has been freed; guarded ones too.
+#[test]
+fn what_is_kept_back_is_not_counted_as_the_programs() {
+    for guard in [0, 1] {
+        let heap = Heap::builder().mode(Mode::Hardened).guard(guard).build().expect("memory");
+        let block = heap.alloc(layout(100)).expect("memory");
+        let stats = heap.stats();
+        assert_eq!((stats.allocations, stats.allocated_bytes), (1, stats.live as u64), "guard {guard}");
+        // SAFETY: allocated above, freed once.
+        unsafe { heap.free(block, layout(100)) };
+        come_and_go(&heap, 300_000);
+        let stats = heap.stats();
+        let all = (stats.allocations, stats.deallocations, stats.large_live, stats.live);
+        assert_eq!(all, (2, 2, 0, 0), "guard {guard}");
+        assert!(stats.quarantine > 300_000 && stats.accounted() == stats.committed);
+    }
+}

@@ -232,7 +232,7 @@ impl Tracked<'_> {
             && INFO[class].chunks > 1
             && !self.has_before(chunk, class);
         if is_kept {
-            if let Some(old) = self.tracker.remember_first(chunk) {
+            if let Some(old) = self.tracker.remember_first(chunk, INFO[class].size) {
                 self.give(old);
             }
         }

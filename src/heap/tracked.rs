@@ -311,13 +311,16 @@ impl Tracked<'_> {
         }
     }
 
-    /// How many freed allocations are kept back, and their bytes as the heap has served them: a moment's picture.
-    pub(crate) fn kept(&self) -> (u64, usize) {
-        let mut kept = (0, 0);
+    /// How many freed allocations are kept back, how many of them have pages of their own, and the bytes of all as the heap has
+    /// served them: a moment's picture.
+    pub(crate) fn kept(&self) -> (u64, u64, usize) {
+        let mut kept = (0, 0, 0);
         if self.mode == Mode::Hardened || self.tracker.quarantine.keeps(self.mode, 0) {
             self.tracker.walk_kept(|address| {
                 let start = if self.is_guarded(address) { address / PAGE * PAGE } else { address };
-                kept = (kept.0 + 1, kept.1 + self.heap.usable_size(start).unwrap_or(0));
+                let is_large = self.heap.spans.page_map.noted(address) == 0;
+                let bytes = self.heap.usable_size(start).unwrap_or(0);
+                kept = (kept.0 + 1, kept.1 + u64::from(is_large), kept.2 + bytes);
             });
         }
         kept
@@ -326,12 +329,14 @@ impl Tracked<'_> {
     /// Adds what the records know to the heap's statistics.
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn add_to(&self, stats: &mut Stats) {
-        let (count, bytes) = self.kept();
+        let (count, larges, bytes) = self.kept();
         stats.live = stats.live.saturating_sub(bytes);
+        stats.large_live = stats.large_live.saturating_sub(larges);
         stats.quarantine = bytes;
         // Taken from the heap, and given back to it or still kept; while others go on, a moment's picture.
-        let firsts = self.tracker.firsts_kept();
+        let (firsts, first_bytes) = self.tracker.firsts_kept();
         stats.allocations = stats.allocations.saturating_sub(firsts);
+        stats.allocated_bytes = stats.allocated_bytes.saturating_sub(first_bytes);
         stats.deallocations = (stats.deallocations + count).saturating_sub(firsts);
         stats.add_tables(self.tracker.bytes());
         if self.mode != Mode::Fast {

@@ -14,7 +14,7 @@
 use super::Tracker;
 use crate::config::{ADDRESS_BITS, KEPT_FIRSTS, KEPT_MAX, KEPT_RUNS, RECENT};
 use crate::os;
-use crate::sync::{AtomicU64, AtomicUsize, Fault, Ordering, planted};
+use crate::sync::{AtomicU64, AtomicUsize, Counter, Fault, Ordering, planted};
 
 /// How many frees before it is looked at something is prefetched.
 const AHEAD: usize = 8;
@@ -42,9 +42,10 @@ pub(super) struct Recent {
     /// The same of large and guarded ones, which keep their addresses alone: that is all.
     runs: [AtomicUsize; KEPT_RUNS],
     next_run: AtomicU64,
-    /// The same of first chunks of spans, which nobody had; and how many came here so far.
+    /// The same of first chunks of spans, which nobody had; and how many came here so far, and their bytes.
     firsts: [AtomicUsize; KEPT_FIRSTS],
     next_first: AtomicU64,
+    first_bytes: Counter,
     /// Up to where the oldest have been forgotten before their turn.
     gone: AtomicU64,
 }
@@ -59,6 +60,7 @@ impl Recent {
                 next_run: AtomicU64::new(0),
                 firsts: array_of![AtomicUsize::new(0); KEPT_FIRSTS],
                 next_first: AtomicU64::new(0),
+                first_bytes: Counter::new(),
                 gone: AtomicU64::new(0),
             }
         }
@@ -125,8 +127,9 @@ impl Tracker {
         Self::put_in(&self.recent.runs[Self::turn(&self.recent.next_run) % KEPT_RUNS], address)
     }
 
-    /// The same for a first chunk of a span that comes up and is not handed out.
-    pub(crate) fn remember_first(&self, address: usize) -> Option<usize> {
+    /// The same for a first chunk of a span, of so many bytes, that comes up and is not handed out.
+    pub(crate) fn remember_first(&self, address: usize, bytes: usize) -> Option<usize> {
+        self.recent.first_bytes.add_shared(bytes as u64);
         Self::put_in(&self.recent.firsts[Self::turn(&self.recent.next_first) % KEPT_FIRSTS], address)
     }
 
@@ -147,9 +150,9 @@ impl Tracker {
         Some(slot.swap(address, both)).filter(|old| *old != 0)
     }
 
-    /// How often that was done: so many allocations and frees are none of the program's.
-    pub(crate) fn firsts_kept(&self) -> u64 {
-        self.recent.next_first.load(Ordering::Relaxed)
+    /// How often that was done, and with how many bytes: so many allocations and frees are none of the program's.
+    pub(crate) fn firsts_kept(&self) -> (u64, u64) {
+        (self.recent.next_first.load(Ordering::Relaxed), self.recent.first_bytes.get())
     }
 
     /// As [`forget_all`](Self::forget_all), for those.
