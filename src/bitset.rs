@@ -87,13 +87,18 @@ impl Bitset {
         Ok(word.load(Ordering::Acquire) & mask != 0)
     }
 
+    /// Bytes of its words.
+    pub(crate) fn len(&self) -> usize {
+        Self::bytes(self.bits).unwrap_or(0)
+    }
+
     /// Gives the memory back.
     ///
     /// # Safety
     /// The set is not used any more.
     pub(crate) unsafe fn dispose(&self) {
-        if let Some(bytes) = Self::bytes(self.bits).filter(|bytes| *bytes > 0) {
-            os::release_metadata(self.words.expose_provenance(), bytes);
+        if self.len() > 0 {
+            os::release_metadata(self.words.expose_provenance(), self.len());
         }
     }
 }

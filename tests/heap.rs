@@ -735,3 +735,14 @@ fn a_fallback_gives_what_was_there() {
         }
     }
 }
+
+#[test]
+fn a_bitset_is_among_the_tables() {
+    let [without, with] = [0, 8 * MIB].map(|bits| Heap::builder().bits(bits).build().unwrap().stats());
+    for (part, other) in
+        [(with.metadata, without.metadata), (with.committed, without.committed), (with.reserved, without.reserved)]
+    {
+        assert_eq!(part - other, MIB, "{with}");
+    }
+    assert_eq!(with.accounted(), with.committed);
+}

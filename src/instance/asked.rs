@@ -43,7 +43,7 @@ impl Heap {
             Tracked { heap: &inner.core, tracker: &inner.tracker, mode: inner.mode, cache: None, tag: "", frame: 0 };
         stats.fallbacks = inner.fallbacks.get();
         stats.timing = inner.timed.then(|| times::read(&inner.times));
-        stats.add_tables(inner.times.bytes());
+        stats.add_tables(inner.times.bytes() + inner.bits.len());
         tracked.add_to(stats);
     }
 
