@@ -35,6 +35,7 @@ use crate::slab::Slab;
 use crate::slot::{self, DEAD, UNBORN};
 use crate::sync::{AtomicU32, Ordering};
 use crate::tagged::{Index, NONE};
+use crate::tags::Tags;
 use crate::thread_cache::ThreadCache;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ffi::c_void;
@@ -48,6 +49,8 @@ pub(crate) static TRACKER: Tracker = Tracker::new();
 /// call misses and comes here.
 /// Each has the index of the thread's own cache.
 static FRONTS: Slab<ThreadCache> = Slab::new();
+/// The tags of all threads: none before the first is said.
+pub(crate) static TAGS: Slab<Tags> = Slab::new();
 /// The mode, whether anything was allocated before it was chosen, what is watched, whether slots may point to fronts, whether the
 /// environment has been read, and what it wishes for the program's end: beside what each miss touches anyhow.
 #[inline(always)]

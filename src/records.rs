@@ -5,13 +5,9 @@ use crate::leaks::{self, JsonText, Leaks, LeaksUnknown};
 use crate::modes::{Of, Place, Seen, Tracker};
 use crate::os;
 use crate::report::Record;
-use crate::slab::Slab;
-use crate::tags::{self, Tags};
+use crate::tags;
 use core::fmt;
 use core::marker::PhantomData;
-
-/// The tags of all threads: none before the first is said.
-static TAGS: Slab<Tags> = Slab::new();
 
 impl Tracker {
     /// A record as the program gets it.
@@ -469,14 +465,14 @@ pub struct Tag {
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
 pub fn tag(tag: &'static str) -> Tag {
-    let begun = global::cache().map_or((0, ""), |own| tags::begin(&TAGS, own, tag));
+    let begun = global::cache().map_or((0, ""), |own| tags::begin(&global::TAGS, own, tag));
     Tag { begun, thread: PhantomData }
 }
 
 impl Drop for Tag {
     fn drop(&mut self) {
         if let Some(own) = global::cache() {
-            tags::end(&TAGS, own, self.begun);
+            tags::end(&global::TAGS, own, self.begun);
         }
     }
 }

@@ -407,3 +407,13 @@ fn sound(timing: millpond::Timing, calls: u64) {
         assert!(latency.mean_ns > 0 && latency.mean_ns <= latency.max_ns, "{timing:?}");
     }
 }
+
+#[test]
+fn tags_are_among_the_tables() {
+    Scenario::new("tags_are_among_the_tables").passes(|| {
+        let before = millpond::stats();
+        let _tag = millpond::tag("parser");
+        let after = millpond::stats();
+        assert!(after.metadata > before.metadata && after.accounted() == after.committed, "{after}");
+    });
+}

@@ -3,7 +3,7 @@
 //! There is no state here: the answers are the heap's, and those of what only the global one has beside it: records, fronts, and
 //! what is watched.
 
-use super::{FRONTS, HEAP, TRACKER, is_late, living_cache, mode, tracked, tracked_by, watch};
+use super::{FRONTS, HEAP, TAGS, TRACKER, is_late, living_cache, mode, tracked, tracked_by, watch};
 use crate::log::{self, Log};
 use crate::report::{CheckError, Mode, Stats, Thp, Trimmed};
 
@@ -102,7 +102,7 @@ pub(crate) fn fill(stats: &mut Stats) {
 #[unsafe(link_section = ".millpond_cold")]
 fn add_records(stats: &mut Stats) {
     stats.timing = watch::timing();
-    stats.add_tables(FRONTS.bytes() + watch::bytes());
+    stats.add_tables(FRONTS.bytes() + TAGS.bytes() + watch::bytes());
     // By nobody's cache: to ask changes nothing.
     if let Some(tracked) = tracked_by(None) {
         tracked.add_to(stats);
