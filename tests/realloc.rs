@@ -107,3 +107,48 @@ fn buffers_that_grow_together_leave_little_in_each_class() {
         },
     );
 }
+
+/// Has a block of whole pages no room to grow where it is.
+fn hem_in(block: &Block) {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: where something is mapped already, it stays.
+    unsafe { libc::mmap(block.ptr.add(block.size).cast(), kernel::page_size(), libc::PROT_NONE, flags, -1, 0) };
+}
+
+/// Kernels from 6.17 on refuse to move some mappings before they look at where these are to be: the addresses there were lost.
+#[test]
+fn what_cannot_be_remapped_leaves_no_address_space_reserved() {
+    Scenario::new("what_cannot_be_remapped_leaves_no_address_space_reserved").passes(|| {
+        let before = kernel::address_space();
+        for seed in 0..8 {
+            let block = Block::new(64 * MIB, 1, seed).expect("memory");
+            // So that it lies in three mappings.
+            // SAFETY: an OS page of the block's own; advice changes no contents.
+            let advised =
+                unsafe { libc::madvise(block.ptr.add(32 * MIB).cast(), kernel::page_size(), libc::MADV_DONTDUMP) };
+            assert_eq!(advised, 0);
+            block.resize(80 * MIB).expect("memory").free();
+        }
+        let kept = kernel::address_space().saturating_sub(before);
+        assert!(kept < 160 * MIB, "{} MiB of addresses kept", kept / MIB);
+        law::holds();
+    });
+}
+
+/// Where it moves, the system wants addresses for both, and for what it grows by: a copy takes less.
+#[test]
+fn a_huge_block_is_copied_where_addresses_do_not_suffice_to_remap_it() {
+    Scenario::new("a_huge_block_is_copied_where_addresses_do_not_suffice_to_remap_it").passes(|| {
+        let block = Block::new(64 * MIB, 1, 9).expect("memory");
+        hem_in(&block);
+        // Tables for what is looked at here, too.
+        law::holds();
+        let limit = (kernel::address_space() + 116 * MIB) as u64;
+        let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+        // SAFETY: changes no memory.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+        let block = block.resize(96 * MIB).expect("there is room for a copy");
+        block.free();
+        law::holds();
+    });
+}

@@ -168,13 +168,25 @@ pub(crate) fn resize(at: usize, old: usize, new: usize) -> bool {
     quietly(|| unsafe { libc::mremap(from, old, new, 0) }) == from
 }
 
-/// See [`os`](super). The kernel unmaps the second before it can fail, so releasing it then could hit what another thread
-/// has mapped there meanwhile: should it still be there, its addresses are lost.
+/// See [`os`](super). When it refuses, the kernel may have unmapped the second already (before 6.17 for most of its reasons, later
+/// for few), and another thread may have been given its addresses: so it is released only where it is known again.
 pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
     let from = core::ptr::with_exposed_provenance_mut::<c_void>(at);
     let target = core::ptr::with_exposed_provenance_mut::<c_void>(to);
+    // Two words that nobody else writes there: no other thread has this address on its stack. In a small page, since it goes at once.
+    let mark = [(&raw const from).addr(), nanoseconds() as usize];
+    advise_thp(to, page_size(), Thp::Never);
+    // SAFETY: the second is reserved, and the caller's.
+    unsafe { target.cast::<[usize; 2]>().write(mark) };
     // SAFETY: the caller owns both mappings whole, and has nothing in the second.
-    quietly(|| unsafe { libc::mremap(from, old, new, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, target) }) == target
+    if quietly(|| unsafe { libc::mremap(from, old, new, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, target) }) == target {
+        return true;
+    }
+    let mut there = [0; 2];
+    if super::read_memory(to, &mut there) == mark.len() && there == mark {
+        unmap(to, new);
+    }
+    false
 }
 
 /// See [`os`](super).
