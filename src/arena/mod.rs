@@ -303,14 +303,15 @@ impl Arenas {
         self.purge_each(|arena| arena.purge_some(false, arena.words().div_ceil(part), limit, &self.books).gone)
     }
 
-    /// Purges free pages of any age until some `bytes` have gone, or the system was asked to take as many.
-    pub(crate) fn relieve(&self, bytes: usize) {
+    /// Purges free pages of any age until some `bytes` have gone, or the system was asked to take as many. False: it has refused all.
+    pub(crate) fn relieve(&self, bytes: usize) -> bool {
         let mut left = bytes;
-        self.purge_each(|arena| {
+        let gone = self.purge_each(|arena| {
             let purge = arena.purge_some(true, arena.words(), left, &self.books);
             left -= purge.tried.min(left);
             purge.gone
         });
+        gone > 0 || left == bytes
     }
 
     fn purge_each(&self, mut purge: impl FnMut(&Arena) -> usize) -> usize {

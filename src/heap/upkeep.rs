@@ -262,8 +262,8 @@ impl Heap {
         let arenas = &self.spans.arenas;
         let (dirty, bound) = (arenas.dirty(), self.dirty_bound());
         if dirty > bound && !self.clock.is_ahead(&self.clock.refused) {
-            arenas.relieve((dirty - bound).max(RELIEF_BYTES));
-            if arenas.dirty() >= dirty {
+            let is_taken = arenas.relieve((dirty - bound).max(RELIEF_BYTES));
+            if !is_taken {
                 // Locked memory, say: to try again at each call would cost a walk over all free pages.
                 self.clock.set_ahead(&self.clock.refused, REFUSED_TICKS);
             }

@@ -179,7 +179,8 @@ pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
     // SAFETY: the second is reserved, and the caller's.
     unsafe { target.cast::<[usize; 2]>().write(mark) };
     // SAFETY: the caller owns both mappings whole, and has nothing in the second.
-    if quietly(|| unsafe { libc::mremap(from, old, new, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, target) }) == target {
+    if quietly(|| unsafe { libc::mremap(from, old, new, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, target) }) == target
+    {
         return true;
     }
     let mut there = [0; 2];

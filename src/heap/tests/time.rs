@@ -3,12 +3,14 @@
 use super::super::upkeep::Miss;
 use super::acts::SIZE;
 use super::world::{Client, LOOKS, World, class_of};
+use crate::arena::Fill;
 use crate::config::{
     CACHE_BYTES, DEEP_BYTES, DIRTY_BYTES, EBB_LEAST, PAGE, POOLED_BYTES, PURGE_TICKS, RELIEF_BYTES, REST_TICKS, SLIM,
     SPARE_TICKS, THIN_STEP, THIN_TIMES, TICK_MS,
 };
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::sync::Ordering;
+use crate::sync::stepped::interrupted;
 use crate::tagged::NONE;
 use std::vec::Vec;
 
@@ -321,6 +323,33 @@ fn too_many_free_pages_go_at_once() {
         );
         world.finish([client].into());
     }
+}
+
+/// Whatever others free meanwhile, the system has not refused.
+#[test]
+fn too_many_free_pages_go_at_once_though_others_free_as_many() {
+    let freed = |step| {
+        let world = World::new();
+        let client = idle(&world);
+        let alloc = |_| world.heap.alloc_large(NONE, 24 << 20, 1, Fill::Any).unwrap().as_ptr().expose_provenance();
+        let runs: Vec<usize> = (0..7).map(alloc).collect();
+        let arenas = &world.heap.spans.arenas;
+        let other = arenas.take_run((40 << 20) / PAGE, 1, Fill::Any).unwrap();
+        runs[..5].iter().for_each(|run| world.heap.free_large(NONE, *run));
+        // In the middle of a free: a run that is given back, and the bound not looked at yet.
+        let mut give = || arenas.give_run(other.page, other.pages);
+        let steps = interrupted(step, &mut give, || world.heap.free_large(NONE, runs[5]));
+        world.heap.free_large(NONE, runs[6]);
+        let dirty = arenas.dirty();
+        assert!(dirty <= DIRTY_BYTES, "{dirty} after an interruption at {step}");
+        if step > steps {
+            give();
+        }
+        world.finish([client].into());
+        steps
+    };
+    let steps = freed(u64::MAX);
+    (0..8).for_each(|part| _ = freed(steps * part / 8));
 }
 
 /// The same where a pool spills, and what is freed in disorder makes whole spans free.
