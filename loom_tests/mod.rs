@@ -574,6 +574,12 @@ const MODELS: &[Model] = &[
     ),
     model!(stock::two_take, "os/stock.rs", None, [("stores", Fault::StockTake, "Causality violation")]),
     model!(stock::take_against_give, "os/stock.rs", None, [("relaxed", Fault::StockGive, "Causality violation")]),
+    model!(
+        stock::take_against_hole,
+        "os/stock.rs",
+        None,
+        [("stores", Fault::HoleTake, "Causality violation"), ("relaxed", Fault::HoleGive, "Causality violation")]
+    ),
     model!(stock::take_against_add, "os/stock.rs", None, [("relaxed", Fault::StockAdd, "Causality violation")]),
     model!(sync::load_against_load_and_store, "", None, [("found", Fault::Outcome, "the outcome is found")]),
     model!(sync::exchange_against_exchange, "", None, [("found", Fault::Outcome, "the outcome is found")]),

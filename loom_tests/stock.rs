@@ -1,4 +1,4 @@
-//! The stock: bytes that two take at once, that one gives back and another takes, and pieces that are added meanwhile.
+//! The stock: bytes that two take at once, that one gives back and another takes, holes, and pieces that are added meanwhile.
 
 use super::spawn;
 use crate::os::fake;
@@ -64,6 +64,21 @@ pub fn take_against_give() {
     let theirs = other.join().expect("there are three");
     assert_ne!(mine.expect("there are three"), theirs, "a table has two owners");
     assert_ne!(store.take(), Some(theirs), "a table that is taken is taken again");
+}
+
+/// The same where something was taken after it: it is a hole, and goes to one, or to whoever comes next.
+pub fn take_against_hole() {
+    let store = Rc::new(Store::new());
+    store.add(0);
+    let other = spawn(&store, Store::take);
+    let [first, second] = [store.take(), store.take()].map(|at| at.expect("there are three"));
+    store.stock.give(first, TABLE);
+    let mine = store.take().expect("one came back");
+    let theirs = other.join().expect("there are three");
+    assert!(mine != theirs && second != theirs && mine != second, "a table has two owners");
+    assert_eq!((store.take(), store.stock.left()), (None, 0));
+    [mine, theirs, second].iter().for_each(|at| store.stock.give(*at, TABLE));
+    assert_eq!(store.stock.left(), 3 * TABLE, "nothing is lost");
 }
 
 /// A thread adds a piece while another takes.

@@ -75,6 +75,26 @@ fn a_limit_below_what_is_reserved_already_leaves_what_is_free_usable() {
     }
 }
 
+/// Their tables are of what was set aside for all, and go back there.
+#[test]
+fn heaps_that_come_and_go_where_nothing_is_left_use_nothing_up() {
+    Scenario::new("heaps_that_come_and_go_where_nothing_is_left_use_nothing_up").passes(|| {
+        drop(vec![1_u8; 100 * KIB]);
+        let limit = libc::rlimit { rlim_cur: MIB as u64, rlim_max: MIB as u64 };
+        // SAFETY: changes no memory.
+        ensure!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) } == 0, "no limit");
+        for round in 0..100 {
+            let Ok(heap) = millpond::Heap::new() else { panic!("no memory for heap {round}") };
+            ensure!(heap.alloc(Layout::new::<u64>()).is_err(), "there is no memory for an arena");
+        }
+        let mut chain = Chain::new(48);
+        chain.push_up_to(usize::MAX);
+        ensure!(chain.bytes() >= 40 * MIB, "only {} MiB: {:?}", chain.bytes() / MIB, millpond::stats());
+        chain.free_all();
+        law::holds();
+    });
+}
+
 /// Allocates one size until `null` and frees all. How many there were.
 fn fill_and_free(size: usize) -> usize {
     let mut chain = Chain::new(size);

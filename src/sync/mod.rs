@@ -198,6 +198,10 @@ pub(crate) enum Fault {
     StockTake,
     /// Bytes go back to the stock by a relaxed exchange.
     StockGive,
+    /// A hole in the stock is taken by load and store.
+    HoleTake,
+    /// A hole in the stock is left by a relaxed exchange.
+    HoleGive,
     /// A slab hands out an index before its segment is in place.
     SlabSegment,
     /// A slab says that an index is there before its segments are.
