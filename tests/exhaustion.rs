@@ -6,7 +6,7 @@ use common::block::{Block, all_zero, take};
 use common::chain::Chain;
 use common::child::Scenario;
 use common::thread::{Bare, Gate};
-use common::{GLOBAL, KIB, LARGEST_CLASS, MIB, ensure, law};
+use common::{GLOBAL, KIB, LARGEST_CLASS, MIB, ensure, kernel, law};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ffi::c_void;
 use core::ptr::null_mut;
@@ -73,6 +73,36 @@ fn a_limit_below_what_is_reserved_already_leaves_what_is_free_usable() {
             }
         });
     }
+}
+
+/// What is set aside for tables goes by the limit, of which others may have nearly all.
+fn what_a_limit_leaves_is_had(limited: libc::__rlimit_resource_t) {
+    drop(vec![1_u8; 100 * KIB]);
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a fresh mapping touches nothing that exists.
+    let others = unsafe { libc::mmap(null_mut(), 4096 * MIB, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    ensure!(others != libc::MAP_FAILED, "no mapping");
+    // A limit on data counts no code: it leaves a little more.
+    let limit = (kernel::address_space() + 100 * MIB) as u64;
+    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: changes no memory.
+    ensure!(unsafe { libc::setrlimit(limited, &limit) } == 0, "no limit");
+    let mut chain = Chain::new(KIB);
+    chain.push_up_to(usize::MAX);
+    // With the first arena, which was there before.
+    ensure!(chain.bytes() >= 130 * MIB, "only {} MiB: {:?}", chain.bytes() / MIB, millpond::stats());
+    chain.free_all();
+    law::holds();
+}
+
+#[test]
+fn what_a_limit_on_addresses_leaves_is_had() {
+    Scenario::new("what_a_limit_on_addresses_leaves_is_had").passes(|| what_a_limit_leaves_is_had(libc::RLIMIT_AS));
+}
+
+#[test]
+fn what_a_limit_on_data_leaves_is_had() {
+    Scenario::new("what_a_limit_on_data_leaves_is_had").passes(|| what_a_limit_leaves_is_had(libc::RLIMIT_DATA));
 }
 
 /// Their tables are of what was set aside for all, and go back there.

@@ -201,12 +201,16 @@ pub(crate) fn scratch(len: usize) -> Option<usize> {
     map(len).or_else(|| KEPT.stock.take(len, page_size()))
 }
 
-/// Sees to it that about `len` bytes are set aside for [`metadata`] when the system gives no more. `false`: it gives no
-/// more already.
+/// What may do for tables where the system has no more to set aside: it may have much to give all the same.
+const LITTLE: usize = 4 << 20;
+
+/// Sees to it that about `len` bytes are set aside for [`metadata`] when the system gives no more, or else a few MiB. `false`: it
+/// gives no more already.
 pub(crate) fn keep_stock(len: usize) -> bool {
-    if KEPT.stock.left() >= len / 2 {
-        return true;
-    }
+    [len, len.min(LITTLE)].into_iter().any(|len| KEPT.stock.left() >= len / 2 || add_stock(len))
+}
+
+fn add_stock(len: usize) -> bool {
     let len = (len + stock::HEADER).next_multiple_of(page_size());
     let Some(at) = map(len) else { return false };
     // In the nursery, if there is room: else it is all that is ever touched of the mapping.
