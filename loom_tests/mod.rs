@@ -376,6 +376,15 @@ const MODELS: &[Model] = &[
         None,
         [("relaxed", Fault::RememberRelaxed, "Causality violation")]
     ),
+    model!(
+        modes::keep_further_against_remember,
+        "modes/recent.rs",
+        None,
+        [
+            ("relaxed", Fault::RememberRelaxed, "Causality violation"),
+            ("stores", Fault::FurtherStore, "each free is had once")
+        ]
+    ),
     model!(modes::two_remember, "modes/recent.rs", None, [("stores", Fault::TurnStore, "there is room for two")]),
     model!(
         modes::two_remember_too_much,

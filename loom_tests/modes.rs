@@ -487,6 +487,17 @@ pub fn two_remember_too_many_runs() {
     assert_eq!(sorted(had), [64, 128, 192, 256], "each free is had once");
 }
 
+/// One takes the next run out and has to keep it further, while another frees.
+pub fn keep_further_against_remember() {
+    let kept = Kept::new(&[]);
+    [64, 128].iter().for_each(|run| assert_eq!(kept.remember_run(*run), None, "there is room"));
+    let other = spawn(&kept, |kept| kept.remember_run(192));
+    let next = kept.tracker.forget_next_run().map(|run| kept.write(run));
+    let mine = next.filter(|run| !kept.tracker.keep_run_further(*run));
+    let had = mine.into_iter().chain(other.join()).chain(kept.forget_runs());
+    assert_eq!(sorted(had), [64, 128, 192], "each free is had once");
+}
+
 /// One looks at what is kept back while another frees.
 pub fn look_against_remember() {
     let kept = Kept::new(&[]);

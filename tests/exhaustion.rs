@@ -105,6 +105,32 @@ fn what_a_limit_on_data_leaves_is_had() {
     Scenario::new("what_a_limit_on_data_leaves_is_had").passes(|| what_a_limit_leaves_is_had(libc::RLIMIT_DATA));
 }
 
+/// In the mode `hardened`, what is freed has no access for a while, and what has none does not count under a limit on data: others may
+/// have all of that when it is to serve again.
+fn what_has_lost_access_serves_again(size: usize) {
+    drop(vec![1_u8; 100 * KIB]);
+    let limit = libc::rlimit { rlim_cur: 256 * MIB as u64, rlim_max: 256 * MIB as u64 };
+    // SAFETY: changes no memory.
+    ensure!(unsafe { libc::setrlimit(libc::RLIMIT_DATA, &limit) } == 0, "no limit");
+    let fill = || fill_and_free(size);
+    let first = (0..3).map(|_| fill()).min().unwrap_or(0);
+    ensure!(first * size >= 64 * MIB, "only {first} of {size}");
+    let last = (0..12).map(|_| fill()).min().unwrap_or(0);
+    ensure!(last >= first * 3 / 4, "{first} of {size}, then {last}: {:?}", millpond::stats());
+}
+
+#[test]
+fn large_ones_that_have_lost_access_serve_again() {
+    let test = Scenario::new("large_ones_that_have_lost_access_serve_again").variable("MILLPOND_MODE", "hardened");
+    test.passes(|| what_has_lost_access_serves_again(3 * MIB));
+}
+
+#[test]
+fn guarded_ones_that_have_lost_access_serve_again() {
+    let test = Scenario::new("guarded_ones_that_have_lost_access_serve_again").variable("MILLPOND_MODE", "hardened");
+    test.variable("MILLPOND_GUARD", "3").passes(|| what_has_lost_access_serves_again(3 * KIB));
+}
+
 /// Their tables are of what was set aside for all, and go back there.
 #[test]
 fn heaps_that_come_and_go_where_nothing_is_left_use_nothing_up() {

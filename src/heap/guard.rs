@@ -9,6 +9,10 @@
 //!
 //! A fault is the program's: it gets the signal that it would have got for any wild access.
 //!
+//! What has no access does not count as private memory. Where that is limited (`ulimit -d`), others may have all that is left when
+//! something is to have access again: so what is kept back stays so until it can have it, nothing is kept beside it meanwhile, and
+//! nothing is guarded.
+//!
 //! Invariant: the pages of what is kept back are without access; all other pages of the heap, but those beside guarded
 //! allocations, have it.
 
@@ -43,7 +47,7 @@ impl Tracked<'_> {
     #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn alloc_guarded(&self, size: usize, align: usize, fill: Fill) -> Option<NonNull<u8>> {
         let page = os::page_size();
-        if size > GUARDED_MAX || align > page || size + 2 * page > PAGE {
+        if size > GUARDED_MAX || align > page || size + 2 * page > PAGE || os::is_access_limited() {
             return None;
         }
         if !self.tracker.guard_begins() {
@@ -66,9 +70,7 @@ impl Tracked<'_> {
             unsafe { at.add(size).copy_from_nonoverlapping(canary(address, size).as_ptr().cast(), behind) };
         }
         if !sealed || self.begin(Place { address, word: 0 }, size, align).is_none() {
-            if os::protect(run, PAGE, true) {
-                self.heap.free_large(self.index(), run);
-            }
+            self.release_run(run);
             self.tracker.guard_ends();
             return None;
         }
@@ -104,9 +106,16 @@ impl Tracked<'_> {
             0 => self.heap.usable_size(run).unwrap_or(0),
             _ => 0,
         };
-        if bytes == 0 || !os::protect(run, bytes, false) {
-            // A chunk of a large class, or the system has too many mappings already.
+        if bytes == 0 {
+            // A chunk of a large class.
             return self.give_run(run, ended.address);
+        }
+        // The oldest goes first: where that is not to be had, this one would not be either.
+        let has_room = self.tracker.forget_next_run().is_none_or(|old| self.release_run(old));
+        if !has_room || !os::protect(run, bytes, false) {
+            // Or the system has too many mappings already.
+            self.release_run(ended.address);
+            return;
         }
         if bytes >= KEPT_MEMORY {
             os::purge(run, bytes);
@@ -120,13 +129,17 @@ impl Tracked<'_> {
         self.give(if self.is_guarded(address) { run } else { address });
     }
 
-    /// Gives back what was kept.
-    pub(super) fn release_run(&self, address: usize) {
+    /// Gives back what was kept. False: the system gives no access to it, for what had none did not count under a limit
+    /// (`ulimit -d`), and others have all that is left; then it is kept further.
+    pub(super) fn release_run(&self, address: usize) -> bool {
         let run = run_of(address);
         let bytes = self.heap.usable_size(run).unwrap_or(0);
-        // What cannot be used again stays as it is.
-        if os::protect(run, bytes, true) {
-            self.heap.free_large(self.index(), run);
+        if !os::protect(run, bytes, true) {
+            // Without room, since others came meanwhile, it stays as it is.
+            self.tracker.keep_run_further(address);
+            return false;
         }
+        self.heap.free_large(self.index(), run);
+        true
     }
 }

@@ -307,7 +307,7 @@ impl Tracked<'_> {
         if self.mode == Mode::Hardened || self.tracker.quarantine.keeps(self.mode, 0) {
             self.tracker.forget_firsts(|address| self.give(address));
             self.tracker.forget_all(|address, size| self.release(address, size));
-            self.tracker.forget_runs(|address| self.release_run(address));
+            self.tracker.forget_runs(|address| _ = self.release_run(address));
         }
     }
 

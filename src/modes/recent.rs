@@ -127,7 +127,28 @@ impl Tracker {
         Self::put_in(&self.recent.runs[Self::turn(&self.recent.next_run) % KEPT_RUNS], address)
     }
 
-    /// The same for a first chunk of a span, of so many bytes, that comes up and is not handed out.
+    /// Takes out the run that would come out for the next one.
+    pub(crate) fn forget_next_run(&self) -> Option<usize> {
+        // Relaxed: whoever else comes meanwhile takes another, or finds nothing.
+        let next = self.recent.next_run.load(Ordering::Relaxed) as usize % KEPT_RUNS;
+        // ORDERING: Acquire, as in `forget_oldest`.
+        Some(self.recent.runs[next].swap(0, Ordering::Acquire)).filter(|run| *run != 0)
+    }
+
+    /// Puts a run that was taken out back, wherever there is room. False: there is none.
+    pub(crate) fn keep_run_further(&self, address: usize) -> bool {
+        // ORDERING: Release, as in `remember`: what was done to it is done.
+        let publish = if planted(Fault::RememberRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+        self.recent.runs.iter().filter(|slot| slot.load(Ordering::Relaxed) == 0).any(|slot| {
+            if planted(Fault::FurtherStore) {
+                slot.store(address, publish);
+                return true;
+            }
+            slot.compare_exchange(0, address, publish, Ordering::Relaxed).is_ok()
+        })
+    }
+
+    /// As [`remember_run`](Self::remember_run), for a first chunk of a span, of so many bytes, that comes up and is not handed out.
     pub(crate) fn remember_first(&self, address: usize, bytes: usize) -> Option<usize> {
         self.recent.first_bytes.add_shared(bytes as u64);
         Self::put_in(&self.recent.firsts[Self::turn(&self.recent.next_first) % KEPT_FIRSTS], address)

@@ -508,6 +508,10 @@ pub(crate) fn address_limit() -> Option<usize> {
     None
 }
 
+pub(crate) fn is_access_limited() -> bool {
+    false
+}
+
 pub(crate) fn keep_stock(_len: usize) -> bool {
     true
 }

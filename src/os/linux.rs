@@ -529,13 +529,26 @@ pub(crate) fn prefetch_read(at: usize) {
 /// The limit on the process's address space or private memory (`ulimit -v`, `ulimit -d`), if there is one: what is
 /// reserved counts under both.
 pub(crate) fn address_limit() -> Option<usize> {
-    let limit_on = |what| {
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: `limit` is ours to write.
-        let known = quietly(|| unsafe { libc::getrlimit(what, &mut limit) }) == 0;
-        (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as usize)
-    };
-    [limit_on(libc::RLIMIT_AS), limit_on(libc::RLIMIT_DATA)].into_iter().flatten().min()
+    // SAFETY: where to write is the caller's.
+    let addresses = limit(|limit| unsafe { libc::getrlimit(libc::RLIMIT_AS, limit) });
+    [addresses, data_limit()].into_iter().flatten().min()
+}
+
+/// Whether private memory is limited by itself (`ulimit -d`): what has no access does not count under that, so it may be that access
+/// which was taken away is not to be had again.
+pub(crate) fn is_access_limited() -> bool {
+    data_limit().is_some()
+}
+
+fn data_limit() -> Option<usize> {
+    // SAFETY: where to write is the caller's.
+    limit(|limit| unsafe { libc::getrlimit(libc::RLIMIT_DATA, limit) })
+}
+
+fn limit(ask: impl FnOnce(*mut libc::rlimit) -> i32) -> Option<usize> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let known = quietly(|| ask(&mut limit)) == 0;
+    (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as usize)
 }
 
 /// Whether the system could give so many bytes if all the process has were given back: no more than its limit, or twice

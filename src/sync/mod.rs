@@ -108,6 +108,8 @@ pub(crate) enum Fault {
     GiveStore,
     /// What a freed allocation is kept back as is published by a relaxed exchange.
     RememberRelaxed,
+    /// What has to be kept back further is put back by load and store.
+    FurtherStore,
     /// An ID's record is named by a relaxed store.
     IssueRelaxed,
     /// A block of IDs that could not be begun loses its number after it was given back.
