@@ -105,6 +105,28 @@ fn what_a_limit_on_data_leaves_is_had() {
     Scenario::new("what_a_limit_on_data_leaves_is_had").passes(|| what_a_limit_leaves_is_had(libc::RLIMIT_DATA));
 }
 
+/// A limit that comes late, below what there is: what is given up then cannot be had again.
+#[test]
+fn what_is_free_stays_where_a_limit_is_below_what_there_is() {
+    Scenario::new("what_is_free_stays_where_a_limit_is_below_what_there_is").passes(|| {
+        let size = 300 * KIB;
+        Chain::new(size).push_up_to(200 * MIB / size).free_all();
+        // Others have as much as the limit allows.
+        let (rights, flags) = (libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a fresh mapping touches nothing that exists.
+        ensure!(unsafe { libc::mmap(null_mut(), 400 * MIB, rights, flags, -1, 0) } != libc::MAP_FAILED, "no mapping");
+        let limit = libc::rlimit { rlim_cur: 400 * MIB as u64, rlim_max: 400 * MIB as u64 };
+        // SAFETY: changes no memory.
+        ensure!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) } == 0, "no limit");
+        let first = fill_and_free(size);
+        ensure!(first * size >= 200 * MIB, "only {first} of {size}");
+        millpond::trim();
+        ensure!(take(380 * MIB, 8).is_null(), "it is more than there is");
+        let last = fill_and_free(size);
+        ensure!(last * 10 >= first * 9, "{first} of {size}, then {last}: {:?}", millpond::stats());
+    });
+}
+
 /// In the mode `hardened`, what is freed has no access for a while, and what has none does not count under a limit on data: others may
 /// have all of that when it is to serve again.
 fn what_has_lost_access_serves_again(size: usize) {

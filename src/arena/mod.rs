@@ -336,8 +336,13 @@ impl Arenas {
         }
     }
 
-    /// Gives up the address space of arenas of which all is free, for a request that the system has refused.
+    /// Gives up the address space of arenas of which all is free, for a request that the system has refused. Not where a limit came so
+    /// late that hardly any of it could be had again.
     pub(crate) fn abandon_free(&self) {
+        let free: usize = self.iter().filter(|arena| arena.used_bytes() == 0).map(Arena::reserved).sum();
+        if free == 0 || free.saturating_sub(os::beyond_limits()) < free / 4 {
+            return;
+        }
         // Not those that others add meanwhile, for requests of theirs: nobody chases anybody.
         let there = self.published().count();
         for arena in self.published().take(there).filter(|arena| !arena.is_gone()) {

@@ -512,6 +512,10 @@ pub(crate) fn is_access_limited() -> bool {
     false
 }
 
+pub(crate) fn beyond_limits() -> usize {
+    0
+}
+
 pub(crate) fn keep_stock(_len: usize) -> bool {
     true
 }

@@ -529,9 +529,13 @@ pub(crate) fn prefetch_read(at: usize) {
 /// The limit on the process's address space or private memory (`ulimit -v`, `ulimit -d`), if there is one: what is
 /// reserved counts under both.
 pub(crate) fn address_limit() -> Option<usize> {
+    limits().into_iter().flatten().min()
+}
+
+/// Both of them.
+pub(super) fn limits() -> [Option<usize>; 2] {
     // SAFETY: where to write is the caller's.
-    let addresses = limit(|limit| unsafe { libc::getrlimit(libc::RLIMIT_AS, limit) });
-    [addresses, data_limit()].into_iter().flatten().min()
+    [limit(|limit| unsafe { libc::getrlimit(libc::RLIMIT_AS, limit) }), data_limit()]
 }
 
 /// Whether private memory is limited by itself (`ulimit -d`): what has no access does not count under that, so it may be that access

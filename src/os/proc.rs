@@ -3,7 +3,7 @@
 //! All of it is read by plain system calls into buffers on the stack or of the caller's, so that it can be asked at the
 //! program's end and on the way to an abort: nothing here allocates, takes a lock, or touches an address that it was given.
 
-use super::linux::quietly;
+use super::linux::{limits, page_size, quietly};
 use super::maps::{FileName, Mapping, hexadecimal, mappings};
 use core::ffi::{CStr, c_long};
 use core::fmt::{self, Write};
@@ -192,6 +192,27 @@ fn decimal(text: &[u8]) -> Option<u32> {
         value = value.checked_mul(10)?.checked_add((*byte as char).to_digit(10)?)?;
     }
     (value > 0).then_some(value)
+}
+
+/// How many bytes the process has beyond what it may have (`ulimit -v`, `ulimit -d`), where a limit came late: before so many have gone
+/// back, the system gives none. Zero, where it does not say.
+#[unsafe(link_section = ".millpond_cold")]
+pub(crate) fn beyond_limits() -> usize {
+    let limits = limits();
+    if limits == [None; 2] {
+        return 0;
+    }
+    let Some(file) = Opened::open(c"/proc/self/statm") else { return 0 };
+    let mut bytes = [0; 128];
+    let len = file.read(&mut bytes);
+    file.close();
+    // In OS pages: all addresses first, and sixth what is private, with stacks.
+    let mut numbers = bytes[..len].split(|byte| !byte.is_ascii_digit()).map(|digits| {
+        digits.iter().fold(0usize, |value, digit| value.saturating_mul(10).saturating_add((digit - b'0') as usize))
+    });
+    let has = [numbers.next(), numbers.nth(4)].map(|pages| pages.unwrap_or(0).saturating_mul(page_size()));
+    let beyond = |(has, limit): (usize, Option<usize>)| has.saturating_sub(limit.unwrap_or(usize::MAX));
+    has.into_iter().zip(limits).map(beyond).max().unwrap_or(0)
 }
 
 /// Has other threads that can run take their turn, if the system thinks so too.
