@@ -589,6 +589,7 @@ const MODELS: &[Model] = &[
         None,
         [("stores", Fault::HoleTake, "Causality violation"), ("relaxed", Fault::HoleGive, "Causality violation")]
     ),
+    model!(stock::two_leave_holes, "os/stock.rs", None, [("stores", Fault::HoleStore, "no hole is lost")]),
     model!(stock::take_against_add, "os/stock.rs", None, [("relaxed", Fault::StockAdd, "Causality violation")]),
     model!(sync::load_against_load_and_store, "", None, [("found", Fault::Outcome, "the outcome is found")]),
     model!(sync::exchange_against_exchange, "", None, [("found", Fault::Outcome, "the outcome is found")]),

@@ -81,6 +81,18 @@ pub fn take_against_hole() {
     assert_eq!(store.stock.left(), 3 * TABLE, "nothing is lost");
 }
 
+/// Two threads leave holes, which do not lie beside each other: both are known.
+pub fn two_leave_holes() {
+    let store = Rc::new(Store::new());
+    store.add(0);
+    store.add(1);
+    let all = [(); 5].map(|()| store.take().expect("there are six"));
+    let other = spawn(&store, move |store| store.stock.give(all[0], TABLE));
+    store.stock.give(all[3], TABLE);
+    other.join();
+    assert_eq!(store.stock.left(), 3 * TABLE, "no hole is lost");
+}
+
 /// A thread adds a piece while another takes.
 pub fn take_against_add() {
     let store = Rc::new(Store::new());

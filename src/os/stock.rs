@@ -167,9 +167,12 @@ impl Stock {
         let Some(word) = pack(&hole) else { return };
         // ORDERING: as above.
         let publish = if planted(Fault::HoleGive) { Ordering::Relaxed } else { Ordering::Release };
-        let _ = self.holes.iter().any(|place| {
-            place.load(Ordering::Relaxed) == NO_HOLE
-                && place.compare_exchange(NO_HOLE, word, publish, Ordering::Relaxed).is_ok()
+        let _ = self.holes.iter().filter(|place| place.load(Ordering::Relaxed) == NO_HOLE).any(|place| {
+            if planted(Fault::HoleStore) {
+                place.store(word, publish);
+                return true;
+            }
+            place.compare_exchange(NO_HOLE, word, publish, Ordering::Relaxed).is_ok()
         });
     }
 }

@@ -204,6 +204,8 @@ pub(crate) enum Fault {
     HoleTake,
     /// A hole in the stock is left by a relaxed exchange.
     HoleGive,
+    /// A hole in the stock is left by load and store.
+    HoleStore,
     /// A slab hands out an index before its segment is in place.
     SlabSegment,
     /// A slab says that an index is there before its segments are.
