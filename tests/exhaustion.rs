@@ -141,6 +141,36 @@ fn what_has_lost_access_serves_again(size: usize) {
     ensure!(last >= first * 3 / 4, "{first} of {size}, then {last}: {:?}", millpond::stats());
 }
 
+/// Nor does a limit, once it is met, have all that is reserved later open.
+#[test]
+fn what_was_never_used_has_no_access_whatever_was_refused() {
+    Scenario::new("what_was_never_used_has_no_access_whatever_was_refused").passes(|| {
+        let heap = millpond::Heap::builder().mode(millpond::Mode::Hardened).build().expect("memory");
+        let block = || heap.alloc(Layout::new::<[u8; MIB]>());
+        let set = |bytes: libc::rlim_t| {
+            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+            // SAFETY: changes no memory.
+            ensure!(unsafe { libc::setrlimit(libc::RLIMIT_DATA, &limit) } == 0, "no limit");
+        };
+        let first = block().expect("memory").addr().get();
+        set(16 * MIB as libc::rlim_t);
+        while block().is_ok() {}
+        set(libc::RLIM_INFINITY);
+        // In another arena.
+        let far = |at: usize| at.abs_diff(first) > 128 * MIB || at < first;
+        let last = core::iter::repeat_with(|| block().expect("memory").addr().get()).take(400).find(|at| far(*at));
+        let behind = last.expect("the first arena has 64 MiB") + 16 * MIB;
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("Linux has this file");
+        let rights = maps.lines().find_map(|line| {
+            let (range, rest) = line.split_once(' ')?;
+            let (start, end) = range.split_once('-')?;
+            let number = |text| usize::from_str_radix(text, 16).expect("a number");
+            (number(start)..number(end)).contains(&behind).then_some(&rest[..4])
+        });
+        assert_eq!(rights, Some("---p"), "16 MiB behind the first of an arena");
+    });
+}
+
 #[test]
 fn large_ones_that_have_lost_access_serve_again() {
     let test = Scenario::new("large_ones_that_have_lost_access_serve_again").variable("MILLPOND_MODE", "hardened");

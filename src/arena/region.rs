@@ -328,8 +328,11 @@ impl Arena {
             self.unclaim(start, pages);
             books.stir();
             if !is_open {
-                // A sandbox, say, in which no access can be changed any more: an arena that is made now is open.
-                books.sealed.store(0, Ordering::Relaxed);
+                // A sandbox, say, in which no access can be changed any more: an arena that is made now is open. Not where it may be
+                // want of memory.
+                if !os::is_access_limited() {
+                    books.sealed.store(0, Ordering::Relaxed);
+                }
                 return Took::Nothing;
             }
             return Took::Refused;
