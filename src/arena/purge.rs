@@ -159,7 +159,10 @@ impl Arena {
         }
         // ORDERING: Release, as in `unclaim`: what was done to them, and their bits, are visible to the next owner.
         self.used()[word].fetch_and(!claimed, Ordering::Release);
-        // A search may have missed them.
+        // A search may have missed them, and one for a dirty page too.
+        if self.dirty()[word].load(Ordering::Relaxed) & claimed != 0 {
+            self.dirty_hint.fetch_min(word, Ordering::Relaxed);
+        }
         runs_of(claimed).for_each(|(bit, len)| self.freed(word * 64 + bit, len));
     }
 }

@@ -79,7 +79,7 @@ pub(crate) struct Arena {
     free: AtomicU32,
     pub(super) dirty_free: AtomicU32,
     /// No word below is likely to have a page that is free and dirty.
-    dirty_hint: AtomicUsize,
+    pub(super) dirty_hint: AtomicUsize,
     /// Where a purge goes on.
     pub(super) visit: AtomicUsize,
     gone: AtomicU32,

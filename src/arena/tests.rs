@@ -265,6 +265,28 @@ fn a_run_in_the_way_is_rolled_back() {
 }
 
 #[test]
+fn dirty_pages_that_were_held_for_a_visit_are_found_again() {
+    let World { arena, books, first_page: first, .. } = &World::new();
+    let take = |pages| match arena.take(pages, 1, Fill::Any, Density::Sparse, books) {
+        Took::Run(run) => run.page - first,
+        _ => panic!("there is room"),
+    };
+    take(PAGES);
+    arena.give(*first, 32, false);
+    arena.purge_all(books);
+    arena.give(first + 32, 32, false);
+    arena.give(first + 130, 1, false);
+    let mut meanwhile = None;
+    arena.visit_free(books, |page| {
+        if page == *first {
+            meanwhile = Some(take(1));
+        }
+    });
+    assert_eq!(meanwhile, Some(130), "the first word's are held");
+    assert_eq!(take(1), 32, "not one that is clean");
+}
+
+#[test]
 #[should_panic(expected = "pages given back twice")]
 fn pages_are_given_back_once() {
     let world = World::new();

@@ -77,8 +77,10 @@ pub(super) struct Clock {
     refused: AtomicU32,
     /// The class at which the return of magazines goes on.
     class: AtomicUsize,
-    /// Bytes that had been taken as runs when pools were thinned last, and the class at which that goes on.
+    /// Bytes that had been taken as runs when pools were thinned last, how many more than `THIN_STEP` may be until that is done
+    /// again, and the class at which it goes on.
     thinned_at: AtomicUsize,
+    thin_later: AtomicUsize,
     thin: AtomicUsize,
     /// Committed bytes beyond which a small heap is to be slimmed.
     pub(super) high: AtomicUsize,
@@ -99,6 +101,7 @@ impl Clock {
                 refused: AtomicU32::new(0),
                 class: AtomicUsize::new(0),
                 thinned_at: AtomicUsize::new(0),
+                thin_later: AtomicUsize::new(0),
                 thin: AtomicUsize::new(0),
                 high: AtomicUsize::new(0),
             }
@@ -289,7 +292,7 @@ impl Heap {
         self.watch_kept();
         if THIN_STEP < usize::MAX {
             let taken = self.spans.arenas.taken().wrapping_sub(self.clock.thinned_at.load(Ordering::Relaxed));
-            if taken >= THIN_STEP {
+            if taken >= THIN_STEP.saturating_add(self.clock.thin_later.load(Ordering::Relaxed)) {
                 self.thin_pools(taken);
             }
         }
@@ -302,25 +305,31 @@ impl Heap {
         }
     }
 
-    /// Returns some of what lies in pools to its spans, if that is much. No pool that has just been found empty is concerned; one that
-    /// is needed again carves what it has returned.
+    /// Returns some of what lies in pools to its spans, if that is much; a look in vain doubles what is taken until the next. No pool
+    /// that has just been found empty is concerned; one that is needed again carves what it has returned.
     #[cold]
     #[inline(never)]
     fn thin_pools(&self, taken: usize) {
         let at = self.clock.thinned_at.load(Ordering::Relaxed).wrapping_add(taken);
         self.clock.thinned_at.store(at, Ordering::Relaxed);
+        let committed = self.spans.arenas.committed().load(Ordering::Relaxed);
+        let bound = POOLED_BYTES.max(committed / POOLED_PART);
         let bytes = |class: Class| self.shards.depth(class, &self.magazines) as usize * INFO[class].magazine_bytes();
-        let bound = POOLED_BYTES.max(self.spans.arenas.committed().load(Ordering::Relaxed) / POOLED_PART);
         let pooled: usize = (0..CLASSES).map(bytes).sum();
         let mut left = pooled.saturating_sub(bound).min(taken.saturating_mul(THIN_TIMES));
+        let later = if left > 0 { 0 } else { taken.min(bound) };
+        self.clock.thin_later.store(later, Ordering::Relaxed);
         let first = self.clock.thin.load(Ordering::Relaxed);
+        let mut chunks = RETURN_CHUNKS;
         for class in (first..CLASSES).chain(0..first) {
-            if left == 0 {
+            if left == 0 || chunks == 0 {
                 return self.clock.thin.store(class, Ordering::Relaxed);
             }
-            let some = bytes(class).min(left);
-            self.return_magazines(class, some.div_ceil(INFO[class].magazine_bytes()) as u32);
+            let info = &INFO[class];
+            let some = bytes(class).min(left).min(chunks * info.size);
+            self.return_magazines(class, some.div_ceil(info.magazine_bytes()) as u32);
             left -= some;
+            chunks -= (some / info.size).min(chunks);
         }
     }
 
