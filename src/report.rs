@@ -91,7 +91,7 @@ pub struct Stats {
     pub span_free: usize,
     /// Bytes behind the last chunk of each span, less what is purged.
     pub tails: usize,
-    /// Bytes of free pages that have not been purged yet.
+    /// Bytes of free pages that have not been purged yet, and of freed mappings that are kept for the next allocation as long.
     pub dirty: usize,
     /// Bytes that threads which vanished in a `fork` had in hand: out of reach.
     pub stranded: usize,
