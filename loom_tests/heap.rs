@@ -263,6 +263,20 @@ pub fn kept_is_cleared_against_taken() {
     free_all_large(&heap, cache, &[theirs]);
 }
 
+/// Two threads want a mapping where one is kept: the other's is mapped anew.
+pub fn two_want_what_is_kept() {
+    let heap = Rc::new(Heap::new());
+    let cache = join(&heap);
+    let first = large(&heap, HUGE_MIN);
+    heap.free_large(THREAD, first);
+    let other = spawn(&heap, |heap| large(heap, HUGE_MIN));
+    let mine = large(&heap, HUGE_MIN);
+    let theirs = other.join();
+    assert_ne!(theirs, mine, "a mapping has two owners");
+    assert_eq!(heap.check().expect("the heap is sound").live, 2 * HUGE_MIN, "each mapping is in one place");
+    free_all_large(&heap, cache, &[mine, theirs]);
+}
+
 /// Two threads put runs on the shelf, where there is room for one, and purge what did not stay there.
 pub fn two_shelve() {
     let heap = Rc::new(Heap::new());

@@ -248,6 +248,12 @@ const MODELS: &[Model] = &[
         Some(3),
         [("relaxed", Fault::ShelfPut, "Causality violation"), ("stores", Fault::ShelfTake, "Causality violation")]
     ),
+    model!(
+        heap::two_want_what_is_kept,
+        "heap/shelf.rs heap/huge.rs",
+        Some(3),
+        [("stores", Fault::ShelfTake, "Causality violation")]
+    ),
     model!(heap::two_map_huge, "heap/huge.rs", Some(3), [("stores", Fault::HugeStore, "the heap is sound")]),
     model!(
         heap::resize_against_alloc,
