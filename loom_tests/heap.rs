@@ -240,34 +240,39 @@ pub fn shelf_is_cleared_against_taken() {
     let heap = Rc::new(Heap::new());
     let cache = join(&heap);
     let first = large(&heap, PAGE);
-    let other = spawn(&heap, |heap| large(heap, PAGE));
-    fake::touch(first, PAGE);
-    heap.free_large(THREAD, first);
-    heap.clear_shelf(|_| true);
-    let theirs = other.join();
-    assert_eq!(heap.check().expect("the heap is sound").live, PAGE, "each run is in one place");
-    free_all_large(&heap, cache, &[theirs]);
+    cleared_against_taken(&heap, cache, first, PAGE);
 }
 
-/// A mapping that is kept goes to a huge allocation of another thread, or to whoever clears the shelf.
+/// The same of a mapping that is kept.
 pub fn kept_is_cleared_against_taken() {
     let heap = Rc::new(Heap::new());
     let cache = join(&heap);
-    let first = large(&heap, HUGE_MIN);
-    let other = spawn(&heap, |heap| large(heap, HUGE_MIN));
-    fake::touch(first, HUGE_MIN);
+    let first = another_mapping(&heap);
+    cleared_against_taken(&heap, cache, first, HUGE_MIN);
+}
+
+/// A mapping where one has come and gone, so that this one is kept when it is freed.
+fn another_mapping(heap: &Heap) -> usize {
+    let first = large(heap, HUGE_MIN);
+    heap.free_large(THREAD, first);
+    large(heap, HUGE_MIN)
+}
+
+fn cleared_against_taken(heap: &Rc<Heap>, cache: &ThreadCache, first: usize, bytes: usize) {
+    let other = spawn(heap, move |heap| large(heap, bytes));
+    fake::touch(first, bytes);
     heap.free_large(THREAD, first);
     heap.clear_shelf(|_| true);
     let theirs = other.join();
-    assert_eq!(heap.check().expect("the heap is sound").live, HUGE_MIN, "each mapping is in one place");
-    free_all_large(&heap, cache, &[theirs]);
+    assert_eq!(heap.check().expect("the heap is sound").live, bytes, "each allocation is in one place");
+    free_all_large(heap, cache, &[theirs]);
 }
 
 /// Two threads want a mapping where one is kept: the other's is mapped anew.
 pub fn two_want_what_is_kept() {
     let heap = Rc::new(Heap::new());
     let cache = join(&heap);
-    let first = large(&heap, HUGE_MIN);
+    let first = another_mapping(&heap);
     heap.free_large(THREAD, first);
     let other = spawn(&heap, |heap| large(heap, HUGE_MIN));
     let mine = large(&heap, HUGE_MIN);

@@ -1,9 +1,10 @@
 //! Huge allocations: from `HUGE_MIN` in size or alignment, a mapping of its own each, which grows by `mremap`.
 //!
-//! What is freed is *kept* for a while, whole, for the next that is about as long: to have the system take 64 MiB back and give
-//! them again costs more than to write to them. Kept mappings lie on a [`Shelf`] of their own. They are free pages that hold
-//! memory, and go as such: at once where there are too many of these, at a trim, once they have rested, and as soon as the heap
-//! grows elsewhere by an eighth of them. None is kept where addresses are short, where a heap has a limit, and where there are
+//! Where programs free one and ask for one by turns, what is freed is *kept* for a while, whole, for the next that is about as long:
+//! to have the system take 64 MiB back and give them again costs more than to write to them. The first that is freed goes at once;
+//! if another is asked for then, the next one is kept, and so on until one goes that nobody has asked for. Kept mappings lie on a
+//! [`Shelf`] of their own. They are free pages that hold memory, and go as such: where there are too many of these, at a trim, once
+//! they have rested, and as soon as the heap grows elsewhere by an eighth of them. None is kept where addresses are short, where a heap has a limit, and where there are
 //! records: there a use after the free is to fault, and nobody may find what was written before.
 //!
 //! | state of a mapping | its node | owner |
@@ -23,7 +24,7 @@ use crate::log::{Bytes, tell};
 use crate::os;
 use crate::report::Thp;
 use crate::span::{HUGE, Large};
-use crate::sync::{AtomicUsize, Fault, Ordering, Quiet, planted};
+use crate::sync::{AtomicU32, AtomicUsize, Fault, Ordering, planted};
 use crate::tagged::Index;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 
@@ -31,16 +32,32 @@ use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) shelf: Shelf<KEPT_HUGE, { u16::MAX as usize }>,
-    /// Whether none is to be kept.
-    off: Quiet,
+    /// [`STILL`], [`FREED`], [`ASKED`] or [`NEVER`].
+    habit: AtomicU32,
     /// How much may be committed in arenas until all goes; zero: nothing has been kept since.
     until: AtomicUsize,
 }
 
+/// Nothing has been freed since something went that nobody had asked for.
+const STILL: u32 = 0;
+/// One has been freed, and went.
+const FREED: u32 = 1;
+/// And then one was asked for: the next is kept.
+const ASKED: u32 = 2;
+/// None is to be kept.
+const NEVER: u32 = 3;
+
 impl Kept {
     const_fn! {
         pub(super) const fn new() -> Self {
-            Self { shelf: Shelf::new(), off: Quiet::new(), until: AtomicUsize::new(0) }
+            Self { shelf: Shelf::new(), habit: AtomicU32::new(STILL), until: AtomicUsize::new(0) }
+        }
+    }
+
+    /// Goes from one habit to another, if it is that. Relaxed, as all of it: who is overtaken has one mapped anew, or kept a while.
+    fn turn(&self, from: u32, to: u32) {
+        if self.habit.load(Ordering::Relaxed) == from {
+            self.habit.store(to, Ordering::Relaxed);
         }
     }
 }
@@ -88,6 +105,7 @@ impl Heap {
             return None;
         };
         tell!(self.voice(), Os, "{} mapped at {start:#x}, for one allocation alone", Bytes(bytes));
+        self.kept.turn(FREED, ASKED);
         self.advise(start, bytes);
         // Of zeroed memory much may never be touched.
         if fill == Fill::Any {
@@ -137,6 +155,7 @@ impl Heap {
             self.ebb(bytes);
             self.kept.shelf.put(thread, run)
         } else {
+            self.kept.turn(STILL, FREED);
             Some(run)
         };
         if let Some(run) = unwanted {
@@ -148,7 +167,7 @@ impl Heap {
     /// Has each mapping go at once from now on, before the first is freed.
     #[allow(dead_code, reason = "modes alone have it so")]
     pub(crate) fn keep_no_mapping(&self) {
-        self.kept.off.set(1);
+        self.kept.habit.store(NEVER, Ordering::Relaxed);
     }
 
     /// Whether so many bytes may stay mapped until they are asked for again.
@@ -156,7 +175,7 @@ impl Heap {
         let arenas = &self.spans.arenas;
         let free = bytes + self.kept.shelf.bytes() + arenas.dirty();
         if free > self.dirty_bound()
-            || self.kept.off.get() != 0
+            || self.kept.habit.load(Ordering::Relaxed) != ASKED
             || arenas.budget().limit().is_some()
             || os::address_limit().is_some()
         {
@@ -168,7 +187,7 @@ impl Heap {
 
     /// Has what is kept go if it is more than so many bytes.
     #[inline(never)]
-    pub(super) fn keep_within(&self, bytes: usize) {
+    pub(super) fn clear_kept_beyond(&self, bytes: usize) {
         if self.kept.shelf.bytes() > bytes {
             self.clear_kept(|_| true);
         }
@@ -181,13 +200,16 @@ impl Heap {
         let until = self.kept.until.load(Ordering::Relaxed);
         if until > 0 && self.spans.arenas.committed().load(Ordering::Relaxed) > until {
             self.kept.until.store(0, Ordering::Relaxed);
-            self.keep_within(0);
+            self.clear_kept_beyond(0);
         }
     }
 
     /// Gives kept mappings that have rested back to the system; from any thread.
     pub(super) fn clear_kept(&self, rested: impl Fn(u16) -> bool) {
-        self.kept.shelf.clear(rested, |run| self.unmap_kept(run));
+        self.kept.shelf.clear(rested, |run| {
+            self.kept.turn(ASKED, STILL);
+            self.unmap_kept(run);
+        });
     }
 
     /// Gives a freed mapping that the caller has back to the system, and its node to the slab.

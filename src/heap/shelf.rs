@@ -53,9 +53,6 @@ impl Shelved {
 }
 
 impl<const SLOTS: usize, const LONGEST: usize> Shelf<SLOTS, LONGEST> {
-    /// The pages of the longest that is put here: a slot has room for no more.
-    const LONGEST: usize = if LONGEST <= u16::MAX as usize { LONGEST } else { panic!() };
-
     const_fn! {
         pub(super) const fn new() -> Self {
             Self { slots: array_of![AtomicU64::new(EMPTY); SLOTS] }
@@ -69,7 +66,8 @@ impl<const SLOTS: usize, const LONGEST: usize> Shelf<SLOTS, LONGEST> {
     /// Puts a run that the caller owns where `thread` will look for it. Returns what the caller must give to its arena:
     /// what was there before, or the run itself if it is too long. O(1).
     pub(super) fn put(&self, thread: Index, run: Shelved) -> Option<Shelved> {
-        if run.pages > Self::LONGEST {
+        const { assert!(LONGEST <= u16::MAX as usize, "a slot has room for no more") };
+        if run.pages > LONGEST {
             return Some(run);
         }
         // ORDERING: Release pairs with the Acquire of whoever takes it: what was done to the run and its node is done.

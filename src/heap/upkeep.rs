@@ -274,10 +274,10 @@ impl Heap {
         dirty
     }
 
-    /// The same, with what is kept of huge allocations.
+    /// The same, with what is kept of huge allocations: restores leave that to upkeep.
     pub(super) fn relieve_all(&self) -> usize {
         let dirty = self.relieve();
-        self.keep_within(self.dirty_bound().saturating_sub(dirty));
+        self.clear_kept_beyond(self.dirty_bound().saturating_sub(dirty));
         dirty
     }
 
@@ -329,7 +329,7 @@ impl Heap {
             let some = bytes(class).min(left).min(chunks * info.size);
             self.return_magazines(class, some.div_ceil(info.magazine_bytes()) as u32);
             left -= some;
-            chunks -= (some / info.size).min(chunks);
+            chunks -= some / info.size;
         }
     }
 

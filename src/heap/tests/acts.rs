@@ -176,8 +176,11 @@ pub(super) const ACTS: &[Act] = &[
     Act {
         name: "take a huge one that is kept, keep it and give it",
         before: |_, client, _| {
-            assert!(client.alloc(HUGE_MIN + PAGE, 1, false));
-            client.free(0);
+            for _ in 0..2 {
+                assert!(client.alloc(HUGE_MIN + PAGE, 1, false));
+                client.free(0);
+            }
+            assert_eq!(client.heap.kept.shelf.runs().count(), 1);
         },
         act: |world, client| {
             assert!(client.alloc(HUGE_MIN, 1, false));
