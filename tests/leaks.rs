@@ -4,6 +4,7 @@ mod common;
 
 use common::block::take;
 use common::child::{Ended, Scenario, say};
+use common::thread::pin_to;
 use common::{GIB, KIB, MIB, ensure, scaled};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -443,4 +444,60 @@ fn what_busy_threads_hold_is_not_lost_in_tracked() {
 fn what_busy_threads_hold_is_not_lost_in_hardened() {
     let test = Scenario::new("what_busy_threads_hold_is_not_lost_in_hardened").variable("MILLPOND_MODE", "hardened");
     test.passes(busy_threads);
+}
+
+/// Has an address on the stack alone, and for a fiftieth of the time in a register alone.
+fn in_hand(inverted: usize, stop: &AtomicBool) {
+    let mut place = [0usize];
+    // SAFETY: writes to the place alone.
+    unsafe {
+        core::arch::asm!(
+            "mov [{place}], {address}",
+            address = inout(reg) !inverted => _,
+            place = in(reg) place.as_mut_ptr(),
+        );
+    }
+    while !stop.load(Ordering::Relaxed) {
+        // SAFETY: the same.
+        unsafe {
+            core::arch::asm!(
+                "mov {address}, [{place}]",
+                "mov qword ptr [{place}], 0",
+                "2: dec {few}",
+                "jnz 2b",
+                "mov [{place}], {address}",
+                "xor {address:e}, {address:e}",
+                "3: dec {many}",
+                "jnz 3b",
+                address = out(reg) _,
+                place = in(reg) place.as_mut_ptr(),
+                few = inout(reg) 20_000u64 => _,
+                many = inout(reg) 1_000_000u64 => _,
+            );
+        }
+    }
+}
+
+/// A thread that has to wait for its processor while it has an address in hand gets its turn before that is told as lost.
+#[test]
+fn what_a_thread_without_a_processor_has_in_hand_is_not_lost() {
+    Scenario::new("what_a_thread_without_a_processor_has_in_hand_is_not_lost").passes(|| {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        static INVERTED: AtomicUsize = AtomicUsize::new(0);
+        pin_to(0);
+        let hold = || {
+            elsewhere(|| INVERTED.store(!take(7 * KIB, 8).addr(), Ordering::Relaxed));
+            let inverted = INVERTED.load(Ordering::Relaxed);
+            thread::spawn(move || {
+                // SAFETY: touches no memory; the calling thread gets less than others.
+                unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+                in_hand(inverted, &STOP)
+            })
+        };
+        let threads: Vec<_> = (0..8).map(|_| hold()).collect();
+        let found = [(); 200].map(|()| lost(7 * KIB));
+        STOP.store(true, Ordering::Relaxed);
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        assert_eq!(found, [(0, 0); 200]);
+    });
 }

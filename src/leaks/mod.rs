@@ -6,8 +6,8 @@
 //!
 //! Other threads go on meanwhile, and may move an address to where the search has been already, or free one allocation and
 //! make another of its chunk. So with other threads it is searched again and again, and an allocation is lost if each search has
-//! found it so: until a further one tells no less, or, while threads run, whose registers nobody sees, three do. What was
-//! allocated after the first began is none of it, where records tell. (The search is the mark phase of a
+//! found it so: until a further one tells no less, or, while threads run, whose registers nobody sees, three do, each after all
+//! of them have gone on. What was allocated after the first began is none of it, where records tell. (The search is the mark phase of a
 //! conservative collector: Boehm and Weiser, 1988.)
 //!
 //! | file | what |
@@ -327,10 +327,8 @@ fn find_with_room(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -
                 break;
             }
             reach.release();
-            if others.run {
-                // Whoever has something in hand is to have a turn.
-                os::make_way();
-            }
+            // What a thread has in hand all the while is seen by no search: those count between which each has gone on.
+            let counts = !others.run || os::let_run();
             match search(heap, tracker, own, memory.addresses()) {
                 Ok(again) => (reach, others) = again,
                 Err(error) => {
@@ -338,7 +336,7 @@ fn find_with_room(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -
                     return Err(error);
                 }
             }
-            same = if narrow(&mut reach, &mut table) { 0 } else { same + 1 };
+            same = if narrow(&mut reach, &mut table) { 0 } else { same + u32::from(counts) };
         }
         memory.release();
     }

@@ -3,7 +3,7 @@
 //! All of it is read by plain system calls into buffers on the stack or of the caller's, so that it can be asked at the
 //! program's end and on the way to an abort: nothing here allocates, takes a lock, or touches an address that it was given.
 
-use super::linux::{limits, page_size, quietly};
+use super::linux::{limits, page_size, quietly, thread_id};
 use super::maps::{FileName, Mapping, hexadecimal, mappings};
 use core::ffi::{CStr, c_long};
 use core::fmt::{self, Write};
@@ -215,11 +215,44 @@ pub(crate) fn beyond_limits() -> usize {
     has.into_iter().zip(limits).map(beyond).max().unwrap_or(0)
 }
 
-/// Has other threads that can run take their turn, if the system thinks so too.
+/// Processor time that [`let_run`] has each thread get, in nanoseconds: more than an address is in a register alone.
+const TURN_NS: u64 = 100_000;
+/// How often it asks whether one has had it, and how long it waits before it asks again.
+const ASKS: u32 = 500;
+static WAIT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+
+/// Has each other thread that runs go on for a while, up to half a second for all of them. Whether each has, or by now waits in the system or
+/// is no more; so, too, where the system does not tell.
 #[unsafe(link_section = ".millpond_cold")]
-pub(crate) fn make_way() {
-    // SAFETY: touches no memory.
-    quietly(|| unsafe { libc::sched_yield() });
+pub(crate) fn let_run() -> bool {
+    let asking = thread_id();
+    let mut left = ASKS;
+    threads(&mut |thread| {
+        if thread == asking || waiting_at(thread, &mut |_| {}).is_some() {
+            return;
+        }
+        let Some(before) = processor_time(thread) else { return };
+        let has_run = || processor_time(thread).is_none_or(|now| now.wrapping_sub(before) >= TURN_NS);
+        while left > 0 && !has_run() {
+            left -= 1;
+            // Not a yield, which leaves out whoever has less of a claim to the processor. SAFETY: reads a constant alone.
+            quietly(|| unsafe { libc::syscall(libc::SYS_nanosleep, &raw const WAIT, 0) });
+        }
+    });
+    left > 0
+}
+
+/// For how long a thread of this process has had a processor, in nanoseconds, if there is such a thread, and the system says so.
+#[unsafe(link_section = ".millpond_cold")]
+fn processor_time(thread: u32) -> Option<u64> {
+    /// The clock is a thread's, and counts what the scheduler gave.
+    const OF_THREAD: i32 = 1 << 2 | 2;
+    // As `pthread_getcpuclockid` makes it, for which one needs the thread's handle.
+    let clock = !(thread as i32) << 3 | OF_THREAD;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to our own time.
+    let told = quietly(|| unsafe { libc::syscall(libc::SYS_clock_gettime, clock, &raw mut time) });
+    (told == 0).then_some((time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64))
 }
 
 /// The registers of a thread that waits in the system: `visit` is called with what it gave the system, and its stack

@@ -119,3 +119,19 @@ pub fn light_activity(length: Duration) {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// Pins the calling thread to one of the processors that it may use; which that is.
+pub fn pin_to(nth: usize) -> usize {
+    // SAFETY: zeros are an empty set, of the size that is told; both calls are about the calling thread.
+    unsafe {
+        let mut all: libc::cpu_set_t = core::mem::zeroed();
+        assert_eq!(libc::sched_getaffinity(0, size_of_val(&all), &mut all), 0);
+        let allowed: Vec<usize> =
+            (0..libc::CPU_SETSIZE as usize).filter(|processor| libc::CPU_ISSET(*processor, &all)).collect();
+        let processor = allowed[nth % allowed.len()];
+        let mut one: libc::cpu_set_t = core::mem::zeroed();
+        libc::CPU_SET(processor, &mut one);
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&one), &one), 0);
+        processor
+    }
+}
