@@ -167,6 +167,11 @@ void mp_profile_stop(void) MP_NOEXCEPT;
  * to it, as open and write say. Linear in the number of stacks. */
 int mp_profile_write(const char *path, int collapsed) MP_NOEXCEPT;
 
+/* Writes a map of the heap to a file, in place of what was there: what each of its pages is used for, as text, or, if `svg` is not 0, as a
+ * picture. Returns as mp_profile_write does. Linear in the memory that there is; other threads may go on. A debugger may call it in any
+ * program that runs on the library: `call (void) mp_map_write("/tmp/heap.svg", 1)`. */
+int mp_map_write(const char *path, int svg) MP_NOEXCEPT;
+
 /* The version, such as "0.1.0". */
 const char *mp_version(void) MP_NOEXCEPT;
 

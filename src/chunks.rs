@@ -33,9 +33,9 @@ pub struct Chunk {
 const MORE: usize = 4096;
 
 /// A table in memory of its own, which goes back with it.
-struct List<const N: usize> {
+pub(crate) struct List<const N: usize> {
     memory: Memory,
-    table: Table<N>,
+    pub(crate) table: Table<N>,
 }
 
 impl<const N: usize> List<N> {
@@ -54,7 +54,7 @@ impl<const N: usize> Drop for List<N> {
 }
 
 /// What magazines hold at some moment of the call, in order. `None`: no memory, or there were many more than a moment before.
-fn cached(heap: &Heap) -> Option<List<1>> {
+pub(crate) fn cached(heap: &Heap) -> Option<List<1>> {
     let mut count = 0;
     heap.walk_cached(&mut |_| count += 1);
     let (mut list, mut fits) = (List::new(count)?, true);

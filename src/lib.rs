@@ -13,7 +13,7 @@
 //! | to | there is |
 //! |---|---|
 //! | look after the allocator | [`trim`], [`flush_thread`], [`set_thp`], [`set_log`] |
-//! | see where the bytes are | [`stats`], [`walk_chunks`], [`profile`] |
+//! | see where the bytes are | [`stats`], [`map`](map()), [`walk_chunks`], [`profile`] |
 //! | ask about one address | [`usable_size`], [`owns`] |
 //! | find bugs | [`Mode`], [`Millpond::with_mode`], [`record`], [`tag`], [`live_since`], [`leaks()`], [`check_memory`] |
 //! | measure code | [`measure()`], [`assert_no_alloc`] |
@@ -164,7 +164,7 @@ core_modules! {
     environment
 }
 
-program_modules! { slot leaks pprof global records measure chunks instance }
+program_modules! { slot leaks pprof global records measure chunks map instance }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(not(any(test, millpond_loom)))]
@@ -210,6 +210,7 @@ pub use {
     instance::{AllocError, BuildError, Fallback, Heap, HeapBuilder, PoolTable, SoftLimit},
     leaks::{LeakGroup, Leaks, LeaksUnknown},
     log::Log,
+    map::{HeapMap, Region, Use, map},
     measure::{Measured, assert_no_alloc, measure},
     os::Location,
     records::{

@@ -140,3 +140,25 @@ fn way_of_a_chunk() {
         rest = after;
     }
 }
+
+#[test]
+fn heap_map() {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("heap_map.svg");
+    let text = run("heap_map", &["--", path.to_str().expect("text")]);
+    for part in [
+        "all are read: map of ",
+        "most are dropped: map of ",
+        "after a trim: map of ",
+        ": a sign is 64 KiB\n",
+        "LLLL",
+        "~~~~",
+        "999",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    let picture = std::fs::read_to_string(&path).expect("written");
+    assert!(
+        picture.starts_with("<svg ") && picture.ends_with("</svg>\n") && picture.contains(" chunks of "),
+        "{picture}"
+    );
+}

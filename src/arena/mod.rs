@@ -19,6 +19,7 @@ mod place;
 mod purge;
 mod region;
 mod search;
+mod stretch;
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;
 
@@ -26,6 +27,7 @@ pub(crate) use bits::ones;
 pub(crate) use budget::Budget;
 pub(crate) use place::Place;
 pub(crate) use region::{Arena, Density, Fill, Run};
+pub(crate) use stretch::Page;
 
 use crate::config::{
     ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, ARENAS_A_SIZE, GROWN, GROWN_RUN, PAGE, PAGE_SHIFT, THIN_STEP,

@@ -2,9 +2,11 @@
 
 use super::{family, info};
 use crate::global::{self, watch};
+use crate::map;
 use crate::os;
 use crate::report::{Stats, Thp};
 use core::ffi::{CStr, c_char, c_int};
+use core::fmt::Write as _;
 
 type Memory = *mut u8;
 
@@ -41,6 +43,7 @@ exported! {
     mp_profile_start(bytes: usize) = global::start_sampling(bytes as u64, None);
     mp_profile_stop() = global::stop_sampling();
     mp_profile_write(path: *const c_char, collapsed: c_int) -> c_int = write_profile(path, collapsed != 0);
+    mp_map_write(path: *const c_char, svg: c_int) -> c_int = write_map(path, svg != 0);
 }
 
 const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
@@ -113,7 +116,29 @@ fn check() -> c_int {
 unsafe fn write_profile(path: *const c_char, collapsed: bool) -> c_int {
     // SAFETY: the caller's.
     let path = unsafe { CStr::from_ptr(path) };
-    match watch::write_profile(path, collapsed) {
+    told(watch::write_profile(path, collapsed))
+}
+
+/// The same of the map.
+///
+/// # Safety
+/// `path` is a string.
+unsafe fn write_map(path: *const c_char, svg: bool) -> c_int {
+    // SAFETY: the caller's.
+    let path = unsafe { CStr::from_ptr(path) };
+    let mut buffer = [0; 1024];
+    let written = os::Output::create(path, &mut buffer).and_then(|mut file| {
+        let map = map::map();
+        // The first refusal ends the writing, and is told by what finishes it.
+        let _ = if svg { write!(file, "{}", map.svg()) } else { writeln!(file, "{map}") };
+        file.finish()
+    });
+    told(written)
+}
+
+/// As a C function returns it.
+fn told(written: Result<(), os::Refused>) -> c_int {
+    match written {
         Ok(()) => 0,
         Err(refused) => {
             os::fail_as(refused);

@@ -31,6 +31,7 @@ mod upkeep;
 mod walk;
 
 pub(crate) use tracked::Tracked;
+pub(crate) use walk::Stretch;
 
 use crate::config::{SHELF_PAGES, SHELF_SLOTS};
 use crate::log::{Count, Voice, tell};

@@ -7,6 +7,8 @@
 //! Invariant, at rest: what is told, less what is cached, is what the statistics call live.
 
 use super::Heap;
+use crate::arena::Page;
+use crate::config::PAGE;
 use crate::pool::Magazine;
 use crate::size_class::{CLASSES, Class, ClassInfo, INFO};
 use crate::span::Span;
@@ -38,7 +40,71 @@ impl Blocks<'_> {
     }
 }
 
+/// What a stretch of addresses is used for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stretch<'a> {
+    Span(Class, &'a Span),
+    /// One allocation.
+    Large,
+    /// Pages that are claimed and no allocation's: on the shelf, or in somebody's hands.
+    Kept,
+    /// Free pages that may hold memory.
+    Dirty,
+    /// Free pages that hold none.
+    Clean,
+    /// One allocation in a mapping of its own.
+    Huge,
+}
+
 impl Heap {
+    /// Calls `visit` with each stretch of each arena, in order, and then with each huge allocation. What others change meanwhile may
+    /// be told as it was or as it is; addresses are told once.
+    pub(crate) fn walk_stretches(&self, visit: &mut dyn FnMut(Range<usize>, Stretch<'_>)) {
+        for arena in self.spans.arenas.iter() {
+            arena.stretches(&mut |range, page| match page {
+                Page::Used => self.walk_used(range, visit),
+                Page::Dirty => visit(range, Stretch::Dirty),
+                Page::Clean => visit(range, Stretch::Clean),
+            });
+        }
+        self.huges().for_each(|(node, bytes)| visit(node.head.start()..node.head.start() + bytes, Stretch::Huge));
+    }
+
+    /// The same of pages that are claimed.
+    fn walk_used(&self, range: Range<usize>, visit: &mut dyn FnMut(Range<usize>, Stretch<'_>)) {
+        // What was told lies before `told`; between it and `at` is what is kept.
+        let (mut told, mut at) = (range.start, range.start);
+        while at < range.end {
+            let (bytes, stretch) = self.stretch_at(at);
+            let end = range.end.min(at + bytes);
+            if !matches!(stretch, Stretch::Kept) {
+                if told < at {
+                    visit(told..at, Stretch::Kept);
+                }
+                visit(at..end, stretch);
+                told = end;
+            }
+            at = end;
+        }
+        if told < range.end {
+            visit(told..range.end, Stretch::Kept);
+        }
+    }
+
+    /// What lies at the beginning of a page that is claimed, and how many bytes of it from there.
+    fn stretch_at(&self, at: usize) -> (usize, Stretch<'_>) {
+        let kept = (PAGE, Stretch::Kept);
+        let Some(head) = self.spans.page_map.get(at) else { return kept };
+        let (start, class) = (head.start(), head.kind() as Class);
+        let (bytes, stretch) = match INFO.get(class) {
+            // SAFETY: a head whose kind is a class is that of a span.
+            Some(info) => (info.pages * PAGE, Stretch::Span(class, unsafe { head.node() })),
+            None => (self.large_bytes(head, start).unwrap_or(0), Stretch::Large),
+        };
+        // A node that is another run's by now may lie elsewhere.
+        if (start..start + bytes).contains(&at) { (start + bytes - at, stretch) } else { kept }
+    }
+
     /// Calls `visit` with the chunks of each span, and each larger allocation.
     pub(crate) fn walk_blocks(&self, visit: &mut dyn FnMut(Blocks<'_>)) {
         for span in self.spans.live() {

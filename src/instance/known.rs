@@ -3,6 +3,7 @@
 use super::Heap;
 use crate::chunks::{self, Chunk};
 use crate::leaks::{self, Leaks, LeaksUnknown};
+use crate::map::HeapMap;
 use crate::modes::Of;
 use crate::os;
 use crate::records::{self, GroupBy, LiveSince, Snapshot, SnapshotError, Tag};
@@ -53,6 +54,25 @@ impl Heap {
     pub fn walk_chunks(&self, mut visit: impl FnMut(Chunk)) -> Option<usize> {
         let inner = self.inner();
         chunks::walk(&inner.core, &inner.tracker, inner.mode, &mut visit)
+    }
+
+    /// A map of the heap: what each of its pages is used for. See [`map`](crate::map()).
+    ///
+    /// ```
+    /// let heap = millpond::Heap::builder().build()?;
+    /// let block = heap.alloc(core::alloc::Layout::new::<[u8; 100]>())?;
+    /// let mut live = 0;
+    /// heap.map().visit(|region| {
+    ///     if let millpond::Use::Span { live: chunks, .. } = region.used_for {
+    ///         live += chunks;
+    ///     }
+    /// });
+    /// assert_eq!(live, 1);
+    /// # let _ = block;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    pub fn map(&self) -> HeapMap<'_> {
+        HeapMap::of(&self.inner().core)
     }
 
     /// A mark between the heap's allocations so far and those to come, for [`live_since`](Self::live_since). O(1).

@@ -32,6 +32,12 @@ int main(void)
         CHECK_ERRNO(mp_profile_write("/dev/full", collapsed) == -1, ENOSPC);
         CHECK_ERRNO(mp_profile_write("/dev/null", collapsed) == 0, 0);
     }
+    for (int svg = 0; svg < 2; svg++) {
+        CHECK_ERRNO(mp_map_write("/nowhere/at/all", svg) == -1, ENOENT);
+        CHECK_ERRNO(mp_map_write("/", svg) == -1, EISDIR);
+        CHECK_ERRNO(mp_map_write("/dev/full", svg) == -1, ENOSPC);
+        CHECK_ERRNO(mp_map_write("/dev/null", svg) == 0, 0);
+    }
     mp_profile_stop();
     FILE *full = fopen("/dev/full", "w");
     CHECK(full && setvbuf(full, NULL, _IONBF, 0) == 0);
