@@ -284,6 +284,28 @@ fn what_is_kept_back_holds_nothing() {
     });
 }
 
+/// Nor does a mapping that has been freed, and stays for the next that is as long.
+#[test]
+fn a_freed_mapping_that_stays_holds_nothing() {
+    Scenario::new("a_freed_mapping_that_stays_holds_nothing").passes(|| {
+        const SIZE: usize = 64 * MIB;
+        elsewhere(|| {
+            let come_and_go = |lost: usize| {
+                let holder = take(SIZE, 8);
+                // SAFETY: inside a block of our own, which is freed once.
+                unsafe {
+                    (0..lost).for_each(|at| holder.cast::<*mut u8>().add(5 + at).write(take(6 * KIB, 8)));
+                    common::block::give(black_box(holder), SIZE, 8);
+                }
+            };
+            come_and_go(0);
+            come_and_go(20);
+        });
+        assert!(millpond::stats().dirty >= SIZE, "it stays");
+        assert!(found(lost(6 * KIB).0, 20));
+    });
+}
+
 /// A profile has the addresses of what it samples, and does not hold it.
 #[test]
 fn what_is_sampled_is_lost_all_the_same() {

@@ -147,11 +147,12 @@ impl Heap {
         }
     }
 
-    /// Calls `visit` with the memory of arenas, huge allocations and magazines: none of it is the program's own, but for
-    /// what [`walk_blocks`](Self::walk_blocks) tells.
+    /// Calls `visit` with the memory of arenas, huge allocations, mappings that are kept, and magazines: none of it is the
+    /// program's own, but for what [`walk_blocks`](Self::walk_blocks) tells.
     pub(crate) fn walk_memory(&self, visit: &mut dyn FnMut(Range<usize>)) {
         self.spans.arenas.iter().for_each(|arena| visit(arena.start()..arena.start() + arena.bytes()));
-        self.larges().for_each(|(node, bytes)| visit(node.head.start()..node.head.start() + bytes));
+        let kept = self.kept.shelf.runs().map(|run| (self.larges.get(run.node), run.pages * PAGE));
+        self.larges().chain(kept).for_each(|(node, bytes)| visit(node.head.start()..node.head.start() + bytes));
         self.magazines.walk_memory(visit);
     }
 }
