@@ -291,9 +291,11 @@ impl Heap {
     pub(super) fn watch_growth(&self) {
         self.watch_kept();
         if THIN_STEP < usize::MAX {
-            let taken = self.spans.arenas.taken().wrapping_sub(self.clock.thinned_at.load(Ordering::Relaxed));
+            // In this order: what others take and count meanwhile is more, not less than nothing.
+            let last = self.clock.thinned_at.load(Ordering::Relaxed);
+            let taken = self.spans.arenas.taken().wrapping_sub(last);
             if taken >= THIN_STEP.saturating_add(self.clock.thin_later.load(Ordering::Relaxed)) {
-                self.thin_pools(taken);
+                self.thin_pools(last, taken);
             }
         }
         if !SLIM.is_empty() {
@@ -305,13 +307,17 @@ impl Heap {
         }
     }
 
-    /// Returns some of what lies in pools to its spans, if that is much; a look in vain doubles what is taken until the next. No pool
-    /// that has just been found empty is concerned; one that is needed again carves what it has returned.
+    /// Returns some of what lies in pools to its spans, if that is much, for what was taken since the `last` time; a look in vain
+    /// doubles what is taken until the next. No pool that has just been found empty is concerned; one that is needed again carves
+    /// what it has returned.
     #[cold]
     #[inline(never)]
-    fn thin_pools(&self, taken: usize) {
-        let at = self.clock.thinned_at.load(Ordering::Relaxed).wrapping_add(taken);
-        self.clock.thinned_at.store(at, Ordering::Relaxed);
+    fn thin_pools(&self, last: usize, taken: usize) {
+        let (at, order) = (last.wrapping_add(taken), Ordering::Relaxed);
+        if self.clock.thinned_at.compare_exchange(last, at, order, order).is_err() {
+            // Somebody else does it for the same.
+            return;
+        }
         let committed = self.spans.arenas.committed().load(Ordering::Relaxed);
         let bound = POOLED_BYTES.max(committed / POOLED_PART);
         let bytes = |class: Class| self.shards.depth(class, &self.magazines) as usize * INFO[class].magazine_bytes();

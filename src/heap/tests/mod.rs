@@ -12,6 +12,7 @@ mod preempted;
 mod random;
 mod repair;
 mod shards;
+mod thinning;
 mod time;
 mod vanished;
 mod world;

@@ -5,8 +5,8 @@ use super::acts::SIZE;
 use super::world::{Client, LOOKS, World, class_of};
 use crate::arena::Fill;
 use crate::config::{
-    CACHE_BYTES, DEEP_BYTES, DIRTY_BYTES, EBB_LEAST, PAGE, POOLED_BYTES, PURGE_TICKS, RELIEF_BYTES, REST_TICKS, SLIM,
-    SPARE_TICKS, THIN_STEP, THIN_TIMES, TICK_MS,
+    CACHE_BYTES, DEEP_BYTES, DIRTY_BYTES, EBB_LEAST, PAGE, PURGE_TICKS, RELIEF_BYTES, REST_TICKS, SLIM, SPARE_TICKS,
+    TICK_MS,
 };
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::sync::Ordering;
@@ -91,36 +91,6 @@ fn a_small_heap_gives_back_before_it_grows() {
         depth() == 0 && world.heap.spans.arenas.dirty() > 0,
         "it is small no more: what is free stays for what comes"
     );
-    world.finish([client].into());
-}
-
-#[test]
-fn pools_give_way_to_what_is_taken_if_they_hold_much() {
-    let world = World::new();
-    // A heap of C's would return them all.
-    world.heap.clock.high.store(usize::MAX, Ordering::Relaxed);
-    let pooled = |world: &World| world.heap.stats().pooled;
-    let mut client = world.join();
-    for size in [1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584] {
-        (0..(1 << 20) / size).for_each(|_| assert!(client.alloc(size, 1, false)));
-    }
-    client.free_all();
-    client.leave();
-    let before = pooled(&world);
-    assert!(before > 3 * POOLED_BYTES, "{before}");
-    let mut client = world.join();
-    let mut taken = 0;
-    while taken < before {
-        assert!(client.alloc(5 * PAGE, 1, false));
-        taken += 5 * PAGE;
-        // The first look comes after looks in vain.
-        let most = before.saturating_sub(THIN_TIMES * taken.saturating_sub(POOLED_BYTES + 5 * PAGE)).max(POOLED_BYTES);
-        let magazines = 8 * (16 << 10);
-        assert!(pooled(&world) <= most + magazines, "{} bytes after {taken} of {before}", pooled(&world));
-    }
-    let (least, dirty) = (pooled(&world), world.heap.stats().dirty);
-    assert!(least + 8 * (16 << 10) >= POOLED_BYTES, "some stay: {least}");
-    assert!(dirty < before / 4, "what was returned has been taken: {dirty}");
     world.finish([client].into());
 }
 
