@@ -83,7 +83,7 @@ impl Arenas {
 
     /// What lies at an address that is no allocation, to be shown.
     pub(crate) fn place(&self, address: usize) -> Place<'_> {
-        Place { arenas: self, address }
+        Place { arenas: self, address, is_free: false }
     }
 
     /// Says that they are those of a heap beside the program's, which is one of Millpond's several.

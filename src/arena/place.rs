@@ -10,14 +10,23 @@ use core::fmt;
 pub(crate) struct Place<'a> {
     pub(super) arenas: &'a Arenas,
     pub(super) address: usize,
+    /// Whether it is free memory of the heap's that lies in no arena.
+    pub(super) is_free: bool,
+}
+
+impl Place<'_> {
+    /// The same, where the heap's own free memory lies if that is so.
+    pub(crate) fn free_if(self, is_free: bool) -> Self {
+        Self { is_free, ..self }
+    }
 }
 
 impl fmt::Display for Place<'_> {
     #[unsafe(link_section = ".millpond_cold")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.arenas.of(self.address >> PAGE_SHIFT) {
-            Some(_) => write!(f, "in free memory of {}", self.arenas.whose()),
-            None => os::Place(self.address).fmt(f),
+        if self.is_free || self.arenas.of(self.address >> PAGE_SHIFT).is_some() {
+            return write!(f, "in free memory of {}", self.arenas.whose());
         }
+        os::Place(self.address).fmt(f)
     }
 }

@@ -26,6 +26,7 @@ use crate::report::Thp;
 use crate::span::{HUGE, Large};
 use crate::sync::{AtomicU32, AtomicUsize, Fault, Ordering, planted};
 use crate::tagged::Index;
+use core::ops::Range;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 
 /// See the module's documentation.
@@ -219,6 +220,12 @@ impl Heap {
         self.huge.fetch_sub(bytes, Ordering::Relaxed);
         tell!(self.voice(), Os, "{} unmapped at {at:#x}", Bytes(bytes));
         os::release(at, bytes);
+    }
+
+    /// Where kept mappings lie: a moment's picture.
+    pub(super) fn kept_memory(&self) -> impl Iterator<Item = Range<usize>> {
+        let start = |run: &Shelved| self.larges.get(run.node).head.start();
+        self.kept.shelf.runs().map(move |run| start(&run)..start(&run) + run.pages * PAGE)
     }
 
     /// Whether a mapping that lies on the shelf is as the module's table says.

@@ -1,6 +1,7 @@
 //! Questions about one address.
 
 use super::Heap;
+use crate::arena::Place;
 use crate::os;
 use crate::size_class::{Class, INFO};
 use crate::span::{LARGE, Span};
@@ -32,6 +33,12 @@ impl Heap {
             || self.huge_around(address).is_some()
     }
 
+    /// What lies at an address that is no allocation, to be shown.
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(super) fn nothing_at(&self, address: usize) -> Place<'_> {
+        self.spans.arenas.place(address).free_if(self.kept_memory().any(|kept| kept.contains(&address)))
+    }
+
     /// Ends the process for a call of this name on what is no allocation.
     #[cold]
     #[inline(never)]
@@ -41,7 +48,7 @@ impl Heap {
             os::die(format_args!("{verb} of {address:#x}, where no allocation begins"));
         }
         let arenas = &self.spans.arenas;
-        let (whose, place) = (arenas.whose(), arenas.place(address));
+        let (whose, place) = (arenas.whose(), self.nothing_at(address));
         os::die(format_args!("{verb} of {address:#x}, which is not an allocation of {whose}: {place}"))
     }
 

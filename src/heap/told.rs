@@ -92,7 +92,7 @@ impl Tracked<'_> {
             return self.tracker.witness.accuse(format_args!("{verb} of {address:#x}, where no allocation begins"));
         }
         let arenas = &self.heap.spans.arenas;
-        let (whose, place) = (arenas.whose(), arenas.place(address));
+        let (whose, place) = (arenas.whose(), self.heap.nothing_at(address));
         self.tracker
             .witness
             .accuse(format_args!("{verb} of {address:#x}, which is not an allocation of {whose}: {place}"))

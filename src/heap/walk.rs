@@ -151,8 +151,8 @@ impl Heap {
     /// program's own, but for what [`walk_blocks`](Self::walk_blocks) tells.
     pub(crate) fn walk_memory(&self, visit: &mut dyn FnMut(Range<usize>)) {
         self.spans.arenas.iter().for_each(|arena| visit(arena.start()..arena.start() + arena.bytes()));
-        let kept = self.kept.shelf.runs().map(|run| (self.larges.get(run.node), run.pages * PAGE));
-        self.larges().chain(kept).for_each(|(node, bytes)| visit(node.head.start()..node.head.start() + bytes));
+        self.larges().for_each(|(node, bytes)| visit(node.head.start()..node.head.start() + bytes));
+        self.kept_memory().for_each(&mut *visit);
         self.magazines.walk_memory(visit);
     }
 }

@@ -38,6 +38,25 @@ fn a_larger_allocation_is_freed_twice() {
 }
 
 #[test]
+fn a_mapping_that_is_kept_is_freed_again() {
+    let world = World::new();
+    let mut client = world.join();
+    let [_, at] = [(); 2].map(|()| {
+        let at = block(&mut client, HUGE_MIN);
+        client.free(0);
+        at
+    });
+    for address in [at, at + HUGE_MIN - 8] {
+        let text = death(|| world.heap.free_large(NONE, address));
+        assert!(text.ends_with("which is not an allocation of Millpond's: in free memory of Millpond's"), "{text}");
+    }
+    world.check(&[&client]);
+    world.heap.trim(None);
+    assert!(!death(|| world.heap.free_large(NONE, at)).contains("in free memory"), "it has gone");
+    world.finish([client].into());
+}
+
+#[test]
 fn a_larger_allocation_is_freed_where_it_does_not_begin() {
     let world = World::new();
     let mut client = world.join();
