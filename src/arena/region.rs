@@ -317,6 +317,8 @@ impl Arena {
             }
         }
         self.freed(start, pages);
+        // Some may be dirty, and a search for such ones have passed by meanwhile.
+        self.dirty_hint.fetch_min(start / 64, Ordering::Relaxed);
     }
 
     /// Turns claimed pages into a run in use.
@@ -396,7 +398,6 @@ impl Arena {
         }
         self.free.fetch_add(pages as u32, Ordering::Relaxed);
         self.unclaim(start, pages);
-        self.dirty_hint.fetch_min(start / 64, Ordering::Relaxed);
     }
 
     /// Words of each bitmap.

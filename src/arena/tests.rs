@@ -6,6 +6,7 @@ use super::{Arena, Arenas, Books, Density, Fill, Run, Took};
 use crate::config::{ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
 use crate::os::fake::{self, System};
 use crate::report::Thp;
+use crate::sync::stepped::interrupted;
 use crate::sync::{AtomicUsize, Ordering};
 use core::ptr;
 use proptest::prelude::*;
@@ -284,6 +285,29 @@ fn dirty_pages_that_were_held_for_a_visit_are_found_again() {
     });
     assert_eq!(meanwhile, Some(130), "the first word's are held");
     assert_eq!(take(1), 32, "not one that is clean");
+}
+
+#[test]
+fn dirty_pages_that_a_claim_in_vain_has_held_are_found_again() {
+    let tried = |step| {
+        let World { arena, books, first_page: first, .. } = &World::new();
+        let take = |pages| match arena.take(pages, 1, Fill::Any, Density::Sparse, books) {
+            Took::Run(run) => run.page - first,
+            _ => panic!("there is room"),
+        };
+        take(PAGES);
+        arena.give(*first, 32, false);
+        arena.purge_all(books);
+        arena.give(first + 32, 32, false);
+        arena.give(first + 130, 1, false);
+        // Into word 1, which is in use.
+        let steps = interrupted(step, &mut || _ = take(1), || assert!(arena.claim(32, 40, books).is_err()));
+        assert!((32..64).contains(&take(1)), "not one that is clean; before step {step}");
+        assert!(arena.check().is_some());
+        steps
+    };
+    let steps = tried(u64::MAX);
+    (0..steps).for_each(|step| _ = tried(step));
 }
 
 #[test]
