@@ -4,8 +4,8 @@
 //! to have the system take 64 MiB back and give them again costs more than to write to them. The first that is freed goes at once;
 //! if another is asked for then, the next one is kept, and so on until one goes that nobody has asked for. Kept mappings lie on a
 //! [`Shelf`] of their own. They are free pages that hold memory, and go as such: where there are too many of these, at a trim, once
-//! they have rested, and as soon as the heap grows elsewhere by an eighth of them. None is kept where addresses are short, where a heap has a limit, and where there are
-//! records: there a use after the free is to fault, and nobody may find what was written before.
+//! they have rested, and as soon as the heap's arenas grow by an eighth of them. None is kept where addresses are short, where a heap
+//! has a limit, and where there are records: there a use after the free is to fault, and nobody may find what was written before.
 //!
 //! | state of a mapping | its node | owner |
 //! |---|---|---|

@@ -15,7 +15,8 @@
 //! | taken | the taker, who uses it or gives it to its arena |
 //!
 //! Invariant: a run in a slot is claimed, its node has `bytes = 0`, the page map names the node for all of its pages but
-//! the first, which is null as for everything that has been freed. The slots' runs are at most `SLOTS * LONGEST` pages.
+//! the first, which is null as for everything that has been freed. The slots' runs are at most `SLOTS * LONGEST` pages. (Of
+//! mappings see `huge`: nothing claims them, and the page map names nothing there.)
 
 use crate::config::PAGE;
 use crate::sync::{AtomicU64, Fault, Ordering, planted};
