@@ -145,16 +145,17 @@ pub(crate) fn keep_path(path: &[u8]) -> Option<usize> {
 /// stderr's file, open once more for the program's end: the descriptor, and which file it was. Zero: it is not.
 static KEPT: [Counter; 3] = [const { Counter::new() }; 3];
 
-/// Descriptors from here on are in nobody's way.
-const ASIDE: i32 = 900;
+/// Descriptors from here on are in nobody's way; the lower ones are for processes that may have no more (`ulimit -n`).
+const ASIDE: [i32; 4] = [900, 200, 50, 10];
 
 /// Keeps stderr's file open beside it, for what is told when the program ends: many close stderr before that (all of coreutils do).
 /// Other programs that this one executes do not inherit it.
 #[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn keep_stderr() {
     // SAFETY: makes a descriptor of our own, or fails.
-    let kept = quietly(|| unsafe { libc::fcntl(STDERR, libc::F_DUPFD_CLOEXEC, ASIDE) });
-    if let (true, Some(file)) = (kept > 0, file_of(kept)) {
+    let keep = |from: &i32| quietly(|| unsafe { libc::fcntl(STDERR, libc::F_DUPFD_CLOEXEC, *from) });
+    let Some(kept) = ASIDE.iter().map(keep).find(|kept| *kept > 0) else { return };
+    if let Some(file) = file_of(kept) {
         let words = [kept as u64, file[0], file[1]];
         KEPT.iter().zip(words).for_each(|(place, word)| place.set(word));
     }
