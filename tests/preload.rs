@@ -398,6 +398,12 @@ fn the_environment_is_heard() {
     assert!(table.starts_with("where  ") && table.contains("\n= committed "), "{stats}");
 }
 
+/// What is told is told whole, whatever signals come meanwhile.
+#[test]
+fn signals_cut_nothing_off() {
+    scenario("interrupted", &[], &[]);
+}
+
 /// What is told at the end is told though the program has closed stderr; but never into a file of its own.
 #[test]
 fn the_end_is_told_where_stderr_is_closed() {

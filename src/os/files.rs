@@ -11,7 +11,7 @@ use core::fmt::Write as _;
 /// The longest path, with its end.
 pub(crate) const PATH_MAX: usize = libc::PATH_MAX as usize;
 
-const STDERR: i32 = 2;
+pub(super) const STDERR: i32 = 2;
 
 /// A file that is being written, a buffer at a time: what fits in the buffer is one piece, into which no other process writes.
 pub(crate) struct Output<'a> {
@@ -70,18 +70,26 @@ impl<'a> Output<'a> {
 
     /// Writes what the buffer has.
     pub(crate) fn flush(&mut self) -> Result<(), Refused> {
-        let mut rest = &self.bytes[..core::mem::take(&mut self.len)];
-        while !rest.is_empty() && self.refused.is_none() {
-            // SAFETY: the buffer is ours.
-            let write = || unsafe { libc::syscall(libc::SYS_write, self.descriptor, rest.as_ptr(), rest.len()) };
-            match quietly(|| again(write)) {
-                Ok(some) if some > 0 => rest = &rest[some as usize..],
-                Ok(_) => self.refused = Some(Refused(libc::EIO)),
-                Err(refused) => self.refused = Some(refused),
-            }
+        let all = &self.bytes[..core::mem::take(&mut self.len)];
+        if self.refused.is_none() {
+            self.refused = write_all(self.descriptor, all).err();
         }
         self.refused.map_or(Ok(()), Err)
     }
+}
+
+/// Writes all of it, whatever signals come meanwhile, unless the system refuses.
+pub(super) fn write_all(descriptor: i32, bytes: &[u8]) -> Result<(), Refused> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        // SAFETY: reads the caller's bytes alone.
+        let write = || unsafe { libc::syscall(libc::SYS_write, descriptor, rest.as_ptr(), rest.len()) };
+        match quietly(|| again(write))? {
+            some if some > 0 => rest = rest.get(some as usize..).unwrap_or_default(),
+            _ => return Err(Refused(libc::EIO)),
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Output<'_> {

@@ -3,6 +3,7 @@
 //! `errno` stays what it was, whatever the system refuses: `free` must not change it, nor an allocation that succeeds.
 
 use super::Purged;
+use super::files::{STDERR, write_all};
 use super::nursery::Nursery;
 use super::stock::{self, Stock};
 use crate::report::Thp;
@@ -460,9 +461,8 @@ struct Stderr {
 
 impl Stderr {
     fn flush(&mut self) {
-        // SAFETY: the buffer is ours.
-        quietly(|| unsafe { libc::syscall(libc::SYS_write, 2, self.bytes.as_ptr(), self.len) });
-        self.len = 0;
+        // One that takes no more has nobody to be told.
+        let _ = write_all(STDERR, &self.bytes[..core::mem::take(&mut self.len)]);
     }
 }
 
