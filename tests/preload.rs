@@ -433,6 +433,12 @@ fn the_end_is_told_where_stderr_is_closed() {
     );
 }
 
+/// Whoever waits for the end of what a daemon says does not wait for the daemon.
+#[test]
+fn a_daemon_lets_its_stderr_go() {
+    scenario("daemon", &[], &[]);
+}
+
 /// In a file the log meets nobody: not a program that closes what is open and whose own file is the second descriptor then. The
 /// file is where the program began, wherever it goes.
 #[test]

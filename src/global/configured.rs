@@ -179,8 +179,11 @@ fn enter_ends() {
         return;
     }
     let word = mode_word().fetch_or(ENTERED, Ordering::Relaxed);
-    if word & ENTERED == 0 {
-        ENDS.iter().filter(|(bit, _)| word & bit != 0).for_each(|(_, last)| os::at_exit(*last));
+    let mut wished = ENDS.iter().filter(|(bit, _)| word & (bit | ENTERED) == *bit).peekable();
+    // Most programs wish for none, and touch nothing for it.
+    if wished.peek().is_some() {
+        wished.for_each(|(_, last)| os::at_exit(*last));
+        os::keep_no_stderr_in_children();
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Raw system calls, since libc's are cancellation points, from buffers on the stack; `errno` stays what it was.
 
+use super::fork::at_fork;
 use super::linux::{errno, quietly, release_metadata, scratch};
 use super::proc::Opened;
 use crate::sync::Counter;
@@ -169,13 +170,35 @@ pub(crate) fn keep_stderr() {
     }
 }
 
-/// Makes stderr what it was, if it is closed. Not if the program has closed the other as well, and has a file of its own there.
+/// The descriptor that is kept, if it still is. Not if the program has closed it, and has a file of its own there.
+#[unsafe(link_section = ".millpond_cold")]
+fn kept() -> Option<i32> {
+    let [kept, device, file] = KEPT.each_ref().map(Counter::get);
+    (kept > 0 && file_of(kept as i32) == Some([device, file])).then_some(kept as i32)
+}
+
+/// Has it closed in each child of a `fork`. A child may leave its parent's stderr, as daemons do, and others may wait for the end of
+/// what that leads to. Takes a lock of libc's and may allocate.
+#[unsafe(link_section = ".millpond_cold")]
+pub(crate) fn keep_no_stderr_in_children() {
+    extern "C" fn close() {
+        if let Some(kept) = kept() {
+            // SAFETY: our own descriptor.
+            quietly(|| unsafe { libc::syscall(libc::SYS_close, kept) });
+        }
+        KEPT[0].set(0);
+    }
+    if kept().is_some() {
+        at_fork(close);
+    }
+}
+
+/// Makes stderr what it was, if it is closed.
 #[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn restore_stderr() {
-    let [kept, device, file] = KEPT.each_ref().map(Counter::get);
-    if kept > 0 && file_of(STDERR).is_none() && file_of(kept as i32) == Some([device, file]) {
+    if let Some(kept) = kept().filter(|_| file_of(STDERR).is_none()) {
         // SAFETY: a descriptor of our own, and one that nobody has.
-        quietly(|| unsafe { libc::dup2(kept as i32, STDERR) });
+        quietly(|| unsafe { libc::dup2(kept, STDERR) });
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn release_wiped(at: usize, len: usize) {
 
 /// Has `child` called in each child of a `fork`. `false`: it will not be.
 #[cfg(not(millpond_shared))]
-fn at_fork(child: extern "C" fn()) -> bool {
+pub(super) fn at_fork(child: extern "C" fn()) -> bool {
     unsafe extern "C" {
         fn pthread_atfork(
             prepare: Option<extern "C" fn()>,
@@ -53,7 +53,7 @@ fn at_fork(child: extern "C" fn()) -> bool {
 /// The same where this library is loaded into programs of another libc than it was linked with: glibc has `pthread_atfork` in
 /// its static part alone, by way of a name that others (musl) have not, so either is taken that is there.
 #[cfg(millpond_shared)]
-fn at_fork(child: extern "C" fn()) -> bool {
+pub(super) fn at_fork(child: extern "C" fn()) -> bool {
     /// The thread that is within this, whose `malloc` may be called from there: it gets no cache meanwhile.
     static WITHIN: AtomicU32 = AtomicU32::new(0);
     let thread = super::thread_id();
