@@ -7,7 +7,8 @@
  *
  * All functions may be called from any thread and at any time: before main, in destructors of thread-specific data, in atexit
  * handlers, in children of fork; but not from a signal handler that may have interrupted one of them. None of them waits
- * for another thread, and none is a cancellation point. Sizes and alignments are in bytes.
+ * for another thread, and none is a cancellation point; but mp_malloc_info is what writing to its stream is. Sizes and alignments
+ * are in bytes.
  */
 #ifndef MILLPOND_H
 #define MILLPOND_H
