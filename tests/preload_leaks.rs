@@ -63,6 +63,17 @@ fn without_stack_nothing_is_known() {
     assert!(says(": not known, there is no memory for the search\n"), "{ended:#?}");
 }
 
+/// Whatever code the program ends with, what its libraries do at the end is done.
+#[test]
+fn destructors_of_libraries_run() {
+    let library = compile("last.c", "last.so", &["-shared", "-fPIC"]);
+    let program = compile("leaks.c", "leaks_last", &["-Wl,--no-as-needed", library.to_str().expect("UTF-8")]);
+    for (leaks, code) in [("report", 3), ("fail=7", 7), ("json,fail", 23)] {
+        let ended = run(preloaded(&program).arg("lost").env("MILLPOND_LEAKS", leaks), WATCHDOG, &[]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(code), "last\ndone"), "{leaks}: {ended:#?}");
+    }
+}
+
 #[test]
 fn others_may_run_meanwhile() {
     for leaks in ["json,fail=99", "json"] {

@@ -182,6 +182,7 @@ fn enter_ends() {
     let mut wished = ENDS.iter().filter(|(bit, _)| word & (bit | ENTERED) == *bit).peekable();
     // Most programs wish for none, and touch nothing for it.
     if wished.peek().is_some() {
+        os::enter_code();
         wished.for_each(|(_, last)| os::at_exit(*last));
         os::keep_no_stderr_in_children();
     }

@@ -34,7 +34,7 @@ pub(crate) fn wish(wished: &Leaking) {
     FORM.store(wished.bits(), Ordering::Relaxed);
 }
 
-/// Reports what has been found, as was wished, and ends the process with another code if that was wished.
+/// Reports what has been found, as was wished, and has the process end with another code if that was wished.
 #[cold]
 #[inline(never)]
 pub(crate) fn at_exit(heap: &Heap, tracker: &Tracker, own: &Registers) {
@@ -56,7 +56,7 @@ fn report(heap: &Heap, tracker: &Tracker, own: &Registers) {
         say(format_args!("{} allocations, and no way to write which", leaks.count()));
     }
     if let Some(code) = wished.code.filter(|_| leaks.count() > 0) {
-        os::exit_with(code.into());
+        os::end_with(code.into());
     }
 }
 

@@ -5,6 +5,10 @@
 
 use super::linux::{limits, page_size, quietly, thread_id};
 use super::maps::{FileName, Mapping, hexadecimal, mappings};
+#[cfg(millpond_shared)]
+use crate::sync::Counter;
+#[cfg(millpond_shared)]
+use core::ffi::c_void;
 use core::ffi::{CStr, c_long};
 use core::fmt::{self, Write};
 
@@ -305,7 +309,7 @@ pub(crate) fn registers() -> Registers {
 }
 
 /// Ends the process with another code than it was to have, from a function that runs at its end.
-pub(crate) fn exit_with(code: i32) -> ! {
+fn exit_with(code: i32) -> ! {
     // SAFETY: glibc goes on with what is still to run at the end, and ends with the code of the last call.
     #[cfg(target_env = "gnu")]
     unsafe {
@@ -317,6 +321,46 @@ pub(crate) fn exit_with(code: i32) -> ! {
         libc::fflush(core::ptr::null_mut());
         libc::_exit(code)
     }
+}
+
+/// Has the process end with another code than it was to have, from a function that runs at its end: at once, or, where
+/// [`enter_code`] has entered something, in its turn.
+#[cfg(not(millpond_shared))]
+pub(crate) fn end_with(code: i32) {
+    exit_with(code)
+}
+
+/// To be called before any function is entered for the program's end.
+#[cfg(not(millpond_shared))]
+pub(crate) fn enter_code() {}
+
+/// The code with which the process is to end; zero: its own.
+#[cfg(millpond_shared)]
+static CODE: Counter = Counter::new();
+
+/// The same in a library. There glibc calls what is to run at the end among the destructors of all libraries, and whoever ends the
+/// process from there takes their turn from those that come later.
+#[cfg(millpond_shared)]
+pub(crate) fn end_with(code: i32) {
+    CODE.set(code as u64);
+}
+
+/// Enters what ends the process with the code that [`end_with`] is told: as no library's, so that its turn is behind all that is
+/// entered later, and behind the destructors of libraries.
+#[cfg(millpond_shared)]
+#[unsafe(link_section = ".millpond_cold")]
+pub(crate) fn enter_code() {
+    unsafe extern "C" {
+        fn __cxa_atexit(last: extern "C" fn(*mut c_void), with: *mut c_void, library: *const c_void) -> i32;
+    }
+    extern "C" fn last(_: *mut c_void) {
+        match CODE.get() {
+            0 => {}
+            code => exit_with(code as i32),
+        }
+    }
+    // SAFETY: `last` stays valid for ever: this library is never unloaded.
+    unsafe { __cxa_atexit(last, core::ptr::null_mut(), core::ptr::null()) };
 }
 
 /// What lies at an address that is no allocation, in words that follow a colon; looked up when it is shown.
