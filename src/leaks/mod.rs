@@ -302,8 +302,8 @@ pub(crate) fn find(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) 
 fn has_room(own: &Registers) -> bool {
     let mut room = STACK;
     os::mappings(&mut |mapping| {
-        // The first thread's, which has a name, grows; of others what is mapped is all.
-        if mapping.contains(own.stack) && mapping.name.is_empty() {
+        // The first thread's grows; of others what is mapped is all, whatever its name.
+        if mapping.contains(own.stack) && mapping.name != b"[stack]" {
             room = own.stack - mapping.start;
         }
         mapping.start <= own.stack

@@ -96,5 +96,15 @@ int main(int count, char **arguments)
         CHECK(pthread_create(&thread, &attributes, leave, NULL) == 0);
         pthread_join(thread, NULL);
     }
+    /* As little, in a mapping that has a name. */
+    if (strcmp(which, "named") == 0) {
+        const size_t guard = 1 << 16, size = 1 << 15;
+        char *pages = mmap(NULL, guard + size, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        CHECK(pages != MAP_FAILED && mprotect(pages + guard, size, PROT_READ | PROT_WRITE) == 0);
+        pthread_attr_t attributes;
+        CHECK(pthread_attr_init(&attributes) == 0 && pthread_attr_setstack(&attributes, pages + guard, size) == 0);
+        CHECK(pthread_create(&thread, &attributes, leave, NULL) == 0);
+        pthread_join(thread, NULL);
+    }
     return 3;
 }
