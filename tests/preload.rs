@@ -433,6 +433,20 @@ fn the_end_is_told_where_stderr_is_closed() {
     );
 }
 
+/// What the system says of a process is asked for by the thread that asks: by the first, which has ended, it tells nothing.
+#[test]
+fn all_is_known_where_the_first_thread_has_ended() {
+    let program = compile("outlived.c", "outlived", &[]);
+    let outlived =
+        |which: &str, name: &str, value: &str| run(preloaded(&program).arg(which).env(name, value), WATCHDOG, &[]);
+    let ended = outlived("loses", "MILLPOND_LEAKS", "fail");
+    assert!(ended.code == Some(23) && ended.stderr.contains(" of     6144, first at 0x"), "{ended:#?}");
+    let ended = outlived("overwrites", "MILLPOND_MODE", "hardened");
+    assert!(ended.signal == Some(libc::SIGABRT) && ended.stderr.contains("write right past the end"), "{ended:#?}");
+    let ended = outlived("frees", "MILLPOND_MODE", "fast");
+    assert!(ended.stderr.contains(": in the data of the file ") && ended.stderr.ends_with("/outlived\n"), "{ended:#?}");
+}
+
 /// Whoever waits for the end of what a daemon says does not wait for the daemon.
 #[test]
 fn a_daemon_lets_its_stderr_go() {

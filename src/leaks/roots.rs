@@ -10,6 +10,7 @@
 //! | of one that waits in the system, which then says where its stack ends | from there, and the red zone below |
 //! | of one that runs | all of it |
 //! | of one that has ended, kept by the C library for the next | that library's block |
+//! | of the first, which has ended before the others | all of it |
 //!
 //! The C library keeps such a block at the top of each stack that it has made. It begins with its own address, twice, and
 //! has the thread's number in it, which is no thread's any more once that has ended; where in it, the asking thread's own block

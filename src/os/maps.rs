@@ -1,4 +1,5 @@
-//! The kernel's list of this process's mappings, `/proc/self/maps`, read anew each time: for a report, or a last word.
+//! The kernel's list of this process's mappings, `/proc/thread-self/maps`, read anew each time: for a report, or a last word. By the
+//! thread that asks, since where the first thread has ended, `/proc/self` tells nothing; before Linux 3.17 there is no other.
 //!
 //! Through a buffer on the stack, by raw system calls: nothing here allocates, takes a lock, or changes `errno`. A line that is
 //! longer than the buffer ends with it, which is a name's end at most.
@@ -76,7 +77,7 @@ type More<'a> = &'a mut dyn FnMut(&mut [u8]) -> usize;
 /// Calls `visit` with each mapping, in the order of their addresses, until it says no. Whether the system tells.
 pub(crate) fn mappings(visit: &mut dyn FnMut(&Mapping<'_>) -> bool) -> bool {
     let mut told = false;
-    read_from(c"/proc/self/maps", 0, &mut |more| {
+    read_from([c"/proc/thread-self/maps", c"/proc/self/maps"], 0, &mut |more| {
         told = each_line(more, &mut |line| Mapping::parse(line).is_some_and(|mapping| visit(&mapping)));
     });
     told
@@ -86,7 +87,7 @@ pub(crate) fn mappings(visit: &mut dyn FnMut(&Mapping<'_>) -> bool) -> bool {
 /// For what the list has told of, which may be gone by now, a file that has become shorter, or a device.
 pub(super) fn copy_from(address: usize, out: &mut [u8]) -> bool {
     let mut copied = false;
-    read_from(c"/proc/self/mem", address, &mut |more| copied = more(out) == out.len());
+    read_from([c"/proc/thread-self/mem", c"/proc/self/mem"], address, &mut |more| copied = more(out) == out.len());
     copied
 }
 
@@ -106,17 +107,17 @@ impl Drop for Open {
     }
 }
 
-/// Calls `body` with what reads on in a file from a place on, if the system does not refuse.
-fn read_from(path: &CStr, place: usize, body: &mut dyn FnMut(More<'_>)) {
+/// Calls `body` with what reads on in a file from a place on, if the system does not refuse: the first of these that can be opened.
+fn read_from(paths: [&CStr; 2], place: usize, body: &mut dyn FnMut(More<'_>)) {
     const CLOSE_ON_EXEC: i32 = libc::O_RDONLY | libc::O_CLOEXEC;
     // SAFETY: raw calls, which are no cancellation points; the buffers are the caller's.
     unsafe {
         let errno = *libc::__errno_location();
-        let file = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), CLOSE_ON_EXEC);
-        if file < 0 {
+        let open = |path: &CStr| libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), CLOSE_ON_EXEC);
+        let Some(file) = paths.into_iter().map(open).find(|file| *file >= 0) else {
             *libc::__errno_location() = errno;
             return;
-        }
+        };
         let _open = Open { file, errno };
         if place == 0 || libc::syscall(libc::SYS_lseek, file, place, libc::SEEK_SET) == place as libc::c_long {
             body(&mut |out| libc::syscall(libc::SYS_read, file, out.as_mut_ptr(), out.len()).max(0) as usize);

@@ -10,7 +10,7 @@ use super::maps::{FileName, copy_from, mappings};
 use core::fmt;
 
 /// An address in code. `Display` writes `file+0xoffset`, or the number alone where no file is mapped; it reads
-/// `/proc/self/maps` and allocates nothing.
+/// `/proc/thread-self/maps` and allocates nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Location(pub usize);
 

@@ -22,6 +22,11 @@ impl Opened {
         Self::open_as(path, libc::O_RDONLY)
     }
 
+    /// What the system has under this name of the process, by the thread that asks: see `maps`.
+    fn own(names: [&CStr; 2]) -> Option<Self> {
+        names.into_iter().find_map(Self::open)
+    }
+
     /// A file to write to, at its end; made if it is not there.
     pub(crate) fn append(path: &CStr) -> Option<Self> {
         Self::open_as(path, libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT)
@@ -87,10 +92,11 @@ pub(crate) fn read_memory(at: usize, words: &mut [usize]) -> usize {
     let remote = libc::iovec { iov_base: core::ptr::without_provenance_mut(at), iov_len: len };
     // SAFETY: writes to the caller's buffer alone; the system looks at the other address, and says if it is none.
     let read = || unsafe {
-        let process = libc::syscall(libc::SYS_getpid);
+        // Any thread of the process will do, but for a first one that has ended.
+        let thread = libc::syscall(libc::SYS_gettid);
         libc::syscall(
             libc::SYS_process_vm_readv,
-            process,
+            thread,
             &raw const local,
             1 as c_long,
             &raw const remote,
@@ -101,7 +107,7 @@ pub(crate) fn read_memory(at: usize, words: &mut [usize]) -> usize {
     usize::try_from(quietly(read)).unwrap_or(0) / size_of::<usize>()
 }
 
-/// Which OS pages hold something of this process's own, as `/proc/self/pagemap` has it.
+/// Which OS pages hold something of this process's own, as `/proc/thread-self/pagemap` has it.
 #[derive(Debug)]
 pub(crate) struct Pages(Option<Opened>);
 
@@ -112,7 +118,7 @@ const OF_FILE: u64 = 1 << 61;
 
 impl Pages {
     pub(crate) fn open() -> Self {
-        Self(Opened::open(c"/proc/self/pagemap"))
+        Self(Opened::own([c"/proc/thread-self/pagemap", c"/proc/self/pagemap"]))
     }
 
     /// Asks no more.
@@ -206,7 +212,7 @@ pub(crate) fn beyond_limits() -> usize {
     if limits == [None; 2] {
         return 0;
     }
-    let Some(file) = Opened::open(c"/proc/self/statm") else { return 0 };
+    let Some(file) = Opened::own([c"/proc/thread-self/statm", c"/proc/self/statm"]) else { return 0 };
     let mut bytes = [0; 128];
     let len = file.read(&mut bytes);
     file.close();
@@ -260,7 +266,7 @@ fn processor_time(thread: u32) -> Option<u64> {
 }
 
 /// The registers of a thread that waits in the system: `visit` is called with what it gave the system, and its stack
-/// pointer is returned. `None`: it runs, or the system does not say.
+/// pointer is returned; zero, if it has ended. `None`: it runs, or the system does not say.
 #[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn waiting_at(thread: u32, visit: &mut dyn FnMut(usize)) -> Option<usize> {
     let file = Opened::open(Path::new(format_args!("/proc/self/task/{thread}/syscall")).text())?;
@@ -269,13 +275,13 @@ pub(crate) fn waiting_at(thread: u32, visit: &mut dyn FnMut(usize)) -> Option<us
     file.close();
     let text = bytes.get(..len).unwrap_or_default().trim_ascii();
     // The call's number, what it was given, the stack pointer, the instruction's address; or just these two behind a -1.
-    let (mut last, mut stack) = (0, 0);
+    let (mut last, mut stack) = (None, None);
     for word in text.split(|byte| *byte == b' ').skip(1) {
-        stack = last;
-        (last, _) = hexadecimal(word.strip_prefix(b"0x").unwrap_or(word));
-        visit(last);
+        let (number, _) = hexadecimal(word.strip_prefix(b"0x").unwrap_or(word));
+        (stack, last) = (last, Some(number));
+        visit(number);
     }
-    (stack != 0).then_some(stack)
+    stack
 }
 
 /// What the calling thread has in registers that a call keeps, and where its stack ends.

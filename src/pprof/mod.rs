@@ -8,7 +8,7 @@
 //! | field | what |
 //! |---|---|
 //! | `sample_type` | allocated objects and bytes, live objects and bytes, under the names that the tools know |
-//! | `mapping` | what is executable, of `/proc/self/maps`: with it, tools find the names of functions |
+//! | `mapping` | what is executable, of `/proc/thread-self/maps`: with it, tools find the names of functions |
 //! | `sample`, `location` | each stack with its four figures; addresses lie inside the call, not behind it |
 //! | `period` | bytes between two samples, on average |
 
