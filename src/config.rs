@@ -176,8 +176,9 @@ mod values {
     pub(crate) const DIRTY_BYTES: usize = 128 << 20;
     /// In a larger heap they may be this part of committed memory: a half, so as much as is in use.
     pub(crate) const DIRTY_PART: usize = 2;
-    /// For each `THIN_STEP` bytes that are taken as runs, pools of other classes return some times as many, if all pools together
-    /// hold more than so many bytes and more than this part of committed memory.
+    /// For each `THIN_STEP` bytes that are taken as runs, but for what takes the place of large ones that were freed since the last
+    /// tick, pools of other classes return some times as many, if all pools together hold more than so many bytes and more than
+    /// this part of committed memory.
     pub(crate) const THIN_STEP: usize = 128 << 10;
     pub(crate) const THIN_TIMES: usize = 4;
     pub(crate) const POOLED_BYTES: usize = 2 << 20;

@@ -106,9 +106,16 @@ impl Arenas {
         &self.books.committed
     }
 
-    /// Bytes that were ever taken as runs.
+    /// Bytes that were ever taken as runs, less those that did not count, wrapping.
     pub(crate) fn taken(&self) -> usize {
         self.books.taken.load(Ordering::Relaxed)
+    }
+
+    /// Has as many pages as are given back not count as taken: the next ones take their place.
+    pub(crate) fn untake(&self, pages: usize) {
+        if THIN_STEP < usize::MAX {
+            self.books.taken.fetch_sub(pages * PAGE, Ordering::Relaxed);
+        }
     }
 
     /// What all runs may have, which huge allocations are charged to as well.

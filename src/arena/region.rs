@@ -95,7 +95,7 @@ pub(crate) struct Books {
     pub(crate) committed: AtomicUsize,
     /// Counts returns of pages: a search that failed looks again if there was one. A hint.
     pub(crate) changes: AtomicUsize,
-    /// Bytes that were ever taken as runs. What it steers no model has.
+    /// Bytes that were ever taken as runs, but for what takes the place of large ones. What it steers no model has.
     pub(crate) taken: AtomicUsize,
     /// The use of transparent huge pages.
     pub(super) thp: AtomicU32,

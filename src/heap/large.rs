@@ -126,6 +126,7 @@ impl Heap {
         self.spans.page_map.publish(page + 1, run.pages - 1, null_mut());
         self.larges.give(run.node);
         self.spans.arenas.give_run(page, run.pages);
+        self.spans.arenas.untake(run.pages);
     }
 
     /// The node of a large or huge allocation that starts at `address`, on which there is a call of this name. Ends the process

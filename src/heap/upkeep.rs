@@ -77,9 +77,9 @@ pub(super) struct Clock {
     refused: AtomicU32,
     /// The class at which the return of magazines goes on.
     class: AtomicUsize,
-    /// Bytes that had been taken as runs when pools were thinned last, how many more than `THIN_STEP` may be until that is done
-    /// again, and the class at which it goes on.
-    thinned_at: AtomicUsize,
+    /// Bytes that had been taken as runs when pools were thinned last, or, if that is less, at the last tick; how many more than
+    /// `THIN_STEP` may be until that is done again, and the class at which it goes on.
+    pub(super) thinned_at: AtomicUsize,
     thin_later: AtomicUsize,
     thin: AtomicUsize,
     /// Committed bytes beyond which a small heap is to be slimmed.
@@ -291,10 +291,11 @@ impl Heap {
     pub(super) fn watch_growth(&self) {
         self.watch_kept();
         if THIN_STEP < usize::MAX {
-            // In this order: what others take and count meanwhile is more, not less than nothing.
+            // In this order: what others take and count meanwhile is more. Less than nothing, once large ones have been freed.
             let last = self.clock.thinned_at.load(Ordering::Relaxed);
             let taken = self.spans.arenas.taken().wrapping_sub(last);
-            if taken >= THIN_STEP.saturating_add(self.clock.thin_later.load(Ordering::Relaxed)) {
+            let is_less = taken > isize::MAX as usize;
+            if taken >= THIN_STEP.saturating_add(self.clock.thin_later.load(Ordering::Relaxed)) && !is_less {
                 self.thin_pools(last, taken);
             }
         }
@@ -358,7 +359,7 @@ impl Heap {
         self.clock.high.store(most, Ordering::Relaxed);
     }
 
-    fn tick(&self) {
+    pub(super) fn tick(&self) {
         let now = self.clock.tick.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         tell!(self.voice(), Pool, "tick {now}: magazines that nobody needed go back to their spans");
         self.flow(self.clock.ebb.load(Ordering::Relaxed).div_ceil(EBB_FORGOTTEN));
@@ -378,6 +379,13 @@ impl Heap {
         self.clear_shelf(rested);
         if self.clock.swept.load(Ordering::Relaxed) >= self.nodes() {
             self.clock.swept.store(0, Ordering::Relaxed);
+        }
+        // What large ones have left is purged soon.
+        let (thinned_at, taken) = (self.clock.thinned_at.load(Ordering::Relaxed), self.spans.arenas.taken());
+        if thinned_at.wrapping_sub(taken) <= isize::MAX as usize {
+            // Whoever thins meanwhile has counted anew.
+            let order = Ordering::Relaxed;
+            let _ = self.clock.thinned_at.compare_exchange(thinned_at, taken, order, order);
         }
         let dirty = self.spans.arenas.dirty();
         self.spans.arenas.purge_aged(PURGE_TICKS, (dirty / 16).max(DIRTY_BYTES / 2));

@@ -11,13 +11,17 @@ fn pooled(bytes: usize) -> (World, impl Fn(&World) -> usize) {
     let world = World::new();
     // A heap of C's would return them all.
     world.heap.clock.high.store(usize::MAX, Ordering::Relaxed);
+    fill(&world, bytes);
+    (world, |world| world.heap.stats().pooled)
+}
+
+fn fill(world: &World, bytes: usize) {
     let mut client = world.join();
     for size in [1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584] {
         (0..bytes / size).for_each(|_| assert!(client.alloc(size, 1, false)));
     }
     client.free_all();
     client.leave();
-    (world, |world| world.heap.stats().pooled)
 }
 
 #[test]
@@ -63,4 +67,33 @@ fn pools_give_way_once_to_what_is_taken_whoever_looks_meanwhile() {
     };
     let steps = raced(u64::MAX);
     (0..steps.min(40)).for_each(|step| _ = raced(step));
+}
+
+/// Large allocations that take each other's places leave pools as they are; more of them do not, and what was freed before a tick
+/// makes up for nothing after it.
+#[test]
+fn pools_stay_as_they_are_beside_what_comes_and_goes() {
+    let (world, pooled) = pooled(0);
+    let mut large = world.join();
+    (0..32).for_each(|_| assert!(large.alloc(20 * PAGE, 1, false)));
+    fill(&world, 1 << 20);
+    let before = pooled(&world);
+    assert!(before > 2 * POOLED_BYTES, "{before}");
+    for _ in 0..before / PAGE {
+        large.free(0);
+        assert!(large.alloc(20 * PAGE, 1, false));
+    }
+    assert_eq!(pooled(&world), before);
+    (0..16).for_each(|_| large.free(0));
+    let thinned_at = || world.heap.clock.thinned_at.load(Ordering::Relaxed);
+    let taken = || world.heap.spans.arenas.taken();
+    assert!(large.alloc(20 * PAGE, 1, false));
+    assert!((taken().wrapping_sub(thinned_at()) as isize) < 0);
+    assert_eq!(pooled(&world), before, "less is taken than was");
+    world.heap.tick();
+    assert_eq!(taken(), thinned_at());
+    let before = pooled(&world);
+    (0..32).for_each(|_| assert!(large.alloc(20 * PAGE, 1, false)));
+    assert!(pooled(&world) < before, "{before}");
+    world.finish([large].into());
 }
