@@ -49,7 +49,7 @@ pub struct Region {
     pub used_for: Use,
 }
 
-/// What pages are used for.
+/// What pages are used for. What [`Mode::Hardened`](crate::Mode::Hardened) keeps back after its free counts as in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Use {
@@ -167,10 +167,17 @@ impl Parts {
         let none = Self::default();
         match region.used_for {
             Use::Span { chunk_size, live, cached, purged, .. } => {
-                let share = |all: usize| (all as u128 * bytes as u128 / region.bytes as u128) as usize;
+                // Of a span that changes meanwhile, more may be told than it has, or than is left of the region: no part
+                // takes what the parts before it have.
+                let mut free = bytes;
+                let mut share = |all: usize| {
+                    let part = ((all as u128 * bytes as u128 / region.bytes as u128) as usize).min(free);
+                    free -= part;
+                    part
+                };
                 let (live, cached, clean) = (share(live * chunk_size), share(cached * chunk_size), share(purged));
                 // The tail is no chunk's; it counts as free.
-                Self { live, cached, free: bytes.saturating_sub(live + cached + clean), clean, ..none }
+                Self { live, cached, free, clean, ..none }
             }
             Use::Large | Use::Huge => Self { large: bytes, ..none },
             Use::Kept => Self { kept: bytes, ..none },
@@ -211,7 +218,8 @@ impl Parts {
     }
 }
 
-/// What pictures are laid out by: how many bytes each arena has from its beginning to the end of what is used, and all.
+/// What pictures are laid out by: how many bytes each arena has from its beginning to the end of what is used, and all. Arenas that
+/// follow each other without a gap are as one.
 #[derive(Default)]
 struct Extent {
     /// Of all arenas.
@@ -224,8 +232,9 @@ struct Extent {
 
 impl Extent {
     fn of(map: &HeapMap<'_>) -> Self {
-        let mut extent = Self::default();
-        // Of the arena that is told: its beginning, the end of what is used, and where the next region of it is.
+        let mut extent = Self { arenas: map.heap.arenas(), ..Self::default() };
+        // Of the arena that is told, or of several without a gap: the beginning, the end of what is used, and where the next
+        // region is.
         let (mut start, mut used, mut next) = (0, 0, 0);
         map.walk(&mut |region| {
             if region.used_for == Use::Huge {
@@ -234,7 +243,6 @@ impl Extent {
             }
             if region.address != next {
                 extent.bytes += used - start;
-                extent.arenas += 1;
                 (start, used) = (region.address, region.address);
             }
             next = region.address + region.bytes;

@@ -7,6 +7,9 @@ use common::random::Random;
 use common::{KIB, MIB};
 use millpond::{Heap, Mode, Region, Stats, Use};
 use std::alloc::Layout;
+use std::fmt::Write;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -302,6 +305,91 @@ fn a_large_heap_has_larger_pieces() {
     let (bytes, rows) = signs(&text);
     assert!(bytes >= 512 * KIB && rows.len() <= 80, "{text}");
     assert!(heap.map().svg().to_string().matches("<text").count() <= 600);
+    while !held.1.is_empty() {
+        held.give(0);
+    }
+}
+
+/// Writes a picture, and once the first large allocation is drawn, puts a span where that and the next were.
+struct Changes<'a> {
+    held: Held<'a>,
+    picture: String,
+}
+
+impl std::fmt::Write for Changes<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.picture.push_str(text);
+        if self.held.1.len() == 2 && self.picture.ends_with(": large") {
+            self.held.give(1);
+            self.held.give(0);
+            self.held.0.trim();
+            (0..4).for_each(|_| self.held.take(256 * KIB));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn no_bar_goes_beyond_its_region() {
+    let heap = Heap::builder().build().expect("memory");
+    let mut changes = Changes { held: Held(&heap, Vec::new()), picture: String::new() };
+    (0..2).for_each(|_| changes.held.take(512 * KIB));
+    write!(changes, "{}", heap.map().svg()).expect("written");
+    let Changes { mut held, picture } = changes;
+    assert!(picture.contains(" KiB: 4 of 4 chunks of 262144 B in use"), "{picture}");
+    let bars: Vec<_> = picture.split("<rect").filter(|bar| bar.contains("y=\"58\"")).collect();
+    assert_eq!(bars.len(), 3, "a row, and two parts of it: {picture}");
+    assert!(bars.iter().all(|bar| attribute(bar, "x") + attribute(bar, "width") <= 110.0 + 1024.0), "{picture}");
+    while !held.1.is_empty() {
+        held.give(0);
+    }
+}
+
+/// Where the system gives addresses in ascending order, arenas follow each other without a gap.
+#[test]
+fn each_arena_is_counted() {
+    const CHILD: &str = "MILLPOND_TEST_ASCENDING";
+    let heap = Heap::builder().build().expect("memory");
+    let mut held = Held(&heap, Vec::new());
+    for _ in 0..60 {
+        held.take(20 * MIB);
+    }
+    let text = heap.map().to_string();
+    let head = text.split(':').next().expect("a count").to_owned();
+    while !held.1.is_empty() {
+        held.give(0);
+    }
+    if std::env::var_os(CHILD).is_some() {
+        println!("\n{head}");
+        return;
+    }
+    let mut child = Command::new(std::env::current_exe().expect("a path"));
+    child.args(["--exact", "each_arena_is_counted", "--nocapture"]).env(CHILD, "");
+    // SAFETY: a system call alone. One that does not allow it changes nothing.
+    unsafe {
+        child.pre_exec(|| {
+            libc::personality(libc::ADDR_COMPAT_LAYOUT as libc::c_ulong);
+            Ok(())
+        });
+    }
+    let output = child.output().expect("run");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.lines().any(|line| line == head), "no \"{head}\":\n{told}");
+}
+
+#[test]
+fn the_picture_says_how_many_mappings_it_leaves_out() {
+    let heap = Heap::builder().build().expect("memory");
+    let mut held = Held(&heap, Vec::new());
+    for count in [64, 70] {
+        while held.1.len() < count {
+            held.take(32 * MIB);
+        }
+        let picture = heap.map().svg().to_string();
+        assert_eq!(picture.matches("one allocation<").count(), 64);
+        assert!(picture.contains(&format!(" in {count} with mappings of their own")));
+        assert_eq!(picture.contains(", of which 64 are drawn</text>"), count > 64);
+    }
     while !held.1.is_empty() {
         held.give(0);
     }

@@ -70,7 +70,12 @@ impl Heap {
         self.huges().for_each(|(node, bytes)| visit(node.head.start()..node.head.start() + bytes, Stretch::Huge));
     }
 
-    /// The same of pages that are claimed.
+    /// How many arenas there are.
+    pub(crate) fn arenas(&self) -> usize {
+        self.spans.arenas.iter().count()
+    }
+
+    /// The same as [`walk_stretches`](Self::walk_stretches), of pages that are claimed.
     fn walk_used(&self, range: Range<usize>, visit: &mut dyn FnMut(Range<usize>, Stretch<'_>)) {
         // What was told lies before `told`; between it and `at` is what is kept.
         let (mut told, mut at) = (range.start, range.start);

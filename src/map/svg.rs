@@ -190,6 +190,9 @@ impl fmt::Display for Svg<'_> {
         write!(f, "<text class=\"h\" x=\"4\" y=\"14\">{arenas} arena{s}, {each} a row")?;
         if huge.0 > 0 {
             write!(f, "; {} in {} with mappings of their own", Size(huge.1), huge.0)?;
+            if huge.0 > HUGE {
+                write!(f, ", of which {HUGE} are drawn")?;
+            }
         }
         f.write_str("</text>\n")?;
         for (at, ((name, bytes), class)) in extent.all.named().into_iter().zip(CLASSES).enumerate() {
