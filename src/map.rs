@@ -113,8 +113,12 @@ impl<'a> HeapMap<'a> {
     }
 
     /// The map as a picture: a document of SVG, with a row for each mebibyte or more, and what each piece is when it is pointed
-    /// at. Some KiB for a small heap, and up to a few MiB. Drawn anew each time it is displayed; to keep it, write it to a file:
+    /// at; where a heap has more than 2 GiB, small spans share one. Some KiB for a small heap, and up to some ten MiB. Of allocations
+    /// that have mappings of their own, 64 are drawn. Drawn anew each time it is displayed; to keep it, write it to a file:
     /// `write!(file, "{}", millpond::map().svg())`.
+    ///
+    /// Where other threads go on meanwhile, what is told in figures and what is drawn are of different moments, and rows that have come
+    /// since its height was taken are cut off.
     pub fn svg(&self) -> impl fmt::Display + use<'a> {
         Svg(*self)
     }

@@ -310,6 +310,20 @@ fn a_large_heap_has_larger_pieces() {
     }
 }
 
+/// Of small spans there are as many as a heap of some GiB has pages.
+#[test]
+fn a_large_heap_has_a_picture_of_some_mib() {
+    let heap = Heap::builder().build().expect("memory");
+    for _ in 0..5 << 16 {
+        // Never written to, and given back with the heap.
+        let _ = heap.alloc(layout(16 * KIB)).expect("memory");
+    }
+    let picture = heap.map().svg().to_string();
+    let (rows, bars) = (attribute(&picture, "height") / 12.0, picture.matches("<g>").count());
+    assert!(rows > 100.0 && rows < 300.0 && bars > 10_000 && bars < 30_000, "{rows} rows, {bars} bars");
+    assert!(picture.len() < 10 * MIB, "{}", picture.len());
+}
+
 /// Writes a picture, and once the first large allocation is drawn, puts a span where that and the next were.
 struct Changes<'a> {
     held: Held<'a>,

@@ -7,7 +7,7 @@ use core::fmt;
 
 /// Units that a row is long, and the least that a bar is.
 const WIDTH: usize = 1024;
-const BAR: usize = 2;
+const BAR: usize = 8;
 /// Bytes of a row, at least, and how many rows there are to be, about.
 const ROW: usize = 1 << 20;
 const ROWS: usize = 256;
