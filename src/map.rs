@@ -66,7 +66,7 @@ pub enum Use {
         /// Bytes of OS pages in free chunks, and behind the last chunk, that have gone back to the system.
         purged: usize,
     },
-    /// One allocation above the largest class.
+    /// One allocation above the largest class, aligned to more than 64 KiB, or between guards.
     Large,
     /// One allocation that has a mapping of its own.
     Huge,
@@ -159,6 +159,8 @@ struct Parts {
     live: usize,
     cached: usize,
     free: usize,
+    /// Of spans, too, but gone back to the system.
+    purged: usize,
     large: usize,
     kept: usize,
     dirty: usize,
@@ -179,9 +181,9 @@ impl Parts {
                     free -= part;
                     part
                 };
-                let (live, cached, clean) = (share(live * chunk_size), share(cached * chunk_size), share(purged));
+                let (live, cached, purged) = (share(live * chunk_size), share(cached * chunk_size), share(purged));
                 // The tail is no chunk's; it counts as free.
-                Self { live, cached, free, clean, ..none }
+                Self { live, cached, free, purged, ..none }
             }
             Use::Large | Use::Huge => Self { large: bytes, ..none },
             Use::Kept => Self { kept: bytes, ..none },
@@ -194,6 +196,7 @@ impl Parts {
         self.live += other.live;
         self.cached += other.cached;
         self.free += other.free;
+        self.purged += other.purged;
         self.large += other.large;
         self.kept += other.kept;
         self.dirty += other.dirty;
@@ -201,7 +204,7 @@ impl Parts {
     }
 
     fn spans(&self) -> usize {
-        self.live + self.cached + self.free
+        self.live + self.cached + self.free + self.purged
     }
 
     fn is_clean(&self) -> bool {
@@ -217,7 +220,7 @@ impl Parts {
             ("large", self.large),
             ("kept", self.kept),
             ("free, holds memory", self.dirty),
-            ("free, holds none", self.clean),
+            ("free, holds none", self.purged + self.clean),
         ]
     }
 }

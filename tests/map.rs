@@ -249,6 +249,30 @@ fn the_text_has_a_sign_for_each_piece() {
     assert!(["40 MiB", "64 MiB"].iter().all(|size| text.contains(&format!("  {size}, one allocation\n"))), "{text}");
 }
 
+/// Where a span's memory has gone back, but for what is in use, it is still a span's: its sign says how many of its chunks are.
+#[test]
+fn a_span_has_a_digit_whatever_of_it_is_purged() {
+    let heap = Heap::builder().capacity(MIB).build().expect("memory");
+    let mut held = Held(&heap, Vec::new());
+    (0..13).for_each(|_| held.take(4 * KIB));
+    for left in [13, 5, 1] {
+        while held.1.len() > left {
+            held.give(held.1.len() - 1);
+        }
+        heap.trim();
+        let (text, all) = (heap.map().to_string(), regions(&heap));
+        let purged = spans(&all, |_, [.., purged]| purged);
+        assert!(purged >= (14 - left) * 4 * KIB, "{purged} of {all:?}");
+        let at = all.iter().find(|region| matches!(region.used_for, Use::Span { .. })).expect("a span").address;
+        let (bytes, rows) = signs(&text);
+        let sign = rows[0].1.as_bytes()[(at - rows[0].0) / bytes];
+        assert_eq!(usize::from(sign - b'0'), left * 10 / 16, "{text}\n{all:?}");
+    }
+    while !held.1.is_empty() {
+        held.give(0);
+    }
+}
+
 /// A number in an attribute of an element.
 fn attribute(element: &str, name: &str) -> f64 {
     let value = element.split_once(&format!(" {name}=\"")).unwrap_or_else(|| panic!("{name} in {element}")).1;
