@@ -1,11 +1,11 @@
 //! A map: what each page of a heap is used for, to be visited, read in a terminal, or looked at as a picture.
 //!
 //! It is drawn from the arenas' bitmaps, the page map and the spans' bitmaps, by whoever asks, while other threads go on: then
-//! each part is of another moment, but no address is told twice. What lies in magazines is listed first, in memory of its own, so that
-//! the heap's memory is the same before and after.
+//! each part is of another moment, but no address of an arena is told twice. What lies in magazines is listed first, in memory of its
+//! own, so that the heap's memory is the same before and after.
 //!
 //! A *mark* of a picture stands for some bytes, of several uses perhaps, all of which it is drawn from; nothing is left out but rows
-//! of which no byte is used.
+//! of which no byte is used and, of mappings of their own, those beyond some number, which are counted.
 //!
 //! Invariant, at rest: what is told of spans, large allocations and free pages adds up to what [`Stats`](crate::Stats) says; each
 //! arena is told from its first byte to its last.
@@ -106,7 +106,8 @@ impl<'a> HeapMap<'a> {
     /// Calls `visit` with each region of each arena, in the order of addresses within an arena, and then with each allocation that
     /// has a mapping of its own. O(pages) and, for what lies in magazines, O(n log n). `visit` may allocate and free.
     ///
-    /// Other threads go on meanwhile, and each region is of another moment; of one that changes, what is told may be half of both.
+    /// Other threads go on meanwhile, and each region is of another moment; of one that changes, what is told may be half of both, and
+    /// where a mapping of one allocation goes and another comes, both may be told. Addresses of arenas are told once.
     /// Mappings that were freed and are kept for others as long are in no region.
     pub fn visit(&self, mut visit: impl FnMut(Region)) {
         self.walk(&mut visit);

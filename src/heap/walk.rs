@@ -58,7 +58,7 @@ pub(crate) enum Stretch<'a> {
 
 impl Heap {
     /// Calls `visit` with each stretch of each arena, in order, and then with each huge allocation. What others change meanwhile may
-    /// be told as it was or as it is; addresses are told once.
+    /// be told as it was or as it is; addresses of arenas are told once.
     pub(crate) fn walk_stretches(&self, visit: &mut dyn FnMut(Range<usize>, Stretch<'_>)) {
         for arena in self.spans.arenas.iter() {
             arena.stretches(&mut |range, page| match page {
