@@ -278,31 +278,31 @@ struct Mark {
     only: Option<Region>,
 }
 
-/// Cuts regions of arenas into marks: pieces of an arena that are `bytes` long, or, if they are to be whole where they can,
-/// at least so long and within a row.
-struct Marks<F> {
-    /// Bytes of a mark, or the least of them.
+/// Cuts regions of arenas into marks. Where they are to be *whole*, a mark is a region, or, of those that are short, several;
+/// else it is a piece of an arena, whatever lies there.
+struct Marks {
+    /// Bytes of a mark, or, if it is to be whole, the least of them.
     bytes: usize,
     /// Bytes of a row, at whose end each mark ends.
     row: usize,
-    /// Whether a mark goes on to the end of its region, if that is of another use than the mark's, or longer.
     whole: bool,
     /// Where the arena begins, and where what was told of it ends.
     start: usize,
     next: usize,
     mark: Option<Mark>,
-    draw: F,
 }
 
-impl<F: FnMut(Mark, usize)> Marks<F> {
-    /// `draw` is called with each mark, and how far within its arena it begins.
-    fn new(bytes: usize, row: usize, whole: bool, draw: F) -> Self {
-        Self { bytes, row, whole, start: 0, next: 0, mark: None, draw }
+/// Is called with each mark, and how far within its arena it begins.
+type Draw<'a> = &'a mut dyn FnMut(&Mark, usize);
+
+impl Marks {
+    fn new(bytes: usize, row: usize, whole: bool) -> Self {
+        Self { bytes, row, whole, start: 0, next: 0, mark: None }
     }
 
-    fn add(&mut self, region: &Region) {
+    fn add(&mut self, region: &Region, draw: Draw<'_>) {
         if region.address != self.next {
-            self.end();
+            self.end(draw);
             self.start = region.address;
         }
         self.next = region.address + region.bytes;
@@ -310,12 +310,11 @@ impl<F: FnMut(Mark, usize)> Marks<F> {
         while at < self.next {
             let within = at - self.start;
             let row_left = self.row - within % self.row;
-            // Where a mark must end.
             let left = if self.whole { row_left } else { self.bytes - within % self.bytes };
             let bytes = left.min(self.next - at);
             // What is long enough to stand by itself does.
             if self.whole && bytes >= self.bytes {
-                self.end();
+                self.end(draw);
             }
             let mark =
                 self.mark.get_or_insert(Mark { address: at, bytes: 0, parts: Parts::default(), only: Some(*region) });
@@ -327,16 +326,15 @@ impl<F: FnMut(Mark, usize)> Marks<F> {
             let is_full = mark.bytes >= self.bytes;
             at += bytes;
             if is_full || bytes == row_left {
-                self.end();
+                self.end(draw);
             }
         }
     }
 
     /// Draws what has been begun.
-    fn end(&mut self) {
+    fn end(&mut self, draw: Draw<'_>) {
         if let Some(mark) = self.mark.take() {
-            let within = mark.address - self.start;
-            (self.draw)(mark, within);
+            draw(&mark, mark.address - self.start);
         }
     }
 }

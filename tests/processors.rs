@@ -31,8 +31,9 @@ fn move_to(processor: u32) {
     PROCESSOR.set(Some(processor));
 }
 
-/// Goes so many slow paths that the calling thread's processor is known.
-fn be_noticed() {
+/// The same, and goes so many slow paths that it is noticed.
+fn settle_on(processor: u32) {
+    move_to(processor);
     WAS_ASKED.set(false);
     while !WAS_ASKED.get() {
         let chunks: [u64; 16] = core::array::from_fn(|_| take(16 * KIB, 8) as u64);
@@ -78,7 +79,6 @@ fn freed_on(processors: &[u32], bytes: usize, size: usize, arrive: fn(u32), then
         let (begin, processor) = (&begin, *processor);
         move || {
             arrive(processor);
-            be_noticed();
             begin.wait();
             free_all(&part, size);
             drop(part);
@@ -113,7 +113,7 @@ fn pools_are_bounded_whatever_the_number_of_processors() {
     Scenario::new("pools_are_bounded_whatever_the_number_of_processors").passes(|| {
         for count in [1, 3, 64, 256] {
             let processors: Vec<u32> = (0..count).collect();
-            freed_on(&processors, 128 * MIB, 1024, move_to, |_| {
+            freed_on(&processors, 128 * MIB, 1024, settle_on, |_| {
                 let pooled = millpond::stats().pooled;
                 println!("# {} KiB in pools, of {count} processors", pooled / KIB);
                 assert!(pooled <= 9 * MIB, "{} KiB in pools, of {count} processors", pooled / KIB);

@@ -267,47 +267,50 @@ fn a_run_in_the_way_is_rolled_back() {
 
 #[test]
 fn dirty_pages_that_were_held_for_a_visit_are_found_again() {
-    let World { arena, books, first_page: first, .. } = &World::new();
-    let take = |pages| match arena.take(pages, 1, Fill::Any, Density::Sparse, books) {
-        Took::Run(run) => run.page - first,
-        _ => panic!("there is room"),
-    };
-    take(PAGES);
-    arena.give(*first, 32, false);
-    arena.purge_all(books);
-    arena.give(first + 32, 32, false);
-    arena.give(first + 130, 1, false);
+    let World { arena, books, first_page: first, .. } = &half_dirty();
     let mut meanwhile = None;
     arena.visit_free(books, |page| {
         if page == *first {
-            meanwhile = Some(take(1));
+            meanwhile = Some(take_one(arena, books));
         }
     });
-    assert_eq!(meanwhile, Some(130), "the first word's are held");
-    assert_eq!(take(1), 32, "not one that is clean");
+    assert_eq!(meanwhile, Some(first + 130), "the first word's are held");
+    assert_eq!(take_one(arena, books), first + 32, "not one that is clean");
 }
 
 #[test]
 fn dirty_pages_that_a_claim_in_vain_has_held_are_found_again() {
     let tried = |step| {
-        let World { arena, books, first_page: first, .. } = &World::new();
-        let take = |pages| match arena.take(pages, 1, Fill::Any, Density::Sparse, books) {
-            Took::Run(run) => run.page - first,
-            _ => panic!("there is room"),
-        };
-        take(PAGES);
-        arena.give(*first, 32, false);
-        arena.purge_all(books);
-        arena.give(first + 32, 32, false);
-        arena.give(first + 130, 1, false);
+        let World { arena, books, first_page: first, .. } = &half_dirty();
+        let mut meanwhile = || _ = take_one(arena, books);
         // Into word 1, which is in use.
-        let steps = interrupted(step, &mut || _ = take(1), || assert!(arena.claim(32, 40, books).is_err()));
-        assert!((32..64).contains(&take(1)), "not one that is clean; before step {step}");
+        let steps = interrupted(step, &mut meanwhile, || assert!(arena.claim(32, 40, books).is_err()));
+        let taken = take_one(arena, books) - first;
+        assert!((32..64).contains(&taken), "not one that is clean; before step {step}");
         assert!(arena.check().is_some());
         steps
     };
     let steps = tried(u64::MAX);
     (0..steps).for_each(|step| _ = tried(step));
+}
+
+/// All pages are in use but for the first 64, of which the second half is dirty, and one dirty one in word 2.
+fn half_dirty() -> World {
+    let world = World::new();
+    let World { arena, books, first_page: first, .. } = &world;
+    assert!(matches!(arena.take(PAGES, 1, Fill::Any, Density::Sparse, books), Took::Run(_)));
+    arena.give(*first, 32, false);
+    arena.purge_all(books);
+    arena.give(first + 32, 32, false);
+    arena.give(first + 130, 1, false);
+    world
+}
+
+fn take_one(arena: &Arena, books: &Books) -> usize {
+    match arena.take(1, 1, Fill::Any, Density::Sparse, books) {
+        Took::Run(run) => run.page,
+        _ => panic!("there is room"),
+    }
 }
 
 #[test]

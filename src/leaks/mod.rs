@@ -7,8 +7,8 @@
 //! Other threads go on meanwhile, and may move an address to where the search has been already, or free one allocation and
 //! make another of its chunk. So with other threads it is searched again and again, and an allocation is lost if each search has
 //! found it so: until a further one tells no less, or, while threads run, whose registers nobody sees, three do, each after all
-//! of them have gone on. What was allocated after the first began is none of it, where records tell. (The search is the mark phase of a
-//! conservative collector: Boehm and Weiser, 1988.)
+//! of them have gone on. What was allocated after the first began is none of it, where records tell. (The search is the mark
+//! phase of a conservative collector: Boehm and Weiser, 1988.)
 //!
 //! | file | what |
 //! |---|---|

@@ -44,6 +44,16 @@ struct Page<'a, 'b> {
 }
 
 impl Page<'_, '_> {
+    fn write(&mut self, text: fmt::Arguments<'_>) {
+        self.result = self.result.and_then(|()| self.f.write_fmt(text));
+    }
+
+    /// Writes what has been begun.
+    fn end(&mut self) {
+        self.end_row();
+        self.end_clean();
+    }
+
     fn draw(&mut self, mark: &Mark, within: usize) {
         if within == 0 || self.len == SIGNS {
             self.end_row();
@@ -65,8 +75,9 @@ impl Page<'_, '_> {
             self.clean += len;
         } else if len > 0 {
             self.end_clean();
-            let row = core::str::from_utf8(&self.row[..len]).unwrap_or_default();
-            self.result = self.result.and_then(|()| writeln!(self.f, "{:#014x}  {row}", self.address));
+            let (address, signs) = (self.address, self.row);
+            let row = core::str::from_utf8(&signs[..len]).unwrap_or_default();
+            self.write(format_args!("{address:#014x}  {row}\n"));
         }
     }
 
@@ -74,7 +85,7 @@ impl Page<'_, '_> {
         let signs = core::mem::take(&mut self.clean);
         if signs > 0 {
             let bytes = Size(signs * self.bytes);
-            self.result = self.result.and_then(|()| writeln!(self.f, "{:14}  {bytes}, free, holds none", "..."));
+            self.write(format_args!("{:14}  {bytes}, free, holds none\n", "..."));
         }
     }
 }
@@ -106,25 +117,24 @@ impl fmt::Display for HeapMap<'_> {
         let (arenas, s) = (extent.arenas, if extent.arenas == 1 { "" } else { "s" });
         writeln!(f, "map of {arenas} arena{s}: a sign is {}", Size(bytes))?;
         let mut page = Page { f, result: Ok(()), row: [0; SIGNS], len: 0, address: 0, clean: 0, is_clean: true, bytes };
-        let mut named = [None::<Region>; HUGE];
+        let mut marks = Marks::new(bytes, row, false);
         let mut huge = 0;
-        let mut marks = Marks::new(bytes, row, false, |mark: Mark, within| page.draw(&mark, within));
+        // Those with mappings of their own come last.
         self.walk(&mut |region| match region.used_for {
             Use::Huge => {
-                if let Some(place) = named.get_mut(huge) {
-                    *place = Some(region);
-                }
+                marks.end(&mut |mark, within| page.draw(mark, within));
+                page.end();
                 huge += 1;
+                if huge <= HUGE {
+                    let Region { address, bytes, .. } = region;
+                    page.write(format_args!("{address:#014x}  {}, one allocation\n", Size(bytes)));
+                }
             }
-            _ => marks.add(&region),
+            _ => marks.add(&region, &mut |mark, within| page.draw(mark, within)),
         });
-        marks.end();
-        page.end_row();
-        page.end_clean();
+        marks.end(&mut |mark, within| page.draw(mark, within));
+        page.end();
         page.result?;
-        for Region { address, bytes, .. } in named.into_iter().flatten() {
-            writeln!(f, "{address:#014x}  {}, one allocation", Size(bytes))?;
-        }
         if huge > HUGE {
             writeln!(f, "and {} others with mappings of their own", huge - HUGE)?;
         }

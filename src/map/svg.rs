@@ -156,20 +156,19 @@ impl Svg<'_> {
     fn rows(&self, extent: &Extent, f: &mut dyn fmt::Write) -> Result<usize, fmt::Error> {
         let row = extent.row(ROW, ROWS);
         let mut drawing = Drawing { f, result: Ok(()), row, rows: 0, last: 0 };
-        let mut marks = Marks::new(row / WIDTH * BAR, row, true, |mark: Mark, within| drawing.draw(&mark, within));
-        self.0.walk(&mut |region| {
-            if region.used_for != Use::Huge {
-                marks.add(&region);
-            }
-        });
-        marks.end();
+        let mut marks = Marks::new(row / WIDTH * BAR, row, true);
         let mut left = HUGE;
-        self.0.walk(&mut |region| {
-            if region.used_for == Use::Huge && left > 0 {
-                left -= 1;
+        // Those with mappings of their own come last.
+        self.0.walk(&mut |region| match region.used_for {
+            Use::Huge if left == 0 => {}
+            Use::Huge => {
+                marks.end(&mut |mark, within| drawing.draw(mark, within));
                 drawing.huge(&region);
+                left -= 1;
             }
+            _ => marks.add(&region, &mut |mark, within| drawing.draw(mark, within)),
         });
+        marks.end(&mut |mark, within| drawing.draw(mark, within));
         drawing.result.map(|()| drawing.rows)
     }
 }
