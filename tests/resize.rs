@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::child::Scenario;
 use common::fork::{fork, join};
 use common::random::Random;
 use common::scaled;
@@ -184,23 +185,25 @@ fn what_grows_by_little_is_not_copied_each_time() {
 /// Nor does one that has a mapping of its own, each of whose moves keeps the addresses back that it had.
 #[test]
 fn what_is_huge_and_grows_by_little_is_not_copied_each_time() {
-    for mode in RECORDED {
-        let heap = heap(mode);
-        let mut block = Block::new(&heap, 40 * MIB, 1);
-        let (mut moves, mut steps) = (0, 0);
-        while block.size() < 80 * MIB {
-            // SAFETY: the block's own layout.
-            let at = unsafe { heap.realloc(block.at, block.layout, block.size() + 64 * KIB) }.expect("memory");
-            moves += usize::from(at != block.at);
-            steps += 1;
-            (block.at, block.layout) = (at, Layout::from_size_align(block.size() + 64 * KIB, 1).expect("valid"));
+    // In a process of its own: threads of other tests would take the addresses behind it.
+    Scenario::new("what_is_huge_and_grows_by_little_is_not_copied_each_time").passes(|| {
+        for mode in RECORDED {
+            let heap = heap(mode);
+            let mut block = Block::new(&heap, 40 * MIB, 1);
+            let (mut moves, mut steps) = (0, 0);
+            while block.size() < 80 * MIB {
+                // SAFETY: the block's own layout.
+                let at = unsafe { heap.realloc(block.at, block.layout, block.size() + 64 * KIB) }.expect("memory");
+                moves += usize::from(at != block.at);
+                steps += 1;
+                (block.at, block.layout) = (at, Layout::from_size_align(block.size() + 64 * KIB, 1).expect("valid"));
+            }
+            assert!(moves < steps / 10, "{moves} moves in {steps} steps in {mode:?}");
+            block.mark(0);
+            block.free();
+            is_at_rest(&heap);
         }
-        // Other tests' threads may take the addresses behind it.
-        assert!(moves < steps / 10, "{moves} moves in {steps} steps in {mode:?}");
-        block.mark(0);
-        block.free();
-        is_at_rest(&heap);
-    }
+    });
 }
 
 /// What lies behind an allocation is looked at when it is freed, and when it is resized, wherever its end is by now.
