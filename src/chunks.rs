@@ -5,13 +5,13 @@
 //! to be taken: *maybe*. What lives throughout is in neither look, so it is visited for sure. Where each allocation has a
 //! record, that decides.
 //!
-//! The lists lie in memory of their own: the heap is asked for none, and whatever `visit` does to it changes no list.
+//! The heap is asked for no memory, and whatever `visit` does to it changes no list.
 //!
 //! Invariant, at rest: what is visited is what the statistics call live.
 
 use crate::global::{self, HEAP, TRACKER};
 use crate::heap::Heap;
-use crate::leaks::{Memory, Table};
+use crate::listed::{List, cached};
 use crate::modes::Tracker;
 use crate::report::{Mode, Record};
 
@@ -27,40 +27,6 @@ pub struct Chunk {
     pub maybe: bool,
     /// What is known of it, where there are records.
     pub record: Option<Record>,
-}
-
-/// Room beyond what was counted, since others go on.
-const MORE: usize = 4096;
-
-/// A table in memory of its own, which goes back with it.
-pub(crate) struct List<const N: usize> {
-    memory: Memory,
-    pub(crate) table: Table<N>,
-}
-
-impl<const N: usize> List<N> {
-    fn new(counted: usize) -> Option<Self> {
-        let room = counted + counted / 4 + MORE;
-        let mut memory = Memory::new(room.checked_mul(N)?)?;
-        let table = memory.cut(room);
-        Some(Self { memory, table })
-    }
-}
-
-impl<const N: usize> Drop for List<N> {
-    fn drop(&mut self) {
-        self.memory.release();
-    }
-}
-
-/// What magazines hold at some moment of the call, in order. `None`: no memory, or there were many more than a moment before.
-pub(crate) fn cached(heap: &Heap) -> Option<List<1>> {
-    let mut count = 0;
-    heap.walk_cached(&mut |_| count += 1);
-    let (mut list, mut fits) = (List::new(count)?, true);
-    heap.walk_cached(&mut |address| fits &= list.table.push([address]));
-    list.table.all().sort_unstable();
-    fits.then_some(list)
 }
 
 /// Calls `visit` with each allocation of a heap, and returns how many there were. `None`: there is no memory for the lists.

@@ -12,7 +12,7 @@
 //! | `MILLPOND_LEAKS` | a list of `report`, `json`, `fail` or `fail=CODE`, and last `file=PATH` | what is no longer reachable at the program's end: as text, as JSON, as the exit code (1 to 255; 23 if none is named); appended to a file instead of stderr |
 //! | `MILLPOND_PROFILE` | `FILE[,bytes=N][,seed=N][,collapsed]` | a memory profile, written to the file at the program's end: see `profile` |
 //! | `MILLPOND_TIMING` | `0`, `1` | whether calls are timed, for the statistics |
-//! | `MILLPOND_SHOW` | `config`, `stats`, or both with a comma | on stderr: version and what is in force, once the environment is read; where the bytes are, at the program's end |
+//! | `MILLPOND_SHOW` | a list of `config`, `stats`, `map`, with commas | on stderr: version and what is in force, once the environment is read; where the bytes are, and what each page is used for, at the program's end |
 //!
 //! An unknown name that begins with `MILLPOND_`, a value that is none of its variable's, and what the mode in force does not look
 //! at are ignored with one line on stderr. So are `MILLPOND_PROFILE` and `MILLPOND_LEAKS` without the feature `reports`. An empty value says nothing. A program that
@@ -47,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) show_config: bool,
     /// Print the statistics at the program's end.
     pub(crate) show_stats: bool,
+    pub(crate) show_map: bool,
     pub(crate) leaks: Leaking,
 }
 
@@ -117,7 +118,7 @@ const TABLE: [Variable; 11] = [
     Variable { name: "LEAKS", values: "a list of report, json, fail, fail=CODE, file=PATH", set: values::leaks },
     Variable { name: "PROFILE", values: "FILE[,bytes=N][,seed=N][,collapsed]", set: values::profile },
     Variable { name: "TIMING", values: "0 or 1", set: values::timing },
-    Variable { name: "SHOW", values: "a list of config, stats", set: values::show },
+    Variable { name: "SHOW", values: "a list of config, stats, map", set: values::show },
 ];
 
 /// Reads them all. `None`: libc does not know them yet.
@@ -256,6 +257,7 @@ mod tests {
         }
         let both = Settings { show_config: true, show_stats: true, ..Settings::default() };
         assert_eq!(taken(&["MILLPOND_SHOW=stats, config"]), both);
+        assert!(taken(&["MILLPOND_SHOW=map,stats"]).to_string().ends_with("MILLPOND_SHOW=stats,map"));
         assert_eq!(taken(&["MILLPOND_SHOW=stats,", "MILLPOND_SHOW=config,stat"]), Settings::default());
         assert_eq!(
             taken(&["MILLPOND_SHOW=stats", "MILLPOND_SHOW=x"]).to_string().split(' ').next_back(),

@@ -17,7 +17,7 @@ pub(crate) mod tally;
 pub(crate) mod watch;
 
 pub(crate) use asked::fill;
-pub use asked::{check, check_memory, flush_thread, owns, set_log, set_thp, stats, trim, usable_size};
+pub use asked::{check, check_memory, flush_thread, map, owns, set_log, set_thp, stats, trim, usable_size};
 pub use configured::WithMode;
 pub(crate) use configured::configure;
 #[allow(unused_imports, reason = "only the C library calls them")]

@@ -164,7 +164,7 @@ core_modules! {
     environment
 }
 
-program_modules! { slot leaks pprof global records measure chunks map instance }
+program_modules! { slot leaks listed map pprof global records measure chunks instance }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(miri, millpond_forward))))]
 #[cfg(not(any(test, millpond_loom)))]
@@ -205,12 +205,11 @@ pub use sync::points::{Point, watch};
 pub use {
     bitset::BitRangeError,
     chunks::{Chunk, walk_chunks},
-    global::set_log,
-    global::{WithMode, mode},
+    global::{WithMode, map, mode, set_log},
     instance::{AllocError, BuildError, Fallback, Heap, HeapBuilder, PoolTable, SoftLimit},
     leaks::{LeakGroup, Leaks, LeaksUnknown},
     log::Log,
-    map::{HeapMap, Region, Use, map},
+    map::{HeapMap, Region, Use},
     measure::{Measured, assert_no_alloc, measure},
     os::Location,
     records::{

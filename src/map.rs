@@ -13,15 +13,14 @@
 mod picture;
 mod svg;
 
-use crate::chunks::{self, List};
-use crate::global::HEAP;
 use crate::heap::{Heap, Stretch};
+use crate::listed::{self, List};
 use crate::size_class::INFO;
 use core::fmt;
 use core::ops::Range;
 use svg::Svg;
 
-/// A map of a heap, from [`map`] or [`Heap::map`](crate::Heap::map). It is drawn each time it is asked, and holds nothing itself.
+/// A map of a heap, from [`map`](crate::map()) or [`Heap::map`](crate::Heap::map). It is drawn each time it is asked, and holds nothing itself.
 ///
 /// As text by `Display`: a sign for each piece of some KiB, in rows, so many that even large heaps take some fifty of them. As
 /// an SVG by [`svg`](Self::svg).
@@ -78,26 +77,6 @@ pub enum Use {
     Clean,
 }
 
-/// A map of the global heap: what each of its pages is used for, as text, as a picture, or one after the other.
-///
-/// ```
-/// # #[global_allocator]
-/// # static GLOBAL: millpond::Millpond = millpond::Millpond;
-/// let text = vec![0u8; 1 << 20];
-/// let map = millpond::map();
-/// println!("{map}");
-///
-/// let mut large = 0;
-/// map.visit(|region| large += usize::from(region.address == text.as_ptr() as usize && region.bytes == 1 << 20));
-/// assert_eq!(large, 1);
-///
-/// let picture = map.svg().to_string();
-/// assert!(picture.starts_with("<svg") && picture.ends_with("</svg>\n"));
-/// ```
-pub fn map() -> HeapMap<'static> {
-    HeapMap { heap: &HEAP }
-}
-
 impl<'a> HeapMap<'a> {
     pub(crate) fn of(heap: &'a Heap) -> Self {
         Self { heap }
@@ -125,7 +104,7 @@ impl<'a> HeapMap<'a> {
     }
 
     fn walk(&self, visit: &mut dyn FnMut(Region)) {
-        let mut list = chunks::cached(self.heap);
+        let mut list = listed::cached(self.heap);
         self.heap.walk_stretches(&mut |range, stretch| {
             let used_for = match stretch {
                 Stretch::Span(class, span) => {

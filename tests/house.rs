@@ -20,10 +20,11 @@ const LAYERS: &[&[&str]] = &[
     &["heap"],
     &["slot", "environment", "pprof"],
     &["leaks"],
+    &["listed"],
+    &["map"],
     &["global", "forward"],
     &["records", "measure", "profile", "collections"],
     &["chunks"],
-    &["map"],
     &["instance"],
     &["c_api"],
 ];

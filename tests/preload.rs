@@ -413,6 +413,7 @@ fn the_end_is_told_where_stderr_is_closed() {
     };
     for (name, value, says) in [
         ("MILLPOND_SHOW", "stats", "millpond: statistics of process "),
+        ("MILLPOND_SHOW", "map", ": map of 1 arena: a sign is 64 KiB\n0x"),
         ("MILLPOND_LEAKS", "report", "leaks of process "),
     ] {
         let ended = leaves("closes", name, value).well("closes");

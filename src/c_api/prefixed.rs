@@ -2,7 +2,6 @@
 
 use super::{family, info};
 use crate::global::{self, watch};
-use crate::map;
 use crate::os;
 use crate::report::{Stats, Thp};
 use core::ffi::{CStr, c_char, c_int};
@@ -128,7 +127,7 @@ unsafe fn write_map(path: *const c_char, svg: bool) -> c_int {
     let path = unsafe { CStr::from_ptr(path) };
     let mut buffer = [0; 1024];
     let written = os::Output::create(path, &mut buffer).and_then(|mut file| {
-        let map = map::map();
+        let map = global::map();
         // The first refusal ends the writing, and is told by what finishes it.
         let _ = if svg { write!(file, "{}", map.svg()) } else { writeln!(file, "{map}") };
         file.finish()

@@ -65,13 +65,14 @@ impl fmt::Display for Settings {
                 f.write_str(",collapsed")?;
             }
         }
-        let show = match (self.show_config, self.show_stats) {
-            (true, true) => "config,stats",
-            (true, false) => "config",
-            (false, true) => "stats",
-            (false, false) => return Ok(()),
-        };
-        write!(f, " {PREFIX}SHOW={show}")
+        let mut begins = " MILLPOND_SHOW=";
+        for (is_wished, word) in [(self.show_config, "config"), (self.show_stats, "stats"), (self.show_map, "map")] {
+            if is_wished {
+                write!(f, "{begins}{word}")?;
+                begins = ",";
+            }
+        }
+        Ok(())
     }
 }
 

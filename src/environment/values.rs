@@ -35,6 +35,7 @@ fn number(text: &[u8], of: &'static str, least: u64, most: u64) -> Result<u64, W
     value.filter(|value| (least..=most).contains(value)).ok_or(Wrong::Range { of, least, most })
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn mode(settings: &mut Settings, value: &'static [u8]) -> Result<(), Wrong> {
     settings.mode = Some(match value {
         b"fast" => Mode::Fast,
@@ -45,16 +46,19 @@ pub(super) fn mode(settings: &mut Settings, value: &'static [u8]) -> Result<(), 
     Ok(())
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn backtrace(settings: &mut Settings, value: &'static [u8]) -> Result<(), Wrong> {
     settings.backtrace = Some(number(value, "", 0, CALLERS as u64)? as u32);
     Ok(())
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn guard(settings: &mut Settings, value: &'static [u8]) -> Result<(), Wrong> {
     settings.guard = Some(number(value, "", 0, u32::MAX.into())? as u32);
     Ok(())
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn freed(settings: &mut Settings, value: &'static [u8]) -> Result<(), Wrong> {
     settings.freed = Some(match value {
         b"junk" => Freed::Junk,
@@ -65,6 +69,7 @@ pub(super) fn freed(settings: &mut Settings, value: &'static [u8]) -> Result<(),
     Ok(())
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn quarantine(settings: &mut Settings, value: &'static [u8]) -> Result<(), Wrong> {
     let (number, shift) = match value {
         [number @ .., b'K'] => (number, 10),
@@ -80,6 +85,7 @@ pub(super) fn quarantine(settings: &mut Settings, value: &'static [u8]) -> Resul
     Ok(())
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn log(settings: &mut Settings, value: &'static [u8]) -> Result<(), Wrong> {
     let comma = value.iter().position(|byte| *byte == b',').unwrap_or(value.len());
     let (level, file) = value.split_at(comma);
@@ -99,6 +105,7 @@ pub(super) fn log(settings: &mut Settings, value: &'static [u8]) -> Result<(), W
     Ok(())
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn thp(settings: &mut Settings, value: &'static [u8]) -> Result<(), Wrong> {
     settings.thp = match value {
         b"default" => Thp::Default,
@@ -110,6 +117,7 @@ pub(super) fn thp(settings: &mut Settings, value: &'static [u8]) -> Result<(), W
     Ok(())
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn timing(settings: &mut Settings, value: &'static [u8]) -> Result<(), Wrong> {
     settings.timing = match value {
         b"0" => false,
@@ -143,12 +151,14 @@ pub(super) fn profile(settings: &mut Settings, value: &'static [u8]) -> Result<(
     Ok(())
 }
 
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn show(settings: &mut Settings, value: &'static [u8]) -> Result<(), Wrong> {
     let mut wanted = *settings;
     for word in value.split(|byte| *byte == b',') {
         match word.trim_ascii() {
             b"config" => wanted.show_config = true,
             b"stats" => wanted.show_stats = true,
+            b"map" => wanted.show_map = true,
             _ => return Err(Wrong::Value),
         }
     }

@@ -5,6 +5,7 @@
 
 use super::{FRONTS, HEAP, TAGS, TRACKER, is_late, living_cache, mode, tracked, tracked_by, watch};
 use crate::log::{self, Log};
+use crate::map::HeapMap;
 use crate::report::{CheckError, Mode, Stats, Thp, Trimmed};
 
 /// Gives all that is free back to the system: the caller's cache, the spare magazines of all other threads, the pools, the free
@@ -171,4 +172,24 @@ pub fn set_thp(thp: Thp) {
 /// ```
 pub fn set_log(level: Log) {
     log::set(level);
+}
+
+/// A map of the global heap: what each of its pages is used for, as text, as a picture, or one after the other.
+///
+/// ```
+/// # #[global_allocator]
+/// # static GLOBAL: millpond::Millpond = millpond::Millpond;
+/// let text = vec![0u8; 1 << 20];
+/// let map = millpond::map();
+/// println!("{map}");
+///
+/// let mut large = 0;
+/// map.visit(|region| large += usize::from(region.address == text.as_ptr() as usize && region.bytes == 1 << 20));
+/// assert_eq!(large, 1);
+///
+/// let picture = map.svg().to_string();
+/// assert!(picture.starts_with("<svg") && picture.ends_with("</svg>\n"));
+/// ```
+pub fn map() -> HeapMap<'static> {
+    HeapMap::of(&HEAP)
 }

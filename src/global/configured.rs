@@ -15,6 +15,7 @@ use crate::config::REPORTS;
 use crate::environment::{self, Leaking, Settings};
 use crate::leaks;
 use crate::log::{self, Log};
+use crate::map::HeapMap;
 use crate::os;
 use crate::report::{Mode, Stats, Thp};
 use crate::sync::{AtomicU32, Ordering};
@@ -26,10 +27,26 @@ static WANTED: AtomicU32 = AtomicU32::new(0);
 static WANTED_CALLERS: AtomicU32 = AtomicU32::new(0);
 static WANTED_GUARD: AtomicU32 = AtomicU32::new(0);
 
-/// What may be wished for the program's end: a bit each in the word of the mode, in the order in which they are entered with libc. The
-/// last comes first: so those before it tell of memory that is sound.
-const ENDS: [(u32, extern "C" fn()); 4] =
-    [(1 << 16, watch::write_at_exit), (1 << 17, show_stats), (1 << 18, show_leaks), (1 << 19, check_at_exit)];
+/// What may be wished for the program's end: a bit each in the word of the mode.
+const PROFILE: u32 = 1 << 16;
+const MAP: u32 = 1 << 17;
+const STATS: u32 = 1 << 18;
+const LEAKS: u32 = 1 << 19;
+const CHECK: u32 = 1 << 20;
+
+/// In the order in which they are entered with libc. The last comes first: so those before it tell of memory that is sound. Where
+/// there are no reports, nothing leads to their code, and no program has it.
+const ENDS: &[(u32, extern "C" fn())] = if REPORTS {
+    &[
+        (PROFILE, watch::write_at_exit),
+        (MAP, show_map),
+        (STATS, show_stats),
+        (LEAKS, show_leaks),
+        (CHECK, check_at_exit),
+    ]
+} else {
+    &[(STATS, show_stats), (CHECK, check_at_exit)]
+};
 
 /// Millpond in a mode of the program's choice, unless `MILLPOND_MODE` names another: see [`Millpond::with_mode`].
 #[derive(Clone, Copy, Debug)]
@@ -140,7 +157,7 @@ fn show_config(said: Settings, mode: Mode) {
         settings = Settings { backtrace: callers, guard: guard.filter(|_| mode == Mode::Hardened), ..settings };
     }
     if !REPORTS {
-        settings = Settings { profile: None, leaks: Leaking::default(), ..settings };
+        settings = Settings { profile: None, leaks: Leaking::default(), show_map: false, ..settings };
     }
     os::say(format_args!("{settings}"));
 }
@@ -188,15 +205,16 @@ fn enter_ends() {
     }
 }
 
-/// What is wished for the program's end, as bits. Without the feature `reports` there are none.
+/// What is wished for the program's end, as bits.
 fn ends(settings: &Settings, mode: Mode) -> u32 {
     let wished = [
-        REPORTS && settings.profile.is_some(),
-        settings.show_stats,
-        REPORTS && settings.leaks.is_wished(),
-        mode == Mode::Hardened,
+        (settings.profile.is_some(), PROFILE),
+        (settings.show_map, MAP),
+        (settings.show_stats, STATS),
+        (settings.leaks.is_wished(), LEAKS),
+        (mode == Mode::Hardened, CHECK),
     ];
-    ENDS.iter().zip(wished).fold(0, |bits, ((bit, _), is_wished)| if is_wished { bits | bit } else { bits })
+    wished.iter().fold(0, |bits, (is_wished, bit)| if *is_wished { bits | bit } else { bits })
 }
 
 /// Takes over what the environment says. Whether the caller, and nobody else, has taken over what is done once.
@@ -248,11 +266,15 @@ fn take_over() -> bool {
         show_config(settings, mode);
     }
     // Where the program itself has chosen the mode, it knows its stderr.
-    if settings.show_stats || settings.mode == Some(Mode::Hardened) || REPORTS && settings.leaks.is_wished() {
+    if settings.show_stats
+        || REPORTS && settings.show_map
+        || settings.mode == Some(Mode::Hardened)
+        || REPORTS && settings.leaks.is_wished()
+    {
         os::keep_stderr();
     }
-    if !REPORTS && (settings.profile.is_some() || settings.leaks.is_wished()) {
-        os::say(format_args!("no profile and no leaks are reported: built without the feature `reports`"));
+    if !REPORTS && (settings.profile.is_some() || settings.leaks.is_wished() || settings.show_map) {
+        os::say(format_args!("no profile, no leaks and no map are told: built without the feature `reports`"));
     }
     if REPORTS && settings.leaks.is_wished() {
         leaks::wish(&settings.leaks);
@@ -284,6 +306,14 @@ extern "C" fn show_stats() {
     os::say(format_args!("statistics of process {}\n{stats}", os::process_id()));
 }
 
+/// What nobody freed, and what is free, page by page.
+#[unsafe(link_section = ".millpond_cold")]
+extern "C" fn show_map() {
+    os::restore_stderr();
+    os::say(format_args!("process {}: {}", os::process_id(), HeapMap::of(&HEAP)));
+}
+
+#[unsafe(link_section = ".millpond_cold")]
 extern "C" fn check_at_exit() {
     os::restore_stderr();
     match check_memory() {
