@@ -136,6 +136,7 @@ impl fmt::Display for Count {
 pub(crate) struct Bytes(pub(crate) usize);
 
 impl fmt::Display for Bytes {
+    #[unsafe(link_section = ".millpond_cold")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             0 => f.write_str("0 B"),

@@ -20,6 +20,17 @@ fn almost_nothing_costs_almost_nothing() {
     assert!(over[ROUNDS / 2] <= AT_MOST, "{} KiB over malloc, at most {AT_MOST}: {over:?}", over[ROUNDS / 2]);
 }
 
+/// Without the feature `reports` a program has none of their code.
+#[test]
+fn reports_that_no_feature_asks_for_are_not_there() {
+    let program = std::fs::read(executable("under_millpond")).expect("a program");
+    let has = |text: &str| program.windows(text.len()).any(|bytes| bytes == text.as_bytes());
+    assert!(has("statistics of process "), "what each program can tell");
+    assert!(!has("leaks of process "), "leaks");
+    assert!(!has("map of "), "a map");
+    assert!(!has("samples are missing"), "profiles");
+}
+
 /// KiB that are resident in a run of one of the probe's programs.
 fn resident(program: &str) -> i64 {
     let mut command = Command::new(executable(program));

@@ -347,6 +347,7 @@ impl Arenas {
 
     /// Gives up the address space of arenas of which all is free, for a request that the system has refused. Not where a limit came so
     /// late that hardly any of it could be had again.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn abandon_free(&self) {
         let free: usize = self.iter().filter(|arena| arena.used_bytes() == 0).map(Arena::reserved).sum();
         if free == 0 || free.saturating_sub(os::beyond_limits()) < free / 4 {

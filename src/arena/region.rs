@@ -406,6 +406,7 @@ impl Arena {
     }
 
     /// Gives the whole arena's address space up, if all of it is free. Returns its bytes.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn abandon(&self, books: &Books) -> usize {
         if self.free.load(Ordering::Relaxed) as usize != self.pages
             || (!planted(Fault::AbandonUnclaimed) && self.claim(0, self.pages, books).is_err())

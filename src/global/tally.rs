@@ -89,6 +89,7 @@ pub(super) fn freed(address: usize) {
 }
 
 /// The bytes of what is about to be resized, if that is to be counted.
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn before(address: usize) -> usize {
     if watch::is(MEASURED) { served(address) } else { 0 }
 }

@@ -72,6 +72,7 @@ pub(super) fn end(call: Call, start: u64) {
 }
 
 #[cold]
+#[unsafe(link_section = ".millpond_cold")]
 fn end_timed(call: Call, start: u64) {
     let took = os::nanoseconds().saturating_sub(start);
     if let Some(times) = times::of(&TIMES, thread()) {
@@ -191,6 +192,7 @@ pub(crate) fn clock_ns() -> u64 {
 }
 
 #[cold]
+#[unsafe(link_section = ".millpond_cold")]
 fn least_clock_ns() -> u64 {
     let looks = (0..64).map(|_| {
         let start = os::nanoseconds();
@@ -200,6 +202,7 @@ fn least_clock_ns() -> u64 {
 }
 
 /// Has calls timed from now on.
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn time_calls() {
     clock_ns();
     seal(TIMED);

@@ -168,6 +168,7 @@ impl Audit<'_> {
     }
 
     /// The first of the bytes behind a live allocation that has changed.
+    #[unsafe(link_section = ".millpond_cold")]
     fn broken_behind(&self, seen: &Seen, class: Option<Class>, from: From) -> Option<usize> {
         let expected = canary(seen.address, seen.size);
         let mut there = [0; WORDS];

@@ -85,6 +85,7 @@ impl Tracked<'_> {
     /// Takes a guarded allocation back.
     #[cold]
     #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn keep_guarded(&self, ended: &Ended) {
         let Ended { address, size, .. } = *ended;
         let behind = behind_guarded(address, size);
@@ -131,6 +132,7 @@ impl Tracked<'_> {
 
     /// Gives back what was kept. False: the system gives no access to it, for what had none did not count under a limit
     /// (`ulimit -d`), and others have all that is left; then it is kept further.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn release_run(&self, address: usize) -> bool {
         let run = run_of(address);
         let bytes = self.heap.usable_size(run).unwrap_or(0);

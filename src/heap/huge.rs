@@ -214,6 +214,7 @@ impl Heap {
     }
 
     /// Gives a freed mapping that the caller has back to the system, and its node to the slab.
+    #[unsafe(link_section = ".millpond_cold")]
     fn unmap_kept(&self, run: Shelved) {
         let (at, bytes) = (self.larges.get(run.node).head.start(), run.pages * PAGE);
         self.larges.give(run.node);

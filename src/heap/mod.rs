@@ -455,6 +455,7 @@ impl Heap {
     }
 
     /// Restores what a magazine in hand holds and returns it to the slab.
+    #[unsafe(link_section = ".millpond_cold")]
     fn dissolve(&self, class: Class, magazine: &Magazine) {
         if magazine.count() > 0 {
             self.pool(class, self.here()).restore_all(magazine, self.clock.now());

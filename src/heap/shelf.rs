@@ -93,6 +93,7 @@ impl<const SLOTS: usize, const LONGEST: usize> Shelf<SLOTS, LONGEST> {
     }
 
     /// Takes what has rested, from any thread; calls `give` with each.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn clear(&self, rested: impl Fn(u16) -> bool, mut give: impl FnMut(Shelved)) {
         self.slots.iter().filter_map(|slot| self.take_if(slot, |run| rested(run.stamp))).for_each(&mut give);
     }

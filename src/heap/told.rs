@@ -99,6 +99,7 @@ impl Tracked<'_> {
     }
 
     /// The allocation in which an address lies, live or freed not long ago.
+    #[unsafe(link_section = ".millpond_cold")]
     fn around(&self, address: usize) -> Option<Seen> {
         let Some(head) = self.heap.spans.page_map.get(address) else {
             return self.beside(self.heap.huge_around(address)?, address);

@@ -126,6 +126,7 @@ impl Tracked<'_> {
     }
 
     #[inline]
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn begin_once(&self, place: Place, size: usize, align: usize) -> Option<u64> {
         let depth = self.tracker.depth();
         if depth == 0 { self.begin_with(place, size, align, &[]) } else { self.begin_traced(place, size, align, depth) }
@@ -188,6 +189,7 @@ impl Tracked<'_> {
     }
 
     /// Gives the heap back what it has given out.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn give(&self, address: usize) {
         let Some(chunk) = NonNull::new(with_exposed_provenance_mut(address)) else { return };
         match self.heap.spans.page_map.noted(address) {

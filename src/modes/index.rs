@@ -104,6 +104,7 @@ impl Index {
     }
 
     /// Removes a key's entry with this number. True for one caller only.
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn remove(&self, key: u64, number: u32) -> bool {
         let hash = hash(key);
         let entry = entry(hash, number);

@@ -203,6 +203,7 @@ impl Tracker {
         words.map(|(at, word)| usize::from(self.unbind_word(at, word))).sum()
     }
 
+    #[unsafe(link_section = ".millpond_cold")]
     fn unbind_word(&self, at: usize, word: &AtomicU32) -> bool {
         // Relaxed, as in `begin`.
         let known = word.load(Ordering::Relaxed);
@@ -352,6 +353,7 @@ impl Tracker {
     }
 
     /// What is known of an address at which an allocation begins, or began not long ago. O(1).
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn find(&self, place: Place) -> Option<Seen> {
         self.at(place)?.read().filter(|seen| seen.address == place.address)
     }

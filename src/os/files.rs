@@ -80,6 +80,7 @@ impl<'a> Output<'a> {
 }
 
 /// Writes all of it, whatever signals come meanwhile, unless the system refuses.
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn write_all(descriptor: i32, bytes: &[u8]) -> Result<(), Refused> {
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -103,6 +104,7 @@ impl Drop for Output<'_> {
 }
 
 impl core::fmt::Write for Output<'_> {
+    #[unsafe(link_section = ".millpond_cold")]
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
         self.write(text.as_bytes()).map_err(|_| core::fmt::Error)
     }

@@ -59,6 +59,7 @@ pub(crate) fn frame() -> usize {
 
 /// The addresses to which the functions return from the one with this [`frame`] on, innermost first: how many were stored. The
 /// frame may be that of a function further up, or anything. O(`out`).
+#[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn frames_from(frame: usize, out: &mut [usize]) -> usize {
     let here = (&raw const frame).addr();
     let mut walk = Walk { known: here | (PAGE - 1), end: end_of_stack(here) };

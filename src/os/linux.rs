@@ -171,6 +171,7 @@ pub(crate) fn resize(at: usize, old: usize, new: usize) -> bool {
 
 /// See [`os`](super). When it refuses, the kernel may have unmapped the second already (before 6.17 for most of its reasons, later
 /// for few), and another thread may have been given its addresses: so it is released only where it is known again.
+#[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn remap(at: usize, old: usize, to: usize, new: usize) -> bool {
     let from = core::ptr::with_exposed_provenance_mut::<c_void>(at);
     let target = core::ptr::with_exposed_provenance_mut::<c_void>(to);
@@ -467,6 +468,7 @@ impl Stderr {
 }
 
 impl Write for Stderr {
+    #[unsafe(link_section = ".millpond_cold")]
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
         for byte in text.bytes() {
             if self.len == self.bytes.len() {

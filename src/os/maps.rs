@@ -21,6 +21,8 @@ pub(crate) struct Mapping<'a> {
 }
 
 impl<'a> Mapping<'a> {
+    #[unsafe(link_section = ".millpond_cold")]
+    #[inline(never)]
     fn parse(line: &'a [u8]) -> Option<Self> {
         let (start, rest) = hexadecimal(line);
         let (end, rest) = hexadecimal(rest.strip_prefix(b"-")?);
@@ -60,6 +62,7 @@ impl<'a> Mapping<'a> {
 }
 
 /// A number in hexadecimal digits, and what follows it.
+#[unsafe(link_section = ".millpond_cold")]
 #[inline(never)]
 pub(super) fn hexadecimal(text: &[u8]) -> (usize, &[u8]) {
     let mut value = 0usize;
@@ -85,6 +88,7 @@ pub(crate) fn mappings(visit: &mut dyn FnMut(&Mapping<'_>) -> bool) -> bool {
 
 /// Copies what this process has at an address, as the system reads it: whether all of that is there, and can be read without harm.
 /// For what the list has told of, which may be gone by now, a file that has become shorter, or a device.
+#[unsafe(link_section = ".millpond_cold")]
 pub(super) fn copy_from(address: usize, out: &mut [u8]) -> bool {
     let mut copied = false;
     read_from([c"/proc/thread-self/mem", c"/proc/self/mem"], address, &mut |more| copied = more(out) == out.len());
@@ -108,6 +112,7 @@ impl Drop for Open {
 }
 
 /// Calls `body` with what reads on in a file from a place on, if the system does not refuse: the first of these that can be opened.
+#[unsafe(link_section = ".millpond_cold")]
 fn read_from(paths: [&CStr; 2], place: usize, body: &mut dyn FnMut(More<'_>)) {
     const CLOSE_ON_EXEC: i32 = libc::O_RDONLY | libc::O_CLOEXEC;
     // SAFETY: raw calls, which are no cancellation points; the buffers are the caller's.
@@ -126,6 +131,8 @@ fn read_from(paths: [&CStr; 2], place: usize, body: &mut dyn FnMut(More<'_>)) {
 }
 
 /// Calls `visit` with each line that `more` reads, until it says no. Whether there was one.
+#[unsafe(link_section = ".millpond_cold")]
+#[inline(never)]
 fn each_line(more: More<'_>, visit: &mut dyn FnMut(&[u8]) -> bool) -> bool {
     let mut bytes = [0; 2048];
     let (mut filled, mut told, mut cut) = (0, false, false);
@@ -176,6 +183,7 @@ impl Default for FileName {
 }
 
 impl FileName {
+    #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn new(path: &[u8]) -> Self {
         let mut name = Self { bytes: [0; 160], len: 0, cut: path.len() > 160 };
         let shown = &path[path.len().saturating_sub(160)..];
@@ -186,6 +194,7 @@ impl FileName {
 }
 
 impl fmt::Display for FileName {
+    #[unsafe(link_section = ".millpond_cold")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cut = if self.cut { "…" } else { "" };
         write!(f, "{cut}{}", self.bytes[..self.len].escape_ascii())

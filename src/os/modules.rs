@@ -15,6 +15,7 @@ use core::fmt;
 pub struct Location(pub usize);
 
 /// The file that is mapped at an address, without its folders, where its beginning is mapped, if it is, and the place in it.
+#[unsafe(link_section = ".millpond_cold")]
 fn find(address: usize) -> Option<(FileName, Option<usize>, usize)> {
     let mut first: Option<(FileName, usize)> = None;
     let mut found = None;

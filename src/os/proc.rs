@@ -401,21 +401,7 @@ impl fmt::Display for Place {
             }
             found = true;
             let zeros = is_data && mapping.start == end && mapping.name.is_empty();
-            result = match mapping {
-                _ if mapping.contains(here) => f.write_str("an address of the stack of this thread"),
-                _ if is_file && mapping.is_code() => {
-                    write!(f, "in the code of the file {}", FileName::new(mapping.name))
-                }
-                _ if is_file => write!(f, "in the data of the file {}", FileName::new(mapping.name)),
-                _ if zeros => write!(f, "in the data of the file {file}"),
-                _ if mapping.name == b"[stack]" => f.write_str("an address of the stack of the first thread"),
-                _ if mapping.name == b"[heap]" => f.write_str("in what the program has from `brk`"),
-                _ if !mapping.name.is_empty() => write!(f, "in {}", FileName::new(mapping.name)),
-                _ => match stack_of(mapping) {
-                    Some(thread) => write!(f, "an address of the stack of thread {thread}"),
-                    None => f.write_str("in a mapping of no file"),
-                },
-            };
+            result = tell_mapping(mapping, here, if zeros { Some(&file) } else { None }, f);
             false
         });
         match (found, told) {
@@ -423,6 +409,31 @@ impl fmt::Display for Place {
             (false, true) => f.write_str("where nothing is mapped"),
             (false, false) => f.write_str("of which the system tells nothing"),
         }
+    }
+}
+
+/// In words, what a mapping is: the stack of this thread, if `here` lies in it, or of another; or of which file, if it has one or
+/// if these are its `zeros`.
+#[unsafe(link_section = ".millpond_cold")]
+fn tell_mapping(
+    mapping: &Mapping<'_>,
+    here: usize,
+    zeros: Option<&FileName>,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    let is_file = mapping.name.first() == Some(&b'/');
+    match (mapping.name, zeros) {
+        _ if mapping.contains(here) => f.write_str("an address of the stack of this thread"),
+        (name, _) if is_file && mapping.is_code() => write!(f, "in the code of the file {}", FileName::new(name)),
+        (name, _) if is_file => write!(f, "in the data of the file {}", FileName::new(name)),
+        (_, Some(file)) => write!(f, "in the data of the file {file}"),
+        (b"[stack]", _) => f.write_str("an address of the stack of the first thread"),
+        (b"[heap]", _) => f.write_str("in what the program has from `brk`"),
+        (name, _) if !name.is_empty() => write!(f, "in {}", FileName::new(name)),
+        _ => match stack_of(mapping) {
+            Some(thread) => write!(f, "an address of the stack of thread {thread}"),
+            None => f.write_str("in a mapping of no file"),
+        },
     }
 }
 

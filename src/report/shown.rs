@@ -68,6 +68,7 @@ fn widest(least: usize, numbers: impl Iterator<Item = u64>) -> usize {
 struct Percent(u64, u64);
 
 impl fmt::Display for Percent {
+    #[unsafe(link_section = ".millpond_cold")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // So that neither product overflows; of what is larger, the last bits say nothing.
         let shift = 10u32.saturating_sub(self.0.max(self.1).leading_zeros());

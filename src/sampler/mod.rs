@@ -309,6 +309,7 @@ impl Sampler {
 
     /// Ends a sample that the caller has taken out.
     #[cold]
+    #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn end_taken(&self, index: Index) {
         let sample = self.samples.get(index);
         if sample.run.load(Ordering::Relaxed) == self.run.load(Ordering::Relaxed) {
