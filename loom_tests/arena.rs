@@ -6,7 +6,7 @@ use crate::arena::{Arena, Arenas, Budget, Fill, Run};
 use crate::config::{PAGE, PAGE_SHIFT};
 use crate::os::{self, Purged, fake};
 use crate::page_map::PAGE_BYTES;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, Ordering};
 use std::prelude::v1::*;
 use std::rc::Rc;
 
@@ -320,6 +320,25 @@ pub fn take_back_against_charge() {
     assert!(budget.charge(2), "it is passed again");
     budget.take_back(2);
     assert!(!budget.take_passed(), "what could not be had is not told");
+}
+
+/// Two put something back while a third looks for it and notes that it has found no more.
+pub fn return_against_reclaim() {
+    let place = Rc::new((Budget::new(), [AtomicU32::new(0), AtomicU32::new(0)]));
+    let (budget, returned) = &*place;
+    budget.set(1, 0);
+    let put = |at: usize| {
+        spawn(&place, move |(budget, returned)| {
+            returned[at].store(1, Ordering::Relaxed);
+            budget.count_returned();
+        })
+    };
+    let others = [put(0), put(1)];
+    let count = budget.returned();
+    let found: u32 = returned.iter().map(|one| one.load(Ordering::Relaxed)).sum();
+    budget.note_vain(count);
+    others.into_iter().for_each(|other| other.join());
+    assert!(found == 2 || !budget.is_vain(), "what was not found was counted");
 }
 
 /// One charges a budget while another discharges it.

@@ -157,6 +157,12 @@ const MODELS: &[Model] = &[
         [("stores", Fault::UnsayStore, "it is told, once")]
     ),
     model!(
+        arena::return_against_reclaim,
+        "arena/budget.rs",
+        None,
+        [("relaxed", Fault::ReturnedRelaxed, "what was not found was counted")]
+    ),
+    model!(
         arena::two_charge_a_budget,
         "arena/budget.rs",
         None,

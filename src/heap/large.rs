@@ -73,8 +73,7 @@ impl Heap {
                 return None;
             }
             // The caller's own cache goes too: its last chunks of large classes may pin a good part of a limited heap.
-            self.reclaim((thread != NONE).then(|| self.caches.get(thread)));
-            once()
+            self.reclaim((thread != NONE).then(|| self.caches.get(thread)), once)
         })
     }
 
@@ -162,6 +161,8 @@ impl Heap {
                 self.ebb(bytes);
             }
         }
+        // What lies on the shelf is in use to the budget.
+        self.spans.arenas.budget().count_returned();
         self.attend_large(thread);
     }
 

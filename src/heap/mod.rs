@@ -207,10 +207,7 @@ impl Heap {
             self.carve(class, self.here(), Portion::any(1), &chunk, self.clock.now());
             NonNull::new(with_exposed_provenance_mut(chunk[0].get()))
         };
-        let chunk = one().or_else(|| {
-            self.reclaim(None);
-            one()
-        });
+        let chunk = one().or_else(|| self.reclaim(None, one));
         if chunk.is_some() {
             self.counts.shared[class].add_shared(1);
         }
@@ -236,8 +233,7 @@ impl Heap {
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]
     fn serve_after_all(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
-        self.reclaim(Some(cache));
-        self.serve(cache, class)
+        self.reclaim(Some(cache), || self.serve(cache, class))
     }
 
     /// Refills an empty bin and takes a chunk from it.
@@ -377,18 +373,29 @@ impl Heap {
         let size = INFO[class].size;
         if room {
             if cache.put_spare(class, full, now) {
+                self.spans.arenas.budget().count_returned();
                 tell!(self.voice(), Pool, "{size} B: the full magazine is kept as a spare");
                 return None;
             }
             cache.discharge(INFO[class].magazine_bytes());
         }
         let unwanted = self.shards.spills(class, cache.home()) && self.pool(class, cache.home()).is_in_disorder(full);
-        if !unwanted && self.shards.drain(class, cache.home(), &self.magazines, full) {
+        if !unwanted && self.drain_to_pool(cache, class, full) {
             tell!(self.voice(), Pool, "{size} B: the full magazine goes to the pool, by one exchange");
             return None;
         }
         self.restore(cache, class, full);
         Some(full)
+    }
+
+    /// Puts a magazine in hand, of any count but zero, into the pool, if that takes it.
+    #[inline(always)]
+    fn drain_to_pool(&self, cache: &ThreadCache, class: Class, magazine: &Magazine) -> bool {
+        let is_taken = self.shards.drain(class, cache.home(), &self.magazines, magazine);
+        if is_taken {
+            self.spans.arenas.budget().count_returned();
+        }
+        is_taken
     }
 
     /// Restores what a full magazine in hand holds, which the pool has no room for, or is not to have.
@@ -439,7 +446,7 @@ impl Heap {
     /// Gives a magazine of any count to the pool, or its chunks to their spans and the magazine to the thread's empties.
     fn hand_over(&self, cache: &ThreadCache, class: Class, magazine: &Magazine) {
         if magazine.count() > 0 {
-            if self.shards.drain(class, cache.home(), &self.magazines, magazine) {
+            if self.drain_to_pool(cache, class, magazine) {
                 return;
             }
             self.pool(class, cache.home()).restore_all(magazine, self.clock.now());
@@ -449,7 +456,7 @@ impl Heap {
 
     /// Gives a magazine of any count to the pool, or its chunks to their spans and the magazine to the slab.
     fn put_back(&self, cache: &ThreadCache, class: Class, magazine: &Magazine) {
-        if magazine.count() == 0 || !self.shards.drain(class, cache.home(), &self.magazines, magazine) {
+        if magazine.count() == 0 || !self.drain_to_pool(cache, class, magazine) {
             self.dissolve(class, magazine);
         }
     }

@@ -43,11 +43,29 @@ impl Heap {
         self.clear_shelf(|_| true);
     }
 
-    /// What is done once before a request fails: a trim, and the address space of free arenas goes too.
+    /// What is done once before a request fails: a trim, the address space of free arenas goes too, and it is made `again`. In a full
+    /// heap with a limit only if anything has come back since that was in vain.
     #[cold]
-    pub(super) fn reclaim(&self, cache: Option<&ThreadCache>) {
+    pub(super) fn reclaim<T>(&self, cache: Option<&ThreadCache>, again: impl FnOnce() -> Option<T>) -> Option<T> {
+        let budget = self.spans.arenas.budget();
+        if budget.is_vain() && cache.is_none_or(|cache| self.has_flushed(cache)) {
+            return None;
+        }
+        let returned = budget.returned();
         self.trim(cache);
         self.spans.arenas.abandon_free();
+        let done = again();
+        if done.is_none() {
+            budget.note_vain(returned);
+        }
+        done
+    }
+
+    /// Whether there is no chunk in the caller's own loaded magazines. What its spares have was counted.
+    fn has_flushed(&self, cache: &ThreadCache) -> bool {
+        (0..CLASSES).all(|class| {
+            cache.loaded(class, &self.magazines).is_none_or(|magazine| cache.loaded_count(class, magazine) == 0)
+        })
     }
 
     /// Bytes in the loaded magazines of all living threads: a moment's picture.

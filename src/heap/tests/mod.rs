@@ -7,6 +7,7 @@ mod asked;
 mod exhaustion;
 mod huge;
 mod large;
+mod limited;
 mod misuse;
 mod preempted;
 mod random;
