@@ -228,6 +228,36 @@ fn with_mappings_left(left: usize, run: impl FnOnce()) {
     mapped.into_iter().rev().for_each(unmap);
 }
 
+/// Where neither a mapping can be made nor a part of one be given back, a heap keeps the addresses that it has: a request that is refused
+/// left it with none.
+#[test]
+fn a_refused_request_costs_no_heap_its_addresses_where_mappings_are_used_up() {
+    Scenario::new("a_refused_request_costs_no_heap_its_addresses_where_mappings_are_used_up").passes(|| {
+        let heap = millpond::Heap::builder().build().expect("memory");
+        let small = Layout::new::<[u64; 8]>();
+        // SAFETY: freed once, with its layout.
+        let pass = || heap.alloc(small).map(|block| unsafe { heap.free(block, small) });
+        pass().expect("memory");
+        let mut arena = usize::MAX..0;
+        heap.map().visit(|region| {
+            arena = arena.start.min(region.address)..arena.end.max(region.address + region.bytes);
+        });
+        // What is there before and behind is one mapping with it, by whoever it was made.
+        let (page, rights) = (kernel::page_size(), libc::PROT_READ | libc::PROT_WRITE);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+        for at in [arena.start - page, arena.end] {
+            // SAFETY: where something is mapped already, it stays.
+            unsafe { libc::mmap(core::ptr::without_provenance_mut(at), page, rights, flags, -1, 0) };
+        }
+        with_mappings_left(0, || {
+            let large = Layout::from_size_align(4 * arena.len(), 8).expect("valid");
+            assert!(heap.alloc(large).is_err());
+            pass().expect("what is free is to be had");
+        });
+        heap.check().expect("sound");
+    });
+}
+
 /// A hardened heap takes away access to what is freed. Where that fails half-way, what serves next can be used nevertheless.
 #[test]
 fn what_is_freed_serves_again_where_mappings_are_used_up() {

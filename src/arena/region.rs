@@ -19,7 +19,7 @@
 //! |---|---|---|---|
 //! | `THERE` | reserved | the owners of its runs | whoever claims all pages may abandon it |
 //! | `GONE` | the system's | nobody | one thread makes it `HELD`, by exchange |
-//! | `HELD` | either | the holder | the holder revives it, lets it go again, or puts another arena in its place for ever |
+//! | `HELD` | either | the holder | the holder revives it, lets it go, or puts another arena in its place for ever |
 //!
 //! `longest` says where long runs may be, `search` finds them, `purge` gives memory back, and `growth` has huge pages and access.
 //!
@@ -405,7 +405,8 @@ impl Arena {
         self.words
     }
 
-    /// Gives the whole arena's address space up, if all of it is free. Returns its bytes.
+    /// Gives the whole arena's address space up, if all of it is free. Returns its bytes; none where the system refuses, and the arena
+    /// is as it was: it might have no other.
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn abandon(&self, books: &Books) -> usize {
         if self.free.load(Ordering::Relaxed) as usize != self.pages
@@ -413,11 +414,16 @@ impl Arena {
         {
             return 0;
         }
-        let dirty: u32 = self.dirty().iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum();
-        books.committed.fetch_sub(dirty as usize * PAGE, Ordering::Relaxed);
         // Relaxed: whoever sees it passes the arena over, and looks at nothing that was done to it.
         self.gone.store(HELD, Ordering::Relaxed);
-        self.release();
+        if !os::give_up(self.start() - self.margin, self.reserved()) {
+            self.revive();
+            // A search may have missed them.
+            books.stir();
+            return 0;
+        }
+        let dirty: u32 = self.dirty().iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum();
+        books.committed.fetch_sub(dirty as usize * PAGE, Ordering::Relaxed);
         self.let_go();
         self.reserved()
     }
@@ -456,7 +462,7 @@ impl Arena {
         true
     }
 
-    /// Has an arena whose addresses the caller has reserved again be used from now on.
+    /// Has an arena that the caller holds, and whose addresses are there, be used from now on.
     pub(super) fn revive(&self) {
         // Before the pages can be claimed: whoever has some finds the arena.
         self.gone.store(THERE, Ordering::Relaxed);

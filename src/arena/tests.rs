@@ -388,6 +388,26 @@ fn where_much_is_refused_less_is_reserved() {
     assert!(refused >= 2, "reservation and table at least");
 }
 
+/// Where mappings are used up, say, the system takes no part of one back.
+#[test]
+fn an_arena_that_the_system_does_not_take_back_stays() {
+    let system = System::fresh();
+    let arenas = Arenas::new();
+    let run = arenas.take_run(3, 1, Fill::Any).expect("memory");
+    arenas.give_run(run.page, run.pages);
+    let before = (arenas.reserved(), arenas.committed().load(Ordering::Relaxed), arenas.dirty());
+    let failing = system.failing(0, u64::MAX);
+    arenas.abandon_free();
+    assert_eq!(failing.seen(), 1);
+    assert_eq!((arenas.reserved(), arenas.committed().load(Ordering::Relaxed), arenas.dirty()), before);
+    drop(failing);
+    assert_eq!(arenas.take_run(3, 1, Fill::Any), Some(run));
+    arenas.give_run(run.page, run.pages);
+    assert_eq!(arenas.check(), Ok(0));
+    arenas.abandon_free();
+    assert_eq!((arenas.reserved(), arenas.committed().load(Ordering::Relaxed)), (0, 0));
+}
+
 #[test]
 fn free_arenas_are_given_up_and_made_anew() {
     let system = System::fresh();

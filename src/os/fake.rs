@@ -137,6 +137,11 @@ pub(crate) fn release(at: usize, len: usize) {
     });
 }
 
+pub(crate) fn give_up(at: usize, len: usize) -> bool {
+    release(at, len);
+    true
+}
+
 /// Shrinks in place alone.
 pub(crate) fn resize(at: usize, old: usize, new: usize) -> bool {
     if new > old {

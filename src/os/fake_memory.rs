@@ -336,6 +336,14 @@ pub(crate) fn release(at: usize, len: usize) {
     }
 }
 
+pub(crate) fn give_up(at: usize, len: usize) -> bool {
+    let refused = system().refused();
+    if !refused {
+        release(at, len);
+    }
+    !refused
+}
+
 pub(crate) fn reserve_again(at: usize, len: usize) -> bool {
     let system = system();
     if system.refused() || !system.has_room(len) {

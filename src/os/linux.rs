@@ -71,14 +71,16 @@ fn map_as(flags: i32, len: usize) -> Option<usize> {
 }
 
 fn unmap(at: usize, len: usize) {
-    if len > 0 {
-        // SAFETY: callers own `at..at + len` and use it no more.
-        if quietly(|| unsafe { libc::munmap(core::ptr::with_exposed_provenance_mut(at), len) }) != 0 {
-            // In the middle of a mapping, with as many mappings as there may be. This splits none: only the addresses are
-            // lost.
-            purge(at, len);
-        }
+    if len > 0 && !give_up(at, len) {
+        // This splits no mapping: only the addresses are lost.
+        purge(at, len);
     }
+}
+
+/// See [`os`](super). Refused in the middle of a mapping, with as many mappings as there may be.
+pub(crate) fn give_up(at: usize, len: usize) -> bool {
+    // SAFETY: callers own `at..at + len` and use it no more.
+    quietly(|| unsafe { libc::munmap(core::ptr::with_exposed_provenance_mut(at), len) }) == 0
 }
 
 /// See [`os`](super).

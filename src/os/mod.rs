@@ -12,6 +12,7 @@
 //! | [`purge`] | inside one reservation, in use by nobody | reads as the returned [`Purged`] says; costs no memory if purged |
 //! | [`protect`] | whole OS pages inside one reservation | any access faults, or none does, as said; `false` if the system refuses: no less access than before |
 //! | [`release`] | a whole reservation | the addresses are no longer ours, or never used again; no memory is held for them |
+//! | [`give_up`] | a whole reservation | as `release`; `false` if the system refuses: it is as it was |
 //! | [`resize`] | a whole reservation | it is longer (zero beyond the old length) or shorter, in place; `false`: nothing has changed |
 //! | [`remap`] | two whole reservations | the second has the contents of the first, which is gone; `false`: the first is as it was, and the second must be forgotten |
 //! | [`metadata`] | `len` > 0 | as `reserve`, aligned to an OS page, or to 128 bytes if it is 8 KiB or shorter, for the allocator's tables; never released but by the loser of a race |
