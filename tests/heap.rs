@@ -754,3 +754,18 @@ fn a_bitset_is_among_the_tables() {
     }
     assert_eq!(with.accounted(), with.committed);
 }
+
+/// What a huge one shed stayed charged where there was no room for a copy of what was left.
+#[test]
+fn what_a_huge_one_sheds_is_to_be_had_where_there_is_no_room_for_a_copy() {
+    let heap = Heap::builder().capacity(48 * MIB).build().expect("memory");
+    let [huge, small, rest] = [layout(40 * MIB, 16), layout(10 * MIB, 16), layout(20 * MIB, 16)];
+    let held = Held::new(&heap, huge, 1).expect("room");
+    // SAFETY: a live block of that layout.
+    let ptr = unsafe { heap.realloc(held.ptr, huge, small.size()) }.expect("it has room where it is");
+    let held = Held { ptr, layout: small, mark: 1 };
+    held.check();
+    let other = Held::new(&heap, rest, 2).expect("30 MiB are free");
+    [held, other].into_iter().for_each(|held| held.free(&heap));
+    assert_eq!(at_rest(&heap).live, 0);
+}

@@ -124,6 +124,11 @@ fn where_nothing_is_overcommitted() {
 }
 
 #[test]
+fn where_what_shrinks_cannot_be_copied() {
+    scenario("shrinks", &[], &[]);
+}
+
+#[test]
 fn in_a_sandbox_that_refuses() {
     scenario("sandbox", &[], &[]);
     in_modes("sandbox");

@@ -152,3 +152,27 @@ fn a_huge_block_is_copied_where_addresses_do_not_suffice_to_remap_it() {
         law::holds();
     });
 }
+
+/// What it keeps of its own pages is all that it needs.
+#[test]
+fn a_huge_block_shrinks_where_there_is_no_room_for_a_copy() {
+    Scenario::new("a_huge_block_shrinks_where_there_is_no_room_for_a_copy").passes(|| {
+        let block = Block::new(64 * MIB, 1, 10).expect("memory");
+        let start = block.ptr;
+        law::holds();
+        let limit = kernel::address_space() as u64;
+        let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+        // SAFETY: changes no memory.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+        // Whatever is free in arenas is not: what is left does not suffice.
+        let mut held: Vec<Block> = Vec::with_capacity(1000);
+        held.extend(core::iter::from_fn(|| Block::new(8 * MIB, 1, 11)).take(1000));
+        let block = block.resize(10 * MIB).expect("what is there suffices");
+        assert_eq!(block.ptr, start);
+        let freed = Block::new(34 * MIB, 1, 12).expect("what it has shed is to be had");
+        freed.free();
+        let block = block.resize(12 * MIB).expect("room for a copy");
+        held.into_iter().chain([block]).for_each(Block::free);
+        law::holds();
+    });
+}

@@ -355,14 +355,16 @@ unsafe fn realloc_watched(ptr: *mut u8, size: usize, old: Option<usize>, new: Op
     if let Some(resized) = doors::resize(frame, ptr, None, [old, new], size, align) {
         return resized;
     }
-    let take = |size| {
-        or_no_memory(match new {
-            Some(place) => doors::alloc_for(frame, size, align_in_c(size), place),
-            None => doors::large(frame, size, 1, Fill::Any),
-        })
+    let take = |size| match new {
+        Some(place) => doors::alloc_for(frame, size, align_in_c(size), place),
+        None => doors::large(frame, size, 1, Fill::Any),
     };
     // SAFETY: the caller's.
-    unsafe { moved(ptr, size, take) }
+    let target = unsafe { moved(ptr, size, take) };
+    if target.is_null() && old.is_none() && new.is_none() {
+        return doors::shrink(frame, ptr, size).unwrap_or_else(|| or_no_memory(target));
+    }
+    or_no_memory(target)
 }
 
 /// Moves an allocation to another of `size` bytes, which `take` gives, unless there is no memory for that.

@@ -173,14 +173,37 @@ pub(super) unsafe fn realloc_watched(ptr: *mut u8, layout: Layout, new_size: usi
         Some(place) => alloc_for(frame, new_size, align, place),
         None => large(frame, new_size, align, Fill::Any),
     };
-    if !target.is_null() {
-        // SAFETY: two distinct allocations of at least that many bytes; the old one is the caller's, and freed once.
-        unsafe {
-            ptr::copy_nonoverlapping(ptr, target, size.min(new_size));
-            Millpond.dealloc(ptr, layout);
-        }
+    if target.is_null() {
+        let shrunk = if old.is_none() && new.is_none() { shrink(frame, ptr, new_size) } else { None };
+        return shrunk.unwrap_or(target);
+    }
+    // SAFETY: two distinct allocations of at least that many bytes; the old one is the caller's, and freed once.
+    unsafe {
+        ptr::copy_nonoverlapping(ptr, target, size.min(new_size));
+        Millpond.dealloc(ptr, layout);
     }
     target
+}
+
+/// Has what has whole pages, and is to be smaller and have some still, stay where it is, for whoever called the function with this frame:
+/// there is no memory for another. `None` for all else, and where there are records.
+#[cold]
+#[inline(never)]
+#[unsafe(link_section = ".millpond_cold")]
+pub(crate) fn shrink(frame: usize, ptr: *mut u8, size: usize) -> Option<*mut u8> {
+    let address = ptr.expose_provenance();
+    if tracked().is_some() || HEAP.usable_size(address).is_none_or(|usable| usable < size) {
+        return None;
+    }
+    let (before, resizing) = (tally::before(address), watch::resizing(address));
+    let is_shorter = HEAP.shrink_here(thread(), address, size);
+    resizing.end(is_shorter);
+    tally::resized(before, address);
+    if is_shorter {
+        watch::sampled(frame, ptr, size);
+    }
+    // Should the system refuse, it has more pages than it needs.
+    Some(ptr)
 }
 
 /// Resizes an allocation without copying, if that can be done, from the place of one class, or none, to another, for whoever
@@ -204,7 +227,7 @@ pub(crate) fn resize(
         return (old == new).then_some(ptr);
     }
     let resizing = watch::resizing(ptr.addr());
-    let resized = resize_large(ptr, size, align);
+    let resized = resize_large_here(ptr, size, align);
     resizing.end(resized.is_some());
     watch::sampled(frame, resized?, size);
     resized
@@ -235,10 +258,27 @@ fn resize_tracked(
     Some(resized)
 }
 
-/// Resizes what has whole pages, without copying, if that can be done.
+/// Resizes what has whole pages, where nothing is watched; without copying, if that can be done. `None`: there is to be more, which the
+/// caller has to copy. What had better move to be smaller moves here, since it has room where it is if there is no memory for another.
 #[cold]
 #[inline(never)]
 pub(crate) fn resize_large(ptr: *mut u8, size: usize, align: usize) -> Option<*mut u8> {
+    let frame = os::frame();
+    resize_large_here(ptr, size, align).or_else(|| {
+        let old = HEAP.usable_size(ptr.expose_provenance()).filter(|old| size <= *old)?;
+        let target = large(frame, size, align, Fill::Any);
+        if target.is_null() {
+            return shrink(frame, ptr, size);
+        }
+        // SAFETY: two distinct allocations of at least that many bytes.
+        unsafe { ptr::copy_nonoverlapping(ptr, target, size) };
+        free_large(ptr, old, align);
+        Some(target)
+    })
+}
+
+/// The same without copying, if that can be done.
+fn resize_large_here(ptr: *mut u8, size: usize, align: usize) -> Option<*mut u8> {
     let before = tally::before(ptr.addr());
     let resized = HEAP.resize_large(thread(), ptr.expose_provenance(), size, align)?.as_ptr();
     tally::resized(before, resized.addr());

@@ -228,6 +228,21 @@ impl Heap {
         self.resize_within(thread, address, size, None).is_some()
     }
 
+    /// Makes what has pages of its own shorter where it is, also what is huge and had better move: where there is no memory for another.
+    /// False: all is as it was.
+    #[cold]
+    #[inline(never)]
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn shrink_here(&self, thread: Index, address: usize, size: usize) -> bool {
+        let node = self.large_at("realloc", address);
+        let (old, new) = (node.bytes(), size.max(1).next_multiple_of(PAGE));
+        if node.head.kind() != HUGE || new >= old {
+            return new <= old && self.resize_here(thread, address, size);
+        }
+        let _guest = self.enter(thread);
+        self.resize_huge(node, old, new, None).is_some()
+    }
+
     /// Whether a run that lies on the shelf is as the shelf's invariant says.
     pub(super) fn is_shelved(&self, run: Shelved) -> bool {
         let node = self.larges.get(run.node);

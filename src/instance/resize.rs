@@ -51,8 +51,7 @@ impl Heap {
             let Ok(target) = self.copy(ptr, layout.size(), new) else {
                 // Both do not fit; but what lay behind it may have been free, and have been given back by now. And what is to be
                 // smaller has room where it is: whoever frees it asks the page map of which class it is, but for its record.
-                let stays = new.size() <= layout.size() && self.inner().mode == Mode::Fast;
-                return here()?.or(stays.then_some(ptr)).ok_or(AllocError);
+                return here()?.or_else(|| self.stay(ptr, layout.size(), new.size())).ok_or(AllocError);
             };
             self.free(ptr, layout);
             Ok(target)
@@ -76,6 +75,22 @@ impl Heap {
             self.free_at(ptr);
             Ok(target)
         }
+    }
+
+    /// Has an allocation of so many bytes that is to be smaller stay where it is, without the pages that it has to itself and needs no
+    /// more.
+    #[cold]
+    fn stay(&self, ptr: NonNull<u8>, old: usize, new: usize) -> Option<NonNull<u8>> {
+        let inner = self.inner();
+        if new > old || inner.mode != Mode::Fast {
+            return None;
+        }
+        let (core, address) = (&inner.core, ptr.as_ptr().expose_provenance());
+        if core.spans.page_map.noted(address) == 0 {
+            // Should the system refuse, it has more than it needs.
+            core.shrink_here(self.index(), address, new);
+        }
+        Some(ptr)
     }
 
     /// A further allocation with what is in one of so many bytes, as far as there is room.
