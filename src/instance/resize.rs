@@ -65,13 +65,18 @@ impl Heap {
     #[cfg(feature = "prefixed")]
     #[inline(never)]
     pub(crate) unsafe fn realloc_at(&self, ptr: NonNull<u8>, new: Layout) -> Result<NonNull<u8>, AllocError> {
-        if let Some(resized) = self.resize_here(os::frame(), ptr, None, new)? {
+        let frame = os::frame();
+        let here = || self.resize_here(frame, ptr, None, new);
+        if let Some(resized) = here()? {
             return Ok(resized);
         }
         let usable = self.usable_size(ptr.as_ptr()).ok_or(AllocError)?;
         // SAFETY: the caller's allocation, of that many bytes; freed once.
         unsafe {
-            let target = self.copy(ptr, usable, new)?;
+            let Ok(target) = self.copy(ptr, usable, new) else {
+                // As in `realloc`.
+                return here()?.ok_or(AllocError);
+            };
             self.free_at(ptr);
             Ok(target)
         }

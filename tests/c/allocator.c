@@ -54,6 +54,20 @@ int main(int count, char **arguments)
     allocator_free(heap, NULL);
     CHECK(mp_allocator_live(heap) == 0);
     allocator_print_stats(heap);
+    /* Where there is no room for a copy, what grows has what was cached behind it. */
+    allocator_t *full = allocator_create(8 * 65536, 0);
+    char *most = full ? allocator_malloc(full, 8 * 65536) : NULL;
+    CHECK(most);
+    most[99] = 7;
+    CHECK(mp_allocator_realloc(full, most, 5 * 65536) == most);
+    char *behind = allocator_malloc(full, 64);
+    CHECK(behind == most + 5 * 65536);
+    allocator_free(full, behind);
+    errno = 0;
+    CHECK(mp_allocator_realloc(full, most, 7 * 65536) == most && most[99] == 7 && errno == 0);
+    allocator_free(full, most);
+    CHECK(mp_allocator_live(full) == 0);
+    allocator_destroy(full);
     if (count > 1) {
         void *twice = allocator_malloc(heap, 64);
         allocator_free(heap, twice);
