@@ -5,6 +5,7 @@ mod common;
 use common::block::Block;
 use common::child::Scenario;
 use common::{KIB, LARGEST_CLASS, MIB, kernel, law};
+use std::collections::BTreeSet;
 
 #[test]
 fn a_new_size_of_the_same_class_stays() {
@@ -175,4 +176,43 @@ fn a_huge_block_shrinks_where_there_is_no_room_for_a_copy() {
         held.into_iter().chain([block]).for_each(Block::free);
         law::holds();
     });
+}
+
+/// Both do not fit; but what was cached behind it is free by then.
+#[test]
+fn a_large_block_grows_into_what_was_cached_behind_it_where_there_is_no_room_for_a_copy() {
+    Scenario::new("a_large_block_grows_into_what_was_cached_behind_it_where_there_is_no_room_for_a_copy").passes(
+        || {
+            let (page, some) = (64 * KIB, 8 * KIB);
+            let mut held: Vec<Block> = Vec::with_capacity(10_000);
+            let mut chunks: Vec<Block> = Vec::with_capacity(2_000);
+            let mut blocks: Vec<Block> = Vec::with_capacity(100);
+            for seed in 0..100 {
+                blocks.push(Block::new(5 * page, 1, seed).expect("memory"));
+                chunks.extend((0..8).map(|at| Block::new(some, 1, 8 * seed + at).expect("memory")));
+            }
+            // A span that lies right behind one, with all that is in it.
+            let starts: BTreeSet<usize> = chunks.iter().map(|chunk| chunk.ptr.addr()).collect();
+            let end = |block: &Block| block.ptr.addr() + block.size;
+            let is_behind = |block: &&Block| (0..8).all(|at| starts.contains(&(end(block) + at * some)));
+            let at = blocks.iter().position(|block| is_behind(&block)).expect("pages that follow each other");
+            let block = blocks.swap_remove(at);
+            let is_behind = |chunk: &Block| (end(&block)..end(&block) + page).contains(&chunk.ptr.addr());
+            let (behind, others) = chunks.into_iter().partition::<Vec<_>, _>(is_behind);
+            law::holds();
+            let limit = kernel::address_space() as u64;
+            let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+            // SAFETY: changes no memory.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+            for size in [8 * MIB, MIB, 5 * page, some] {
+                held.extend(core::iter::from_fn(|| Block::new(size, 1, 11)).take(2_000));
+            }
+            behind.into_iter().for_each(Block::free);
+            let start = block.ptr;
+            let block = block.resize(6 * page).expect("there is room behind it");
+            assert_eq!(block.ptr, start);
+            held.into_iter().chain(others).chain(blocks).chain([block]).for_each(Block::free);
+            law::holds();
+        },
+    );
 }

@@ -331,7 +331,7 @@ pub(super) unsafe fn realloc(ptr: *mut u8, size: usize) -> *mut u8 {
     }
     if old.is_none() && new.is_none() {
         if let Some(resized) = doors::resize_large(ptr, size, 1) {
-            return resized;
+            return or_no_memory(resized);
         }
     }
     // SAFETY: the caller's.
@@ -352,7 +352,8 @@ unsafe fn realloc_watched(ptr: *mut u8, size: usize, old: Option<usize>, new: Op
         return null_mut();
     }
     let align = new.map_or(1, |_| align_in_c(size));
-    if let Some(resized) = doors::resize(frame, ptr, None, [old, new], size, align) {
+    let here = || doors::resize(frame, ptr, None, [old, new], size, align);
+    if let Some(resized) = here() {
         return resized;
     }
     let take = |size| match new {
@@ -362,7 +363,9 @@ unsafe fn realloc_watched(ptr: *mut u8, size: usize, old: Option<usize>, new: Op
     // SAFETY: the caller's.
     let target = unsafe { moved(ptr, size, take) };
     if target.is_null() && old.is_none() && new.is_none() {
-        return doors::shrink(frame, ptr, size).unwrap_or_else(|| or_no_memory(target));
+        // As where there is no mode.
+        let here = here().or_else(|| doors::shrink(frame, ptr, size));
+        return or_no_memory(here.unwrap_or(target));
     }
     or_no_memory(target)
 }

@@ -166,7 +166,8 @@ pub(super) unsafe fn realloc_watched(ptr: *mut u8, layout: Layout, new_size: usi
         return ptr::null_mut();
     }
     let (old, new) = (size_class::place_of(size, align), size_class::place_of(new_size, align));
-    if let Some(resized) = resize(frame, ptr, said, [old, new], new_size, align) {
+    let here = || resize(frame, ptr, said, [old, new], new_size, align);
+    if let Some(resized) = here() {
         return resized;
     }
     let target = match new {
@@ -174,8 +175,10 @@ pub(super) unsafe fn realloc_watched(ptr: *mut u8, layout: Layout, new_size: usi
         None => large(frame, new_size, align, Fill::Any),
     };
     if target.is_null() {
-        let shrunk = if old.is_none() && new.is_none() { shrink(frame, ptr, new_size) } else { None };
-        return shrunk.unwrap_or(target);
+        let is_large = old.is_none() && new.is_none();
+        // As in `resize_large`.
+        let here = if is_large { here().or_else(|| shrink(frame, ptr, new_size)) } else { None };
+        return here.unwrap_or(target);
     }
     // SAFETY: two distinct allocations of at least that many bytes; the old one is the caller's, and freed once.
     unsafe {
@@ -258,20 +261,22 @@ fn resize_tracked(
     Some(resized)
 }
 
-/// Resizes what has whole pages, where nothing is watched; without copying, if that can be done. `None`: there is to be more, which the
-/// caller has to copy. What had better move to be smaller moves here, since it has room where it is if there is no memory for another.
+/// Resizes what has whole pages and is to have some, where nothing is watched: without copying, if that can be done. Null: there is no
+/// memory for it. `None`: no such allocation begins there.
 #[cold]
 #[inline(never)]
 pub(crate) fn resize_large(ptr: *mut u8, size: usize, align: usize) -> Option<*mut u8> {
     let frame = os::frame();
     resize_large_here(ptr, size, align).or_else(|| {
-        let old = HEAP.usable_size(ptr.expose_provenance()).filter(|old| size <= *old)?;
+        let old = HEAP.usable_size(ptr.expose_provenance())?;
         let target = large(frame, size, align, Fill::Any);
         if target.is_null() {
-            return shrink(frame, ptr, size);
+            // What lay behind it may have been free, and have been given back by now; and what is to be smaller has room where it is.
+            let here = resize_large_here(ptr, size, align).or_else(|| shrink(frame, ptr, size));
+            return Some(here.unwrap_or(target));
         }
         // SAFETY: two distinct allocations of at least that many bytes.
-        unsafe { ptr::copy_nonoverlapping(ptr, target, size) };
+        unsafe { ptr::copy_nonoverlapping(ptr, target, old.min(size)) };
         free_large(ptr, old, align);
         Some(target)
     })
