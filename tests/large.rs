@@ -238,19 +238,20 @@ fn a_refused_request_costs_no_heap_its_addresses_where_mappings_are_used_up() {
         // SAFETY: freed once, with its layout.
         let pass = || heap.alloc(small).map(|block| unsafe { heap.free(block, small) });
         pass().expect("memory");
-        let mut arena = usize::MAX..0;
+        let (mut start, mut end) = (usize::MAX, 0);
         heap.map().visit(|region| {
-            arena = arena.start.min(region.address)..arena.end.max(region.address + region.bytes);
+            start = start.min(region.address);
+            end = end.max(region.address + region.bytes);
         });
         // What is there before and behind is one mapping with it, by whoever it was made.
         let (page, rights) = (kernel::page_size(), libc::PROT_READ | libc::PROT_WRITE);
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
-        for at in [arena.start - page, arena.end] {
+        for at in [start - page, end] {
             // SAFETY: where something is mapped already, it stays.
             unsafe { libc::mmap(core::ptr::without_provenance_mut(at), page, rights, flags, -1, 0) };
         }
         with_mappings_left(0, || {
-            let large = Layout::from_size_align(4 * arena.len(), 8).expect("valid");
+            let large = Layout::from_size_align(4 * (end - start), 8).expect("valid");
             assert!(heap.alloc(large).is_err());
             pass().expect("what is free is to be had");
         });
