@@ -241,6 +241,20 @@ pub fn abandon_against_claim() {
     assert!(arenas.reserved() <= 2 * 4 * PAGE, "what was abandoned is off the books");
 }
 
+/// The system does not take a free arena back while another thread looks for pages: it stays as it is, and who finds some has them.
+pub fn abandon_in_vain_against_claim() {
+    let arenas = Rc::new(Arenas::new());
+    let run = take(&arenas, 2);
+    give(&arenas, run);
+    fake::refuse_purges();
+    let other = spawn(&arenas, Arenas::abandon_free);
+    let mine = arenas.take_run_there(2, 1, Fill::Any);
+    mine.iter().for_each(|run| write(*run));
+    other.join();
+    let held: Vec<Run> = mine.into_iter().collect();
+    check(&arenas, &held);
+}
+
 /// Two threads would have an abandoned arena again: one has it, and the other waits for nobody.
 pub fn two_revive_an_arena() {
     let arenas = Rc::new(Arenas::new());

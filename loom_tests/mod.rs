@@ -145,6 +145,12 @@ const MODELS: &[Model] = &[
         ]
     ),
     model!(
+        arena::abandon_in_vain_against_claim,
+        "arena/region.rs arena/mod.rs",
+        Some(2),
+        [("unclaimed", Fault::AbandonUnclaimed, "pages given back twice")]
+    ),
+    model!(
         arena::two_revive_an_arena,
         "arena/region.rs arena/mod.rs",
         None,

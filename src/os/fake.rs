@@ -106,7 +106,7 @@ pub(crate) fn purge(at: usize, len: usize) -> Purged {
     Purged::Zero
 }
 
-/// All purges from now on are refused.
+/// All purges from now on are refused, and no addresses taken back that are given up.
 pub(crate) fn refuse_purges() {
     REFUSES_PURGES.set(true);
 }
@@ -138,6 +138,9 @@ pub(crate) fn release(at: usize, len: usize) {
 }
 
 pub(crate) fn give_up(at: usize, len: usize) -> bool {
+    if REFUSES_PURGES.get() {
+        return false;
+    }
     release(at, len);
     true
 }
