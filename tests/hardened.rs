@@ -78,7 +78,9 @@ fn what_is_deterministic_is_stopped_and_named() {
         for by in [-8, 1, 1000] {
             case(format!("sized {size} {by}"), &["with a size that is not its own", &known]);
         }
-        case(format!("aligned_sized {size}"), &["with a size that is not its own", &known]);
+        for name in ["aligned_sized", "sized_at_most", "aligned_sized_at_most"] {
+            case(format!("{name} {size}"), &["with a size that is not its own", &known]);
+        }
     }
     for size in [24, 1000, 16 << 10] {
         for at in [0, 1, size / 2, size - 1] {

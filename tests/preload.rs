@@ -209,6 +209,9 @@ fn operators_of_cpp_misused() {
         let ended = mode("wrong", records);
         assert!(ended.signal == Some(libc::SIGABRT) && ended.stdout.is_empty(), "{ended:#?}");
         assert!(ended.stderr.contains("with a size that is not its own, 8 bytes"), "{ended:#?}");
+        let ended = mode("wrong_at_most", records);
+        assert!(ended.signal == Some(libc::SIGABRT) && ended.stdout.is_empty(), "{ended:#?}");
+        assert!(ended.stderr.contains("with a size that is not its own, "), "{ended:#?}");
         let ended = mode("twice", records);
         let told = ["double free of 0x", "allocated from operators_misused+0x", "freed from operators_misused+0x"];
         let all = told.iter().all(|told| ended.stderr.contains(told));

@@ -161,7 +161,7 @@ pub(super) unsafe fn free(ptr: *mut u8) {
 #[inline(always)]
 fn give(chunk: NonNull<u8>, place: usize) {
     if !bin(place).push(chunk) {
-        global::free_missed(chunk, usize::MAX, 1, place);
+        global::free_missed(chunk, UNSAID, 1, place);
     }
 }
 
@@ -207,11 +207,19 @@ fn free_other_as(ptr: *mut u8, size: usize) {
 #[inline(always)]
 fn said_to_delete(size: usize) -> (usize, usize) {
     let align = if size <= CLASS_MAX { align_in_c(size) } else { 1 };
-    (if size == 0 { usize::MAX } else { size }, align)
+    (if size == 0 { UNSAID } else { said(size) }, align)
 }
 
 fn free_other(ptr: *mut u8) {
-    free_other_sized(ptr, usize::MAX, 1);
+    free_other_sized(ptr, UNSAID, 1);
+}
+
+/// The size where the caller says none.
+const UNSAID: usize = usize::MAX;
+
+/// A size that the caller says. The largest of all would be taken for none, and is as wrong as the one below it.
+fn said(size: usize) -> usize {
+    size.min(UNSAID - 1)
 }
 
 #[cold]
@@ -237,7 +245,7 @@ pub(super) fn align_in_c(size: usize) -> usize {
 pub(super) unsafe fn free_sized(ptr: *mut u8, size: usize) {
     match (NonNull::new(ptr), c_class::place_in_c(size)) {
         (Some(chunk), Some(place)) => give_sized(chunk, size, align_in_c(size), place),
-        _ => free_other_sized(ptr, size, 1),
+        _ => free_other_sized(ptr, said(size), 1),
     }
 }
 
@@ -248,7 +256,7 @@ pub(super) unsafe fn free_sized(ptr: *mut u8, size: usize) {
 pub(super) unsafe fn free_aligned_sized(ptr: *mut u8, align: usize, size: usize) {
     match (NonNull::new(ptr), place_aligned(align, size)) {
         (Some(chunk), Some(place)) => give_sized(chunk, size, align.max(align_in_c(size)), place),
-        _ => free_other_sized(ptr, size, align),
+        _ => free_other_sized(ptr, said(size), align),
     }
 }
 

@@ -86,6 +86,9 @@ int main(int count, char **words)
     CASE("write_after_free") { give(block); ((volatile char *)block)[at] = 1; others(10000); }
     CASE("sized") { sized(block, size + (size_t)at); }
     CASE("aligned_sized") { aligned_sized(block, 64, size); }
+    /* A size that is none, as where one was counted down below zero. */
+    CASE("sized_at_most") { sized(block, SIZE_MAX); }
+    CASE("aligned_sized_at_most") { aligned_sized(block, 64, SIZE_MAX); }
     CASE("stack") { give_wild(local); }
     CASE("global") { give_wild(global + 16); }
     CASE("code") { void *code; memcpy(&code, &(void *(*)(void *)){give_elsewhere}, sizeof code); give_wild(code); }

@@ -208,6 +208,9 @@ int main(int count, char **words)
         };
         delete (Small *)hidden(new Large);
         puts("survived");
+    } else if (what == "wrong_at_most") {
+        ::operator delete(hidden(new long), SIZE_MAX);
+        puts("survived");
     } else if (what == "twice") {
         int *one = new int(1), *same = (int *)hidden(one);
         delete one;
