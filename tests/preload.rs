@@ -412,6 +412,14 @@ fn signals_cut_nothing_off() {
     scenario("interrupted", &[], &[]);
 }
 
+/// What nobody reads, and what finds no room, ends no program; least of all one that has nothing to say itself.
+#[test]
+fn refused_writes_are_no_signals() {
+    let file = workbench().join(format!("unread{}", std::process::id()));
+    scenario("unread", &[file.to_str().expect("UTF-8")], &[]);
+    std::fs::remove_file(file).expect("our own");
+}
+
 /// What is told at the end is told though the program has closed stderr; but never into a file of its own.
 #[test]
 fn the_end_is_told_where_stderr_is_closed() {
@@ -423,6 +431,7 @@ fn the_end_is_told_where_stderr_is_closed() {
         ("MILLPOND_SHOW", "stats", "millpond: statistics of process "),
         ("MILLPOND_SHOW", "map", ": map of 1 arena: a sign is 64 KiB\n0x"),
         ("MILLPOND_LEAKS", "report", "leaks of process "),
+        ("MILLPOND_PROFILE", "/dev/full,bytes=1", "no profile can be written to /dev/full"),
     ] {
         let ended = leaves("closes", name, value).well("closes");
         assert!(ended.stderr.contains(says), "{ended:#?}");

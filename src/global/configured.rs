@@ -266,11 +266,8 @@ fn take_over() -> bool {
         show_config(settings, mode);
     }
     // Where the program itself has chosen the mode, it knows its stderr.
-    if settings.show_stats
-        || REPORTS && settings.show_map
-        || settings.mode == Some(Mode::Hardened)
-        || REPORTS && settings.leaks.is_wished()
-    {
+    let is_told = settings.show_stats || settings.mode == Some(Mode::Hardened);
+    if is_told || REPORTS && (settings.show_map || settings.leaks.is_wished() || settings.profile.is_some()) {
         os::keep_stderr();
     }
     if !REPORTS && (settings.profile.is_some() || settings.leaks.is_wished() || settings.show_map) {

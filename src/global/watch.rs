@@ -270,9 +270,11 @@ pub(super) extern "C" fn write_at_exit() {
         || path.fill(name, os::process_id() as u64 != PROCESS.get()).is_none()
         || write_profile(path.text(), COLLAPSED.get() != 0).is_err()
     {
+        os::restore_stderr();
         os::say(format_args!("no profile can be written to {}", template.escape_ascii()));
     }
     if SAMPLER.missed() > 0 {
+        os::restore_stderr();
         os::say(format_args!("{} samples are missing in the profile: there was no memory", SAMPLER.missed()));
     }
 }

@@ -79,9 +79,20 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Writes all of it, whatever signals come meanwhile, unless the system refuses.
+/// Writes all of it, whatever signals come meanwhile, unless the system refuses. A refusal is no signal: what is said of memory must
+/// not end a program that nobody listens to, or that has written as much as it may.
 #[unsafe(link_section = ".millpond_cold")]
 pub(super) fn write_all(descriptor: i32, bytes: &[u8]) -> Result<(), Refused> {
+    let held = Held::begin();
+    let written = write_each(descriptor, bytes);
+    if let Some(held) = held {
+        held.end(written.err());
+    }
+    written
+}
+
+#[unsafe(link_section = ".millpond_cold")]
+fn write_each(descriptor: i32, bytes: &[u8]) -> Result<(), Refused> {
     let mut rest = bytes;
     while !rest.is_empty() {
         // SAFETY: reads the caller's bytes alone.
@@ -92,6 +103,61 @@ pub(super) fn write_all(descriptor: i32, bytes: &[u8]) -> Result<(), Refused> {
         }
     }
     Ok(())
+}
+
+/// The signals that a write which is refused sends to its thread, held back meanwhile; as the kernel has them, a bit a signal.
+struct Held {
+    /// The thread's mask before.
+    mask: u64,
+    /// Those that had come before, and wait: they are the program's.
+    waiting: u64,
+}
+
+const SIGNALS: u64 = bit(libc::SIGPIPE) | bit(libc::SIGXFSZ);
+
+const fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+impl Held {
+    /// `None`: the system refuses, and they come as they would.
+    fn begin() -> Option<Self> {
+        let mut held = Self { mask: 0, waiting: 0 };
+        // SAFETY: words of our own, of the kernel's size.
+        let is_held = quietly(|| unsafe {
+            libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, &SIGNALS, &mut held.mask, size_of::<u64>()) == 0
+        });
+        // What was not held back before does not wait.
+        if is_held && held.mask & SIGNALS != 0 {
+            // SAFETY: as above. Refused, it stays zero.
+            quietly(|| unsafe { libc::syscall(libc::SYS_rt_sigpending, &mut held.waiting, size_of::<u64>()) });
+        }
+        is_held.then_some(held)
+    }
+
+    /// Takes the signal of a refusal away, and lets others come again.
+    fn end(self, refused: Option<Refused>) {
+        let came = match refused {
+            Some(Refused(libc::EPIPE)) => bit(libc::SIGPIPE),
+            Some(Refused(libc::EFBIG)) => bit(libc::SIGXFSZ),
+            _ => 0,
+        } & !self.waiting;
+        let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: as above; the null is for what is told of the signal.
+        let take = || unsafe {
+            let nothing = core::ptr::null_mut::<u8>();
+            libc::syscall(libc::SYS_rt_sigtimedwait, &came, nothing, &at_once, size_of::<u64>())
+        };
+        if came != 0 {
+            // Where the system tells of a refusal without a signal, there is none to take.
+            let _ = quietly(|| again(take));
+        }
+        // SAFETY: as above.
+        quietly(|| unsafe {
+            let nothing = core::ptr::null_mut::<u64>();
+            libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &self.mask, nothing, size_of::<u64>())
+        });
+    }
 }
 
 impl Drop for Output<'_> {
