@@ -143,8 +143,8 @@ pub fn live_since(snapshot: Snapshot) -> Result<LiveSince, SnapshotError> {
 /// addresses, some 0.3 µs a chunk and search; allocates nothing; other threads go on meanwhile.
 ///
 /// * Some leaks are missed: a number may look like an address, and an address that nobody needs any more may stand on a stack.
-/// * Addresses that are stored in another form (as an exclusive or, in a file) are not recognised: what only they name counts as
-///   leaked.
+/// * Addresses that are stored in another form (as an exclusive or, in a file, across two words), in memory that is shared with other
+///   processes, or where nobody may read, are not recognised: what only they name counts as leaked.
 /// * In the child of a `fork`, what only threads of the parent held is leaked.
 /// * A thread that runs meanwhile may have the only address of an allocation in a register. So while threads run, it is searched
 ///   until four searches in a row, and 16 at most, tell no less: what each of them has missed is told all the same.
