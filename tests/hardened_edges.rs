@@ -294,3 +294,43 @@ fn a_witness_that_panics_takes_no_guards() {
         assert!(freed.is_err(), "what is behind it has been written to");
     }
 }
+
+/// What is guarded faults where its OS pages end; on these, what lies around it is looked at as around all others, to the byte.
+#[test]
+fn around_what_is_guarded_each_byte_counts() {
+    const LAYOUTS: [(usize, usize); 10] =
+        [(0, 1), (0, 64), (1, 1), (8, 8), (13, 2), (100, 8), (100, 64), (4080, 8), (5000, 8), (5000, 4096)];
+    let (tell, said) = std::sync::mpsc::channel();
+    let heap = Heap::builder().mode(Mode::Hardened).guard(1).quarantine(0);
+    let heap = heap.on_misuse(move |what: &str| tell.send(what.to_owned()).expect("heard")).build().expect("memory");
+    for (size, align) in LAYOUTS {
+        let layout = Layout::from_size_align(size, align).expect("valid");
+        let end = size as isize;
+        for at in (-33..0).chain(end..end + 33) {
+            let block = heap.alloc(layout).expect("memory");
+            let page = |byte: isize| block.addr().get().wrapping_add_signed(byte) / 4096;
+            let is_there = (page(0)..=page((end - 1).max(0))).contains(&page(at));
+            if is_there {
+                write(block, at);
+            }
+            let what = match at - end {
+                _ if at == -33 || at == end + 32 || !is_there => None,
+                _ if at == -1 => Some("write 1 byte before the beginning".to_owned()),
+                _ if at < 0 => Some(format!("write {} bytes before the beginning", -at)),
+                0 => Some("write right past the end".to_owned()),
+                1 => Some("write 1 byte past the end".to_owned()),
+                past => Some(format!("write {past} bytes past the end")),
+            };
+            let is_heard = || {
+                let heard: Vec<String> = said.try_iter().collect();
+                assert_eq!(heard.len(), usize::from(what.is_some()), "{layout:?}, {at}: {heard:?}");
+                assert!(heard.iter().zip(&what).all(|(heard, what)| heard.starts_with(what)), "{at}: {heard:?}");
+            };
+            assert_eq!(heap.check_memory(), usize::from(what.is_some()), "{layout:?}, {at}");
+            is_heard();
+            // SAFETY: allocated above.
+            unsafe { heap.free(block, layout) };
+            is_heard();
+        }
+    }
+}

@@ -10,7 +10,7 @@
 
 use super::Tracked;
 use super::edges::{WORDS, canary};
-use super::guard::behind_guarded;
+use super::guard::{before_guarded, behind_guarded, canary_before};
 use super::told::{Known, Written};
 use crate::config::CANARY;
 use crate::modes::Seen;
@@ -145,6 +145,13 @@ impl Audit<'_> {
             0 => None,
             note => Some(at_place(note as usize - 1)),
         };
+        if class.is_none() && self.of.is_guarded(seen.address) {
+            let beside = |from| self.broken_beside_guarded(seen, from);
+            if let Some(what) = beside(From::Copy).and_then(|_| beside(From::Memory)).filter(|_| self.is_same(seen)) {
+                tell(format_args!("{what}: {}", Known(seen, tracker)));
+            }
+            return;
+        }
         let behind = |from| self.broken_behind(seen, class, from);
         if let Some(past) = behind(From::Copy).and_then(|_| behind(From::Memory)).filter(|_| self.is_same(seen)) {
             let known = Known(seen, tracker);
@@ -174,13 +181,34 @@ impl Audit<'_> {
         let mut there = [0; WORDS];
         // Where fewer words can be read there are no more, or they are gone.
         let read = self.read(seen.address + seen.size, class.is_some(), from, &mut there);
-        // Behind a guarded one there may be access although nothing is there: see `arena::growth`.
-        let is_guarded = class.is_none() && self.of.is_guarded(seen.address);
-        let behind = if is_guarded { behind_guarded(seen.address, seen.size) } else { CANARY };
-        let words = read.min(behind / WORD);
-        let first = (0..words).find(|word| there[*word] as u64 != expected[*word])?;
+        let first = (0..read).find(|word| there[*word] as u64 != expected[*word])?;
         let byte = (there[first] as u64 ^ expected[first]).to_le().trailing_zeros() as usize / 8;
         Some(first * WORD + byte)
+    }
+
+    /// What was written beside a live guarded allocation, on its OS pages: behind those there may be access although nothing is
+    /// there, see `arena::growth`.
+    #[unsafe(link_section = ".millpond_cold")]
+    fn broken_beside_guarded(&self, seen: &Seen, from: From) -> Option<Written> {
+        let Seen { address, size, .. } = *seen;
+        // Whole words, of which some bytes may be the allocation's.
+        let read = |at, words: usize| {
+            let mut there = [0; WORDS];
+            (self.read(at, false, from, &mut there[..words]) == words).then(|| bytes(&there.map(|word| word as u64)))
+        };
+        let behind = behind_guarded(address, size);
+        let words = behind.div_ceil(WORD);
+        if let Some(there) = read(address + size + behind - words * WORD, words) {
+            let (there, expected) = (&there[words * WORD - behind..], bytes(&canary(address, size)));
+            if let Some(byte) = (0..behind).find(|byte| there[*byte] != expected[*byte]) {
+                return Some(Written::Past { address, byte });
+            }
+        }
+        let before = before_guarded(address);
+        let there = read(address - before, before.div_ceil(WORD))?;
+        let expected = &bytes(&canary(canary_before(address), 0))[CANARY - before..];
+        let byte = (0..before).find(|byte| there[*byte] != expected[*byte])?;
+        Some(Written::Before { address, bytes: before - byte })
     }
 
     /// Whether an allocation is live still, and was not resized meanwhile.
@@ -231,6 +259,11 @@ impl Audit<'_> {
         }
         None
     }
+}
+
+/// Words as they lie in memory.
+fn bytes(words: &[u64; WORDS]) -> [u8; CANARY] {
+    core::array::from_fn(|at| words[at / WORD].to_ne_bytes()[at % WORD])
 }
 
 const WORD: usize = size_of::<usize>();

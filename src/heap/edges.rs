@@ -9,7 +9,7 @@
 //! it lies whole before each live allocation. Whoever allocates sees that the edges before and behind its chunk are so. The first
 //! chunk of a span has no edge before it: it is kept back, as if it had been freed, when it comes up, and handed out only
 //! where the next one is such a chunk too, or where what is kept back has limits of its own. What has pages of its own has no
-//! edges. (Canaries: StackGuard, 1998.)
+//! edges, but guarded ones have something like it: see `guard`. (Canaries: StackGuard, 1998.)
 //!
 //! Edges are read and written by neighbours at the same time, all of whom write the same: volatile, so that the compiler makes
 //! nothing of it.
@@ -192,7 +192,7 @@ impl Tracked<'_> {
 
     /// `from`: the chunk from whose end it may have come.
     #[cold]
-    fn accuse_before(&self, address: usize, bytes: usize, from: Option<usize>) {
+    pub(super) fn accuse_before(&self, address: usize, bytes: usize, from: Option<usize>) {
         self.tracker.witness.accuse(format_args!("{}", self.told_before(address, bytes, from)));
     }
 

@@ -2,9 +2,10 @@
 //! addresses are left without access for a while.
 //!
 //! *Guarded* allocations are sampled, one in so many. Each has a page of the arena to itself: it ends where an OS page
-//! without access begins, as near as its alignment allows, and before it there is none that may be touched either. So a
-//! write or read past the end faults at once, and not only a write when the allocation is freed. (GWP-ASan and its
-//! forerunner, Electric Fence, do so.) *Large* allocations have no such pages, since behind them lies the canary; but what is
+//! without access begins, as near as its alignment allows, and before the OS page in which it begins there is none that may be
+//! touched either. So a write or read past the end faults at once, and not only a write when the allocation is freed. (GWP-ASan
+//! and its forerunner, Electric Fence, do so.) What is left of these OS pages has a canary on either side, which is looked at
+//! when the allocation is freed. *Large* allocations have no such pages, since behind them lies the canary; but what is
 //! freed of either kind keeps its addresses, and any use of it faults, until some more have been freed.
 //!
 //! A fault is the program's: it gets the signal that it would have got for any wild access.
@@ -40,6 +41,16 @@ pub(super) fn behind_guarded(address: usize, size: usize) -> usize {
     CANARY.min(end_of(address).saturating_sub(address + size))
 }
 
+/// How many bytes of canary are before a guarded allocation, on the OS page on which it begins.
+pub(super) fn before_guarded(address: usize) -> usize {
+    CANARY.min(address % os::page_size())
+}
+
+/// Where that canary would begin if there were all of it, which is what it is made of.
+pub(super) fn canary_before(address: usize) -> usize {
+    address.wrapping_sub(CANARY)
+}
+
 impl Tracked<'_> {
     /// A guarded allocation. `None`: it is to be an ordinary one.
     #[cold]
@@ -64,10 +75,14 @@ impl Tracked<'_> {
         let sealed = os::protect(run, data - run, false) && os::protect(end, PAGE - (end - run), false);
         let at = with_exposed_provenance_mut::<u8>(address);
         if sealed {
-            let behind = behind_guarded(address, size);
+            let (before, behind) = (before_guarded(address), behind_guarded(address, size));
+            let edge = canary(canary_before(address), 0);
             // Before it has its record: whoever looks at all that have one may come at any time.
-            // SAFETY: bytes of the allocation's own pages, behind it.
-            unsafe { at.add(size).copy_from_nonoverlapping(canary(address, size).as_ptr().cast(), behind) };
+            // SAFETY: bytes of the allocation's own pages, behind it and before it.
+            unsafe {
+                at.add(size).copy_from_nonoverlapping(canary(address, size).as_ptr().cast(), behind);
+                at.sub(before).copy_from_nonoverlapping(edge.as_ptr().cast::<u8>().add(CANARY - before), before);
+            }
         }
         if !sealed || self.begin(Place { address, word: 0 }, size, align).is_none() {
             self.release_run(run);
@@ -93,6 +108,10 @@ impl Tracked<'_> {
         self.tracker.guard_ends();
         if (0..behind).any(|past| self.is_broken(address, size, past)) {
             self.accuse_of_canary(ended, behind);
+        }
+        let mut before = (1..=before_guarded(address)).rev();
+        if let Some(bytes) = before.find(|bytes| self.is_broken(canary_before(address), 0, CANARY - bytes)) {
+            self.accuse_before(address, bytes, None);
         }
         self.keep_run(ended);
     }
