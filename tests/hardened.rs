@@ -78,7 +78,8 @@ fn what_is_deterministic_is_stopped_and_named() {
         for by in [-8, 1, 1000] {
             case(format!("sized {size} {by}"), &["with a size that is not its own", &known]);
         }
-        for name in ["aligned_sized", "sized_at_most", "aligned_sized_at_most"] {
+        case(format!("aligned_sized {size}"), &["with an alignment that is not its own, ", &known]);
+        for name in ["sized_at_most", "aligned_sized_at_most"] {
             case(format!("{name} {size}"), &["with a size that is not its own", &known]);
         }
     }

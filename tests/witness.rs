@@ -56,6 +56,12 @@ fn a_wrong_free_is_heard_of_and_changes_nothing() {
             one(&["double free of 0x", &bytes, ", freed by thread "]);
             give(&heap, live, size + 8);
             one(&["with a size that is not its own", &bytes]);
+            for (wrong, what) in [(16, "not its own, 16 instead of 8"), (4, "not its own, 4 instead of 8")] {
+                let layout = Layout::from_size_align(size, wrong).expect("valid");
+                // SAFETY: none: the misuse under test.
+                unsafe { heap.free(live, layout) };
+                one(&["free of 0x", "with an alignment that is", what, &bytes]);
+            }
             // Nothing is copied from where more is said to be than there is.
             for wrong in [size - 8, size + 8, 1 << 30] {
                 // SAFETY: none: the misuse under test.

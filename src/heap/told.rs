@@ -35,10 +35,16 @@ impl Tracked<'_> {
             }
             Misuse::Layout(seen) => {
                 let (size, align) = layout.unwrap_or_default();
-                let known = Known(&seen, self.tracker);
-                self.tracker.witness.accuse(format_args!(
-                    "{verb} of {address:#x} with a size that is not its own, {} aligned to {align}: {known}",
-                    Count(size, "byte")
+                let (count, known) = (Count(size, "byte"), Known(&seen, self.tracker));
+                let witness = &self.tracker.witness;
+                if size == seen.size {
+                    let own = seen.align;
+                    return witness.accuse(format_args!(
+                        "{verb} of {address:#x} with an alignment that is not its own, {align} instead of {own}: {known}"
+                    ));
+                }
+                witness.accuse(format_args!(
+                    "{verb} of {address:#x} with a size that is not its own, {count} aligned to {align}: {known}"
                 ))
             }
             Misuse::Resized(seen) => {
