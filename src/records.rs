@@ -396,7 +396,7 @@ impl fmt::Display for LiveSince {
                 most => write!(f, ", younger than {}.{} s", most / 1000, most % 1000 / 100)?,
             }
             if !group.tag.is_empty() {
-                write!(f, ", for {}", group.tag)?;
+                write!(f, ", for {}", tags::Shown(group.tag))?;
             }
             for (at, caller) in group.callers().iter().enumerate() {
                 let before = if at == 0 { ", allocated from" } else { "," };
@@ -448,7 +448,8 @@ pub struct Tag {
 
 /// Says what the calling thread's allocations are for, until the returned [`Tag`] is dropped. Tags nest: the latest of those in
 /// force counts. They may be dropped in any order, up to 32 of a thread at a time; beyond those, in reverse order. O(1) for the
-/// latest, else linear in those after it. Of a longer tag than 65 535 bytes that much is kept.
+/// latest, else linear in those after it. Of a longer tag than 65 535 bytes that much is kept. In text, control characters in it
+/// are shown as escapes.
 ///
 /// ```
 /// let heap = millpond::Heap::builder().ids(true).build()?;

@@ -17,6 +17,7 @@ use crate::slab::{Node, Slab};
 use crate::sync::{AtomicU32, Counter, Ordering};
 use crate::tagged::{Index, NONE};
 use crate::thread_cache::{Text, ThreadCache};
+use core::fmt::{self, Write as _};
 
 /// How many tags of a thread can be in force and end in any order.
 const MOST: usize = 32;
@@ -83,6 +84,19 @@ impl Tags {
         }
         own.tags.store(count as u32 - 1, Ordering::Relaxed);
         Some(count.checked_sub(2).map_or(&self.base, |last| &self.places[last].text).get())
+    }
+}
+
+/// A tag as it may stand in a line: what would end the line, or do something to a terminal, is written as in Rust's sources.
+pub(crate) struct Shown(pub(crate) &'static str);
+
+impl fmt::Display for Shown {
+    #[unsafe(link_section = ".millpond_cold")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|letter| match letter.is_control() {
+            true => write!(f, "{}", letter.escape_default()),
+            false => f.write_char(letter),
+        })
     }
 }
 

@@ -173,6 +173,41 @@ fn tags_nest_and_say_what_is_live() {
     assert_eq!(json["groups"][2]["tag"], "in \"quotes\"");
 }
 
+/// Whatever is in a tag, a line about it stays one, and a terminal as it is: in JSON and in the record the tag is what it was.
+#[test]
+fn a_tag_ends_no_line() {
+    const TAG: &str = "first\n9 leaks\r\t\u{1b}[2J\u{85}\0 é";
+    const SHOWN: &str = r"for first\n9 leaks\r\t\u{1b}[2J\u{85}\u{0} é";
+    let (tell, said) = std::sync::mpsc::channel();
+    let heap = Heap::builder().ids(true).on_misuse(move |what: &str| tell.send(what.to_owned()).expect("heard"));
+    let heap = heap.build().expect("memory");
+    let since = heap.snapshot();
+    let _tag = heap.tag(TAG);
+    let [freed, lost] = [8, 16].map(|size| heap.alloc(layout(size)).expect("memory"));
+    // SAFETY: the first time right, the second time the misuse under test.
+    unsafe { (heap.free(freed, layout(8)), heap.free(freed, layout(8))) };
+    assert!(said.recv().is_ok_and(|line| line.contains(SHOWN)));
+    assert_eq!(heap.record(heap.id_of(lost.as_ptr()).expect("live")).map(|record| record.tag), Some(TAG));
+    let live = heap.live_since(since).expect("a mark of this heap's");
+    std::thread::scope(|scope| {
+        let lose = || {
+            let _tag = heap.tag(TAG);
+            (0..100).for_each(|_| _ = heap.alloc(layout(24)).expect("memory"));
+        };
+        scope.spawn(lose).join().expect("lost")
+    });
+    let leaks = heap.leaks_since(since).expect("a look");
+    assert!(leaks.to_string().contains(SHOWN), "{leaks}");
+    for (text, json) in [(live.to_string(), live.json().to_string()), (leaks.to_string(), leaks.json().to_string())] {
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        let groups = json["groups"].as_array().expect("groups");
+        assert!(groups.iter().all(|group| group["tag"] == TAG), "{json}");
+        assert!(!text.contains(|letter: char| letter != '\n' && letter.is_control()), "{text}");
+        assert_eq!(text.lines().count(), 1 + groups.len(), "{text}");
+    }
+    assert!(live.to_string().ends_with(SHOWN), "{live}");
+}
+
 /// A tag may be replaced by the next one, and end before one that began after it: the latest in force counts.
 #[test]
 fn tags_end_in_any_order() {

@@ -9,6 +9,7 @@ use crate::modes::{Misuse, Of, Seen, Tracker};
 use crate::os;
 use crate::size_class::{Class, INFO};
 use crate::span::LARGE;
+use crate::tags::Shown;
 use core::fmt;
 
 impl Tracked<'_> {
@@ -183,7 +184,7 @@ impl fmt::Display for Known<'_> {
         let (size, id, thread) = (Count(seen.size, "byte"), seen.id, seen.thread);
         write!(f, "{size}, id {id}, allocated by thread {thread} at {whole}.{part:03} s")?;
         if !seen.tag.is_empty() {
-            write!(f, " for {}", seen.tag)?;
+            write!(f, " for {}", Shown(seen.tag))?;
         }
         if !seen.is_live {
             let (whole, part) = seconds(seen.freed_ms);

@@ -29,6 +29,7 @@ pub(crate) use exit::{at_exit, wish};
 use crate::heap::Heap;
 use crate::modes::Tracker;
 use crate::os::{self, Registers};
+use crate::tags::Shown;
 use core::fmt::{self, Write as _};
 use core::ops::Range;
 use reach::{For, Listed, Reach};
@@ -208,7 +209,7 @@ impl fmt::Display for Leaks {
                 f.write_str(" s ago")?;
             }
             if !tag.is_empty() {
-                write!(f, ", for {tag}")?;
+                write!(f, ", for {}", Shown(tag))?;
             }
         }
         match self.others() {
