@@ -395,6 +395,7 @@ fn the_environment_is_heard() {
         ("GUARD", "all", "is not a number"),
         ("QUARANTINE", "-1", "is out of range, 0 to 18446744073709551615"),
         ("LEAKS", "report,fail=256", "is out of range, fail=1 to 255"),
+        ("LEAKS", "json,", "is not a list of report, json, fail, fail=CODE, file=PATH"),
         ("PROFILE", "file,bytes=0", "is out of range, bytes=1 to 1099511627776"),
     ] {
         let told = stderr(&[(&format!("MILLPOND_{name}"), value)]);

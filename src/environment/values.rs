@@ -189,7 +189,12 @@ pub(super) fn leaks(settings: &mut Settings, value: &'static [u8]) -> Result<(),
                 wanted.code = Some(number(code, "fail=", 1, u8::MAX.into())? as u8);
             }
         }
-        rest = rest.get(end + 1..).unwrap_or_default();
+        rest = match &rest[end..] {
+            [] => &[],
+            // A comma is followed by a word.
+            [_] => return Err(Wrong::Value),
+            [_, more @ ..] => more,
+        };
     }
     // A file alone is a file for the report.
     wanted.text |= !wanted.is_wished();
