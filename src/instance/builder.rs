@@ -240,7 +240,8 @@ impl<'a> HeapBuilder<'a> {
     /// room beside it, so that one of the whole capacity fails.
     ///
     /// What other threads have in their loaded magazines, at most 16 KiB of each size, serves these alone until they flush them or end:
-    /// a heap of few pages for many threads may have nothing for one that asks for another size.
+    /// a heap of few pages for many threads may have nothing for one that asks for another size. (A thread has ended when it is
+    /// joined; `std::thread::scope` by itself returns a little before.)
     pub fn capacity(mut self, bytes: usize) -> Self {
         self.capacity = Some(bytes);
         self
