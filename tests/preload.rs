@@ -132,6 +132,8 @@ fn where_what_shrinks_cannot_be_copied() {
 fn in_a_sandbox_that_refuses() {
     scenario("sandbox", &[], &[]);
     in_modes("sandbox");
+    scenario("confined", &[], &[]);
+    in_modes("confined");
 }
 
 /// libc's `atexit` allocates under its lock, perhaps first of all: what is wished for the program's end is entered when that is over.

@@ -205,9 +205,12 @@ fn decimal(text: &[u8]) -> Option<u32> {
 }
 
 /// How many bytes the process has beyond what it may have (`ulimit -v`, `ulimit -d`), where a limit came late: before so many have gone
-/// back, the system gives none. Zero, where it does not say.
+/// back, the system gives none. Zero, where it does not say; all that there can be, where a sandbox refuses whatever goes back.
 #[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn beyond_limits() -> usize {
+    if !may_map() {
+        return usize::MAX;
+    }
     let limits = limits();
     if limits == [None; 2] {
         return 0;
@@ -223,6 +226,20 @@ pub(crate) fn beyond_limits() -> usize {
     let has = [numbers.next(), numbers.nth(4)].map(|pages| pages.unwrap_or(0).saturating_mul(page_size()));
     let beyond = |(has, limit): (usize, Option<usize>)| has.saturating_sub(limit.unwrap_or(usize::MAX));
     has.into_iter().zip(limits).map(beyond).max().unwrap_or(0)
+}
+
+/// Whether the system would map memory, as far as that does not go by how much there is.
+#[unsafe(link_section = ".millpond_cold")]
+fn may_map() -> bool {
+    const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let (nowhere, len) = (core::ptr::null_mut(), page_size());
+    // SAFETY: a fresh mapping of nobody's, which goes at once.
+    quietly(|| unsafe {
+        match libc::mmap(nowhere, len, libc::PROT_NONE, FLAGS, -1, 0) {
+            libc::MAP_FAILED => *libc::__errno_location() == libc::ENOMEM,
+            at => libc::munmap(at, len) == 0,
+        }
+    })
 }
 
 /// Processor time that [`let_run`] has each thread get, in nanoseconds: more than an address is in a register alone.
