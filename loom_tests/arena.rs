@@ -336,7 +336,7 @@ pub fn take_back_against_charge() {
     assert!(!budget.take_passed(), "what could not be had is not told");
 }
 
-/// Two put something back while a third looks for it and notes that it has found no more.
+/// Two put something back while a third looks for it, and notes that there was no more.
 pub fn return_against_reclaim() {
     let place = Rc::new((Budget::new(), [AtomicU32::new(0), AtomicU32::new(0)]));
     let (budget, returned) = &*place;
@@ -344,11 +344,11 @@ pub fn return_against_reclaim() {
     let put = |at: usize| {
         spawn(&place, move |(budget, returned)| {
             returned[at].store(1, Ordering::Relaxed);
-            budget.count_returned();
+            budget.count_change();
         })
     };
     let others = [put(0), put(1)];
-    let count = budget.returned();
+    let count = budget.changes();
     let found: u32 = returned.iter().map(|one| one.load(Ordering::Relaxed)).sum();
     budget.note_vain(count);
     others.into_iter().for_each(|other| other.join());

@@ -166,7 +166,7 @@ const MODELS: &[Model] = &[
         arena::return_against_reclaim,
         "arena/budget.rs",
         None,
-        [("relaxed", Fault::ReturnedRelaxed, "what was not found was counted")]
+        [("relaxed", Fault::ChangeRelaxed, "what was not found was counted")]
     ),
     model!(
         arena::two_charge_a_budget,

@@ -6,9 +6,10 @@
 //! Free pages that hold memory are not charged; who takes others has as many go back as would pass the limit together with
 //! those in use (`Arenas::keep_within`).
 //!
-//! Where there is a limit, the budget also knows whether a *reclaim*, which gathers all that is free, would be in vain: whatever comes
-//! back where only a reclaim reaches it is counted after it lies there, and who has reclaimed in vain notes the count that he
-//! had seen before. While it stands, a full heap need not be searched again for each request.
+//! Where there is a limit, the budget also knows whether a *reclaim*, which gathers all that is free, would be in vain. Whatever may
+//! change what one finds is counted: pages that somebody is about to be charged, and may give back; what lies again where only a
+//! reclaim reaches it, once it does; a span that was passed since another held it. Who has reclaimed in vain notes the count that he had
+//! seen before. While it stands, a full heap need not be searched again for each request.
 //!
 //! Invariant: with a limit, `pages in use <= used <= limit`, equal at rest but for what vanished threads had in hand; and, at
 //! rest, `used + dirty <= limit`, if the system has taken what it was given.
@@ -26,9 +27,9 @@ pub(crate) struct Budget {
     used: AtomicUsize,
     /// Whether `soft` has been passed and nobody has said so yet, [`UNSAID`]; and above that how often it has been.
     passed: AtomicU32,
-    /// How often something has come back.
-    returned: AtomicUsize,
-    /// One more than what `returned` was before the last reclaim in vain; zero: there was none.
+    /// How often what a reclaim finds may have changed.
+    changes: AtomicUsize,
+    /// One more than what `changes` was before the last reclaim in vain; zero: there was none.
     vain: AtomicUsize,
 }
 
@@ -43,7 +44,7 @@ impl Budget {
                 soft: AtomicUsize::new(0),
                 used: AtomicUsize::new(0),
                 passed: AtomicU32::new(0),
-                returned: AtomicUsize::new(0),
+                changes: AtomicUsize::new(0),
                 vain: AtomicUsize::new(0),
             }
         }
@@ -80,15 +81,17 @@ impl Budget {
     #[inline]
     pub(crate) fn charge(&self, pages: usize) -> bool {
         let Some(limit) = self.limit() else { return true };
-        // Relaxed: it orders nothing but itself.
-        let mut used = self.used.load(Ordering::Relaxed);
+        // ORDERING: Acquire pairs with the exchange: who is refused since others have charged sees that counted.
+        let mut used = self.used.load(Ordering::Acquire);
         loop {
             let Some(sum) = used.checked_add(pages).filter(|sum| *sum <= limit) else { return false };
+            self.count_change();
             if planted(Fault::ChargeStore) {
                 self.used.store(sum, Ordering::Relaxed);
                 return true;
             }
-            match self.used.compare_exchange_weak(used, sum, Ordering::Relaxed, Ordering::Relaxed) {
+            // ORDERING: Release and Acquire pair with each other, and with the load above.
+            match self.used.compare_exchange_weak(used, sum, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     let soft = self.soft.load(Ordering::Relaxed);
                     if soft > 0 && used <= soft && sum > soft {
@@ -109,37 +112,37 @@ impl Budget {
     pub(crate) fn discharge(&self, pages: usize) {
         if self.limit().is_some() {
             self.used.fetch_sub(pages, Ordering::Relaxed);
-            self.count_returned();
+            self.count_change();
         }
     }
 
-    /// Counts that something lies where a reclaim reaches it, and who takes without one may not.
+    /// Counts a change of what a reclaim finds, after it.
     #[inline]
-    pub(crate) fn count_returned(&self) {
+    pub(crate) fn count_change(&self) {
         if self.limit().is_some() {
-            // ORDERING: Release pairs with the Acquire in `returned`: who sees it counted finds it.
-            let publish = if planted(Fault::ReturnedRelaxed) { Ordering::Relaxed } else { Ordering::Release };
-            self.returned.fetch_add(1, publish);
+            // ORDERING: Release pairs with the Acquire in `changes`: who sees it counted finds it.
+            let publish = if planted(Fault::ChangeRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+            self.changes.fetch_add(1, publish);
         }
     }
 
-    /// How often something has come back, to be asked before a reclaim.
-    pub(crate) fn returned(&self) -> usize {
-        // ORDERING: Acquire pairs with `count_returned`.
-        self.returned.load(Ordering::Acquire)
+    /// How many changes there were, to be asked before a reclaim.
+    pub(crate) fn changes(&self) -> usize {
+        // ORDERING: Acquire pairs with `count_change`.
+        self.changes.load(Ordering::Acquire)
     }
 
-    /// Notes that a reclaim that began after `returned` was asked has found nothing of use.
-    pub(crate) fn note_vain(&self, returned: usize) {
+    /// Notes that a reclaim that began after `changes` was asked has found nothing of use.
+    pub(crate) fn note_vain(&self, changes: usize) {
         // Relaxed: it says nothing but which count that was. Zero, where there is no limit and nothing is counted, says nothing at all.
-        self.vain.store(if self.limit().is_some() { returned.wrapping_add(1) } else { 0 }, Ordering::Relaxed);
+        self.vain.store(if self.limit().is_some() { changes.wrapping_add(1) } else { 0 }, Ordering::Relaxed);
     }
 
-    /// Whether a reclaim would be in vain, but for what lies in the caller's own cache: nothing has come back since the last that was.
+    /// Whether a reclaim would be in vain, but for what lies in the caller's own cache: nothing has changed since the last that was.
     pub(crate) fn is_vain(&self) -> bool {
         // Relaxed: the count that it is compared with is read behind it, and never goes back.
         let vain = self.vain.load(Ordering::Relaxed);
-        vain != 0 && vain == self.returned().wrapping_add(1)
+        vain != 0 && vain == self.changes().wrapping_add(1)
     }
 
     /// Takes pages off that were charged and could not be had: the soft limit was not passed by them.

@@ -246,6 +246,8 @@ impl Heap {
         let full = match cache.take_spare(class, &self.magazines, now) {
             Some(spare) => {
                 cache.discharge(INFO[class].magazine_bytes());
+                // The other spares were in hand meanwhile.
+                self.spans.arenas.budget().count_change();
                 tell!(
                     self.voice(),
                     Pool,
@@ -373,7 +375,7 @@ impl Heap {
         let size = INFO[class].size;
         if room {
             if cache.put_spare(class, full, now) {
-                self.spans.arenas.budget().count_returned();
+                self.spans.arenas.budget().count_change();
                 tell!(self.voice(), Pool, "{size} B: the full magazine is kept as a spare");
                 return None;
             }
@@ -393,7 +395,7 @@ impl Heap {
     fn drain_to_pool(&self, cache: &ThreadCache, class: Class, magazine: &Magazine) -> bool {
         let is_taken = self.shards.drain(class, cache.home(), &self.magazines, magazine);
         if is_taken {
-            self.spans.arenas.budget().count_returned();
+            self.spans.arenas.budget().count_change();
         }
         is_taken
     }
@@ -405,6 +407,8 @@ impl Heap {
         let (size, count) = (INFO[class].size, full.count());
         tell!(self.voice(), Pool, "{size} B: {} restored to their spans", Count(count, "chunk"));
         self.pool(class, cache.home()).restore_all(full, self.clock.now());
+        // The thread's spares may have been in hand meanwhile, to see whether there is room among them.
+        self.spans.arenas.budget().count_change();
         self.ebb(count * size);
         self.relieve();
     }

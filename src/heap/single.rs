@@ -36,6 +36,8 @@ impl Heap {
         let spare = cache.take_spare(class, &self.magazines, self.clock.now());
         if spare.is_some() {
             cache.discharge(INFO[class].size);
+            // The other spares were in hand meanwhile.
+            self.spans.arenas.budget().count_change();
         }
         let Some(magazine) = spare.or_else(|| self.shards.refill(class, cache.home(), &self.magazines)) else {
             return self.carve_single(cache, class);

@@ -44,19 +44,19 @@ impl Heap {
     }
 
     /// What is done once before a request fails: a trim, the address space of free arenas goes too, and it is made `again`. In a full
-    /// heap with a limit only if anything has come back since that was in vain.
+    /// heap with a limit only if anything has changed since that was in vain.
     #[cold]
     pub(super) fn reclaim<T>(&self, cache: Option<&ThreadCache>, again: impl FnOnce() -> Option<T>) -> Option<T> {
         let budget = self.spans.arenas.budget();
         if budget.is_vain() && cache.is_none_or(|cache| self.has_flushed(cache)) {
             return None;
         }
-        let returned = budget.returned();
+        let changes = budget.changes();
         self.trim(cache);
         self.spans.arenas.abandon_free();
         let done = again();
         if done.is_none() {
-            budget.note_vain(returned);
+            budget.note_vain(changes);
         }
         done
     }

@@ -289,7 +289,12 @@ impl Heap {
     fn flush_all_ended(&self) -> bool {
         global::settle_fork();
         let core = &self.inner().core;
-        core.flush_all_left(|| HEAP.is_alone(os::process_id())) | core.flush_all_ended(&HEAP.caches)
+        let any = core.flush_all_left(|| HEAP.is_alone(os::process_id())) | core.flush_all_ended(&HEAP.caches);
+        if any {
+            // A thread that vanished in a fork may have put something where it was, and not have come to count it.
+            core.spans.arenas.budget().count_change();
+        }
+        any
     }
 
     /// The index of the calling thread's cache, which is there; or `NONE`.

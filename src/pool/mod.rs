@@ -38,7 +38,8 @@ pub(crate) struct Pool<'a> {
 
 impl<'a> Pool<'a> {
     /// Carves up to a portion of chunks and calls `give` with each run of them: the first one's address, and how many. Visits a
-    /// bounded number of listed spans, those of the home first, and opens a new one if they have nothing. Returns how many; zero if the system gives no more memory.
+    /// bounded number of listed spans, those of the home first, and opens a new one if they have nothing. Returns how many; zero if the
+    /// system gives no more memory, and no listed span has a chunk.
     pub(crate) fn carve(
         self,
         Portion { chunks: want, lines }: Portion,
@@ -51,42 +52,53 @@ impl<'a> Pool<'a> {
         let mut got = 0;
         // In quarters: one that there is nothing to be had from, a busy span or a tombstone, is soon passed.
         let mut visits = 4 * CARVE_SPANS;
-        while got < want && visits > 0 {
-            let Some(index) = self.pop_listed() else { break };
-            let span = nodes.get(index);
-            match span.hold_popped(want - got, now) {
-                Pop::Held(taken) => {
-                    let start = span.head.start();
-                    let mut again = 0;
-                    point(Point::Carve);
-                    span.clear(taken, lines, |run| {
-                        again += span.unpurge(run.clone());
-                        give(start + run.start * size, run.len());
-                    });
-                    if again > 0 {
-                        spans.arenas.committed().fetch_add(again, Ordering::Relaxed);
+        loop {
+            while got < want && visits > 0 {
+                let Some(index) = self.pop_listed() else { break };
+                let span = nodes.get(index);
+                match span.hold_popped(want - got, now) {
+                    Pop::Held(taken) => {
+                        let start = span.head.start();
+                        let mut again = 0;
+                        point(Point::Carve);
+                        span.clear(taken, lines, |run| {
+                            again += span.unpurge(run.clone());
+                            give(start + run.start * size, run.len());
+                        });
+                        if again > 0 {
+                            spans.arenas.committed().fetch_add(again, Ordering::Relaxed);
+                        }
+                        got += taken;
+                        self.settle(span, span.unhold());
+                        visits = visits.saturating_sub(4);
                     }
-                    got += taken;
-                    self.settle(span, span.unhold());
-                    visits = visits.saturating_sub(4);
-                }
-                Pop::Busy => visits -= 1,
-                Pop::Tombstone => {
-                    nodes.give(index);
-                    visits -= 1;
+                    Pop::Busy => {
+                        spans.arenas.budget().count_change();
+                        visits -= 1;
+                    }
+                    Pop::Tombstone => {
+                        nodes.give(index);
+                        visits -= 1;
+                    }
                 }
             }
-        }
-        if got == 0 {
+            if got > 0 {
+                return got;
+            }
             let taken = want.min(INFO[class].chunks);
-            let Some(span) = spans.open(class, taken, self.density(), now) else { return 0 };
-            let start = span.head.start();
-            self.settle(span, span.unhold());
-            give(start, taken);
-            spans.arenas.try_huge(start >> PAGE_SHIFT, 1);
-            got = taken;
+            if let Some(span) = spans.open(class, taken, self.density(), now) {
+                let start = span.head.start();
+                self.settle(span, span.unhold());
+                give(start, taken);
+                spans.arenas.try_huge(start >> PAGE_SHIFT, 1);
+                return taken;
+            }
+            if visits > 0 {
+                return 0;
+            }
+            // There is no memory for a span, so those that are listed below what was passed have to do.
+            visits = 4 * CARVE_SPANS;
         }
-        got
     }
 
     /// How much the next span will be used, as far as those before it tell: it is opened since they have nothing left.

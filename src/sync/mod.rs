@@ -146,8 +146,8 @@ pub(crate) enum Fault {
     BitStore,
     /// A budget is charged by load and store.
     ChargeStore,
-    /// That something has come back is counted by a relaxed operation.
-    ReturnedRelaxed,
+    /// A change of what a reclaim finds is counted by a relaxed operation.
+    ChangeRelaxed,
     /// That a soft limit was passed is taken back by a store.
     UnsayStore,
     /// An arena is published by a relaxed exchange.

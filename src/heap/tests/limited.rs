@@ -4,8 +4,10 @@ use super::world::{Block, Client, World, class_of};
 use crate::config::PAGE;
 use crate::os::fake;
 use crate::size_class::INFO;
+use crate::sync::stepped::interrupted;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use fastrand::Rng;
+use std::collections::BTreeMap;
 use std::vec::Vec;
 
 /// Pages.
@@ -149,4 +151,79 @@ fn what_a_thread_leaves_is_found() {
     one.leave();
     assert!(other.alloc(100, 1, false), "the span is free");
     world.finish([one, other].into());
+}
+
+/// Spans that were retired stay listed for a while, above others that have something.
+#[test]
+fn a_chunk_below_many_tombstones_is_found() {
+    const RETIRED: usize = 80;
+    let world = World::new();
+    let budget = world.heap.spans.arenas.budget();
+    budget.set(2 * RETIRED, 0);
+    let mut client = world.join();
+    let info = &INFO[class_of(2048)];
+    while client.alloc(info.size, 1, false) {}
+    world.heap.flush(client.cache.expect("its cache"));
+    let mut spans = BTreeMap::<usize, Vec<Block>>::new();
+    while !client.blocks.is_empty() {
+        let block = client.forget(0);
+        spans.entry(block.at / PAGE).or_default().push(block);
+    }
+    let mut spans = spans.into_values().filter(|chunks| chunks.len() == info.chunks);
+    let (mut top, mut bottom) = (spans.next().expect("a span"), spans.next().expect("another"));
+    let mut retired: Vec<Vec<Block>> = spans.by_ref().take(RETIRED).collect();
+    let free = |block: Block| {
+        world.heap.free_shared(class_of(block.size), NonNull::new(with_exposed_provenance_mut(block.at)).unwrap());
+    };
+    // Each is listed at its first free chunk.
+    free(bottom.pop().expect("a chunk"));
+    free(bottom.pop().expect("a chunk"));
+    retired.iter_mut().for_each(|chunks| free(chunks.pop().expect("a chunk")));
+    free(top.pop().expect("a chunk"));
+    retired.into_iter().flatten().for_each(free);
+    while client.alloc(5 * PAGE, 1, false) {}
+    while client.alloc(PAGE * 5, 1, false) || !budget.is_vain() {}
+    // By one that has no cache, and takes one at a time.
+    let mut others = world.client();
+    others.dead = true;
+    for at in 0..3 {
+        assert!(others.alloc(info.size, 1, false), "chunk {at}");
+    }
+    client.blocks.extend(top.into_iter().chain(bottom).chain(spans.flatten()));
+    world.finish([client, others].into());
+}
+
+/// Whatever a thread has in hand for a moment, while another looks for it.
+#[test]
+fn what_was_in_hand_meanwhile_is_found() {
+    let raced = |step| {
+        let world = World::new();
+        world.heap.spans.arenas.budget().set(LIMIT, 0);
+        let (mut one, mut other) = (world.join(), world.join());
+        let info = &INFO[class_of(2048)];
+        while one.alloc(info.size, 1, false) {}
+        // All of one span in spares, and above them two magazines of another's.
+        let spans = [one.blocks[0].at / PAGE, one.blocks[one.blocks.len() - 1].at / PAGE];
+        for (span, mut count) in spans.into_iter().zip([info.chunks, 2 * info.slots]) {
+            for at in (0..one.blocks.len()).rev() {
+                if one.blocks[at].at / PAGE == span && count > 0 {
+                    one.free(at);
+                    count -= 1;
+                }
+            }
+        }
+        let spares = one.cache.map(|cache| cache.spare_count(class_of(info.size)));
+        assert_eq!(spares, Some(info.chunks / info.slots + 1));
+        for _ in 0..info.slots {
+            assert!(one.alloc(info.size, 1, false));
+        }
+        // The bin is empty, so this takes a spare.
+        let steps =
+            interrupted(step, &mut || _ = other.alloc(100, 1, false), || assert!(one.alloc(info.size, 1, false)));
+        alloc(&world, &mut other, 100);
+        world.finish([one, other].into());
+        steps
+    };
+    let steps = raced(u64::MAX);
+    (0..steps).for_each(|step| _ = raced(step));
 }
