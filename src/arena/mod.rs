@@ -268,7 +268,12 @@ impl Arenas {
         }
         let more = arena.extend(page + old, new - old, &self.books);
         match more {
-            Some(_) => self.keep_within(),
+            Some(_) => {
+                if THIN_STEP < usize::MAX {
+                    self.books.taken.fetch_add((new - old) * PAGE, Ordering::Relaxed);
+                }
+                self.keep_within();
+            }
             None => self.budget.take_back(new - old),
         }
         more

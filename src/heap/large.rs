@@ -161,8 +161,8 @@ impl Heap {
                 self.ebb(bytes);
             }
         }
-        // What lies on the shelf is in use to the budget.
-        self.spans.arenas.budget().count_returned();
+        // What lies on the shelf is in use to the budget, and nothing else tells of it.
+        self.spans.arenas.budget().count_change();
         self.attend_large(thread);
     }
 
@@ -202,10 +202,12 @@ impl Heap {
             self.spans.page_map.publish(page + new / PAGE, (old - new) / PAGE, null_mut());
             node.set_bytes(new);
             self.spans.arenas.give_run(page + new / PAGE, (old - new) / PAGE);
+            self.spans.arenas.untake((old - new) / PAGE);
         } else if new > old {
             let more = self.spans.arenas.extend_run(page, old / PAGE, new / PAGE)?;
             if self.spans.page_map.prepare(more.page, more.pages).is_none() {
                 self.spans.arenas.give_run(more.page, more.pages);
+                self.spans.arenas.untake(more.pages);
                 return None;
             }
             self.spans.page_map.publish(more.page, more.pages, entry(node));

@@ -97,3 +97,21 @@ fn pools_stay_as_they_are_beside_what_comes_and_goes() {
     assert!(pooled(&world) < before, "{before}");
     world.finish([large].into());
 }
+
+/// However large allocations grow and shrink where they are.
+#[test]
+fn what_a_large_one_took_is_what_it_leaves() {
+    let world = World::new();
+    let mut client = world.join();
+    let before = world.heap.spans.arenas.taken();
+    assert!(client.alloc(10 * PAGE, 1, false));
+    let at = client.blocks[0].at;
+    for pages in [50, 20, 200, 5] {
+        assert!(client.realloc(0, pages * PAGE) && client.blocks[0].at == at);
+        assert_eq!(world.heap.spans.arenas.taken() - before, pages * PAGE);
+    }
+    client.free(0);
+    world.heap.trim(client.cache);
+    assert_eq!(world.heap.spans.arenas.taken(), before);
+    world.finish([client].into());
+}
