@@ -275,8 +275,8 @@ pub(crate) fn restore_stderr() {
 fn file_of(descriptor: i32) -> Option<[u64; 2]> {
     // SAFETY: plain numbers, valid as zeros.
     let mut told: libc::stat = unsafe { core::mem::zeroed() };
-    // SAFETY: ours to write.
-    let result = quietly(|| unsafe { libc::fstat(descriptor, &mut told) });
+    // Not libc's, which may be that of a library that asks another process. SAFETY: ours to write.
+    let result = quietly(|| unsafe { libc::syscall(libc::SYS_fstat, descriptor, &mut told) });
     (result == 0).then_some([told.st_dev, told.st_ino])
 }
 

@@ -232,13 +232,12 @@ pub(crate) fn beyond_limits() -> usize {
 #[unsafe(link_section = ".millpond_cold")]
 fn may_map() -> bool {
     const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    let (nowhere, len) = (core::ptr::null_mut(), page_size());
-    // SAFETY: a fresh mapping of nobody's, which goes at once.
+    /// More than there are addresses: the kernel itself has no room for it, whatever is locked or limited.
+    const TOO_MUCH: usize = 1 << 62;
+    // SAFETY: maps nothing.
     quietly(|| unsafe {
-        match libc::mmap(nowhere, len, libc::PROT_NONE, FLAGS, -1, 0) {
-            libc::MAP_FAILED => *libc::__errno_location() == libc::ENOMEM,
-            at => libc::munmap(at, len) == 0,
-        }
+        let got = libc::mmap(core::ptr::null_mut(), TOO_MUCH, libc::PROT_NONE, FLAGS, -1, 0);
+        got != libc::MAP_FAILED || *libc::__errno_location() == libc::ENOMEM
     })
 }
 
@@ -255,7 +254,7 @@ pub(crate) fn let_run() -> bool {
     let asking = thread_id();
     let mut left = ASKS;
     threads(&mut |thread| {
-        if thread == asking || waiting_at(thread, &mut |_| {}).is_some() {
+        if thread == asking || !is_told_to_run(thread) {
             return;
         }
         let Some(before) = processor_time(thread) else { return };
@@ -267,6 +266,22 @@ pub(crate) fn let_run() -> bool {
         }
     });
     left > 0
+}
+
+/// Whether the system tells that a thread of this process runs.
+#[unsafe(link_section = ".millpond_cold")]
+fn is_told_to_run(thread: u32) -> bool {
+    let Some(file) = what_it_does(thread) else { return false };
+    let mut bytes = [0; 16];
+    let len = file.read(&mut bytes);
+    file.close();
+    bytes.get(..len).unwrap_or_default().starts_with(b"running")
+}
+
+/// The file that tells what a thread of this process asks of the system.
+#[unsafe(link_section = ".millpond_cold")]
+fn what_it_does(thread: u32) -> Option<Opened> {
+    Opened::open(Path::new(format_args!("/proc/self/task/{thread}/syscall")).text())
 }
 
 /// For how long a thread of this process has had a processor, in nanoseconds, if there is such a thread, and the system says so.
@@ -286,7 +301,7 @@ fn processor_time(thread: u32) -> Option<u64> {
 /// pointer is returned; zero, if it has ended. `None`: it runs, or the system does not say.
 #[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn waiting_at(thread: u32, visit: &mut dyn FnMut(usize)) -> Option<usize> {
-    let file = Opened::open(Path::new(format_args!("/proc/self/task/{thread}/syscall")).text())?;
+    let file = what_it_does(thread)?;
     let mut bytes = [0; 256];
     let len = file.read(&mut bytes);
     file.close();
