@@ -15,7 +15,7 @@
 //! | `MILLPOND_SHOW` | a list of `config`, `stats`, `map`, with commas | on stderr: version and what is in force, once the environment is read; where the bytes are, and what each page is used for, at the program's end |
 //!
 //! An unknown name that begins with `MILLPOND_`, a value that is none of its variable's, and what the mode in force does not look
-//! at are ignored with one line on stderr. So are `MILLPOND_PROFILE` and `MILLPOND_LEAKS` without the feature `reports`. An empty value says nothing. A program that
+//! at are ignored with one line on stderr. So are `MILLPOND_PROFILE`, `MILLPOND_LEAKS` and the map without the feature `reports`. An empty value says nothing. A program that
 //! runs with more rights than its user ignores all of them, without a word.
 
 mod shown;
@@ -24,6 +24,7 @@ mod values;
 use crate::log::Log;
 use crate::os;
 use crate::report::{Freed, Mode, Thp};
+use core::fmt;
 use values::Wrong;
 
 /// What the variables say.
@@ -47,7 +48,10 @@ pub(crate) struct Settings {
     pub(crate) show_config: bool,
     /// Print the statistics at the program's end.
     pub(crate) show_stats: bool,
+    /// And the map.
     pub(crate) show_map: bool,
+    /// Whether what is wrong has been said.
+    pub(crate) is_told: bool,
     pub(crate) leaks: Leaking,
 }
 
@@ -127,6 +131,13 @@ pub(crate) fn read() -> Option<Settings> {
     os::environment(|text| look_at(&mut settings, text)).then_some(settings)
 }
 
+/// The same once more, without a word about what is wrong.
+#[allow(dead_code, reason = "the programs' part of the crate alone has it twice")]
+pub(crate) fn read_again() -> Option<Settings> {
+    let mut settings = Settings { is_told: true, ..Settings::default() };
+    os::environment(|text| look_at(&mut settings, text)).then_some(settings)
+}
+
 impl Settings {
     /// Says a line of each variable that a mode does not look at.
     #[inline]
@@ -167,15 +178,21 @@ fn look_at(settings: &mut Settings, text: &'static [u8]) {
 fn take(settings: &mut Settings, rest: &'static [u8]) {
     let Some(at) = rest.iter().position(|byte| *byte == b'=') else { return };
     let (name, value) = (&rest[..at], &rest[at + 1..]);
+    let is_told = settings.is_told;
+    let say = |text: fmt::Arguments<'_>| {
+        if !is_told {
+            os::say(text);
+        }
+    };
     match TABLE.iter().find(|variable| variable.name.as_bytes() == name) {
         None => {
             let (shown, more) = (&name[..name.len().min(40)], if name.len() > 40 { "…" } else { "" });
             let shown = shown.escape_ascii();
             match nearest(name) {
                 Some(known) => {
-                    os::say(format_args!("{PREFIX}{shown}{more} is not known: ignored; is {PREFIX}{known} meant?"));
+                    say(format_args!("{PREFIX}{shown}{more} is not known: ignored; is {PREFIX}{known} meant?"));
                 }
-                None => os::say(format_args!("{PREFIX}{shown}{more} is not known: ignored")),
+                None => say(format_args!("{PREFIX}{shown}{more} is not known: ignored")),
             }
         }
         Some(_) if value.is_empty() => {}
@@ -185,12 +202,12 @@ fn take(settings: &mut Settings, rest: &'static [u8]) {
             let shown = shown.escape_ascii();
             match set(settings, value) {
                 Ok(()) => {}
-                Err(Wrong::Value) => os::say(format_args!("{PREFIX}{name}={shown}{more} is not {values}: ignored")),
+                Err(Wrong::Value) => say(format_args!("{PREFIX}{name}={shown}{more} is not {values}: ignored")),
                 Err(Wrong::Range { of, least, most }) => os::say(format_args!(
                     "{PREFIX}{name}={shown}{more} is out of range, {of}{least} to {most}: ignored"
                 )),
                 Err(Wrong::Path { most }) => {
-                    os::say(format_args!("{PREFIX}{name}={shown}{more} has a path of more than {most} bytes: ignored"));
+                    say(format_args!("{PREFIX}{name}={shown}{more} has a path of more than {most} bytes: ignored"));
                 }
             }
         }

@@ -295,6 +295,34 @@ fn a_heap_for_c_keeps_its_word() {
     );
 }
 
+/// Its mode is the one that it has chosen, though libc allocates first, unless the environment names another.
+#[test]
+fn a_rust_program_that_has_it_as_malloc_chooses_its_mode() {
+    let probe = |word: &str, variables: &[(&str, &str)]| {
+        let arguments =
+            ["run", "--release", "--quiet", "--package", "millpond-malloc-probe", "--bin", "in_a_mode", "--"];
+        let mut command = Command::new(env!("CARGO"));
+        command.args(arguments).arg(word).envs(variables.iter().copied()).current_dir(root());
+        let output = command.output().expect("cargo runs");
+        (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (stdout, stderr) = probe("", &[]);
+    assert!(stdout == "done\n" && stderr.is_empty(), "{stdout}\n{stderr}");
+    for how in ["rust", "c"] {
+        let (stdout, stderr) = probe(how, &[]);
+        assert!(stdout.is_empty() && stderr.contains("double free of 0x"), "{how}: {stdout}\n{stderr}");
+    }
+    // Wrong values are told once.
+    let (stdout, stderr) = probe("", &[("MILLPOND_MODE", "fast"), ("MILLPOND_THP", "x")]);
+    assert_eq!(
+        (stdout.as_str(), stderr.matches("MILLPOND_THP=x is not").count()),
+        ("Fast, 0 callers\n", 1),
+        "{stderr}"
+    );
+    let (stdout, stderr) = probe("", &[("MILLPOND_THPS", "x")]);
+    assert_eq!((stdout.as_str(), stderr.matches("MILLPOND_THPS is not known").count()), ("done\n", 1), "{stderr}");
+}
+
 #[test]
 fn a_rust_program_has_it_as_malloc() {
     let ended = succeeds(

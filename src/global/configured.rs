@@ -59,6 +59,9 @@ pub struct WithMode {
 impl Millpond {
     /// The allocator in a mode, for a program that always runs in it. `MILLPOND_MODE` overrides it.
     ///
+    /// With the features `malloc` and `prefixed`, by which C may allocate before Rust does, what was allocated before the first
+    /// call of Rust's has no record. If other threads have allocated by then, the mode is [`Mode::Fast`], and a line on stderr says so.
+    ///
     /// ```
     /// use millpond::{Millpond, Mode, WithMode};
     ///
@@ -92,10 +95,18 @@ impl WithMode {
     fn settle(&self) {
         // Relaxed: who finds it set need not look behind it, but in `wanted`.
         if WANTED.load(Ordering::Relaxed) == 0 {
-            WANTED_CALLERS.store(self.callers, Ordering::Relaxed);
-            WANTED_GUARD.store(self.guard, Ordering::Relaxed);
-            // ORDERING: Release pairs with `wanted`: who sees the mode sees the numbers.
-            WANTED.store(1 + self.mode as u32, Ordering::Release);
+            self.want();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn want(&self) {
+        WANTED_CALLERS.store(self.callers, Ordering::Relaxed);
+        WANTED_GUARD.store(self.guard, Ordering::Relaxed);
+        // ORDERING: Release pairs with `wanted`: who sees the mode sees the numbers.
+        if WANTED.swap(1 + self.mode as u32, Ordering::Release) == 0 {
+            choose_late();
         }
     }
 }
@@ -199,10 +210,14 @@ fn enter_ends() {
     let mut wished = ENDS.iter().filter(|(bit, _)| word & (bit | ENTERED) == *bit).peekable();
     // Most programs wish for none, and touch nothing for it.
     if wished.peek().is_some() {
-        os::enter_code();
-        wished.for_each(|(_, last)| os::at_exit(*last));
-        os::keep_no_stderr_in_children();
+        enter(wished.map(|(_, last)| *last));
     }
+}
+
+fn enter(ends: impl IntoIterator<Item = extern "C" fn()>) {
+    os::enter_code();
+    ends.into_iter().for_each(os::at_exit);
+    os::keep_no_stderr_in_children();
 }
 
 /// What is wished for the program's end, as bits.
@@ -229,17 +244,7 @@ fn take_over() -> bool {
     };
     let mode = settings.mode.or(wanted()).unwrap_or_default();
     // Each of several does this, before it allocates.
-    if mode != Mode::Fast {
-        // Before the first record, and the first free.
-        if is_late() {
-            TRACKER.begin_late();
-        }
-        TRACKER.quarantine.set(settings.quarantine, settings.freed);
-        let [callers, guard] = wanted_numbers(&settings);
-        TRACKER.keep_callers(callers as usize);
-        TRACKER.guard(guard);
-        choose(mode);
-    }
+    choose(&settings, mode);
     // ORDERING: Release pairs with the load above.
     if mode_word().fetch_or(CONFIGURED | ends(&settings, mode), Ordering::Release) & CONFIGURED != 0 {
         return false;
@@ -279,9 +284,41 @@ fn take_over() -> bool {
     true
 }
 
-/// Takes a mode over.
-fn choose(mode: Mode) {
+/// Takes over the mode that the program's allocator was made with, where the environment has been read before that is known: libc's
+/// `malloc` is this crate's too, and came first. What was allocated until now has no records.
+#[cold]
+fn choose_late() {
+    // ORDERING: Acquire pairs with the exchange in `take_over`.
+    if mode_word().load(Ordering::Acquire) & CONFIGURED == 0 {
+        return;
+    }
+    let Some(mode) = wanted().filter(|mode| *mode != Mode::Fast) else { return };
+    let Some(settings) = environment::read_again().filter(|settings| settings.mode.is_none()) else { return };
+    // Others that have a cache would go on without records.
+    if !os::is_alone() && HEAP.caches.iter().filter(|cache| cache.owner().is_some()).count() > 1 {
+        return os::say(format_args!("the mode that the program chose is not in force: other threads came before it"));
+    }
+    mode_word().fetch_or(LATE, Ordering::Relaxed);
+    choose(&settings, mode);
+    if ends(&settings, mode) & CHECK != 0 && mode_word().fetch_or(CHECK, Ordering::Relaxed) & ENTERED != 0 {
+        enter([check_at_exit as extern "C" fn()]);
+    }
+    if settings.show_config {
+        show_config(settings, mode);
+    }
+}
+
+/// Takes a mode over, with what goes with it.
+fn choose(settings: &Settings, mode: Mode) {
     if mode != Mode::Fast {
+        // Before the first record, and the first free.
+        if is_late() {
+            TRACKER.begin_late();
+        }
+        TRACKER.quarantine.set(settings.quarantine, settings.freed);
+        let [callers, guard] = wanted_numbers(settings);
+        TRACKER.keep_callers(callers as usize);
+        TRACKER.guard(guard);
         HEAP.keep_no_mapping();
     }
     match mode {
