@@ -5,7 +5,7 @@
 //! | route | when | what the operators do |
 //! |---|---|---|
 //! | `OWN` | `malloc`, `free` and all operators are this library's in the process, and what comes next is a C++ runtime's, or nobody's | as `malloc`, `aligned_alloc` and `free` |
-//! | `OTHERS` | the program, or a library before this one, has one of these; or a library behind has an operator of its own | become what comes next. Where there is none: what the caller's library has or needs, without this one; else, as C++ says, `new[]` is `new`, all `delete` come down to the simplest, and these to `malloc` and `free`, each by its name in the process |
+//! | `OTHERS` | the program, or a library before this one, has one of these; or a library behind has an operator of its own | become what comes next. Where there is none: what the caller's library has or needs, without this one; else, as C++ says, `new[]` is `new`, all come down to the simplest, and these to `malloc`, `aligned_alloc` and `free`, each by its name in the process |
 //!
 //! All operators or none: a library that a program in C loads may have all of its own, but is bound to ours where there are any. With
 //! one missing, its own memory would come to our `delete`.
@@ -38,8 +38,8 @@ exported! {
     _Znam(size: usize) -> Memory = new(NEW_ARRAY, size);
     _ZnwmRKSt9nothrow_t(size: usize, tag: Tag) -> Memory = new_quiet(2, size, tag);
     _ZnamRKSt9nothrow_t(size: usize, tag: Tag) -> Memory = new_quiet(3, size, tag);
-    _ZnwmSt11align_val_t(size: usize, align: usize) -> Memory = new_aligned(4, size, align, 0);
-    _ZnamSt11align_val_t(size: usize, align: usize) -> Memory = new_aligned(5, size, align, 0);
+    _ZnwmSt11align_val_t(size: usize, align: usize) -> Memory = new_aligned(NEW_ALIGNED, size, align, 0);
+    _ZnamSt11align_val_t(size: usize, align: usize) -> Memory = new_aligned(NEW_ARRAY_ALIGNED, size, align, 0);
     _ZnwmSt11align_val_tRKSt9nothrow_t(size: usize, align: usize, tag: Tag) -> Memory = new_aligned(6, size, align, tag);
     _ZnamSt11align_val_tRKSt9nothrow_t(size: usize, align: usize, tag: Tag) -> Memory = new_aligned(7, size, align, tag);
     _ZdlPv(ptr: Memory) = delete(DELETE, ptr, 0, 0);
@@ -49,7 +49,7 @@ exported! {
     _ZdlPvRKSt9nothrow_t(ptr: Memory, tag: Tag) = delete(12, ptr, tag, 0);
     _ZdaPvRKSt9nothrow_t(ptr: Memory, tag: Tag) = delete(13, ptr, tag, 0);
     _ZdlPvSt11align_val_t(ptr: Memory, align: usize) = delete(DELETE_ALIGNED, ptr, align, 0);
-    _ZdaPvSt11align_val_t(ptr: Memory, align: usize) = delete(15, ptr, align, 0);
+    _ZdaPvSt11align_val_t(ptr: Memory, align: usize) = delete(DELETE_ARRAY_ALIGNED, ptr, align, 0);
     _ZdlPvmSt11align_val_t(ptr: Memory, size: usize, align: usize) = delete(16, ptr, size, align);
     _ZdaPvmSt11align_val_t(ptr: Memory, size: usize, align: usize) = delete(17, ptr, size, align);
     _ZdlPvSt11align_val_tRKSt9nothrow_t(ptr: Memory, align: usize, tag: Tag) = delete(18, ptr, align, tag);
@@ -60,11 +60,13 @@ exported! {
 const NEW: usize = 0;
 const NEW_ARRAY: usize = 1;
 const NEW_ALIGNED: usize = 4;
+const NEW_ARRAY_ALIGNED: usize = 5;
 const DELETE: usize = 8;
 const DELETE_ARRAY: usize = 9;
 const DELETE_SIZED: usize = 10;
 const DELETE_ARRAY_SIZED: usize = 11;
 const DELETE_ALIGNED: usize = 14;
+const DELETE_ARRAY_ALIGNED: usize = 15;
 
 const fn is_array(operator: usize) -> bool {
     operator % 2 == 1
@@ -218,14 +220,27 @@ extern "C" fn elsewhere(operator: usize, caller: usize) -> cxx::Code {
     if is_own() {
         return if is_quiet(operator) { nothing as cxx::Code } else { no_runtime() };
     }
+    let named = |operator: usize| cxx::functions()[cxx::FIRST + operator];
+    // What allocates without a word about memory that is not there comes down to others' operators alone: ours would say it.
+    let theirs = |operators: [usize; 2]| operators.into_iter().map(named).find(|code| !cxx::is_within(*code));
     match operator {
-        NEW_ARRAY => cxx::functions()[cxx::FIRST + NEW],
-        DELETE | DELETE_ALIGNED.. => cxx::functions()[cxx::FREE],
-        DELETE_SIZED => cxx::functions()[cxx::FIRST + DELETE],
-        NEW..DELETE if is_aligned(operator) => by_aligned_alloc as cxx::Code,
-        NEW..DELETE if is_quiet(operator) => by_malloc as cxx::Code,
-        NEW..DELETE => by_malloc_or_end as cxx::Code,
-        _ => cxx::functions()[cxx::FIRST + if is_array(operator) { DELETE_ARRAY } else { DELETE }],
+        NEW => by_malloc_or_end as cxx::Code,
+        NEW_ARRAY => named(NEW),
+        NEW_ALIGNED => by_aligned_alloc_or_end as cxx::Code,
+        NEW_ARRAY_ALIGNED => named(NEW_ALIGNED),
+        NEW..DELETE if is_aligned(operator) => {
+            let simple = if is_array(operator) { NEW_ARRAY_ALIGNED } else { NEW_ALIGNED };
+            theirs([simple, NEW_ALIGNED]).unwrap_or(by_aligned_alloc as cxx::Code)
+        }
+        NEW..DELETE => {
+            let simple = if is_array(operator) { NEW_ARRAY } else { NEW };
+            theirs([simple, NEW]).unwrap_or(by_malloc as cxx::Code)
+        }
+        DELETE | DELETE_ALIGNED => cxx::functions()[cxx::FREE],
+        DELETE_ARRAY | DELETE_SIZED | 12 => named(DELETE),
+        DELETE_ARRAY_SIZED | 13 => named(DELETE_ARRAY),
+        17 | 19 => named(DELETE_ARRAY_ALIGNED),
+        _ => named(DELETE_ALIGNED),
     }
 }
 
@@ -244,6 +259,11 @@ extern "C" fn by_malloc(size: usize) -> Memory {
 
 extern "C" fn by_malloc_or_end(size: usize) -> Memory {
     let at = by_malloc(size);
+    if at.is_null() { no_runtime() } else { at }
+}
+
+extern "C" fn by_aligned_alloc_or_end(size: usize, align: usize) -> Memory {
+    let at = by_aligned_alloc(size, align);
     if at.is_null() { no_runtime() } else { at }
 }
 
