@@ -176,6 +176,14 @@ fn beside_another_allocator() {
     let link = [library.display().to_string(), format!("-Wl,-rpath,{folder}")];
     let program = compile("neighbour.c", "neighbour", &link.each_ref().map(String::as_str));
     quietly_done(&program, &[]);
+    // What is ours by the records alone is not.
+    for mode in ["tracked", "hardened"] {
+        for which in ["twice", "inside"] {
+            let ended = run(preloaded(&program).arg(which).env("MILLPOND_MODE", mode), WATCHDOG, &[]);
+            let is_told = ended.stderr.contains("free of 0x") && ended.stderr.contains("41943040 bytes, id ");
+            assert!(ended.signal == Some(libc::SIGABRT) && is_told, "{mode} {which}: {ended:#?}");
+        }
+    }
 }
 
 /// The C++ runtime's operators are ours, and all that C++ says of them holds: handlers, exceptions, alignment.
@@ -274,6 +282,15 @@ fn operators_of_cpp_in_a_library_that_comes_later() {
             assert!(ended.stdout == "done\n" && ended.stderr.is_empty(), "{mode}, {libraries:?}: {ended:#?}");
         }
     }
+}
+
+/// A program may have the simplest alone: all others come down to these.
+#[test]
+fn operators_of_cpp_of_which_a_program_has_the_simplest() {
+    let link = link_shared();
+    let flags = [&["-fno-builtin", "-rdynamic"], &link.each_ref().map(String::as_str)[..]].concat();
+    let program = compile("operators_simple.c", "operators_simple", &flags);
+    quietly_done(&program, &[]);
 }
 
 /// What a library that comes later has of its own is bound to ours, and all of it.

@@ -226,10 +226,19 @@ fn said(size: usize) -> usize {
 #[inline(never)]
 fn free_other_sized(ptr: *mut u8, size: usize, align: usize) {
     // SAFETY: what lies in none of our pages is the caller's from elsewhere, or nobody's.
-    if ptr.is_null() || (HEAP.spans.page_map.get(ptr.addr()).is_none() && unsafe { neighbour::free(ptr) }) {
+    if ptr.is_null() || (is_elsewhere(ptr.addr()) && unsafe { neighbour::free(ptr) }) {
         return;
     }
     global::free_large(ptr, size, align);
+}
+
+/// Whether nothing is known of an address. Where there are records, more is known than the page map says: that has of a mapping of one
+/// allocation its beginning alone, and nothing once it is freed.
+fn is_elsewhere(address: usize) -> bool {
+    HEAP.spans.page_map.get(address).is_none()
+        && global::tracked().is_none_or(|tracked| {
+            tracked.tracker.find(HEAP.place(address)).is_none() && HEAP.huge_around(address).is_none()
+        })
 }
 
 /// What `malloc(size)` is aligned to.

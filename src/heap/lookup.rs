@@ -61,7 +61,7 @@ impl Heap {
     }
 
     /// Where the huge allocation begins in which an address lies whose page is none of its first. Linear in their number.
-    pub(super) fn huge_around(&self, address: usize) -> Option<usize> {
+    pub(crate) fn huge_around(&self, address: usize) -> Option<usize> {
         let mut bounds = self.larges().map(|(node, bytes)| (node.head.start(), bytes));
         bounds.find(|(start, bytes)| (*start..start + bytes).contains(&address)).map(|(start, _)| start)
     }

@@ -40,9 +40,20 @@ void free(void *ptr)
 extern int returned;
 void *taken(size_t size);
 
-int main(void)
+int main(int count_of_words, char **words)
 {
     CHECK(is_millpond() && returned == 0);
+    if (count_of_words > 1) {
+        /* What has a mapping of its own. */
+        char *at = hidden(malloc(40 << 20));
+        char *again = hidden(at), *inside = hidden(at + 70000);
+        if (*words[1] == 't') {
+            free(at);
+            free(again);
+        }
+        free(inside);
+        return 0;
+    }
     for (int count = 1; count <= 100; count++) {
         free(hidden(taken(100)));
         CHECK(returned == count);
