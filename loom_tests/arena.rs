@@ -355,6 +355,21 @@ pub fn return_against_reclaim() {
     assert!(found == 2 || !budget.is_vain(), "what was not found was counted");
 }
 
+/// One is refused while another has charged what it takes back, in a heap that was full before.
+pub fn charge_against_refusal() {
+    let budget = Rc::new(Budget::new());
+    budget.set(1, 0);
+    budget.note_vain(budget.changes());
+    let other = spawn(&budget, |budget| {
+        if budget.charge(1) {
+            budget.take_back(1);
+        }
+    });
+    let charged = budget.charge(1);
+    assert!(charged || !budget.is_vain(), "who is refused sees that it may change");
+    other.join();
+}
+
 /// One charges a budget while another discharges it.
 pub fn charge_against_discharge() {
     let budget = Rc::new(Budget::new());

@@ -163,6 +163,12 @@ const MODELS: &[Model] = &[
         [("stores", Fault::UnsayStore, "it is told, once")]
     ),
     model!(
+        arena::charge_against_refusal,
+        "arena/budget.rs",
+        None,
+        [("stores", Fault::ChargeStore, "who is refused sees that it may change")]
+    ),
+    model!(
         arena::return_against_reclaim,
         "arena/budget.rs",
         None,

@@ -90,8 +90,8 @@ impl Budget {
                 self.used.store(sum, Ordering::Relaxed);
                 return true;
             }
-            // ORDERING: Release and Acquire pair with each other, and with the load above.
-            match self.used.compare_exchange_weak(used, sum, Ordering::AcqRel, Ordering::Acquire) {
+            // ORDERING: Release pairs with the load above. Relaxed on failure: who is refused then has counted its own change.
+            match self.used.compare_exchange_weak(used, sum, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => {
                     let soft = self.soft.load(Ordering::Relaxed);
                     if soft > 0 && used <= soft && sum > soft {
