@@ -43,7 +43,8 @@
 //! * **Cost**: none while off: the fast path has the same instructions. While on, each call takes the slow door, some 8 to 25 ns
 //!   more, and each sample some 2 µs. A sample takes 48 B and an entry in an index, a stack 1.1 KiB.
 //! * **Threads**: other threads join a profile at their next miss, which upkeep brings about if they allocate; what they allocate
-//!   before that is not in it. Nor is what a thread allocates at its very end, when it has no cache any more.
+//!   before that is not in it, and what they free before that, of what others have allocated, stays in its live figures: a magazine
+//!   of each size and thread at most, once. Nor is what a thread allocates at its very end, when it has no cache any more.
 //! * **Fork**: the child goes on with its copy of the profile.
 //! * **Heaps** as values are in it if they were built so: [`HeapBuilder::profiled`](crate::HeapBuilder::profiled). What lives in
 //!   one that is dropped counts as freed.

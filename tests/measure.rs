@@ -106,6 +106,37 @@ fn a_resize_counts_for_the_peak() {
     assert_eq!(resized(MIB, 512 * KIB), ((0, 0, 0), true));
 }
 
+/// Whether it is moved or not, what grows is told where nothing should be allocated; what shrinks, and what has room, is not.
+#[test]
+fn growth_is_no_luck() {
+    let resizing = |from: usize, to: usize| {
+        let layout = Layout::from_size_align(from, 8).expect("valid");
+        let block = take(from, 8);
+        let mut now = block;
+        // SAFETY: live, and freed with its new size.
+        let run = || millpond::assert_no_alloc(|| now = unsafe { common::GLOBAL.realloc(block, layout, to) });
+        let is_told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err();
+        // SAFETY: as above.
+        unsafe { give(now, to, 8) };
+        (is_told, now == block)
+    };
+    let mut seen = [false; 2];
+    for (from, to) in [(MIB, 2 * MIB), (MIB, 40 * MIB), (40 * MIB, 80 * MIB), (100, 1000), (300 * KIB, 700 * KIB)] {
+        for held in [false, true] {
+            // Where it is held, so may be what lies behind the next.
+            let behind = if held { (0..8).map(|_| vec![1u8; 300 * KIB]).collect() } else { Vec::new() };
+            let (is_told, in_place) = resizing(from, to);
+            assert!(is_told, "from {from} to {to}, in place: {in_place}");
+            seen[usize::from(in_place)] = true;
+            drop(behind);
+        }
+    }
+    assert_eq!(seen, [true; 2], "moved, and in place");
+    for (from, to) in [(97, 112), (2 * MIB, MIB), (80 * MIB, 50 * MIB), (MIB - 1, MIB)] {
+        assert!(!resizing(from, to).0, "from {from} to {to}");
+    }
+}
+
 /// Each thread its own, at the same time, also of what it frees for others.
 #[test]
 fn threads_measure_at_the_same_time() {

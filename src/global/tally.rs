@@ -39,7 +39,7 @@ impl Measuring {
 
     /// Ends it.
     pub(crate) fn end(mut self) -> Counted {
-        self.stop().unwrap_or(Counted { allocations: 0, bytes: 0, peak: 0 })
+        self.stop().unwrap_or(Counted { allocations: 0, bytes: 0, resizes: 0, peak: 0 })
     }
 
     fn stop(&mut self) -> Option<Counted> {
@@ -99,8 +99,7 @@ pub(super) fn before(address: usize) -> usize {
 pub(super) fn resized(before: usize, address: usize) {
     if watch::is(MEASURED) {
         if let Some(tally) = tally() {
-            tally.freed(before);
-            tally.grown(served(address));
+            tally.resized(before, served(address));
         }
     }
 }

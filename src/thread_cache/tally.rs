@@ -18,6 +18,7 @@ pub(crate) struct Tally {
     depth: Counter,
     allocations: Counter,
     bytes: Counter,
+    resizes: Counter,
     /// Signed, as the next.
     live: Counter,
     peak: Counter,
@@ -28,15 +29,17 @@ pub(crate) struct Tally {
 pub(crate) struct Begun {
     allocations: u64,
     bytes: u64,
+    resizes: u64,
     live: i64,
     peak: i64,
 }
 
-/// What was counted since: allocations, their bytes, and by how much the live bytes rose at most.
+/// What was counted since: allocations, their bytes, how many came to be larger where they were, and by how much the live bytes rose at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counted {
     pub(crate) allocations: u64,
     pub(crate) bytes: u64,
+    pub(crate) resizes: u64,
     pub(crate) peak: u64,
 }
 
@@ -46,6 +49,7 @@ impl Tally {
             depth: Counter::new(),
             allocations: Counter::new(),
             bytes: Counter::new(),
+            resizes: Counter::new(),
             live: Counter::new(),
             peak: Counter::new(),
         }
@@ -74,6 +78,7 @@ impl Tally {
         let begun = Begun {
             allocations: self.allocations.get(),
             bytes: self.bytes.get(),
+            resizes: self.resizes.get(),
             live: self.live(),
             peak: self.peak(),
         };
@@ -86,6 +91,7 @@ impl Tally {
         let counted = Counted {
             allocations: self.allocations.get().wrapping_sub(begun.allocations),
             bytes: self.bytes.get().wrapping_sub(begun.bytes),
+            resizes: self.resizes.get().wrapping_sub(begun.resizes),
             peak: self.peak().wrapping_sub(begun.live).max(0) as u64,
         };
         self.peak.set(self.peak().max(begun.peak) as u64);
@@ -105,8 +111,14 @@ impl Tally {
         self.live.set(self.live().wrapping_sub(bytes as i64) as u64);
     }
 
-    /// Counts that an allocation has become so many bytes larger.
-    pub(crate) fn grown(&self, bytes: usize) {
+    /// Counts a resize in place, from so many bytes.
+    pub(crate) fn resized(&self, from: usize, to: usize) {
+        self.resizes.add(u64::from(to > from));
+        self.freed(from);
+        self.grown(to);
+    }
+
+    fn grown(&self, bytes: usize) {
         let live = self.live().wrapping_add(bytes as i64);
         self.live.set(live as u64);
         self.peak.set(self.peak().max(live) as u64);
@@ -131,14 +143,14 @@ mod tests {
         tally.freed(60);
         tally.allocated(30);
         tally.freed(30);
-        assert_eq!(tally.end(inner), Counted { allocations: 1, bytes: 30, peak: 0 });
+        assert_eq!(tally.end(inner), Counted { allocations: 1, bytes: 30, resizes: 0, peak: 0 });
         let inner = tally.begin();
         tally.allocated(500);
         tally.freed(500);
-        assert_eq!(tally.end(inner), Counted { allocations: 1, bytes: 500, peak: 500 });
+        assert_eq!(tally.end(inner), Counted { allocations: 1, bytes: 500, resizes: 0, peak: 500 });
         tally.allocated(5);
         assert!(tally.is_on());
-        assert_eq!(tally.end(outer), Counted { allocations: 4, bytes: 635, peak: 540 });
+        assert_eq!(tally.end(outer), Counted { allocations: 4, bytes: 635, resizes: 0, peak: 540 });
         assert!(!tally.is_on());
     }
 }
