@@ -85,19 +85,22 @@ fn one_may_be_inside_another_and_end_by_a_panic() {
     assert_eq!(counted(|| blocks(0, 8, 1)), (0, 0, 0));
 }
 
+/// Has `looks` resize a block, and returns what it says, and whether the block stayed where it was.
+fn resized<R>(from: usize, to: usize, looks: impl FnOnce(&mut dyn FnMut()) -> R) -> (R, bool) {
+    let layout = Layout::from_size_align(from, 8).expect("valid");
+    let block = take(from, 8);
+    let mut now = block;
+    // SAFETY: live, resized once, and freed with its new size.
+    let said = looks(&mut || now = unsafe { common::GLOBAL.realloc(block, layout, to) });
+    // SAFETY: as above.
+    unsafe { give(now, to, 8) };
+    (said, now == block)
+}
+
 /// In place, and moved: what is resized in place is no allocation, but counts for the peak.
 #[test]
 fn a_resize_counts_for_the_peak() {
-    let resized = |from: usize, to: usize| {
-        let layout = Layout::from_size_align(from, 8).expect("valid");
-        let block = take(from, 8);
-        let mut now = block;
-        // SAFETY: live, and freed with its new size.
-        let figures = counted(|| now = unsafe { common::GLOBAL.realloc(block, layout, to) });
-        // SAFETY: as above.
-        unsafe { give(now, to, 8) };
-        (figures, now == block)
-    };
+    let resized = |from, to| resized(from, to, |run| counted(run));
     assert_eq!(resized(97, 112), ((0, 0, 0), true));
     assert_eq!(resized(100, 1000), ((1, 1024, 1024), false));
     let ((allocations, bytes, peak), in_place) = resized(MIB, 40 * MIB);
@@ -109,17 +112,10 @@ fn a_resize_counts_for_the_peak() {
 /// Whether it is moved or not, what grows is told where nothing should be allocated; what shrinks, and what has room, is not.
 #[test]
 fn growth_is_no_luck() {
-    let resizing = |from: usize, to: usize| {
-        let layout = Layout::from_size_align(from, 8).expect("valid");
-        let block = take(from, 8);
-        let mut now = block;
-        // SAFETY: live, and freed with its new size.
-        let run = || millpond::assert_no_alloc(|| now = unsafe { common::GLOBAL.realloc(block, layout, to) });
-        let is_told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err();
-        // SAFETY: as above.
-        unsafe { give(now, to, 8) };
-        (is_told, now == block)
+    let is_told = |run: &mut dyn FnMut()| {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| millpond::assert_no_alloc(run))).is_err()
     };
+    let resizing = |from, to| resized(from, to, |run| is_told(run));
     let mut seen = [false; 2];
     for (from, to) in [(MIB, 2 * MIB), (MIB, 40 * MIB), (40 * MIB, 80 * MIB), (100, 1000), (300 * KIB, 700 * KIB)] {
         for held in [false, true] {

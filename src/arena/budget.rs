@@ -134,8 +134,11 @@ impl Budget {
 
     /// Notes that a reclaim that began after `changes` was asked has found nothing of use.
     pub(crate) fn note_vain(&self, changes: usize) {
-        // Relaxed: it says nothing but which count that was. Zero, where there is no limit and nothing is counted, says nothing at all.
-        self.vain.store(if self.limit().is_some() { changes.wrapping_add(1) } else { 0 }, Ordering::Relaxed);
+        // Without a limit nothing is counted.
+        if self.limit().is_some() {
+            // Relaxed: it says nothing but which count that was.
+            self.vain.store(changes.wrapping_add(1), Ordering::Relaxed);
+        }
     }
 
     /// Whether a reclaim would be in vain, but for what lies in the caller's own cache: nothing has changed since the last that was.

@@ -65,14 +65,12 @@ impl fmt::Display for Settings {
                 f.write_str(",collapsed")?;
             }
         }
-        let mut begins = " MILLPOND_SHOW=";
-        for (is_wished, word) in [(self.show_config, "config"), (self.show_stats, "stats"), (self.show_map, "map")] {
-            if is_wished {
-                write!(f, "{begins}{word}")?;
-                begins = ",";
-            }
-        }
-        Ok(())
+        let shown = [(self.show_config, "config"), (self.show_stats, "stats"), (self.show_map, "map")];
+        let shown = shown.into_iter().filter(|(is_wished, _)| *is_wished);
+        shown.enumerate().try_for_each(|(at, (_, word))| match at {
+            0 => write!(f, " {PREFIX}SHOW={word}"),
+            _ => write!(f, ",{word}"),
+        })
     }
 }
 

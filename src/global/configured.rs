@@ -60,7 +60,8 @@ impl Millpond {
     /// The allocator in a mode, for a program that always runs in it. `MILLPOND_MODE` overrides it.
     ///
     /// With the features `malloc` and `prefixed`, by which C may allocate before Rust does, what was allocated before the first
-    /// call of Rust's has no record. If other threads have allocated by then, the mode is [`Mode::Fast`], and a line on stderr says so.
+    /// call of Rust's has no record, and variables that are for a mode have been called unused on stderr by then, though they are heeded
+    /// from there on. If other threads have allocated before, the mode is [`Mode::Fast`], and a line says so.
     ///
     /// ```
     /// use millpond::{Millpond, Mode, WithMode};
@@ -300,7 +301,7 @@ fn choose_late() {
     }
     mode_word().fetch_or(LATE, Ordering::Relaxed);
     choose(&settings, mode);
-    if ends(&settings, mode) & CHECK != 0 && mode_word().fetch_or(CHECK, Ordering::Relaxed) & ENTERED != 0 {
+    if mode == Mode::Hardened && mode_word().fetch_or(CHECK, Ordering::Relaxed) & ENTERED != 0 {
         enter([check_at_exit as extern "C" fn()]);
     }
     if settings.show_config {

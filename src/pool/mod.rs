@@ -47,41 +47,8 @@ impl<'a> Pool<'a> {
         mut give: impl FnMut(usize, usize),
     ) -> usize {
         let Self { class, spans, .. } = self;
-        let nodes = spans.nodes(class);
-        let size = INFO[class].size;
-        let mut got = 0;
-        // In quarters: one that there is nothing to be had from, a busy span or a tombstone, is soon passed.
-        let mut visits = 4 * CARVE_SPANS;
         loop {
-            while got < want && visits > 0 {
-                let Some(index) = self.pop_listed() else { break };
-                let span = nodes.get(index);
-                match span.hold_popped(want - got, now) {
-                    Pop::Held(taken) => {
-                        let start = span.head.start();
-                        let mut again = 0;
-                        point(Point::Carve);
-                        span.clear(taken, lines, |run| {
-                            again += span.unpurge(run.clone());
-                            give(start + run.start * size, run.len());
-                        });
-                        if again > 0 {
-                            spans.arenas.committed().fetch_add(again, Ordering::Relaxed);
-                        }
-                        got += taken;
-                        self.settle(span, span.unhold());
-                        visits = visits.saturating_sub(4);
-                    }
-                    Pop::Busy => {
-                        spans.arenas.budget().count_change();
-                        visits -= 1;
-                    }
-                    Pop::Tombstone => {
-                        nodes.give(index);
-                        visits -= 1;
-                    }
-                }
-            }
+            let (got, is_all) = self.carve_listed(want, lines, now, &mut give);
             if got > 0 {
                 return got;
             }
@@ -93,12 +60,52 @@ impl<'a> Pool<'a> {
                 spans.arenas.try_huge(start >> PAGE_SHIFT, 1);
                 return taken;
             }
-            if visits > 0 {
+            // There is no memory for a span, so those that are listed below what was passed have to do.
+            if is_all {
                 return 0;
             }
-            // There is no memory for a span, so those that are listed below what was passed have to do.
-            visits = 4 * CARVE_SPANS;
         }
+    }
+
+    /// The same of a bounded number of listed spans. Also whether there were no more.
+    #[inline(always)]
+    fn carve_listed(self, want: usize, lines: bool, now: u32, give: &mut impl FnMut(usize, usize)) -> (usize, bool) {
+        let Self { class, spans, .. } = self;
+        let nodes = spans.nodes(class);
+        let size = INFO[class].size;
+        let mut got = 0;
+        // In quarters: one that there is nothing to be had from, a busy span or a tombstone, is soon passed.
+        let mut visits = 4 * CARVE_SPANS;
+        while got < want && visits > 0 {
+            let Some(index) = self.pop_listed() else { return (got, true) };
+            let span = nodes.get(index);
+            match span.hold_popped(want - got, now) {
+                Pop::Held(taken) => {
+                    let start = span.head.start();
+                    let mut again = 0;
+                    point(Point::Carve);
+                    span.clear(taken, lines, |run| {
+                        again += span.unpurge(run.clone());
+                        give(start + run.start * size, run.len());
+                    });
+                    if again > 0 {
+                        spans.arenas.committed().fetch_add(again, Ordering::Relaxed);
+                    }
+                    got += taken;
+                    self.settle(span, span.unhold());
+                    visits = visits.saturating_sub(4);
+                }
+                Pop::Busy => {
+                    spans.arenas.budget().count_change();
+                    visits -= 1;
+                }
+                Pop::Tombstone => {
+                    nodes.give(index);
+                    visits -= 1;
+                }
+            }
+        }
+        (got, false)
     }
 
     /// How much the next span will be used, as far as those before it tell: it is opened since they have nothing left.

@@ -1,30 +1,7 @@
 /* A sandbox that refuses what an allocator may ask for besides memory, and lets it give none back: all goes on, only less memory
  * goes back. And errno: the refused calls must not show. */
-#include "check.h"
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <stddef.h>
+#include "sandbox.h"
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-
-static void refuse(void)
-{
-    struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 6, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mprotect, 5, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getrandom, 4, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getrusage, 3, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_prlimit64, 2, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_gettid, 1, 0),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-    };
-    struct sock_fprog program = { sizeof code / sizeof *code, code };
-    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
-}
 
 static pthread_barrier_t refused;
 
@@ -46,7 +23,8 @@ int main(void)
         CHECK(pthread_create(&ids[at], NULL, thread, (void *)at) == 0);
     }
     CHECK(is_millpond());
-    refuse();
+    const unsigned calls[] = { SYS_madvise, SYS_mprotect, SYS_getrandom, SYS_getrusage, SYS_prlimit64, SYS_gettid };
+    refuse(calls, sizeof calls / sizeof *calls);
     errno = 0;
     CHECK(madvise(&refused, 1, MADV_DONTNEED) == -1 && errno == EPERM);
     pthread_barrier_wait(&refused);

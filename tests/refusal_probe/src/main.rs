@@ -116,8 +116,11 @@ unsafe extern "C" fn pthread_key_create(
     unsafe { __pthread_key_create(key, end) }
 }
 
-/// Whether the list of threads is refused.
+/// Whether the list of threads is refused, or what each of them does.
 static NO_THREADS: AtomicBool = AtomicBool::new(false);
+static UNTOLD: AtomicBool = AtomicBool::new(false);
+/// How often somebody waited for a while.
+static WAITS: AtomicU32 = AtomicU32::new(0);
 
 /// # Safety
 /// As the system's.
@@ -126,9 +129,13 @@ static NO_THREADS: AtomicBool = AtomicBool::new(false);
 unsafe extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long {
     // SAFETY: the caller's.
     unsafe {
-        if number == libc::SYS_openat && NO_THREADS.load(Ordering::Relaxed) {
+        if number == libc::SYS_nanosleep {
+            WAITS.fetch_add(1, Ordering::Relaxed);
+        }
+        if number == libc::SYS_openat {
             let path = CStr::from_ptr(core::ptr::with_exposed_provenance(b));
-            if path == c"/proc/self/task" {
+            let is_list = path == c"/proc/self/task" && NO_THREADS.load(Ordering::Relaxed);
+            if is_list || path.to_bytes().ends_with(b"/syscall") && UNTOLD.load(Ordering::Relaxed) {
                 *libc::__errno_location() = libc::EMFILE;
                 return -1;
             }
@@ -318,6 +325,12 @@ fn look_for_leaks() {
     let found = within(millpond::leaks).map(|leaks| leaks.count());
     ensure!(found == Err(LeaksUnknown::System), "of threads that are not known: {found:?}");
     NO_THREADS.store(false, Ordering::Relaxed);
+    // Of a thread that is not known to run nobody waits for a turn.
+    UNTOLD.store(true, Ordering::Relaxed);
+    let found = within(millpond::leaks).map(|leaks| leaks.count());
+    let waits = WAITS.load(Ordering::Relaxed);
+    ensure!(found.is_ok_and(|count| count > LOST as u64 / 2) && waits == 0, "{found:?} after {waits} waits");
+    UNTOLD.store(false, Ordering::Relaxed);
     for more in 0..100 {
         REFUSED.store(0, Ordering::Relaxed);
         FIRST.store(CALLS[0].load(Ordering::Relaxed) + more, Ordering::Relaxed);
