@@ -7,8 +7,8 @@
  *
  * All functions may be called from any thread and at any time: before main, in destructors of thread-specific data, in atexit
  * handlers, in children of fork; but not from a signal handler that may have interrupted one of them. None of them waits
- * for another thread, and none is a cancellation point; but mp_malloc_info is what writing to its stream is. Sizes and alignments
- * are in bytes.
+ * for another thread, and none is a cancellation point; but mp_malloc_info is what writing to its stream is, and mp_profile_write
+ * waits for the loader's lock where it names functions, in collapsed text. Sizes and alignments are in bytes.
  */
 #ifndef MILLPOND_H
 #define MILLPOND_H
@@ -90,7 +90,7 @@ size_t mp_malloc_usable_size(void *ptr) MP_NOEXCEPT;
  * committed = live + quarantine + thread_cached + pooled + span_free + tails + dirty + stranded + metadata. */
 struct mp_stats {
     size_t live;          /* in the program's hands, rounded up to size classes and pages */
-    size_t quarantine;    /* freed, and kept back: with MILLPOND_MODE=hardened */
+    size_t quarantine;    /* freed, and kept back: MILLPOND_MODE=hardened, or MILLPOND_QUARANTINE */
     size_t thread_cached; /* free, in threads' magazines */
     size_t pooled;        /* free, in the pools' magazines */
     size_t span_free;     /* free, in spans, not purged */
@@ -140,7 +140,7 @@ int mp_malloc_trim(size_t pad) MP_NOEXCEPT;
 void mp_flush_thread(void) MP_NOEXCEPT;
 
 /* 1 if an address lies in a span or a larger allocation of Millpond's, chunks in use or not; 0 in free pages, and elsewhere. O(1), but
- * for foreign addresses and those inside an allocation of 32 MiB or more: linear in the number of these. */
+ * for foreign addresses and those inside an allocation of 32 MiB or more: linear in the number of all above 256 KiB. */
 int mp_owns(const void *ptr) MP_NOEXCEPT;
 
 /* Verifies every structure: 0, or -1 with a line on stderr, and errno as it was. Exact while no other thread is inside the
