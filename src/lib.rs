@@ -20,7 +20,24 @@
 //! | verify the allocator itself | [`check`] |
 //! | have a further allocator, with a limit | [`Heap`] |
 //!
+//! These functions, and the environment's variables, are for the program's heap, which is [`Millpond`]'s. A [`Heap`] has methods of the
+//! same names, and goes by what its builder was told; but [`set_log`], `MILLPOND_LOG` and [`tag`] are for all heaps, and a
+//! [`profile`] has those that were [built so](HeapBuilder::profiled).
+//!
 //! The README has the environment variables, the C library and the figures.
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `allocator-api2` | [`Heap`], `&Heap` and [`Millpond`] are an `Allocator` for collections |
+//! | `serde` | [`Stats`] can be serialised |
+//! | `reports` | `MILLPOND_LEAKS`, `MILLPOND_PROFILE` and `MILLPOND_SHOW=map` are heeded; the calls that report the same are there without it |
+//! | `malloc` | libc's `malloc` and its kin are Millpond's too, in the whole process; with `reports` |
+//! | `prefixed` | the functions of the headers in `include`; with `reports` |
+//! | `local_dynamic_tls` | for a library that is loaded where static thread-local storage has run out |
+//!
+//! With `malloc` or `prefixed` there are five more sizes of chunks: see [`POOLS`].
 //!
 //! # How it works
 //!

@@ -81,7 +81,7 @@ pub struct Record {
 pub struct Stats {
     /// Bytes in the program's hands: chunks by their class, larger allocations by whole pages.
     pub live: usize,
-    /// Bytes of freed chunks that are kept back ([`Mode::Hardened`]).
+    /// Bytes of freed allocations that are kept back: in [`Mode::Hardened`], or where a quarantine was wished for.
     pub quarantine: usize,
     /// Bytes of free chunks in threads' magazines.
     pub thread_cached: usize,

@@ -1,7 +1,7 @@
 //! Size classes: which chunk size serves a request.
 //!
 //! Classes go up by [`GRAIN`] to [`LINEAR_MAX`], then four to a doubling up to
-//! [`CLASS_MAX`], so above 128 B less than 20 % of a chunk is lost to rounding at worst. All is
+//! [`CLASS_MAX`], so above 64 B less than 20 % of a chunk is lost to rounding at worst. All is
 //! computed at compile time; a class is an index into the tables below. Four classes a doubling are jemalloc's spacing
 //! (Evans, 2006 and later).
 //!

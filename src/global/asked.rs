@@ -9,7 +9,7 @@ use crate::map::HeapMap;
 use crate::report::{CheckError, Mode, Stats, Thp, Trimmed};
 
 /// Gives all that is free back to the system: the caller's cache, the spare magazines of all other threads, the pools, the free
-/// OS pages of spans in use, and free runs. What is kept back in the mode [`Mode::Hardened`] goes as well.
+/// OS pages of spans in use, and free runs. What is kept back after its free goes as well.
 ///
 /// From any thread, while others go on. Linear in the memory that there is. What stays in the loaded magazines of other living
 /// threads is reported as [`Trimmed::loaded`].
@@ -110,7 +110,7 @@ fn add_records(stats: &mut Stats) {
     }
 }
 
-/// Verifies every structure of the allocator and that its statistics add up.
+/// Verifies every structure of the allocator and that its statistics add up. Linear in what there is; any thread.
 ///
 /// Exact only while no other thread is inside the allocator; with others running, an error may be a false alarm.
 ///
@@ -146,9 +146,9 @@ pub fn check_memory() -> usize {
     tracked().map_or(0, |tracked| tracked.check_memory())
 }
 
-/// Sets whether transparent huge pages back the heap, for the memory that there is and for what comes. `MILLPOND_THP` (`default`,
-/// `always`, `never`, `system`) sets it at the first allocation. Linear in the number of arenas and large allocations; any
-/// thread.
+/// Sets whether transparent huge pages back the program's heap, for the memory that there is and for what comes. `MILLPOND_THP`
+/// (`default`, `always`, `never`, `system`) sets it at the first allocation. A [`Heap`](crate::Heap) always has [`Thp::Default`].
+/// Linear in the number of arenas and large allocations; any thread.
 ///
 /// With [`Thp::Always`] less time goes into page faults, and more memory stays resident where use is sparse; purges
 /// still return pages of 64 KiB and single OS pages. [`Thp::Default`] and [`Thp::System`] change nothing for the memory that there

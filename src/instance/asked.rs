@@ -9,6 +9,9 @@ use crate::times;
 impl Heap {
     /// Gives all that is free back to the system, from any thread: as [`trim`](crate::trim) for the global heap, and also what lies
     /// in the caches of threads that have ended. Linear in the memory that there is.
+    ///
+    /// # Panics
+    /// If a closure of the builder's does: see [`HeapBuilder::on_misuse`](crate::HeapBuilder::on_misuse).
     pub fn trim(&self) -> Trimmed {
         self.flush_all_ended();
         Tracked { cache: self.cache(), ..self.tracked() }.trim()

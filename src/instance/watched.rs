@@ -79,7 +79,11 @@ impl Heap {
     }
 
     /// In the mode [`Mode::Hardened`], looks for overwritten memory in all that is live and all that is kept back, and returns how
-    /// many allocations were overwritten: as [`check_memory`](crate::check_memory). A heap's drop does not look.
+    /// many allocations were overwritten: as [`check_memory`](crate::check_memory), but that lines go to who hears of misuse, if the
+    /// builder was told of one. A heap's drop does not look.
+    ///
+    /// # Panics
+    /// If a closure of the builder's does: see [`HeapBuilder::on_misuse`](crate::HeapBuilder::on_misuse).
     pub fn check_memory(&self) -> usize {
         self.tracked().check_memory()
     }
