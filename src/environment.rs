@@ -9,7 +9,7 @@
 //! | `MILLPOND_FREED` | `junk`, `zero`, `keep` | where there are records, what is written over freed memory |
 //! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool` or `cache`, and `,file=PATH` | what slow paths do, a line a step on stderr, or appended to a file; each level includes those before it |
 //! | `MILLPOND_THP` | `default`, `always`, `never`, `system` | transparent huge pages: where the heap grows, everywhere, nowhere, or as the system is set |
-//! | `MILLPOND_LEAKS` | a list of `report`, `json`, `fail` or `fail=CODE`, and last `file=PATH` | what is no longer reachable at the program's end: as text, as JSON, as the exit code (1 to 255; 23 if none is named); appended to a file instead of stderr |
+//! | `MILLPOND_LEAKS` | a list of `report`, `json`, `fail` or `fail=CODE`, and last `file=PATH` | what is no longer reachable at the program's end: as text, as JSON, as the exit code (1 to 255; 23 if none is named); appended to a file instead of stderr, as text if nothing else is named |
 //! | `MILLPOND_PROFILE` | `FILE[,bytes=N][,seed=N][,collapsed]` | a memory profile, written to the file at the program's end: see `profile` |
 //! | `MILLPOND_TIMING` | `0`, `1` | whether calls are timed, for the statistics |
 //! | `MILLPOND_SHOW` | a list of `config`, `stats`, `map`, with commas | on stderr: version and what is in force, once the environment is read; where the bytes are, and what each page is used for, at the program's end |
@@ -203,9 +203,9 @@ fn take(settings: &mut Settings, rest: &'static [u8]) {
             match set(settings, value) {
                 Ok(()) => {}
                 Err(Wrong::Value) => say(format_args!("{PREFIX}{name}={shown}{more} is not {values}: ignored")),
-                Err(Wrong::Range { of, least, most }) => os::say(format_args!(
-                    "{PREFIX}{name}={shown}{more} is out of range, {of}{least} to {most}: ignored"
-                )),
+                Err(Wrong::Range { of, least, most }) => {
+                    say(format_args!("{PREFIX}{name}={shown}{more} is out of range, {of}{least} to {most}: ignored"))
+                }
                 Err(Wrong::Path { most }) => {
                     say(format_args!("{PREFIX}{name}={shown}{more} has a path of more than {most} bytes: ignored"));
                 }
@@ -352,6 +352,20 @@ mod tests {
         let shown = shown.strip_prefix(concat!(env!("CARGO_PKG_VERSION"), ": ")).expect("the version first");
         assert_eq!(shown, said.map(|text| std::format!("{PREFIX}{text}")).join(" "));
         assert!(Settings::default().to_string().ends_with("MILLPOND_MODE=fast MILLPOND_THP=default"));
+    }
+
+    /// A second look says nothing again.
+    #[test]
+    fn what_is_wrong_is_told_once() {
+        let system = os::fake::System::fresh();
+        let long: &str = std::format!("MILLPOND_PROFILE={}", "p".repeat(os::PATH_MAX)).leak();
+        for text in ["MILLPOND_THPS=x", "MILLPOND_THP=x", "MILLPOND_GUARD=5000000000", "MILLPOND_LEAKS=fail=0", long] {
+            for (is_told, lines) in [(false, 1), (true, 0)] {
+                look_at(&mut Settings { is_told, ..Settings::default() }, text.as_bytes());
+                let said = system.said();
+                assert_eq!(said.len(), lines, "{text}: {said:?}");
+            }
+        }
     }
 
     #[test]
