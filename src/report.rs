@@ -291,7 +291,7 @@ impl Stats {
 
     /// The share of requests that went to the fallback, from 0 to 1.
     pub fn fallback_share(&self) -> f64 {
-        share(self.fallbacks, self.allocations + self.fallbacks)
+        share(self.fallbacks, self.allocations.saturating_add(self.fallbacks))
     }
 
     /// The share of allocations up to the largest class that threads' bins served by themselves, from 0 to 1.
@@ -302,8 +302,8 @@ impl Stats {
 
     /// Chunks that bins served by themselves, and all.
     fn hits(&self) -> (u64, u64) {
-        let (served, missed) =
-            self.pools.iter().fold((0, 0), |sum, pool| (sum.0 + pool.allocations, sum.1 + pool.refills));
+        let sum = |of: fn(&PoolStats) -> u64| self.pools.iter().map(of).fold(0, u64::saturating_add);
+        let (served, missed) = (sum(|pool| pool.allocations), sum(|pool| pool.refills));
         (served.saturating_sub(missed), served)
     }
 }

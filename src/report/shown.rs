@@ -235,6 +235,20 @@ mod tests {
         stats
     }
 
+    /// Whoever has statistics may set them.
+    #[test]
+    fn no_number_is_too_large() {
+        let most = u64::MAX;
+        let mut stats = Stats { allocations: most, fallbacks: most, ..long(20) };
+        for pool in stats.pools.iter_mut() {
+            *pool = PoolStats { allocations: most, live: most, chunks: most, ..PoolStats::default() };
+        }
+        assert_eq!((stats.fallback_share(), stats.hit_rate()), (1.0, 1.0));
+        stats.pools.iter_mut().for_each(|pool| pool.refills = most);
+        assert_eq!(stats.hit_rate(), 0.0);
+        assert!(stats.to_string().contains("100.0%"));
+    }
+
     #[test]
     fn columns_stay_columns_however_long_numbers_are() {
         for digits in 1..=20 {
