@@ -73,12 +73,20 @@ fn what_was_wished_is_checked() {
         let builder = Heap::builder().capacity(MIB).soft_limit(soft, |_, _| {});
         assert_eq!(refused(builder), BuildError::SoftLimit(soft));
     }
+    // Without a capacity none is too high, and the highest is never passed.
+    let never = Heap::builder().soft_limit(usize::MAX, |_, bytes| panic!("{bytes}")).build().unwrap();
+    assert_eq!(never.soft_limit(), Some(usize::MAX / PAGE * PAGE));
+    [1, 40 * MIB].map(|size| never.alloc(layout(size, 1)).unwrap());
     assert_eq!(refused(Heap::builder().bits(usize::MAX)), BuildError::Memory);
     assert_eq!(Heap::new().unwrap().capacity(), None);
     for (error, text) in [
         (BuildError::Capacity(1), "a capacity of 1 bytes is less than a page of 65536"),
         (BuildError::Capacity(1 << 47), "a capacity of 140737488355328 bytes is more than there are addresses"),
         (BuildError::SoftLimit(1), "a soft limit of 1 bytes is less than a page of 65536"),
+        (
+            BuildError::Pools(1),
+            "the table of pools is empty, or its size at index 1 is zero, above 262144, or not above the class of the one before",
+        ),
         (
             BuildError::SoftLimit(MIB),
             "a soft limit of 1048576 bytes, in whole pages of 65536, is not below the heap's capacity",

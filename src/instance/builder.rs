@@ -55,7 +55,10 @@ impl fmt::Display for BuildError {
             Self::SoftLimit(bytes) => {
                 write!(f, "a soft limit of {bytes} bytes, in whole pages of {PAGE}, is not below the heap's capacity")
             }
-            Self::Pools(at) => write!(f, "the table of pools is empty or out of order at index {at}"),
+            Self::Pools(at) => write!(
+                f,
+                "the table of pools is empty, or its size at index {at} is zero, above {CLASS_MAX}, or not above the class of the one before"
+            ),
             Self::Memory => f.write_str("there is no memory for the heap's tables"),
         }
     }
@@ -436,8 +439,9 @@ impl<'a> HeapBuilder<'a> {
         let soft = match &self.soft {
             None => 0,
             Some((bytes, _)) => {
-                let bytes = *bytes;
-                Some(bytes / PAGE).filter(|soft| *soft > 0 && *soft < limit).ok_or(BuildError::SoftLimit(bytes))?
+                let (bytes, soft) = (*bytes, *bytes / PAGE);
+                let fits = soft > 0 && capacity.is_none_or(|most| soft < most);
+                Some(soft).filter(|_| fits).ok_or(BuildError::SoftLimit(bytes))?
             }
         };
         let bits = Bitset::new(self.bits).ok_or(BuildError::Memory)?;
