@@ -169,6 +169,12 @@ pub const POOLS: usize = if cfg!(any(test, feature = "malloc", feature = "prefix
 pub const POOLS: usize = 2;
 
 /// The pools of a heap, by rising chunk size: a slice of [`PoolStats`].
+///
+/// ```
+/// for pool in &millpond::stats().pools {
+///     println!("{} of {} bytes are live", pool.live, pool.chunk_size);
+/// }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Pools([PoolStats; POOLS]);
 
@@ -239,6 +245,15 @@ impl core::ops::Deref for Pools {
 impl core::ops::DerefMut for Pools {
     fn deref_mut(&mut self) -> &mut [PoolStats] {
         &mut self.0
+    }
+}
+
+impl<'a> IntoIterator for &'a Pools {
+    type Item = &'a PoolStats;
+    type IntoIter = core::slice::Iter<'a, PoolStats>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
     }
 }
 
