@@ -32,7 +32,8 @@ impl Heap {
             self.settle_fork(cache);
             self.flush(cache);
         }
-        for other in self.caches.iter() {
+        // In a heap beside the program's, most may never have been anybody's: to mark those would touch memory for them.
+        for other in self.caches.iter().filter(|other| other.owner().is_some()) {
             other.put_mark();
             self.rob(other, |_| true);
         }

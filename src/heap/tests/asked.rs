@@ -90,3 +90,15 @@ fn what_is_given_out_is_walked_over_while_another_frees() {
     }
     assert!(step > 3, "{step} steps");
 }
+
+/// In a heap beside the program's, caches are made up to the thread's index: those that nobody had are left untouched.
+#[test]
+fn a_trim_marks_no_cache_that_nobody_had() {
+    let world = World::new();
+    let mut client = world.join();
+    let made = world.heap.caches.made();
+    assert!(world.heap.caches.reach(made + 100).is_some());
+    world.trim(&[&client]);
+    assert!((made + 1..=made + 100).all(|index| !world.heap.caches.get(index).take_mark()));
+    client.leave();
+}
