@@ -69,7 +69,7 @@ pub(super) struct Clock {
     /// Batches of the sweep since the last tick that purged something.
     purged: AtomicU32,
     /// Ticks since the last that found anything to do.
-    quiet: AtomicU32,
+    pub(super) quiet: AtomicU32,
     /// Bytes that have gone back to spans and arenas, less what was taken from there since, and less what is forgotten. On lines
     /// of its own: whoever carves or restores writes it, and what is beside it is read at each miss.
     ebb: CachePadded<AtomicUsize>,
@@ -149,6 +149,9 @@ impl Heap {
     /// What each slow path does last: while there is upkeep to do, the bin is armed again, a limited number of times
     /// between two moves of the clock; while memory ebbs, also as often as that costs little.
     pub(super) fn rearm(&self, cache: &ThreadCache, class: Class, miss: Miss) {
+        if miss == Miss::Push {
+            self.wake();
+        }
         let left = cache.rearm.load(Ordering::Relaxed);
         if left > 0 && self.clock.quiet.load(Ordering::Relaxed) < QUIET_TICKS {
             cache.rearm.store(left - 1, Ordering::Relaxed);
@@ -180,8 +183,17 @@ impl Heap {
         true
     }
 
+    /// Says that memory has come back: there will be work, though ticks have found none for long.
+    fn wake(&self) {
+        // A load first: most calls change nothing. No model arms bins.
+        if REARMS > 0 && self.clock.quiet.load(Ordering::Relaxed) != 0 {
+            self.clock.quiet.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Says that so many bytes have gone back to spans or arenas.
     pub(super) fn ebb(&self, bytes: usize) {
+        self.wake();
         // Not a read-modify-write, here and below: a lost count now and then changes little.
         let ebb = self.clock.ebb.load(Ordering::Relaxed);
         self.clock.ebb.store(ebb.saturating_add(bytes), Ordering::Relaxed);
@@ -377,7 +389,8 @@ impl Heap {
         }
         let shelved = self.shelf.bytes() + self.kept.shelf.bytes();
         self.clear_shelf(rested);
-        if self.clock.swept.load(Ordering::Relaxed) >= self.nodes() {
+        let sweeps = self.clock.swept.load(Ordering::Relaxed) < self.nodes();
+        if !sweeps {
             self.clock.swept.store(0, Ordering::Relaxed);
         }
         // What large ones have left is purged soon.
@@ -389,8 +402,8 @@ impl Heap {
         }
         let dirty = self.spans.arenas.dirty();
         self.spans.arenas.purge_aged(PURGE_TICKS, (dirty / 16).max(DIRTY_BYTES / 2));
-        // Work is left while anything comes back: free pages, and what will become free pages.
-        let busy = dirty + shelved > 0 || pooled > 0 || self.clock.purged.swap(0, Ordering::Relaxed) > 0;
+        // Work is left while anything comes back, free pages and what will become free pages, and until all spans were looked at.
+        let busy = dirty + shelved > 0 || pooled > 0 || self.clock.purged.swap(0, Ordering::Relaxed) > 0 || sweeps;
         let quiet = if busy { 0 } else { self.clock.quiet.load(Ordering::Relaxed).saturating_add(1) };
         self.clock.quiet.store(quiet, Ordering::Relaxed);
     }
@@ -434,7 +447,7 @@ impl Heap {
         }
     }
 
-    fn nodes(&self) -> u64 {
+    pub(super) fn nodes(&self) -> u64 {
         self.spans.slabs().iter().map(|slab| slab.made() as u64).sum()
     }
 

@@ -5,8 +5,8 @@ use super::acts::SIZE;
 use super::world::{Client, LOOKS, World, class_of};
 use crate::arena::Fill;
 use crate::config::{
-    CACHE_BYTES, DEEP_BYTES, DIRTY_BYTES, EBB_LEAST, PAGE, PURGE_TICKS, RELIEF_BYTES, REST_TICKS, SLIM, SPARE_TICKS,
-    TICK_MS,
+    CACHE_BYTES, DEEP_BYTES, DIRTY_BYTES, EBB_LEAST, PAGE, PURGE_TICKS, QUIET_TICKS, RELIEF_BYTES, REST_TICKS, SLIM,
+    SPARE_TICKS, SWEEP_SPANS, TICK_MS,
 };
 use crate::size_class::{CLASSES, Class, INFO};
 use crate::sync::Ordering;
@@ -431,12 +431,14 @@ fn in_a_burst_of_frees_little_is_cached() {
 /// misses: what the burst has freed goes back all the same.
 #[test]
 fn a_loop_that_never_misses_gives_back_what_a_burst_has_freed() {
-    for (size, pause) in [(1024, 1), (1024, 20), (304, 1), (304, 20)] {
+    // Also where nothing has been freed for so long that there was nothing left to do.
+    for (size, pause, lull) in [(1024, 1, 0), (1024, 20, 0), (304, 1, 0), (304, 20, 0), (1024, 20, 3 * QUIET_TICKS)] {
         let world = World::new();
         let mut client = world.join();
         for _ in 0..40_000 {
             assert!(client.alloc(1024, 1, false));
         }
+        (0..lull).for_each(|_| tick(&world, &client));
         let peak = world.heap.committed();
         let keep = client.blocks.split_off(39_000);
         client.free_all();
@@ -454,6 +456,24 @@ fn a_loop_that_never_misses_gives_back_what_a_burst_has_freed() {
         assert!(left < peak / 10, "{left} of {peak}: {size} B each {pause} ms");
         world.finish([client].into());
     }
+}
+
+/// As long as not all spans have been looked at there is work left, or those at the end never would be.
+#[test]
+fn a_sweep_is_work_until_it_is_over() {
+    let world = World::new();
+    let mut client = idle(&world);
+    while world.heap.nodes() <= 2 * SWEEP_SPANS as u64 {
+        assert!(client.alloc(4096, 1, false));
+    }
+    let quiet = &world.heap.clock.quiet;
+    // Nothing is left of growth, and a round of the sweep is over.
+    while quiet.load(Ordering::Relaxed) == 0 {
+        tick(&world, &client);
+    }
+    (0..QUIET_TICKS).for_each(|_| tick(&world, &client));
+    assert!(quiet.load(Ordering::Relaxed) < QUIET_TICKS);
+    world.finish([client].into());
 }
 
 /// A gigabyte's worth of small chunks in miniature: freed in random order, and a little activity after it.
