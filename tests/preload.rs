@@ -168,6 +168,15 @@ fn behind_a_program_that_puts_itself_between() {
     in_modes("wrapped");
 }
 
+/// Before a program's constructors have run, its own malloc is called by none of ours.
+#[test]
+fn before_an_allocator_of_the_program_is_ready() {
+    let program = compile("unready.c", "unready", &["-fno-builtin"]);
+    let alone = run(&mut Command::new(&program), WATCHDOG, &[]).well("on its own");
+    assert_eq!(alone.stdout, "done\n");
+    quietly_done(&program, &[]);
+}
+
 /// What is none of ours goes to another allocator that the program is linked with, if there is one.
 #[test]
 fn beside_another_allocator() {

@@ -25,7 +25,7 @@ use crate::os::{self, cxx};
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 use core::ffi::c_void;
 use core::mem::transmute;
-use core::ptr::{null_mut, with_exposed_provenance_mut};
+use core::ptr::{null, null_mut, with_exposed_provenance_mut};
 
 type Memory = *mut u8;
 /// The reference to `std::nothrow`, of which only the type counts.
@@ -105,9 +105,10 @@ pub(super) fn choose() -> u32 {
     }
     let mut own = cxx::functions().iter().all(|code| cxx::is_within(*code));
     if cxx::has_runtime() || !own {
-        let mut runtime = None;
+        let (is_ours, mut runtime) = (own, None);
         for (name, place) in cxx::NAMES.iter().zip(&NEXT) {
-            let next = cxx::next(name);
+            // The program's own `malloc` may not be ready for what the loader does in vain.
+            let next = if is_ours || cxx::is_elsewhere(name) { cxx::next(name) } else { null() };
             place.store(next.cast_mut(), Ordering::Relaxed);
             own &= next.is_null() || cxx::is_of_runtime(next, &mut runtime);
         }

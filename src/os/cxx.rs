@@ -92,7 +92,7 @@ pub(crate) fn has_runtime() -> bool {
     !found.is_null()
 }
 
-/// What a name is next.
+/// What a name is next. Where that is nobody's, the loader allocates and frees, to say so.
 pub(crate) fn next(name: &CStr) -> Code {
     // SAFETY: asks for an address by a name that ends in zero. That there is none is not for the program to hear of.
     unsafe {
@@ -102,6 +102,15 @@ pub(crate) fn next(name: &CStr) -> Code {
         }
         found
     }
+}
+
+/// Whether anybody but this library has a function under a name.
+pub(crate) fn is_elsewhere(name: &CStr) -> bool {
+    let has_it = |object: &Object| {
+        let found = object.function(name);
+        !found.is_null() && !is_within(found)
+    };
+    first_object(has_it).is_some()
 }
 
 /// Whether a function belongs to a C++ runtime, by the name of its file. `known` keeps the last one that does.
