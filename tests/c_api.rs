@@ -113,6 +113,16 @@ fn the_prefixed_names_stand_alone() {
     assert_eq!(succeeds(&mut Command::new(program)).stdout, "done\n");
 }
 
+/// With all that the archives have, as some linkers take what they may: Rust's own parts in them are whole without std.
+#[test]
+fn whole_archives_are_linked() {
+    for (name, archive) in [("semantics", archive()), ("prefixed", &build("prefixed", "prefixed/libmillpond.a"))] {
+        let whole = ["-Wl,--whole-archive", archive.to_str().expect("UTF-8"), "-Wl,--no-whole-archive", "-rdynamic"];
+        let program = compile(&format!("{name}.c"), &format!("whole_{name}"), &whole);
+        assert_eq!(succeeds(&mut Command::new(program)).stdout, "done\n");
+    }
+}
+
 /// Inside two shared libraries that export all names: functions are bound within each, what else has one name is shared.
 #[test]
 fn two_builds_keep_apart() {

@@ -1,4 +1,4 @@
-//! What the C library needs of the system beyond the contract: `errno`, and C's streams.
+//! What the C library needs of the system beyond the contract: `errno`, C's streams, and what a linker asks for.
 
 use super::linux::set_errno;
 use core::fmt;
@@ -101,3 +101,19 @@ impl fmt::Write for Stream {
         if written == text.len() { Ok(()) } else { Err(fmt::Error) }
     }
 }
+
+// Parts of Rust's own in the static library, arithmetic that a linker may take for other code in place of the compiler's, name the
+// function that std has for what unwinds through Rust. In them nothing is to be done: whoever unwinds goes on (`_URC_CONTINUE_UNWIND`).
+// Weak: a program that has std has std's.
+#[cfg(all(millpond_library, not(millpond_shared)))]
+core::arch::global_asm!(
+    ".pushsection .text.rust_eh_personality,\"ax\",@progbits",
+    ".weak rust_eh_personality",
+    ".hidden rust_eh_personality",
+    ".type rust_eh_personality, @function",
+    "rust_eh_personality:",
+    "mov eax, 8",
+    "ret",
+    ".size rust_eh_personality, . - rust_eh_personality",
+    ".popsection",
+);
