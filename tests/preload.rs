@@ -195,6 +195,17 @@ fn beside_another_allocator() {
     }
 }
 
+/// What such a library's `new` with an alignment has from us is not given to its `delete` with a size, which would take it for its own.
+#[test]
+fn beside_another_allocator_with_operators() {
+    let flags = ["-DLIBRARY", "-shared", "-fPIC", "-fno-builtin"];
+    let library = compile("neighbour.cpp", "libneighbour_operators.so", &flags);
+    let folder = library.parent().expect("its folder").display();
+    let link = [library.display().to_string(), format!("-Wl,-rpath,{folder}")];
+    let program = compile("neighbour.cpp", "neighbour_operators", &link.each_ref().map(String::as_str));
+    quietly_done(&program, &[]);
+}
+
 /// The C++ runtime's operators are ours, and all that C++ says of them holds: handlers, exceptions, alignment.
 #[test]
 fn operators_of_cpp() {

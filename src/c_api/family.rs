@@ -241,6 +241,12 @@ fn is_elsewhere(address: usize) -> bool {
         })
 }
 
+/// Whether an address lies in memory of ours.
+#[cfg(millpond_shared)]
+pub(super) fn is_here(ptr: *mut u8) -> bool {
+    !is_elsewhere(ptr.addr())
+}
+
 /// What `malloc(size)` is aligned to.
 pub(super) fn align_in_c(size: usize) -> usize {
     if size <= GRAIN { GRAIN } else { C_ALIGN }

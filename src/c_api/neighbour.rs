@@ -3,6 +3,9 @@
 //! A library that a program is linked with may bring a `new` with memory of its own and a `delete` that calls `free`:
 //! libjemalloc does. That `free` is ours, once this library is preloaded. So what lies in no page of ours goes to the `free`
 //! that comes next, unless that is libc's: libc's `malloc` has given nothing out, since each of its names is ours.
+//!
+//! Its `new` may also take from ours, by `aligned_alloc`, which its `delete` with a size would take for its own without a look. So what lies
+//! in a page of ours does not go to such a `delete`.
 
 use crate::os;
 use crate::sync::{AtomicPtr, Ordering};
@@ -23,16 +26,24 @@ const NOBODY: *mut c_void = without_provenance_mut(1);
 #[cold]
 #[inline(never)]
 pub(super) unsafe fn free(ptr: *mut u8) -> bool {
+    let Some(next) = next() else { return false };
+    // SAFETY: a function of this type, in a library that the program is linked with; the caller's address.
+    unsafe { transmute::<*mut c_void, Free>(next)(ptr) };
+    true
+}
+
+/// Whether there is one.
+#[cfg(millpond_shared)]
+pub(super) fn is_there() -> bool {
+    next().is_some()
+}
+
+fn next() -> Option<*mut c_void> {
     // Relaxed: whoever looks for it finds the same function, which was there before.
     let mut next = NEXT.load(Ordering::Relaxed);
     if next.is_null() {
         next = os::next_free().unwrap_or(NOBODY);
         NEXT.store(next, Ordering::Relaxed);
     }
-    if next == NOBODY {
-        return false;
-    }
-    // SAFETY: a function of this type, in a library that the program is linked with; the caller's address.
-    unsafe { transmute::<*mut c_void, Free>(next)(ptr) };
-    true
+    (next != NOBODY).then_some(next)
 }

@@ -20,7 +20,7 @@
 //! The route is chosen once: as this library is loaded, or by the first call if that comes before. To choose takes the loader's lock
 //! only where there is a runtime, or somebody else's function.
 
-use super::family;
+use super::{family, neighbour};
 use crate::os::{self, cxx};
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 use core::ffi::c_void;
@@ -74,6 +74,11 @@ const fn is_array(operator: usize) -> bool {
 
 const fn is_aligned(operator: usize) -> bool {
     (NEW_ALIGNED <= operator && operator < DELETE) || DELETE_ALIGNED <= operator
+}
+
+/// Whether it is a `delete` that is told the size.
+const fn takes_size(operator: usize) -> bool {
+    matches!(operator, DELETE_SIZED | DELETE_ARRAY_SIZED | 16 | 17)
 }
 
 /// Whether it says by null that there is no memory.
@@ -192,7 +197,13 @@ unsafe fn delete_sized(operator: usize, ptr: Memory, size: usize) {
 /// What an operator does on the route `OWN`, for the caller of a [`frame`](os::frame). Null: it was not done.
 unsafe extern "C" fn attempt(first: usize, second: usize, operator: usize, frame: usize) -> Memory {
     if !is_own() && choose() != OWN {
-        return null_mut();
+        let ptr = with_exposed_provenance_mut(first);
+        if !takes_size(operator) || !family::is_here(ptr) || !neighbour::is_there() {
+            return null_mut();
+        }
+        // SAFETY: the operator's caller's.
+        unsafe { family::free(ptr) };
+        return core::ptr::dangling_mut();
     }
     if operator < DELETE {
         return family::attempt(frame, first, if is_aligned(operator) { second } else { 1 });
