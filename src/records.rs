@@ -1,7 +1,7 @@
 //! What a program can ask of the records, of the global heap and of its own heaps: IDs, tags, what is live since a mark.
 
 use crate::global::{self, HEAP, TRACKER};
-use crate::leaks::{self, JsonText, Leaks, LeaksUnknown};
+use crate::leaks::{self, Called, JsonCalled, JsonText, Leaks, LeaksUnknown};
 use crate::modes::{Of, Place, Seen, Tracker};
 use crate::os;
 use crate::report::Record;
@@ -398,10 +398,7 @@ impl fmt::Display for LiveSince {
             if !group.tag.is_empty() {
                 write!(f, ", for {}", tags::Shown(group.tag))?;
             }
-            for (at, caller) in group.callers().iter().enumerate() {
-                let before = if at == 0 { ", allocated from" } else { "," };
-                write!(f, "{before} {}", os::Location(caller.saturating_sub(1)))?;
-            }
+            Called(group.callers()).fmt(f)?;
         }
         match self.others() {
             0 => Ok(()),
@@ -421,16 +418,7 @@ impl fmt::Display for Json<'_> {
             let LiveGroup { size, younger_ms, count, bytes, first, time_ms, age_ms, .. } = group;
             write!(f, "{comma}{{\"size\":{size},\"count\":{count},\"bytes\":{bytes},\"first\":{first}")?;
             write!(f, ",\"younger_ms\":{younger_ms},\"time_ms\":{time_ms},\"age_ms\":{age_ms}")?;
-            write!(f, ",\"tag\":{}", JsonText(group.tag))?;
-            for (at, caller) in group.callers().iter().enumerate() {
-                let before = if at == 0 { ",\"callers\":[" } else { "," };
-                write!(f, "{before}{}", caller.saturating_sub(1))?;
-            }
-            for (at, caller) in group.callers().iter().enumerate() {
-                let before = if at == 0 { "],\"locations\":[" } else { "," };
-                write!(f, "{before}{}", JsonText(os::Location(caller.saturating_sub(1))))?;
-            }
-            f.write_str(if group.callers().is_empty() { "}" } else { "]}" })?;
+            write!(f, ",\"tag\":{}{}}}", JsonText(group.tag), JsonCalled(group.callers()))?;
         }
         write!(f, "]}}")
     }

@@ -54,6 +54,26 @@ fn what_is_held_is_not_found() {
     }
 }
 
+/// Where records keep callers, a report has those of the first of each group.
+#[test]
+fn who_asked_for_what_is_lost_is_told() {
+    let link = link_shared();
+    let flags: Vec<&str> = link.iter().map(String::as_str).chain(["-fno-omit-frame-pointer"]).collect();
+    let program = compile("leaks.c", "leaks_called", &flags);
+    let told = [("report", ", allocated from leaks_called+0x"), ("json", "\"locations\":[\"leaks_called+0x")];
+    for (mode, depth) in [("tracked", "8"), ("hardened", "1"), ("tracked", "0")] {
+        for (form, text) in told {
+            let mut command = preloaded(&program);
+            command.arg("lost").env("MILLPOND_LEAKS", form).env("MILLPOND_MODE", mode).env("MILLPOND_BACKTRACE", depth);
+            let ended = run(&mut command, WATCHDOG, &[]);
+            assert_eq!(ended.stderr.contains(text), depth != "0", "{mode} {depth}: {ended:#?}");
+            if form == "json" {
+                assert!(group(&ended, 6000).0 >= 96, "{ended:#?}");
+            }
+        }
+    }
+}
+
 /// A program may end in a thread with little stack.
 #[test]
 fn without_stack_nothing_is_known() {

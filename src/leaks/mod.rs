@@ -27,7 +27,7 @@ mod table;
 pub(crate) use exit::{at_exit, wish};
 
 use crate::heap::Heap;
-use crate::modes::Tracker;
+use crate::modes::{Of, Tracker};
 use crate::os::{self, Registers};
 use crate::tags::Shown;
 use core::fmt::{self, Write as _};
@@ -85,15 +85,37 @@ pub struct LeakGroup {
     pub age_ms: u64,
     /// The address of the first, each bit the other way round: a report does not make what it reports reachable.
     inverted: usize,
+    /// Who called for the first, up to a zero.
+    callers: [usize; SITE],
 }
 
+/// Callers that a report keeps of each group.
+const SITE: usize = 6;
+
 impl LeakGroup {
-    const NONE: Self =
-        Self { size: 0, tag: "", count: 0, direct: 0, bytes: 0, id: 0, thread: 0, time_ms: 0, age_ms: 0, inverted: 0 };
+    const NONE: Self = Self {
+        size: 0,
+        tag: "",
+        count: 0,
+        direct: 0,
+        bytes: 0,
+        id: 0,
+        thread: 0,
+        time_ms: 0,
+        age_ms: 0,
+        inverted: 0,
+        callers: [0; SITE],
+    };
 
     /// The address of the first: the one with the least ID, or the least address where there are no records.
     pub fn address(&self) -> usize {
         !self.inverted
+    }
+
+    /// The return addresses of those who called for the first, innermost first, six at most: none where records keep no callers
+    /// (`MILLPOND_BACKTRACE`). [`Location`](crate::Location) prints one.
+    pub fn callers(&self) -> &[usize] {
+        self.callers.split(|caller| *caller == 0).next().unwrap_or_default()
     }
 }
 
@@ -154,7 +176,8 @@ impl Leaks {
     }
 
     /// The same as JSON: an object with `process`, `count`, `bytes`, `others`, `reachable` and `groups`, whose fields
-    /// are those of [`LeakGroup`].
+    /// are those of [`LeakGroup`]; where callers are kept also `callers`, addresses inside the calls as numbers, and `locations`, these as
+    /// `file+0xoffset`.
     pub fn json(&self) -> impl fmt::Display + '_ {
         Json(self)
     }
@@ -211,6 +234,7 @@ impl fmt::Display for Leaks {
             if !tag.is_empty() {
                 write!(f, ", for {}", Shown(tag))?;
             }
+            Called(group.callers()).fmt(f)?;
         }
         match self.others() {
             0 => Ok(()),
@@ -257,9 +281,40 @@ impl fmt::Display for Json<'_> {
                 ("age_ms", group.age_ms),
             ];
             members(f, &all)?;
-            write!(f, ",\"tag\":{}}}", JsonText(group.tag))?;
+            write!(f, ",\"tag\":{}{}}}", JsonText(group.tag), JsonCalled(group.callers()))?;
         }
         f.write_str(if leaks.len == 0 { "[]}" } else { "]}" })
+    }
+}
+
+/// Return addresses, as what stands behind other text; nothing if there are none. Each is where the call is, not what follows it, which
+/// may belong to another line.
+pub(crate) struct Called<'a>(pub(crate) &'a [usize]);
+
+impl fmt::Display for Called<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, caller) in self.0.iter().enumerate() {
+            let before = if at == 0 { ", allocated from" } else { "," };
+            write!(f, "{before} {}", os::Location(caller.saturating_sub(1)))?;
+        }
+        Ok(())
+    }
+}
+
+/// The same as further members of an object of JSON.
+pub(crate) struct JsonCalled<'a>(pub(crate) &'a [usize]);
+
+impl fmt::Display for JsonCalled<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, caller) in self.0.iter().enumerate() {
+            let before = if at == 0 { ",\"callers\":[" } else { "," };
+            write!(f, "{before}{}", caller.saturating_sub(1))?;
+        }
+        for (at, caller) in self.0.iter().enumerate() {
+            let before = if at == 0 { "],\"locations\":[" } else { "," };
+            write!(f, "{before}{}", JsonText(os::Location(caller.saturating_sub(1))))?;
+        }
+        f.write_str(if self.0.is_empty() { "" } else { "]" })
     }
 }
 
@@ -432,15 +487,20 @@ fn describe(
     // A guarded one begins somewhere in its range.
     match tracker.find_beside(heap.place(range.start)).filter(|seen| range.contains(&seen.address)) {
         Some(seen) if !seen.is_live || seen.id <= since || seen.id > until => None,
-        Some(seen) => Some(LeakGroup {
-            size: seen.size,
-            tag: seen.tag,
-            id: seen.id,
-            thread: seen.thread,
-            time_ms: seen.born_ms.saturating_sub(tracker.origin_ms()),
-            age_ms: now.saturating_sub(seen.born_ms),
-            ..plain
-        }),
+        Some(seen) => {
+            let mut callers = [0; SITE];
+            tracker.callers(&seen, Of::Birth, &mut callers);
+            Some(LeakGroup {
+                callers,
+                size: seen.size,
+                tag: seen.tag,
+                id: seen.id,
+                thread: seen.thread,
+                time_ms: seen.born_ms.saturating_sub(tracker.origin_ms()),
+                age_ms: now.saturating_sub(seen.born_ms),
+                ..plain
+            })
+        }
         None if since > 0 => None,
         None => heap.usable_size(range.start).is_some().then_some(plain),
     }
