@@ -158,7 +158,8 @@ impl Task {
         let mut command = Command::new("valgrind");
         command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"]);
         command.arg("--toggle-collect=*measured*").arg(own());
-        let output = self.command(command, pace, false).output().expect("valgrind is there");
+        let output = self.command(command, pace, false).output();
+        let output = output.unwrap_or_else(|why| panic!("valgrind cannot be run: {why}"));
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
         let count = said.lines().find_map(|line| line.split_once("Collected : ")).map(|(_, count)| count.trim());

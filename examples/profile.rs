@@ -55,6 +55,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let live = |line: &&str| line.rsplit(' ').next().and_then(|bytes| bytes.parse::<u64>().ok());
     if let Some((stack, bytes)) = text.lines().max_by_key(live).and_then(|line| line.rsplit_once(' ')) {
         println!("most is live from {stack}: {bytes} bytes");
+        if !stack.contains(';') {
+            println!("(a stack of one: who called is known with frame pointers alone)");
+        }
     }
 
     if let Some(path) = std::env::args().nth(1) {
