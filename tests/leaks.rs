@@ -409,6 +409,37 @@ fn a_heap_knows_its_own() {
     });
 }
 
+/// A heap's tables had the addresses of its chunks. Once it is dropped, another may lie where it did, and have lost these.
+#[test]
+fn what_a_dropped_heap_had_holds_nothing() {
+    Scenario::new("what_a_dropped_heap_had_holds_nothing").passes(|| {
+        let layout = core::alloc::Layout::from_size_align(24, 8).expect("valid");
+        let mut was = Vec::new();
+        for _ in 0..4 {
+            let heap: &'static millpond::Heap = Box::leak(Box::new(millpond::Heap::new().expect("memory")));
+            let (tell, told) = std::sync::mpsc::channel();
+            // Each bit the other way round: not for the search.
+            elsewhere(move || {
+                (0..100).for_each(|_| tell.send(!heap.alloc(layout).expect("memory").addr().get()).expect("heard"));
+            });
+            let is: Vec<usize> = told.iter().collect();
+            if is.iter().filter(|address| was.contains(*address)).count() >= 90 {
+                let leaks = heap.leaks().expect("the system tells");
+                assert!(found(leaks.count(), 100), "{leaks}");
+                return;
+            }
+            for address in is.iter().map(|address| core::ptr::with_exposed_provenance_mut(!address)) {
+                // SAFETY: allocated above, with this layout.
+                unsafe { heap.free(core::ptr::NonNull::new(address).expect("not null"), layout) };
+            }
+            was = is;
+            // SAFETY: leaked above, and used no more.
+            drop(unsafe { Box::from_raw(core::ptr::from_ref(heap).cast_mut()) });
+        }
+        panic!("no heap lies where another did");
+    });
+}
+
 /// What only a closure in a heap has captured is held as long as the heap is.
 #[test]
 fn what_closures_of_a_heap_hold_is_not_lost() {

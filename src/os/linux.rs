@@ -227,7 +227,9 @@ fn add_stock(len: usize) -> bool {
 /// Gives back what [`scratch`] returned, or [`metadata`]: then for the loser of a race to publish it.
 pub(crate) fn release_metadata(at: usize, len: usize) {
     if KEPT.nursery.has(at) {
-        return;
+        // It stays; whoever searches memory for addresses must not find those of a heap that is no more.
+        // SAFETY: the caller's, and as long as that.
+        return unsafe { core::ptr::with_exposed_provenance_mut::<u8>(at).write_bytes(0, len) };
     }
     let len = len.next_multiple_of(page_size());
     if KEPT.stock.has(at) {

@@ -8,7 +8,8 @@
 //! | at `used` or above | nobody; reads as zero |
 //! | below it | whoever was given it, for ever |
 //!
-//! Invariant: `used <= ROOM`; what was given out is disjoint. Nothing comes back: what the loser of a race was given is lost.
+//! Invariant: `used <= ROOM`; what was given out is disjoint. Nothing comes back: what a heap that ends had, or the loser of
+//! a race, is lost, and zero again.
 
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
