@@ -72,8 +72,12 @@ fn list() {
 fn show(results: &Results, metrics: &[Metric], folder: &Path) -> anyhow::Result<()> {
     let setup = &results.setup;
     println!(
-        "\n{} rounds at scale {}, {} processors: {}",
-        setup.rounds, setup.scale, setup.processors, setup.processor
+        "\n{} rounds at scale {}, {} processors: {}{}",
+        setup.rounds,
+        setup.scale,
+        setup.processors,
+        setup.processor,
+        setup.pages()
     );
     if let Some(share) = setup.share_of_others {
         let percent = share * 100.0;

@@ -40,6 +40,9 @@ pub struct Options {
     /// 3 rounds of a twentieth of the work.
     #[arg(short, long)]
     quick: bool,
+    /// Have the system refuse huge pages to all, to see what is owed to them.
+    #[arg(long)]
+    pub small_pages: bool,
     /// What the terminal shows of each cell.
     #[arg(long, value_delimiter = ',', value_enum, default_values_t = [Metric::Cpu])]
     pub table: Vec<Metric>,
@@ -47,7 +50,7 @@ pub struct Options {
     #[arg(short, long)]
     pub out: Option<PathBuf>,
     /// Measure nothing: make tables and page of these results.
-    #[arg(long, value_name = "JSON", conflicts_with_all = ["workload", "allocator", "rounds", "scale", "quick"])]
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["workload", "allocator", "rounds", "scale", "quick", "small_pages"])]
     pub from: Option<PathBuf>,
     /// Print the workloads and the allocators, and stop.
     #[arg(long)]
@@ -105,6 +108,7 @@ mod tests {
         assert_eq!(names, ["larson", "cache_scratch", "cache_thrash"]);
         assert_eq!(options.allocators().iter().map(|known| known.name).collect::<Vec<_>>(), ["millpond", "malloc"]);
         assert_eq!(options.threads, [1, 8]);
+        assert!(!options.small_pages && parse("--small-pages").unwrap().small_pages);
         assert_eq!(options.pace(), Pace { rounds: 7, ..QUICK });
         let options = parse("").unwrap();
         assert_eq!(options.workloads().len(), workloads().len());
@@ -126,6 +130,7 @@ mod tests {
             ("--table nonesuch", "settled"),
             ("--nonesuch", "--nonesuch"),
             ("--from x.json --quick", "cannot be used with"),
+            ("--from x.json --small-pages", "cannot be used with"),
         ];
         for (line, expected) in cases {
             let said = parse(line).unwrap_err();

@@ -81,8 +81,12 @@ fn head(area: &Area<'_>, results: &Results) -> anyhow::Result<()> {
     write(area, &format!("{} against the field", capital(subject)), (MARGIN, 42), 26, INK, HPos::Left)?;
     let setup = &results.setup;
     let about = format!(
-        "{} rounds at scale {} on {} processors, {}. How many times as much as {subject} each allocator takes: less is better.",
-        setup.rounds, setup.scale, setup.processors, setup.processor
+        "{} rounds at scale {} on {} processors, {}{}. How many times as much as {subject} each allocator takes: less is better.",
+        setup.rounds,
+        setup.scale,
+        setup.processors,
+        setup.processor,
+        setup.pages()
     );
     write(area, &about, (MARGIN, 70), 13, FAINT, HPos::Left)?;
     let wide = (WIDTH - 2 * MARGIN) / 5;

@@ -33,6 +33,16 @@ pub struct Setup {
     pub processor: String,
     /// Of the processors' time, that went to other programs.
     pub share_of_others: Option<f64>,
+    /// Whether the system refused huge pages to all.
+    #[serde(default)]
+    pub small_pages: bool,
+}
+
+impl Setup {
+    /// What is said of pages behind other text.
+    pub fn pages(&self) -> &'static str {
+        if self.small_pages { ", in small pages alone" } else { "" }
+    }
 }
 
 /// A workload at a number of threads.
@@ -268,8 +278,14 @@ pub mod tests {
             }
             cells.push(cell);
         }
-        let setup =
-            Setup { rounds: 5, scale: 0.5, processors: 2, processor: "test".into(), share_of_others: Some(0.25) };
+        let setup = Setup {
+            rounds: 5,
+            scale: 0.5,
+            processors: 2,
+            processor: "test".into(),
+            share_of_others: Some(0.25),
+            small_pages: false,
+        };
         Results { setup, rivals, cells }
     }
 

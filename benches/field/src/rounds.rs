@@ -9,7 +9,8 @@ use crate::machine::Reading;
 use crate::options::{Options, Pace};
 use crate::results::{Cell, Results, Setup};
 use crate::rivals::{self, Executables};
-use crate::run::{Settling, Task};
+use crate::run::{self, Settling, Task};
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -53,7 +54,12 @@ pub fn measure(options: &Options, folder: &Path) -> anyhow::Result<Results> {
         options.threads.iter().map(cell).collect::<Vec<_>>()
     });
     let processors = std::thread::available_parallelism()?.get();
-    let setup = Setup { rounds: 0, scale: pace.scale, processors, processor: processor(), share_of_others: None };
+    if options.small_pages {
+        run::refuse_huge_pages().context("huge pages cannot be refused")?;
+    }
+    let small_pages = options.small_pages;
+    let setup =
+        Setup { rounds: 0, scale: pace.scale, processors, processor: processor(), share_of_others: None, small_pages };
     let results = Results { setup, cells: cells.collect(), rivals: all };
 
     let passes = passes(pace);

@@ -18,6 +18,15 @@ pub struct Settling {
     output: BufReader<std::process::ChildStdout>,
 }
 
+/// Has the system refuse huge pages to this process and to all that it starts.
+pub fn refuse_huge_pages() -> io::Result<()> {
+    // SAFETY: sets a property of the process, and touches no memory.
+    match unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// How much of what is to be done.
 #[derive(Clone, Copy, Debug)]
 pub struct Task<'a> {
@@ -144,6 +153,13 @@ mod tests {
         std::fs::remove_file(child.0).unwrap();
         assert_eq!(why, "took more than 1 s");
         assert!(Child("/nonexistent".into()).run(TASK).unwrap_err().contains("/nonexistent"));
+
+        // Those that are started know of it, where the system has such pages.
+        refuse_huge_pages().unwrap();
+        let child = script("refused", "echo $(grep -c 'THP_enabled:.0' /proc/self/status) >&2; exit 3");
+        let why = child.run(TASK).unwrap_err();
+        std::fs::remove_file(child.0).unwrap();
+        assert!(why.ends_with(" 1"), "{why}");
 
         // In the same test: a process that another thread starts meanwhile would inherit the script, open for writing.
         let child = script("settles", "echo '{}'; echo '{\"settled_rss\": 4096}'");
