@@ -33,7 +33,6 @@ pub(super) unsafe fn free(ptr: *mut u8) -> bool {
 }
 
 /// Whether there is one.
-#[cfg(millpond_shared)]
 pub(super) fn is_there() -> bool {
     next().is_some()
 }

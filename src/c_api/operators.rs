@@ -5,7 +5,7 @@
 //! | route | when | what the operators do |
 //! |---|---|---|
 //! | `OWN` | `malloc`, `free` and all operators are this library's in the process, and what comes next is a C++ runtime's, or nobody's | as `malloc`, `aligned_alloc` and `free` |
-//! | `OTHERS` | the program, or a library before this one, has one of these; or a library behind has an operator of its own | become what comes next. Where there is none: what the caller's library has or needs, without this one; else, as C++ says, `new[]` is `new`, all come down to the simplest, and these to `malloc`, `aligned_alloc` and `free`, each by its name in the process |
+//! | `OTHERS` | the program, or a library before this one, has one of these; or a library behind has an operator of its own | become what comes next. Where there is none: what the caller's library has or needs, without this one; else, as C++ says, `new[]` is `new`, all come down to the simplest, and these to `malloc`, `aligned_alloc` and `free`, each by its name in the process. But what is ours is freed here where a `delete` with a size would go to another allocator's library: see [`neighbour`] |
 //!
 //! All operators or none: a library that a program in C loads may have all of its own, but is bound to ours where there are any. With
 //! one missing, its own memory would come to our `delete`.
@@ -194,7 +194,8 @@ unsafe fn delete_sized(operator: usize, ptr: Memory, size: usize) {
     }
 }
 
-/// What an operator does on the route `OWN`, for the caller of a [`frame`](os::frame). Null: it was not done.
+/// What an operator does on the route `OWN`, and a `delete` with a size of what no other library may have; for the caller of a
+/// [`frame`](os::frame). Null: it was not done.
 unsafe extern "C" fn attempt(first: usize, second: usize, operator: usize, frame: usize) -> Memory {
     if !is_own() && choose() != OWN {
         let ptr = with_exposed_provenance_mut(first);

@@ -224,11 +224,11 @@ fn add_stock(len: usize) -> bool {
     true
 }
 
-/// Gives back what [`scratch`] returned, or [`metadata`]: then for the loser of a race to publish it.
+/// Gives back what [`scratch`] returned, or [`metadata`]: then for the loser of a race to publish it, or at a heap's end.
 pub(crate) fn release_metadata(at: usize, len: usize) {
     if KEPT.nursery.has(at) {
         // It stays; whoever searches memory for addresses must not find those of a heap that is no more.
-        // SAFETY: the caller's, and as long as that.
+        // SAFETY: the caller's alone, of the length that it was taken with.
         return unsafe { core::ptr::with_exposed_provenance_mut::<u8>(at).write_bytes(0, len) };
     }
     let len = len.next_multiple_of(page_size());
