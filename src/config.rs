@@ -93,6 +93,10 @@ mod values {
     pub(crate) const GROWN_RUN: usize = if IN_C && !cfg!(test) { isize::MAX as usize } else { ARENA_ALIGN };
     /// How much behind that stays in small pages, for sparse runs.
     pub(crate) const GAP: usize = 4 << 20;
+    /// Pages from which a run that must read as zero is wide, in C, where peaks are compared with malloc's; and for how many of an
+    /// arena small pages are asked.
+    pub(crate) const WIDE: usize = if IN_C { ARENA_ALIGN >> PAGE_SHIFT } else { usize::MAX };
+    pub(crate) const WIDE_RUNS: usize = 256;
     /// Microseconds from which the first touch of a huge page is slow: as many small pages take no longer. And how much further
     /// an arena is used, at first, until one is asked for again.
     pub(crate) const SLOW_US: u64 = 3000;
@@ -269,6 +273,8 @@ mod values {
     pub(crate) const GROWN: usize = usize::MAX;
     pub(crate) const GROWN_RUN: usize = usize::MAX;
     pub(crate) const GAP: usize = 0;
+    pub(crate) const WIDE: usize = usize::MAX;
+    pub(crate) const WIDE_RUNS: usize = 0;
     pub(crate) const SLOW_US: u64 = u64::MAX;
     pub(crate) const AGAIN: usize = 0;
     pub(crate) const TIMED_PART: usize = 1;

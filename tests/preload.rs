@@ -352,6 +352,11 @@ fn in_few_mappings() {
 }
 
 #[test]
+fn what_is_zeroed_and_hardly_touched() {
+    scenario("sparse", &[], &[]);
+}
+
+#[test]
 fn without_standard_descriptors() {
     let program = compile("closed.c", "closed", &[]);
     run(&mut preloaded(program), WATCHDOG, &[]).well("closed");

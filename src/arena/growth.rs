@@ -14,9 +14,11 @@
 //! | a further arena is added, since the first is full | huge pages in all of it |
 //! | memory goes back from an arena | small pages in what the reach has passed; the edge moves up to the reach, and the gap is gone |
 //! | a huge page comes slower than as many small ones would | small pages from the edge up; no edge, until the reach is `AGAIN` further, and each time twice as far |
+//! | a *wide* run that must read as zero, as long as a huge page, is taken from the edge up where nothing was touched | small pages in it |
 //!
 //! So sparse runs cost nothing but what they touch; dense runs leave the gap free as long as there is room elsewhere. There are
-//! three ranges an arena, so never more than three mappings.
+//! three ranges an arena, so never more than three mappings; and two for each of `WIDE_RUNS` wide ones, of which much may never be
+//! touched: tables that are filled by hashes, or arrays for the worst case. Neighbours are one.
 //!
 //! A huge page comes slowly where the kernel must make room for it by moving others, or where a machine below, which has taken
 //! back what lay free in pieces as large as that, must find it first: then its first touch may take thirty times as long. So
@@ -39,7 +41,9 @@
 
 use super::bits::words_of;
 use super::region::{Arena, Density};
-use crate::config::{AGAIN, ARENA_ALIGN, GAP, GROWN, GROWN_RUN, PAGE, SEAL_STEP, SLOW_US, TIMED_MS, TIMED_PART};
+use crate::config::{
+    AGAIN, ARENA_ALIGN, GAP, GROWN, GROWN_RUN, PAGE, SEAL_STEP, SLOW_US, TIMED_MS, TIMED_PART, WIDE_RUNS,
+};
 use crate::os;
 use crate::report::Thp;
 use crate::sync::{AtomicUsize, Ordering};
@@ -61,6 +65,9 @@ pub(super) struct Growth {
     /// How far the reach must be for huge pages to be asked for, and how much further when one is slow.
     again: AtomicUsize,
     patience: AtomicUsize,
+    /// The end of the last wide run, and how many there were that did not begin at the end of the one before.
+    wide_end: AtomicUsize,
+    wide: AtomicUsize,
     /// Pages from the start that may be accessed.
     open: AtomicUsize,
 }
@@ -78,14 +85,18 @@ impl Growth {
             timed_at: AtomicUsize::new(0),
             again: AtomicUsize::new(0),
             patience: AtomicUsize::new(AGAIN / PAGE),
+            wide_end: AtomicUsize::new(0),
+            wide: AtomicUsize::new(0),
             open: AtomicUsize::new(pages),
         }
     }
 
     /// As if it were new.
     pub(super) fn reset(&self, pages: usize) {
-        let Self { reach, sparse, edge, gap, tried, untimed, timed_at, again, patience, open } = self;
-        [reach, sparse, tried, timed_at, again].iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        let Self { reach, sparse, edge, gap, tried, untimed, timed_at, again, patience, wide_end, wide, open } = self;
+        [reach, sparse, tried, timed_at, again, wide_end, wide]
+            .iter()
+            .for_each(|count| count.store(0, Ordering::Relaxed));
         untimed.store(TIMED_PART, Ordering::Relaxed);
         [edge, gap, open].iter().for_each(|end| end.store(pages, Ordering::Relaxed));
         patience.store(AGAIN / PAGE, Ordering::Relaxed);
@@ -181,6 +192,22 @@ impl Arena {
         if end.saturating_sub(sparse.load(Ordering::Relaxed)) * PAGE >= GROWN {
             self.set_edge(thp);
         }
+    }
+
+    /// Has a run that reads as zero, of which nothing was touched, lie in small pages. For its owner, before anybody touches it.
+    #[cold]
+    pub(super) fn keep_wide(&self, start: usize, pages: usize, thp: Thp) {
+        let Growth { edge, wide_end, wide, .. } = &self.growth;
+        let end = start + pages;
+        let from = start.max(edge.load(Ordering::Relaxed));
+        if thp != Thp::Default || from >= end {
+            return;
+        }
+        // Mappings are limited: at worst each is two more.
+        if wide_end.swap(end, Ordering::Relaxed) != start && wide.fetch_add(1, Ordering::Relaxed) >= WIDE_RUNS {
+            return;
+        }
+        os::advise_thp(self.start() + from * PAGE, (end - from) * PAGE, Thp::Never);
     }
 
     /// Touches the first huge page in which pages begin that are the caller's, or that is whole among them, if it is to be timed;
@@ -281,7 +308,8 @@ impl Arena {
 #[cfg(all(test, not(millpond_loom)))]
 mod tests {
     use super::*;
-    use crate::arena::{Arenas, Fill};
+    use crate::arena::{Arenas, Fill, Run};
+    use crate::config::{PAGE_SHIFT, WIDE};
     use crate::os::fake::System;
 
     /// Pages of a huge page, of what dense runs use before any is asked for, and of the gap.
@@ -378,6 +406,43 @@ mod tests {
         }
         arenas.purge();
         assert_eq!(edges(&arenas), ends, "what was set stays");
+        assert_eq!(arenas.check(), Ok(0));
+    }
+
+    #[test]
+    fn wide_runs_lie_in_small_pages_and_ask_for_no_huge_ones() {
+        let system = System::fresh();
+        let arenas = Arenas::new();
+        let zero = |pages| arenas.take_run(pages, 1, Fill::Zero).expect("memory");
+        let advice = |run: Run| [run.page, run.page + run.pages - 1].map(|page| system.thp_advice(page << PAGE_SHIFT));
+        let first = zero(WIDE);
+        assert_eq!(advice(first), [None; 2], "nothing is asked for here");
+        let arena = arenas.iter().next().expect("an arena");
+        assert_eq!(edges(&arenas), [arena.pages], "nor is it by what is wide");
+        let dense = arenas.take_run(BLOCK, 1, Fill::Any).expect("memory");
+        assert_eq!(advice(dense), [Some(Thp::Always); 2]);
+        let (little, wide) = (zero(WIDE - 1), zero(2 * WIDE + 1));
+        assert_eq!(advice(little), [Some(Thp::Always); 2]);
+        assert_eq!(advice(wide), [Some(Thp::Never); 2]);
+        let beside = arenas.take_run(1, 1, Fill::Any).expect("memory");
+        assert_eq!(advice(beside)[0], Some(Thp::Always));
+        arenas.give_run(dense.page, dense.pages);
+        let again = zero(WIDE);
+        assert_eq!((again.page, advice(again)), (dense.page, [Some(Thp::Always); 2]), "it was touched");
+        // One beside another counts no mapping; each of the others, two.
+        let growth = &arena.growth;
+        growth.wide.store(WIDE_RUNS - 1, Ordering::Relaxed);
+        let [last, neighbour] = [zero(WIDE), zero(WIDE)];
+        assert_eq!(
+            (last.page + WIDE, advice(last), advice(neighbour)),
+            (neighbour.page, [Some(Thp::Never); 2], [Some(Thp::Never); 2])
+        );
+        let apart = arenas.take_run(1, 1, Fill::Any).expect("memory");
+        let more = zero(WIDE);
+        assert_eq!(advice(more), [Some(Thp::Always); 2], "no more mappings");
+        for run in [first, little, wide, beside, again, last, neighbour, apart, more] {
+            arenas.give_run(run.page, run.pages);
+        }
         assert_eq!(arenas.check(), Ok(0));
     }
 

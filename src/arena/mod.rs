@@ -26,7 +26,7 @@ mod tests;
 pub(crate) use bits::ones;
 pub(crate) use budget::Budget;
 pub(crate) use place::Place;
-pub(crate) use region::{Arena, Density, Fill, Run};
+pub(crate) use region::{Arena, Density, Fill, Run, is_wide};
 pub(crate) use stretch::Page;
 
 use crate::config::{

@@ -28,7 +28,7 @@
 use super::bits::{ones, runs_of, words_of};
 use super::growth::Growth;
 use super::longest::Longest;
-use crate::config::{PAGE, PAGE_SHIFT};
+use crate::config::{PAGE, PAGE_SHIFT, WIDE};
 use crate::log::{Bytes, Voice, tell};
 use crate::os;
 use crate::report::Thp;
@@ -143,6 +143,11 @@ pub(crate) enum Took {
     Nothing,
     /// The system refused to commit it.
     Refused,
+}
+
+/// Whether much of such a run may never be touched.
+pub(crate) fn is_wide(pages: usize, fill: Fill) -> bool {
+    fill == Fill::Zero && pages >= WIDE
 }
 
 impl Arena {
@@ -267,7 +272,8 @@ impl Arena {
             }
             // Dirty pages below the hint, if any, wait for a purge, or for a return that lowers it.
         }
-        let gap = self.gap(pages, density, || books.thp());
+        // What is wide says nothing of how much will be filled.
+        let gap = self.gap(if is_wide(pages, fill) { 0 } else { pages }, density, || books.thp());
         let aside = if gap.is_empty() { None } else { self.search(pages, align, &gap, books) };
         let start = aside.or_else(|| self.search(pages, align, &(0..0), books));
         start.map_or(Took::Nothing, |start| self.commit(start, pages, fill, density, books))
@@ -339,12 +345,13 @@ impl Arena {
             }
             return Took::Refused;
         }
-        let mut clean = 0;
+        let (mut clean, mut was_touched) = (0, 0);
         for (word, mask) in words_of(start, pages) {
             // Relaxed: the bits belong to the pages' owner, and the claim has acquired them. In this order: at no instant is a
             // page dirty that seems never to have been touched.
             let touched = self.touched()[word].fetch_or(mask, Ordering::Relaxed) & mask;
             clean += (!self.dirty()[word].fetch_or(mask, Ordering::Relaxed) & mask).count_ones();
+            was_touched |= touched;
             if fill == Fill::Zero {
                 for (bit, len) in runs_of(touched) {
                     let at = (self.first_page + word * 64 + bit) << PAGE_SHIFT;
@@ -355,7 +362,11 @@ impl Arena {
             }
             self.aged()[word].fetch_and(!mask, Ordering::Relaxed);
         }
-        self.reached(start + pages, density, || books.thp());
+        let wide = is_wide(pages, fill);
+        self.reached(start + pages, if wide { Density::Sparse } else { density }, || books.thp());
+        if wide && was_touched == 0 {
+            self.keep_wide(start, pages, books.thp());
+        }
         self.dirty_free.fetch_sub(pages as u32 - clean, Ordering::Relaxed);
         books.committed.fetch_add(clean as usize * PAGE, Ordering::Relaxed);
         if clean > 0 {
