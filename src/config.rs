@@ -82,8 +82,9 @@ mod values {
 
     /// Address space of the first arena.
     pub(crate) const ARENA_MIN: usize = 64 << 20;
-    /// Address space of the largest arena.
+    /// Address space of the largest arena, but for heaps so large that this part of them is more.
     pub(crate) const ARENA_MAX: usize = 16 << 30;
+    pub(crate) const ARENA_PART: usize = 64;
     /// Alignment of an arena's start: a transparent huge page.
     pub(crate) const ARENA_ALIGN: usize = 2 << 20;
     /// How much of a heap's first arena dense runs use before huge pages are asked for. See `arena::growth`.
@@ -269,6 +270,7 @@ mod values {
 
     pub(crate) const ARENA_MIN: usize = 4 * PAGE_SIZE;
     pub(crate) const ARENA_MAX: usize = 4 * PAGE_SIZE;
+    pub(crate) const ARENA_PART: usize = 64;
     pub(crate) const ARENA_ALIGN: usize = PAGE_SIZE;
     pub(crate) const GROWN: usize = usize::MAX;
     pub(crate) const GROWN_RUN: usize = usize::MAX;

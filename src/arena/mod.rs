@@ -5,8 +5,8 @@
 //! are given up only when the system refuses more and all of it is free; later they are reserved again, with the same
 //! tables, if they can be: else each shortage of memory would cost the address space of some tables.
 //!
-//! A new arena is as large as all before it together (between `ARENA_MIN` and `ARENA_MAX`), so address space stays
-//! proportional to use; where the system refuses (`ulimit -v`, strict overcommit), smaller ones are tried: but the smallest that is
+//! A new arena is as large as all before it together (from `ARENA_MIN` on; beyond `ARENA_MAX` only an `ARENA_PART`-th of them, so
+//! that the table reaches as far as the addresses do), so address space stays proportional to use; where the system refuses (`ulimit -v`, strict overcommit), smaller ones are tried: but the smallest that is
 //! made is the larger the more there are, or a system that had little to give for long would have filled the table for good.
 //!
 //! Invariant: arenas fill `table` from the front; once it is full, a new one takes the slot of an abandoned one, and names it.
@@ -30,7 +30,7 @@ pub(crate) use region::{Arena, Density, Fill, Run, is_wide};
 pub(crate) use stretch::Page;
 
 use crate::config::{
-    ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENAS, ARENAS_A_SIZE, GROWN, GROWN_RUN, PAGE, PAGE_SHIFT, THIN_STEP,
+    ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENA_PART, ARENAS, ARENAS_A_SIZE, GROWN, GROWN_RUN, PAGE, PAGE_SHIFT, THIN_STEP,
 };
 use crate::log::{Bytes, Count, Voice, tell};
 use crate::os;
@@ -52,6 +52,11 @@ pub(crate) struct Arenas {
     table: [AtomicPtr<Arena>; ARENAS],
     /// Whether they are those of a heap beside the program's: for what is said of misuse.
     beside: Quiet,
+}
+
+/// Bytes of the arena that comes after so many of all.
+fn next_arena(reserved: usize) -> usize {
+    reserved.clamp(ARENA_MIN, ARENA_MAX.max(reserved / ARENA_PART))
 }
 
 impl Arenas {
@@ -449,7 +454,7 @@ impl Arenas {
         let modest = modest.unwrap_or(usize::MAX);
         // A heap with a limit needs little more than that.
         let own = self.budget.limit().map_or(usize::MAX, |limit| limit.saturating_mul(2 * PAGE));
-        let wanted = self.reserved().clamp(ARENA_MIN, ARENA_MAX).min(modest).min(own).max(least);
+        let wanted = next_arena(self.reserved()).min(modest).min(own).max(least);
         let mut bytes = wanted.next_multiple_of(PAGE);
         if self.revive(least, bytes) {
             return Some(());

@@ -2,8 +2,8 @@
 
 mod holes;
 
-use super::{Arena, Arenas, Books, Density, Fill, Run, Took};
-use crate::config::{ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
+use super::{Arena, Arenas, Books, Density, Fill, Run, Took, next_arena};
+use crate::config::{ADDRESS_BITS, ARENA_MIN, ARENAS, PAGE, PAGE_SHIFT};
 use crate::os::fake::{self, System};
 use crate::report::Thp;
 use crate::sync::stepped::interrupted;
@@ -559,4 +559,14 @@ fn threads_share_arenas() {
     arenas.purge();
     assert_eq!(arenas.committed().load(Ordering::Relaxed), 0);
     assert_eq!(system.resident_bytes(), 0);
+}
+
+#[test]
+fn the_table_reaches_as_far_as_the_addresses_do() {
+    let all = (0..ARENAS).try_fold(0usize, |reserved, _| {
+        let next = next_arena(reserved);
+        assert!(next <= reserved.max(ARENA_MIN), "{next} after {reserved}");
+        reserved.checked_add(next).filter(|all| *all < 1 << ADDRESS_BITS)
+    });
+    assert_eq!(all, None, "full before all addresses are had");
 }
