@@ -8,6 +8,7 @@ use crate::report::Record;
 use crate::tags;
 use core::fmt;
 use core::marker::PhantomData;
+use core::ptr::{self, NonNull};
 
 impl Tracker {
     /// A record as the program gets it.
@@ -66,8 +67,8 @@ pub fn id_of(ptr: *const u8) -> Option<u64> {
 
 /// The address of the live allocation with this ID: `None` if it has been freed, or was never made, or no records are kept.
 /// O(1), any thread.
-pub fn ptr_of(id: u64) -> Option<*mut u8> {
-    TRACKER.find_id(id).map(|seen| core::ptr::with_exposed_provenance_mut(seen.address))
+pub fn ptr_of(id: u64) -> Option<NonNull<u8>> {
+    NonNull::new(ptr::with_exposed_provenance_mut(TRACKER.find_id(id)?.address))
 }
 
 /// What is known of the live allocation with this ID: `None` as for [`ptr_of`]. O(1), any thread.

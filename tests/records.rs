@@ -9,7 +9,7 @@ use common::thread::together;
 use common::{KIB, MIB, scaled};
 use core::alloc::Layout;
 use core::ptr::{NonNull, null_mut};
-use millpond::{GroupBy, Heap, LeaksUnknown, Mode, SnapshotError};
+use millpond::{GroupBy, Heap, HeapBuilder, LeaksUnknown, Mode, SnapshotError, WithMode};
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -557,7 +557,7 @@ fn the_environment_names_a_mode() {
         let kept: Vec<Vec<u8>> = (1..100).map(|size| vec![1; size * 100]).collect();
         drop(tag);
         let id = millpond::id_of(kept[7].as_ptr()).expect("live");
-        assert_eq!(millpond::ptr_of(id), Some(kept[7].as_ptr().cast_mut()));
+        assert_eq!(millpond::ptr_of(id), NonNull::new(kept[7].as_ptr().cast_mut()));
         assert_eq!(millpond::record(id).map(|record| (record.size, record.tag)), Some((800, "kept")));
         let live = millpond::live_since(mark).unwrap();
         assert!(live.groups().iter().filter(|group| group.tag == "kept").count() >= 60, "{live}");
@@ -692,4 +692,20 @@ fn valid_programs_hear_nothing() {
         }
         common::law::holds();
     });
+}
+
+/// The functions for the program's heap take and give what a heap's methods do.
+#[test]
+fn functions_and_methods_agree() {
+    fn same<A, R>(_function: fn(A) -> R, _method: fn(&'static Heap, A) -> R) {}
+    same(millpond::id_of, Heap::id_of);
+    same(millpond::ptr_of, Heap::ptr_of);
+    same(millpond::record, Heap::record);
+    same(millpond::usable_size, Heap::usable_size);
+    same(millpond::owns, Heap::owns);
+    same(millpond::live_since, Heap::live_since);
+    same(millpond::leaks_since, Heap::leaks_since);
+    fn wish<A>(_mode: fn(WithMode, A) -> WithMode, _heap: fn(HeapBuilder<'static>, A) -> HeapBuilder<'static>) {}
+    wish(WithMode::backtrace, HeapBuilder::backtrace);
+    wish(WithMode::guard, HeapBuilder::guard);
 }

@@ -11,7 +11,7 @@ use super::{
     BEGUN, CONFIGURED, ENTERED, HEAP, LATE, Millpond, TRACKER, check_memory, fill, is_late, mode_word, seal, set_thp,
     watch,
 };
-use crate::config::REPORTS;
+use crate::config::{CALLERS, REPORTS};
 use crate::environment::{self, Leaking, Settings};
 use crate::leaks;
 use crate::log::{self, Log};
@@ -80,10 +80,10 @@ impl Millpond {
 }
 
 impl WithMode {
-    /// Has each record keep the addresses of up to `most` callers, 0 to 32, unless `MILLPOND_BACKTRACE` says otherwise: see
+    /// Has each record keep the addresses of up to `most` callers, 32 at most, unless `MILLPOND_BACKTRACE` says otherwise: see
     /// [`callers`](crate::callers). Costs two loads a caller at each allocation.
-    pub const fn backtrace(self, most: u32) -> Self {
-        Self { callers: most, ..self }
+    pub const fn backtrace(self, most: usize) -> Self {
+        Self { callers: if most < CALLERS { most } else { CALLERS } as u32, ..self }
     }
 
     /// In the mode [`Mode::Hardened`], guards one allocation in `one_in`, or none if zero, unless `MILLPOND_GUARD` says otherwise:

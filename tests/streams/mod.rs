@@ -326,7 +326,7 @@ impl Subject for Global {
         let id = block.and_then(|block| millpond::id_of(block.as_ptr()));
         match what % 4 {
             0 => assert!(inside.is_none_or(|at| millpond::usable_size(at).is_none())),
-            1 => assert!(id.is_none_or(|id| millpond::ptr_of(id) == block.map(NonNull::as_ptr))),
+            1 => assert!(id.is_none_or(|id| millpond::ptr_of(id) == block)),
             2 => drop(millpond::stats()),
             _ => assert!(id.is_none_or(|id| millpond::record(id).is_some_and(|record| record.id == id))),
         }
