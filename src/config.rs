@@ -353,3 +353,4 @@ pub(crate) const ROOT_BITS: u32 = ADDRESS_BITS - PAGE_SHIFT - LEAF_BITS;
 
 const _: () = assert!(ARENA_MIN % PAGE == 0 && ARENA_MAX % PAGE == 0 && HUGE_MIN % PAGE == 0);
 const _: () = assert!(CLASS_MAX <= CACHE_BYTES);
+const _: () = assert!(ADDRESS_BITS <= crate::os::stock::ADDRESS_BITS);

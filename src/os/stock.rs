@@ -11,7 +11,7 @@
 //! |---|---|
 //! | above a piece's `used` | nobody; reads as zero |
 //! | in a hole | nobody, until somebody takes the hole, whole, by exchange; reads as zero |
-//! | else | whoever was given it, or nobody for ever: where there were too many holes |
+//! | else | whoever was given it, or nobody for ever: where there were too many holes, or it is no hole that a word has room for |
 //!
 //! Invariant: `used <= len` of each piece; what has been given out and not come back, and the holes, are disjoint.
 
@@ -44,13 +44,16 @@ pub(crate) const HEADER: usize = size_of::<Piece>().next_multiple_of(GRAIN);
 /// How many holes are known, at most.
 const HOLES: usize = 16;
 const NO_HOLE: u64 = 0;
+/// Bits that an address in a hole can have: holes above are not known. NB: no fewer than the heap's own addresses have, or holes
+/// are lost; each bit more halves how long a hole can be.
+pub(crate) const ADDRESS_BITS: u32 = 47;
 /// Bits of a hole's word for its length, in grains; above them is where it begins, in grains.
-const HOLE_BITS: u32 = 23;
+const HOLE_BITS: u32 = u64::BITS - (ADDRESS_BITS - GRAIN.ilog2());
 
-/// A hole in a word, if it is not too long.
+/// A hole in a word, if it is not too long, nor lies too high.
 fn pack(hole: &Range<usize>) -> Option<u64> {
     let (start, len) = ((hole.start / GRAIN) as u64, (hole.len() / GRAIN) as u64);
-    (len < 1 << HOLE_BITS).then_some(start << HOLE_BITS | len)
+    (len < 1 << HOLE_BITS && hole.start >> ADDRESS_BITS == 0).then_some(start << HOLE_BITS | len)
 }
 
 fn unpack(word: u64) -> Range<usize> {
@@ -247,6 +250,20 @@ mod tests {
         [tables[1], tables[4], start + 5 * 128].iter().for_each(|at| stock.give(*at, 64));
         stock.give(start + 7 * 128, 64);
         assert_eq!(stock.take(4096 - 7 * 128 + 1, 64), None);
+    }
+
+    /// What comes back at addresses that no hole's word has room for is not taken for other addresses.
+    #[test]
+    fn addresses_beyond_a_holes_word_are_given_to_nobody_again() {
+        for (start, is_known) in [((1 << ADDRESS_BITS) - 4096, true), (1 << ADDRESS_BITS, false), (1 << 52, false)] {
+            let stock = Stock::new();
+            // SAFETY: fresh memory for the header; the rest is not touched.
+            unsafe { stock.add(piece(HEADER), start, 4096) };
+            let tables: std::vec::Vec<usize> = (0..3).map(|_| stock.take(64, 64).unwrap()).collect();
+            stock.give(tables[0], 64);
+            assert_eq!(stock.left(), 4096 - if is_known { 2 } else { 3 } * 64, "{start:#x}");
+            assert_eq!(stock.take(64, 64), Some(if is_known { start } else { start + 3 * 64 }), "{start:#x}");
+        }
     }
 
     /// Whatever comes and goes in whatever order, pieces beside each other or not.
