@@ -1,7 +1,8 @@
 //! What a program can ask of the records, of the global heap and of its own heaps: IDs, tags, what is live since a mark.
 
 use crate::global::{self, HEAP, TRACKER};
-use crate::leaks::{self, Called, JsonCalled, JsonText, Leaks, LeaksUnknown};
+use crate::heap::Called;
+use crate::leaks::{self, JsonCalled, JsonText, Leaks, LeaksUnknown};
 use crate::modes::{Of, Place, Seen, Tracker};
 use crate::os;
 use crate::report::Record;
@@ -399,7 +400,7 @@ impl fmt::Display for LiveSince {
             if !group.tag.is_empty() {
                 write!(f, ", for {}", tags::Shown(group.tag))?;
             }
-            Called(group.callers()).fmt(f)?;
+            Called::allocated(group.callers()).fmt(f)?;
         }
         match self.others() {
             0 => Ok(()),

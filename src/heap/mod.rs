@@ -30,6 +30,7 @@ mod unbind;
 mod upkeep;
 mod walk;
 
+pub(crate) use told::Called;
 pub(crate) use tracked::Tracked;
 pub(crate) use walk::Stretch;
 

@@ -190,15 +190,43 @@ impl fmt::Display for Known<'_> {
             let (whole, part) = seconds(seen.freed_ms);
             write!(f, ", freed by thread {} at {whole}.{part:03} s", seen.freed_by)?;
         }
-        for (of, what) in [(Of::Birth, ", allocated from"), (Of::Free, ", freed from")] {
+        for (of, what) in [(Of::Birth, ALLOCATED), (Of::Free, FREED)] {
             if of == Of::Free && seen.is_live {
                 break;
             }
             let mut callers = [0; CALLERS];
             let count = self.1.callers(seen, of, &mut callers);
-            // Where the call is, not what follows it, which may belong to another line.
-            for (at, caller) in callers[..count].iter().enumerate() {
-                write!(f, "{} {}", if at == 0 { what } else { "," }, os::Location(caller.saturating_sub(1)))?;
+            Called { what, callers: &callers[..count] }.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// Return addresses, as what stands behind other text; nothing if there are none. Each is where the call is, not what follows it, which
+/// may belong to another line.
+pub(crate) struct Called<'a> {
+    what: &'static str,
+    callers: &'a [usize],
+}
+
+impl<'a> Called<'a> {
+    /// Of who asked for an allocation.
+    pub(crate) fn allocated(callers: &'a [usize]) -> Self {
+        Self { what: ALLOCATED, callers }
+    }
+}
+
+const ALLOCATED: &str = "allocated";
+const FREED: &str = "freed";
+
+impl fmt::Display for Called<'_> {
+    #[unsafe(link_section = ".millpond_cold")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, caller) in self.callers.iter().enumerate() {
+            let location = os::Location(caller.saturating_sub(1));
+            match at {
+                0 => write!(f, ", {} from {location}", self.what)?,
+                _ => write!(f, ", {location}")?,
             }
         }
         Ok(())

@@ -26,7 +26,7 @@ mod table;
 
 pub(crate) use exit::{at_exit, wish};
 
-use crate::heap::Heap;
+use crate::heap::{Called, Heap};
 use crate::modes::{Of, Tracker};
 use crate::os::{self, Registers};
 use crate::tags::Shown;
@@ -234,7 +234,7 @@ impl fmt::Display for Leaks {
             if !tag.is_empty() {
                 write!(f, ", for {}", Shown(tag))?;
             }
-            Called(group.callers()).fmt(f)?;
+            Called::allocated(group.callers()).fmt(f)?;
         }
         match self.others() {
             0 => Ok(()),
@@ -287,21 +287,7 @@ impl fmt::Display for Json<'_> {
     }
 }
 
-/// Return addresses, as what stands behind other text; nothing if there are none. Each is where the call is, not what follows it, which
-/// may belong to another line.
-pub(crate) struct Called<'a>(pub(crate) &'a [usize]);
-
-impl fmt::Display for Called<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, caller) in self.0.iter().enumerate() {
-            let before = if at == 0 { ", allocated from" } else { "," };
-            write!(f, "{before} {}", os::Location(caller.saturating_sub(1)))?;
-        }
-        Ok(())
-    }
-}
-
-/// The same as further members of an object of JSON.
+/// [`Called`] as further members of an object of JSON.
 pub(crate) struct JsonCalled<'a>(pub(crate) &'a [usize]);
 
 impl fmt::Display for JsonCalled<'_> {
