@@ -68,14 +68,13 @@ impl Voice {
     }
 }
 
-/// Has lines go to a file: the path in memory that stays, with its zero. False: it cannot be opened, and nothing has changed.
-pub(crate) fn set_file(path: usize) -> bool {
+/// Has lines go to a file: the path in memory that stays, with its zero. Or why it cannot be opened; then nothing has
+/// changed.
+pub(crate) fn set_file(path: usize) -> Result<(), os::Refused> {
     // SAFETY: the caller's word.
-    let is_open = os::can_append(unsafe { CStr::from_ptr(core::ptr::with_exposed_provenance(path)) });
-    if is_open {
-        PATH.set(path as u64);
-    }
-    is_open
+    os::try_append(unsafe { CStr::from_ptr(core::ptr::with_exposed_provenance(path)) })?;
+    PATH.set(path as u64);
+    Ok(())
 }
 
 /// Whether a step of this level may be to be told.

@@ -476,7 +476,7 @@ fn the_end_is_told_where_stderr_is_closed() {
         ("MILLPOND_SHOW", "stats", "millpond: statistics of process "),
         ("MILLPOND_SHOW", "map", ": map of 1 arena: a sign is 64 KiB\n0x"),
         ("MILLPOND_LEAKS", "report", "leaks of process "),
-        ("MILLPOND_PROFILE", "/dev/full,bytes=1", "no profile can be written to /dev/full"),
+        ("MILLPOND_PROFILE", "/dev/full,bytes=1", "no profile can be written to /dev/full: no space left (errno 28)"),
     ] {
         let ended = leaves("closes", name, value).well("closes");
         assert!(ended.stderr.contains(says), "{ended:#?}");
@@ -540,7 +540,10 @@ fn a_log_in_a_file_is_in_no_other() {
     command.env("MILLPOND_LOG", format!("cache,file={}/none/log", folder.display()));
     let told = run(&mut command, WATCHDOG, &[]).well("ls").stderr;
     assert!(
-        told.starts_with("millpond: the log's file cannot be opened: told here\n") && told.lines().count() > 20,
+        told.starts_with(&format!(
+            "millpond: the log's file {}/none/log cannot be opened, no such file or folder (errno 2): told here\n",
+            folder.display()
+        )) && told.lines().count() > 20,
         "{told}"
     );
     std::fs::remove_dir_all(folder).expect("our own");

@@ -143,11 +143,17 @@ fn a_file_takes_reports() {
     // SAFETY: what runs between `fork` and `exec` is one call of the system, with a path that is there.
     unsafe { command.pre_exec(move || std::fs::remove_dir(&gone)) };
     let ended = run(&mut command, WATCHDOG, &[]);
-    assert!(ended.stderr.starts_with("millpond: leaks are told here: "), "{ended:#?}");
+    assert!(ended.stderr.starts_with("millpond: leaks are told here: where leaks.txt is to be cannot be noted, no such file or folder (errno 2)\n"), "{ended:#?}");
     assert!(ended.stderr.contains("\nmillpond: leaks of process "), "{ended:#?}");
     let ended = loses("lost", "fail,file=/nowhere/at/all");
-    assert!(ended.code == Some(23) && ended.stderr.contains(": /nowhere/at/all cannot be written\n"));
+    let why = ": /nowhere/at/all cannot be written: no such file or folder (errno 2)\n";
+    assert!(ended.code == Some(23) && ended.stderr.contains(why), "{ended:#?}");
     assert_eq!(ended.stderr.matches("millpond: leaks of process ").count(), 2, "{ended:#?}");
+    for form in ["report", "json", "fail"] {
+        let ended = loses("lost", &format!("{form},file=/dev/full"));
+        let why = " allocations, and no way to write which to /dev/full: no space left (errno 28)\n";
+        assert!(ended.stderr.ends_with(why) && ended.stderr.lines().count() == 1, "{ended:#?}");
+    }
 }
 
 /// Each report of a file says whose it is, and none is cut up by another's.

@@ -251,10 +251,9 @@ fn take_over() -> bool {
         return false;
     }
     if settings.log != Log::Off {
-        match settings.log_file.map(os::keep_path) {
-            None => {}
-            Some(Some(path)) if log::set_file(path) => {}
-            Some(_) => os::say(format_args!("the log's file cannot be opened: told here")),
+        let file = settings.log_file.unwrap_or_default();
+        if let Err(refused) = if file.is_empty() { Ok(()) } else { os::keep_path(file).and_then(log::set_file) } {
+            os::say(format_args!("the log's file {} cannot be opened, {refused}: told here", file.escape_ascii()));
         }
         log::set(settings.log);
     }

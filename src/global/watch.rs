@@ -241,9 +241,12 @@ pub(super) fn bytes() -> usize {
 
 /// Begins the profile that the environment wishes for; [`write_at_exit`] writes it.
 pub(super) fn begin_profile(wish: Profile) {
-    let Some(at) = os::keep_path(wish.path) else {
-        os::say(format_args!("no profile: its path is too long, or the folder is not known"));
-        return;
+    let at = match os::keep_path(wish.path) {
+        Ok(at) => at,
+        Err(refused) => {
+            let name = wish.path.escape_ascii();
+            return os::say(format_args!("no profile: where {name} is to be cannot be noted, {refused}"));
+        }
     };
     let path = with_exposed_provenance_mut::<u8>(at);
     // SAFETY: a string that ends.
@@ -266,12 +269,14 @@ pub(super) extern "C" fn write_at_exit() {
     let template = unsafe { CStr::from_ptr(path.cast()) }.to_bytes();
     let (folder, name) = template.split_at(FOLDER.get() as usize);
     let mut path = Path { bytes: [0; os::PATH_MAX], len: 0 };
-    if folder.iter().try_for_each(|byte| path.put(*byte)).is_none()
-        || path.fill(name, os::process_id() as u64 != PROCESS.get()).is_none()
-        || write_profile(path.text(), COLLAPSED.get() != 0).is_err()
-    {
+    let filled = folder.iter().try_for_each(|byte| path.put(*byte));
+    let filled = filled.and_then(|()| path.fill(name, os::process_id() as u64 != PROCESS.get()));
+    let filled = filled.ok_or(os::Refused::TOO_LONG);
+    let written = filled.and_then(|()| write_profile(path.text(), COLLAPSED.get() != 0));
+    if let Err(refused) = written {
         os::restore_stderr();
-        os::say(format_args!("no profile can be written to {}", template.escape_ascii()));
+        let whole = if filled.is_ok() { path.text().to_bytes() } else { template };
+        os::say(format_args!("no profile can be written to {}: {refused}", whole.escape_ascii()));
     }
     if SAMPLER.missed() > 0 {
         os::restore_stderr();

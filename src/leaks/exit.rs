@@ -6,7 +6,7 @@ use super::{Leaks, LeaksUnknown, find_with_room, has_room};
 use crate::environment::Leaking;
 use crate::heap::Heap;
 use crate::modes::Tracker;
-use crate::os::{self, Opened, Output, Registers};
+use crate::os::{self, Opened, Output, Refused, Registers};
 use crate::sync::{AtomicUsize, Ordering};
 use core::ffi::CStr;
 use core::fmt::{self, Write};
@@ -25,9 +25,10 @@ pub(crate) fn wish(wished: &Leaking) {
     let path = wished.file.unwrap_or_default();
     if !path.is_empty() {
         match os::keep_path(path) {
-            Some(at) => PATH.store(at, Ordering::Relaxed),
-            None => {
-                os::say(format_args!("leaks are told here: their file's path is too long, or the folder is not known"))
+            Ok(at) => PATH.store(at, Ordering::Relaxed),
+            Err(refused) => {
+                let name = path.escape_ascii();
+                os::say(format_args!("leaks are told here: where {name} is to be cannot be noted, {refused}"))
             }
         }
     }
@@ -52,41 +53,47 @@ fn report(heap: &Heap, tracker: &Tracker, own: &Registers) {
         Err(reason) => return say(format_args!("not known, {reason}")),
     };
     let says = wished.text || (wished.code.is_some() && leaks.count() > 0 && !wished.json);
-    if write(&leaks, says, wished.json).is_err() {
-        say(format_args!("{} allocations, and no way to write which", leaks.count()));
+    let (file, path) = file();
+    if let Err(refused) = write(&leaks, file, says, wished.json) {
+        let (count, place) = (leaks.count(), path.escape_ascii());
+        say(format_args!("{count} allocations, and no way to write which to {place}: {refused}"));
     }
     if let Some(code) = wished.code.filter(|_| leaks.count() > 0) {
         os::end_with(code.into());
     }
 }
 
-fn write(leaks: &Leaks, text: bool, json: bool) -> fmt::Result {
+#[inline(never)]
+fn write(leaks: &Leaks, file: Option<Opened>, text: bool, json: bool) -> Result<(), Refused> {
     // So that a report is one piece of a file that several processes write to, nearly always.
     let mut buffer = [0; REPORT];
-    let mut output = Output::new(file(), &mut buffer);
+    let mut output = Output::new(file, &mut buffer);
+    // The first refusal ends the writing, and is told by what finishes it.
     if text {
-        writeln!(output, "millpond: {leaks}")?;
-        output.flush().map_err(|_| fmt::Error)?;
+        let _ = writeln!(output, "millpond: {leaks}");
+        output.flush()?;
     }
     if json {
-        writeln!(output, "{}", leaks.json())?;
+        let _ = writeln!(output, "{}", leaks.json());
     }
-    output.finish().map_err(|_| fmt::Error)
+    output.finish()
 }
 
-/// The file that was named; `None`: none was, or it cannot be written.
-fn file() -> Option<Opened> {
+/// Where it goes, and that in words: the file that was named, or stderr, if none was or it cannot be written.
+fn file() -> (Option<Opened>, &'static [u8]) {
     let at = PATH.load(Ordering::Relaxed);
     if at == 0 {
-        return None;
+        return (None, b"stderr");
     }
     // SAFETY: what `wish` has had copied, with the zero behind it, which stays.
     let path = unsafe { CStr::from_ptr(with_exposed_provenance(at)) };
-    let file = Opened::append(path);
-    if file.is_none() {
-        say(format_args!("{} cannot be written", path.to_bytes().escape_ascii()));
+    match Opened::append(path) {
+        Ok(file) => (Some(file), path.to_bytes()),
+        Err(refused) => {
+            say(format_args!("{} cannot be written: {refused}", path.to_bytes().escape_ascii()));
+            (None, b"stderr")
+        }
     }
-    file
 }
 
 /// Says a line of this process's on stderr.

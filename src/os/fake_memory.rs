@@ -512,8 +512,8 @@ pub(crate) fn say(text: Arguments<'_>) {
 
 pub(crate) fn say_in(_path: &core::ffi::CStr, _text: Arguments<'_>) {}
 
-pub(crate) fn can_append(_path: &core::ffi::CStr) -> bool {
-    true
+pub(crate) fn try_append(_path: &core::ffi::CStr) -> Result<(), super::Refused> {
+    Ok(())
 }
 
 pub(crate) fn die(text: Arguments<'_>) -> ! {

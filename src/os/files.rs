@@ -5,6 +5,7 @@
 use super::fork::at_fork;
 use super::linux::{errno, quietly, release_metadata, scratch};
 use super::proc::Opened;
+use super::refused::Refused;
 use crate::sync::Counter;
 use core::ffi::CStr;
 use core::fmt::Write as _;
@@ -24,10 +25,6 @@ pub(crate) struct Output<'a> {
     /// The first refusal: nothing is written after it.
     refused: Option<Refused>,
 }
-
-/// The system takes no more, for this reason, one of `errno`'s.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Refused(#[allow(dead_code, reason = "of the C library alone")] pub(crate) i32);
 
 impl<'a> Output<'a> {
     /// A file at a path, empty at first, readable as the process's mask says.
@@ -180,7 +177,7 @@ impl core::fmt::Write for Output<'_> {
 /// stays would be closed, and its number used again, by programs that close all. Keeps `errno`.
 #[unsafe(link_section = ".millpond_cold")]
 pub(crate) fn say_in(path: &CStr, text: core::fmt::Arguments<'_>) {
-    if let Some(file) = Opened::append(path) {
+    if let Ok(file) = Opened::append(path) {
         let mut buffer = [0; 1024];
         let mut file = Output::new(Some(file), &mut buffer);
         let _ = writeln!(file, "millpond: {text}");
@@ -188,35 +185,34 @@ pub(crate) fn say_in(path: &CStr, text: core::fmt::Arguments<'_>) {
     }
 }
 
-/// Whether a file can be written to at its end; it is made if it is not there.
-pub(crate) fn can_append(path: &CStr) -> bool {
-    Opened::append(path).map(Opened::close).is_some()
+/// Whether a file can be written to at its end, or why not; it is made if it is not there.
+pub(crate) fn try_append(path: &CStr) -> Result<(), Refused> {
+    Opened::append(path).map(Opened::close)
 }
 
-/// A path in memory of its own, from the root on: it stays right wherever the program goes. `None`: it is too long, or the system
-/// refuses.
+/// A path in memory of its own, from the root on: it stays right wherever the program goes. Or why not.
 #[unsafe(link_section = ".millpond_cold")]
-pub(crate) fn keep_path(path: &[u8]) -> Option<usize> {
-    let at = scratch(PATH_MAX)?;
+pub(crate) fn keep_path(path: &[u8]) -> Result<usize, Refused> {
+    let at = scratch(PATH_MAX).ok_or(Refused(libc::ENOMEM))?;
     let place = core::ptr::with_exposed_provenance_mut::<u8>(at);
     let folder = if path.first() == Some(&b'/') {
-        Some(0)
+        Ok(0)
     } else {
         // SAFETY: so many bytes are there. The system writes a path and its zero, and says how long both are.
-        let got = quietly(|| unsafe { libc::syscall(libc::SYS_getcwd, place, PATH_MAX) });
-        usize::try_from(got).ok().filter(|got| *got > 1)
+        quietly(|| again(|| unsafe { libc::syscall(libc::SYS_getcwd, place, PATH_MAX) }))
     };
-    let Some(len) = folder.filter(|len| len + path.len() < PATH_MAX) else {
-        release_metadata(at, PATH_MAX);
-        return None;
+    let fits = |len: libc::c_long| match usize::try_from(len) {
+        Ok(len) if len + path.len() < PATH_MAX => Ok(len),
+        _ => Err(Refused::TOO_LONG),
     };
+    let len = folder.and_then(fits).inspect_err(|_| release_metadata(at, PATH_MAX))?;
     if len > 0 {
         // SAFETY: where its zero was.
         unsafe { place.add(len - 1).write(b'/') };
     }
     // SAFETY: there is room for it, and for the zero behind it, which is there.
     unsafe { place.add(len).copy_from(path.as_ptr(), path.len()) };
-    Some(at)
+    Ok(at)
 }
 
 /// stderr's file, open once more for the program's end: the descriptor, and which file it was. Zero: it is not.
@@ -281,7 +277,7 @@ fn file_of(descriptor: i32) -> Option<[u64; 2]> {
 }
 
 /// Makes a call again for as long as signals interrupt it.
-fn again(mut call: impl FnMut() -> libc::c_long) -> Result<libc::c_long, Refused> {
+pub(super) fn again(mut call: impl FnMut() -> libc::c_long) -> Result<libc::c_long, Refused> {
     loop {
         match call() {
             result if result >= 0 => return Ok(result),

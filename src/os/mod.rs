@@ -55,6 +55,8 @@ mod nursery;
 mod objects;
 #[cfg(not(any(test, millpond_loom)))]
 mod proc;
+#[cfg_attr(any(test, millpond_loom), allow(dead_code))]
+mod refused;
 #[cfg(all(any(feature = "malloc", test), not(millpond_loom)))]
 #[cfg_attr(test, allow(dead_code))]
 mod vdso;
@@ -70,6 +72,7 @@ pub(crate) use frames::{frame, frames_from, thread_block};
 pub(crate) use maps::{Mapping, mappings};
 #[cfg(not(millpond_loom))]
 pub use modules::Location;
+pub(crate) use refused::Refused;
 #[cfg(not(any(test, millpond_loom)))]
 pub(crate) use {files::*, fork::*, linux::*, proc::*};
 

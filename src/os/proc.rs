@@ -3,8 +3,10 @@
 //! All of it is read by plain system calls into buffers on the stack or of the caller's, so that it can be asked at the
 //! program's end and on the way to an abort: nothing here allocates, takes a lock, or touches an address that it was given.
 
+use super::files::again;
 use super::linux::{limits, page_size, quietly, thread_id};
 use super::maps::{FileName, Mapping, hexadecimal, mappings};
+use super::refused::Refused;
 #[cfg(millpond_shared)]
 use crate::sync::Counter;
 #[cfg(millpond_shared)]
@@ -19,7 +21,7 @@ pub(crate) struct Opened(i32);
 
 impl Opened {
     fn open(path: &CStr) -> Option<Self> {
-        Self::open_as(path, libc::O_RDONLY)
+        Self::open_as(path, libc::O_RDONLY).ok()
     }
 
     /// What the system has under this name of the process, by the thread that asks: see `maps`.
@@ -27,16 +29,16 @@ impl Opened {
         names.into_iter().find_map(Self::open)
     }
 
-    /// A file to write to, at its end; made if it is not there.
-    pub(crate) fn append(path: &CStr) -> Option<Self> {
+    /// A file to write to, at its end, or why not; made if it is not there.
+    pub(crate) fn append(path: &CStr) -> Result<Self, Refused> {
         Self::open_as(path, libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT)
     }
 
-    fn open_as(path: &CStr, flags: i32) -> Option<Self> {
+    fn open_as(path: &CStr, flags: i32) -> Result<Self, Refused> {
         let flags = flags | libc::O_CLOEXEC | libc::O_NOCTTY;
         // SAFETY: a path that ends with its zero.
         let open = || unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o644) };
-        i32::try_from(quietly(open)).ok().filter(|descriptor| *descriptor >= 0).map(Self)
+        quietly(|| again(open)).map(|descriptor| Self(descriptor as i32))
     }
 
     /// Reads on into `bytes`; zero at the end, and where the system refuses.
