@@ -105,8 +105,10 @@ struct mp_stats {
     size_t spans;         /* spans in use */
 };
 
-/* Fills *stats. Linear in the number of spans and threads. */
-void mp_stats(struct mp_stats *stats) MP_NOEXCEPT;
+/* Fills `size` bytes at `stats`, and no more: say sizeof(struct mp_stats), as in mp_stats(&stats, sizeof stats). Members may be
+ * added at the end in later versions; those that the library does not know are 0. Returns the size that the structure has in the
+ * library: what lies below it, and below `size`, is told. Linear in the number of spans and threads. */
+size_t mp_stats(struct mp_stats *stats, size_t size) MP_NOEXCEPT;
 
 /* mp_malloc_stats prints the same to stderr, with a table of the pools. mp_malloc_info writes it to `stream` as XML, and
  * returns 0; or -1 and errno, if `options` is not 0 or the stream fails. */

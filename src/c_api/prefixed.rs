@@ -32,7 +32,7 @@ exported! {
     mp_mallopt(parameter: c_int, value: c_int) -> c_int = info::mallopt(parameter, value);
 
     mp_version() -> *const c_char = VERSION.as_ptr();
-    mp_stats(stats: *mut CStats) = stats.write(statistics());
+    mp_stats(stats: *mut u8, size: usize) -> usize = write_stats(stats, size);
     mp_check() -> c_int = check();
     mp_check_memory() -> usize = global::check_memory();
     mp_trim() -> usize = global::trim().returned;
@@ -50,7 +50,7 @@ const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_V
     Err(_) => panic!(),
 };
 
-/// `struct mp_stats`. NB: in step with `include/millpond.h`.
+/// `struct mp_stats`. NB: in step with `include/millpond.h`; what is new comes last.
 #[derive(Debug)]
 #[repr(C)]
 struct CStats {
@@ -74,6 +74,22 @@ fn statistics() -> CStats {
     let mut stats = Stats::default();
     global::fill(&mut stats);
     CStats::from(&stats)
+}
+
+/// Writes them to as many bytes as the caller has: fewer than there are, of a program that was compiled with an older header, or more,
+/// which are zeros then. How many there are.
+///
+/// # Safety
+/// `size` bytes at `place` are the caller's.
+unsafe fn write_stats(place: *mut u8, size: usize) -> usize {
+    let stats = statistics();
+    let known = size.min(size_of::<CStats>());
+    // SAFETY: the caller's; and no more than there is in the structure, which is words alone.
+    unsafe {
+        place.copy_from_nonoverlapping((&raw const stats).cast(), known);
+        place.add(known).write_bytes(0, size - known);
+    }
+    size_of::<CStats>()
 }
 
 impl From<&Stats> for CStats {

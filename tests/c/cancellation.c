@@ -41,7 +41,7 @@ int main(void)
             CHECK(pthread_cancel(ids[at]) == 0);
             CHECK(pthread_join(ids[at], &end) == 0 && end == PTHREAD_CANCELED);
         }
-        mp_stats(round == 10 ? &before : &after);
+        mp_stats(round == 10 ? &before : &after, sizeof after);
     }
     CHECK(after.live <= before.live && after.stranded == 0 && is_sound());
     puts("done");

@@ -55,10 +55,10 @@ int main(void)
         CHECK(pthread_create(&id, NULL, thread, NULL) == 0);
         CHECK(pthread_join(id, NULL) == 0);
         if (count == 10) {
-            mp_stats(&early);
+            mp_stats(&early, sizeof early);
         }
     }
-    mp_stats(&late);
+    mp_stats(&late, sizeof late);
     /* Each thread loses the chunk of its last round, of 208 bytes, and nothing else. */
     CHECK(late.live <= early.live + THREADS * 208 + 65536);
     CHECK(late.threads == 1 && is_sound());

@@ -20,8 +20,21 @@ int main(void)
     mp_free(ours);
     free(theirs);
     struct mp_stats stats;
-    mp_stats(&stats);
+    mp_stats(&stats, sizeof stats);
     CHECK(stats.committed > 0 && mp_check() == 0);
+
+    /* A program with an older header gets what it has room for, one with a newer one zeros for what is not known. */
+    enum { WORDS = sizeof(struct mp_stats) / sizeof(size_t), NEW = WORDS + 4 };
+    size_t words[NEW + 1];
+    for (size_t has = 0; has <= NEW; has++) {
+        memset(words, 0xa5, sizeof words);
+        CHECK(mp_stats((struct mp_stats *)words, has * sizeof *words) == sizeof stats);
+        CHECK(has <= offsetof(struct mp_stats, committed) / sizeof *words || ((struct mp_stats *)words)->committed > 0);
+        for (size_t at = WORDS; at < has; at++) {
+            CHECK(words[at] == 0);
+        }
+        CHECK(words[has] == (size_t)0xa5a5a5a5a5a5a5a5);
+    }
 
     /* What fails says why in errno, and what does not leaves it alone. */
     mp_profile_start(1);

@@ -267,7 +267,7 @@ static void information(void)
     free(chunk);
 #ifdef PREFIXED
     struct mp_stats stats;
-    mp_stats(&stats);
+    mp_stats(&stats, sizeof stats);
     CHECK(stats.committed == stats.live + stats.quarantine + stats.thread_cached + stats.pooled + stats.span_free + stats.tails + stats.dirty
                                  + stats.stranded + stats.metadata);
     CHECK(stats.threads == 1 && stats.committed > 0 && stats.reserved >= stats.committed);
@@ -279,7 +279,7 @@ static void information(void)
     mp_free(chunk);
     mp_flush_thread();
     mp_trim();
-    mp_stats(&stats);
+    mp_stats(&stats, sizeof stats);
     CHECK(stats.thread_cached == 0 && stats.dirty == 0);
     CHECK(strchr(mp_version(), '.') && mp_check() == 0);
 #endif

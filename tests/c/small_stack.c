@@ -33,7 +33,7 @@ static void *thread(void *argument)
     CHECK(nowhere && malloc_info(0, nowhere) == 0);
     fclose(nowhere);
     struct mp_stats stats;
-    mp_stats(&stats);
+    mp_stats(&stats, sizeof stats);
     CHECK(stats.committed > 0 && mp_check() == 0);
     return NULL;
 }
