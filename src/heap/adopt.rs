@@ -16,7 +16,7 @@
 //! there are asked for all the same. In the child of a `vfork` the first thread proves nothing of the kind, so nobody
 //! adopts in this way, and nobody repairs, where a thread of another process is heard of.
 //!
-//! *Other ends.* A thread that joins asks the system for two others, in turn, whether they still exist. The system knows
+//! *Other ends.* A thread that joins, or that gets no cache, asks the system for two others, in turn, whether they still exist. The system knows
 //! only those of the caller's own process, so a cache's word is the number of the process in which its thread was heard of.
 //! The child of a `vfork` has memory and slot in common with the thread that made it: a cache that it makes is then that
 //! thread's, under the number of a process that is no more, and nobody asks for it.
@@ -38,12 +38,17 @@ impl Heap {
     pub(crate) fn join(&self, wipe: extern "C" fn()) -> Option<&ThreadCache> {
         self.hear(wipe)?;
         self.settle_without_cache();
+        let process = os::process_id();
         let guest = self.guest();
-        let cache = self.caches.take_below(THREADS as Index)?;
+        let Some(cache) = self.caches.take_below(THREADS as Index) else {
+            // Who gets none comes again at the next miss, and by then those of a few that have ended may be free.
+            drop(guest);
+            self.adopt_ended(process);
+            return None;
+        };
         if planted(Fault::JoinUnheard) {
             cache.join(os::thread_id());
         }
-        let process = os::process_id();
         // Relaxed: `join` publishes it.
         self.heard(cache.index()).store(process, Ordering::Relaxed);
         cache.join(os::thread_id());

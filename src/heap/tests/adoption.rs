@@ -281,6 +281,31 @@ fn ended_threads_are_asked_for_in_turn() {
     world.finish(clients);
 }
 
+/// Where there is no memory for a further cache, those of threads that have ended are asked for all the same: nobody else would, and
+/// whoever comes later had none for good.
+#[test]
+fn who_gets_no_cache_asks_for_ended_threads() {
+    let world = World::new();
+    fake::set_thread_id(1);
+    let mut clients: Vec<Client<'_>> = Vec::from([world.join()]);
+    world.system.set_room(0);
+    for id in 2.. {
+        fake::set_thread_id(id);
+        let mut client = world.client();
+        if !client.join() {
+            break;
+        }
+        clients.push(client);
+    }
+    world.system.end_thread(1);
+    vanish(&mut clients[0]);
+    let mut late = world.client();
+    assert!((0..=clients.len()).any(|_| late.join()), "none of {} caches is free", clients.len());
+    world.system.set_room(usize::MAX);
+    clients.push(late);
+    world.finish(clients);
+}
+
 /// A child that has not settled yet, or shares its parent's memory (`vfork`), asks the system about threads of another
 /// process: its answer means nothing.
 #[test]
