@@ -100,9 +100,11 @@ fn recorded(heap: &Heap, tracker: &Tracker, chunk: Chunk, is_alone: bool) -> Opt
 /// # static GLOBAL: millpond::Millpond = millpond::Millpond;
 /// let text = vec![0u8; 1000];
 /// let mut found = 0;
-/// millpond::walk_chunks(|chunk| found += usize::from(chunk.address == text.as_ptr() as usize && chunk.size == 1024));
-/// assert_eq!(found, 1);
+/// let count =
+///     millpond::walk_chunks(|chunk| found += usize::from(chunk.address == text.as_ptr() as usize && chunk.size == 1024));
+/// assert!(found == 1 && count > Some(0));
 /// ```
+#[must_use = "`None`: nothing has been visited"]
 pub fn walk_chunks(mut visit: impl FnMut(Chunk)) -> Option<usize> {
     walk(&HEAP, &TRACKER, global::mode(), &mut visit)
 }

@@ -90,6 +90,7 @@ const ENTERED: u32 = 1 << 15;
 /// * **Collections**: with the feature `allocator-api2` it is an `Allocator` too, installed as the program's or not. Collections
 ///   grow in place where `realloc` does: below 256 KiB within the class, above it where the pages behind are free.
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::exhaustive_structs, reason = "programs name the value")]
 pub struct Millpond;
 
 // SAFETY: chunks are distinct, large enough and aligned (see `size_class`), stay where they are until freed, and no

@@ -7,6 +7,7 @@ use crate::thread_cache::Counted;
 
 /// What a thread has allocated: see [`measure`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "it does nothing but tell"]
 #[non_exhaustive]
 pub struct Measured {
     /// How many allocations, of every size. A resize in place does not count.

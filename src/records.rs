@@ -189,6 +189,7 @@ pub struct Snapshot {
 
 /// A [`Snapshot`] is of another heap than the one that was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "there is no more to say")]
 pub struct SnapshotError;
 
 impl fmt::Display for SnapshotError {

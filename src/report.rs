@@ -6,6 +6,7 @@ use core::fmt;
 
 /// Transparent huge pages: whether the kernel may, should or must not back memory by pages of 2 MiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Thp {
     /// Ask for them where a heap grows beyond some 512 KiB (8 MiB with the feature `malloc` or `prefixed`), and refuse them
     /// where memory has gone back, and for a while once one was slow to come: some 10 % more resident memory than without, and a
@@ -39,6 +40,7 @@ pub enum Mode {
 
 /// What is written over memory when it is freed, in the modes that keep records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Freed {
     /// Bytes 0xdf, of which no valid address or small number is made, so that a later use is found out. Memory that is kept
     /// back must still have them when it leaves, or the process ends.

@@ -6,7 +6,7 @@ mod common;
 use common::MIB;
 use common::child::Scenario;
 use common::eights::{give, take};
-use millpond::{BuildError, Freed, Heap, HeapBuilder, Mode, SoftLimit};
+use millpond::{BuildError, Freed, Heap, HeapBuilder, Mode};
 use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -82,7 +82,8 @@ fn functions_serve_as_before() {
         COUNT.fetch_add(1, Relaxed);
     }
     static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let (pointer, hearing): (SoftLimit, fn(&str)) = (soft, hear);
+    let pointer: fn(&Heap, usize) = soft;
+    let hearing: fn(&str) = hear;
     let builders = [
         Heap::builder().soft_limit(MIB, soft).on_misuse(hear),
         Heap::builder().soft_limit(MIB, pointer).on_misuse(hearing),

@@ -50,6 +50,7 @@ const ENDS: &[(u32, extern "C" fn())] = if REPORTS {
 
 /// Millpond in a mode of the program's choice, unless `MILLPOND_MODE` names another: see [`Millpond::with_mode`].
 #[derive(Clone, Copy, Debug)]
+#[must_use = "it does nothing unless it is the program's allocator"]
 pub struct WithMode {
     mode: Mode,
     callers: u32,

@@ -39,10 +39,6 @@ use core::ptr::{self, NonNull};
 /// An allocator that serves what a heap cannot: see [`HeapBuilder::fallback`].
 pub type Fallback = &'static (dyn GlobalAlloc + Sync);
 
-/// A function that is called when a heap passes its soft limit: with the heap, and the bytes of pages that it still uses after a
-/// trim. [`HeapBuilder::soft_limit`] takes such functions, and closures that capture.
-pub type SoftLimit = fn(&Heap, usize);
-
 /// In `Inner::serves`: no class of the table serves it.
 const UNSERVED: u16 = u16::MAX;
 

@@ -4,6 +4,7 @@ use core::fmt;
 
 /// The heap's capacity, or the system's memory, is used up. What is live stays as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "there is no more to say")]
 pub struct AllocError;
 
 impl fmt::Display for AllocError {

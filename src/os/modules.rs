@@ -12,6 +12,7 @@ use core::fmt;
 /// An address in code. `Display` writes `file+0xoffset`, or the number alone where no file is mapped; it reads
 /// `/proc/thread-self/maps` and allocates nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "a number that anybody may name")]
 pub struct Location(pub usize);
 
 /// The file that is mapped at an address, without its folders, where its beginning is mapped, if it is, and the place in it.
