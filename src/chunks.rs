@@ -104,7 +104,6 @@ fn recorded(heap: &Heap, tracker: &Tracker, chunk: Chunk, is_alone: bool) -> Opt
 ///     millpond::walk_chunks(|chunk| found += usize::from(chunk.address == text.as_ptr() as usize && chunk.size == 1024));
 /// assert!(found == 1 && count > Some(0));
 /// ```
-#[must_use = "`None`: nothing has been visited"]
 pub fn walk_chunks(mut visit: impl FnMut(Chunk)) -> Option<usize> {
     walk(&HEAP, &TRACKER, global::mode(), &mut visit)
 }

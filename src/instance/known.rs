@@ -51,7 +51,6 @@ impl Heap {
 
     /// Calls `visit` with each allocation of the heap, in every mode, while other threads go on: see
     /// [`walk_chunks`](crate::walk_chunks). What a fallback has given out is none of the heap's.
-    #[must_use = "`None`: nothing has been visited"]
     pub fn walk_chunks(&self, mut visit: impl FnMut(Chunk)) -> Option<usize> {
         let inner = self.inner();
         chunks::walk(&inner.core, &inner.tracker, inner.mode, &mut visit)
