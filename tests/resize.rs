@@ -248,6 +248,10 @@ static MEANWHILE: std::sync::Mutex<Option<(usize, usize, usize)>> = std::sync::M
 /// Called in the middle of a resize.
 fn hear_and_free(what: &str) {
     hear(what);
+    free_meanwhile();
+}
+
+fn free_meanwhile() {
     let Some((heap, address, size)) = MEANWHILE.lock().unwrap().take() else { return };
     let others = std::thread::spawn(move || {
         // SAFETY: the test's heap, which outlives this; and the misuse under test.
@@ -284,6 +288,34 @@ fn a_free_in_the_middle_of_a_resize_is_named() {
     }
     block.free();
     is_at_rest(&heap);
+}
+
+/// The same where it has to move: what is copied is still there. Freed, it would have no access by then, or be no more.
+#[test]
+fn a_free_in_the_middle_of_a_move_is_named() {
+    for (mode, from, to) in
+        RECORDED.into_iter().flat_map(|mode| [(mode, 600 * KIB, 700 * KIB), (mode, 40 * MIB, 200 * KIB)])
+    {
+        // The limit is passed in the middle, by what it moves to.
+        let limit = from + 800 * KIB;
+        let heap = Heap::builder().mode(mode).on_misuse(hear).soft_limit(limit, |_, _| free_meanwhile());
+        let heap = heap.build().expect("memory");
+        let mut block = Block::new(&heap, from, 1);
+        let barrier = Block::new(&heap, 600 * KIB, 1);
+        let old = block.at;
+        *MEANWHILE.lock().unwrap() =
+            Some(((&raw const heap).expose_provenance(), old.as_ptr().expose_provenance(), from));
+        assert!(block.resize(to), "{mode:?} {from}");
+        assert_ne!(block.at, old, "it has moved");
+        let heard = HEARD.take();
+        assert_eq!(heard.len(), 2, "{mode:?} {from}: {heard:?}");
+        for (line, verb) in heard.iter().zip(["free", "realloc"]) {
+            let told = format!(" is resizing: {from} bytes, id 1,");
+            assert!(line.starts_with(&format!("{verb} of 0x")) && line.contains(&told), "{line}");
+        }
+        [block, barrier].into_iter().for_each(Block::free);
+        is_at_rest(&heap);
+    }
 }
 
 /// Threads resize while others walk, look for what was overwritten, and fork: each block is there throughout, with a size that

@@ -358,7 +358,7 @@ pub(super) unsafe fn realloc(ptr: *mut u8, size: usize) -> *mut u8 {
         }
     }
     // SAFETY: the caller's.
-    unsafe { moved(ptr, size, malloc) }
+    unsafe { moved(ptr, size, malloc, ()) }
 }
 
 /// Where there is a mode, or calls are watched.
@@ -383,8 +383,10 @@ unsafe fn realloc_watched(ptr: *mut u8, size: usize, old: Option<usize>, new: Op
         Some(place) => doors::alloc_for(frame, size, align_in_c(size), place),
         None => doors::large(frame, size, 1, Fill::Any),
     };
+    let tracked = global::tracked();
+    let Ok(held) = doors::hold(tracked.as_ref(), ptr, None) else { return null_mut() };
     // SAFETY: the caller's.
-    let target = unsafe { moved(ptr, size, take) };
+    let target = unsafe { moved(ptr, size, take, held) };
     if target.is_null() && old.is_none() && new.is_none() {
         // As where there is no mode.
         let here = here().or_else(|| doors::shrink(frame, ptr, size));
@@ -393,11 +395,11 @@ unsafe fn realloc_watched(ptr: *mut u8, size: usize, old: Option<usize>, new: Op
     or_no_memory(target)
 }
 
-/// Moves an allocation to another of `size` bytes, which `take` gives, unless there is no memory for that.
+/// Moves an allocation to another of `size` bytes, which `take` gives, unless there is no memory for that; `held` until it is copied.
 ///
 /// # Safety
 /// `ptr` is a live allocation.
-unsafe fn moved(ptr: *mut u8, size: usize, take: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
+unsafe fn moved<H>(ptr: *mut u8, size: usize, take: impl FnOnce(usize) -> *mut u8, held: H) -> *mut u8 {
     let Some(old) = global::usable_size(ptr) else {
         if let Some(tracked) = global::tracked() {
             tracked.accuse_of_realloc(ptr.addr());
@@ -409,6 +411,7 @@ unsafe fn moved(ptr: *mut u8, size: usize, take: impl FnOnce(usize) -> *mut u8) 
         // SAFETY: two distinct allocations of at least that many bytes; the old one is the caller's, and freed once.
         unsafe {
             ptr::copy_nonoverlapping(ptr, target, old.min(size));
+            drop(held);
             free(ptr);
         }
     }

@@ -5,6 +5,7 @@ use super::{HEAP, Millpond, configure, is_late, own_cache, plain_cache, thread, 
 use super::{tally, watch};
 use crate::arena::Fill;
 use crate::heap::Tracked;
+use crate::modes::Resizing;
 use crate::os;
 use crate::size_class;
 use crate::times::Call;
@@ -170,11 +171,14 @@ pub(super) unsafe fn realloc_watched(ptr: *mut u8, layout: Layout, new_size: usi
     if let Some(resized) = here() {
         return resized;
     }
+    let tracked = tracked();
+    let Ok(held) = hold(tracked.as_ref(), ptr, said) else { return ptr::null_mut() };
     let target = match new {
         Some(place) => alloc_for(frame, new_size, align, place),
         None => large(frame, new_size, align, Fill::Any),
     };
     if target.is_null() {
+        drop(held);
         let is_large = old.is_none() && new.is_none();
         // As in `resize_large`.
         let here = if is_large { here().or_else(|| shrink(frame, ptr, new_size)) } else { None };
@@ -183,9 +187,19 @@ pub(super) unsafe fn realloc_watched(ptr: *mut u8, layout: Layout, new_size: usi
     // SAFETY: two distinct allocations of at least that many bytes; the old one is the caller's, and freed once.
     unsafe {
         ptr::copy_nonoverlapping(ptr, target, size.min(new_size));
+        drop(held);
         Millpond.dealloc(ptr, layout);
     }
     target
+}
+
+/// Takes in hand what has to move, where there are records: see [`Tracked::hold`].
+pub(crate) fn hold<'a>(
+    tracked: Option<&'a Tracked<'_>>,
+    ptr: *mut u8,
+    layout: Option<(usize, usize)>,
+) -> Result<Option<Resizing<'a>>, ()> {
+    tracked.map_or(Ok(None), |tracked| tracked.hold(ptr.expose_provenance(), layout, is_late()))
 }
 
 /// Has what has whole pages, and is to be smaller and have some still, stay where it is, for whoever called the function with this frame:

@@ -1,4 +1,5 @@
-//! Resizing where it is, where there are records: no copy, and the allocation keeps its ID.
+//! Resizing where it is, where there are records: no copy, and the allocation keeps its ID. What has to move is held the same
+//! way while it is copied.
 //!
 //! What has pages of its own takes further ones or sheds some, as in the default mode; a chunk may be of another size as far
 //! as its class serves that. In the mode `hardened` chunks move all the same, so that what is written to where they were is
@@ -56,6 +57,23 @@ impl Tracked<'_> {
         };
         drop(held);
         if resized { NonNull::new(with_exposed_provenance_mut(address)) } else { None }
+    }
+
+    /// Takes in hand what has to move until its contents are copied: a free meanwhile is told of, and leaves it there to be read.
+    /// `Ok(None)`: it has no record. `Err`: nothing is to be read there any more, which is told.
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn hold(
+        &self,
+        address: usize,
+        layout: Option<(usize, usize)>,
+        late: bool,
+    ) -> Result<Option<Resizing<'_>>, ()> {
+        let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
+        match self.tracker.resize(self.heap.place(address), layout, thread) {
+            Ok(held) => Ok(Some(held)),
+            Err(_) if self.can_be_resized(address, layout, late) => Ok(None),
+            Err(_) => Err(()),
+        }
     }
 
     /// False: it has to move.

@@ -48,7 +48,7 @@ impl Heap {
         }
         // SAFETY: the caller's allocation, of that many bytes; freed once.
         unsafe {
-            let Ok(target) = self.copy(ptr, layout.size(), new) else {
+            let Ok(target) = self.copy(ptr, layout.size(), Some((layout.size(), layout.align())), new)? else {
                 // Both do not fit; but what lay behind it may have been free, and have been given back by now. And what is to be
                 // smaller has room where it is: whoever frees it asks the page map of which class it is, but for its record.
                 return here()?.or_else(|| self.stay(ptr, layout.size(), new.size())).ok_or(AllocError);
@@ -73,7 +73,7 @@ impl Heap {
         let usable = self.usable_size(ptr.as_ptr()).ok_or(AllocError)?;
         // SAFETY: the caller's allocation, of that many bytes; freed once.
         unsafe {
-            let Ok(target) = self.copy(ptr, usable, new) else {
+            let Ok(target) = self.copy(ptr, usable, None, new)? else {
                 // As in `realloc`.
                 return here()?.ok_or(AllocError);
             };
@@ -98,15 +98,28 @@ impl Heap {
         Some(ptr)
     }
 
-    /// A further allocation with what is in one of so many bytes, as far as there is room.
+    /// A further allocation with what is in one of so many bytes, of that size and alignment if the caller says so, as far as there
+    /// is room. An outer error: another thread has freed that one before, which is told.
     ///
     /// # Safety
     /// So many bytes may be read there.
-    unsafe fn copy(&self, ptr: NonNull<u8>, bytes: usize, new: Layout) -> Result<NonNull<u8>, AllocError> {
-        let target = self.alloc(new)?;
+    unsafe fn copy(
+        &self,
+        ptr: NonNull<u8>,
+        bytes: usize,
+        was: Option<(usize, usize)>,
+        new: Layout,
+    ) -> Result<Result<NonNull<u8>, AllocError>, AllocError> {
+        let tracked = self.tracked();
+        let held = match self.inner().mode {
+            Mode::Fast => None,
+            _ => tracked.hold(ptr.as_ptr().expose_provenance(), was, false).map_err(|()| AllocError)?,
+        };
+        let Ok(target) = self.alloc(new) else { return Ok(Err(AllocError)) };
         // SAFETY: the caller's word, and an allocation of its own.
         unsafe { target.copy_from_nonoverlapping(ptr, bytes.min(new.size())) };
-        Ok(target)
+        drop(held);
+        Ok(Ok(target))
     }
 
     /// Makes an allocation of the heap's own one of another layout without copying, for whoever called the function with this

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | none | the slab, or the thread that is writing it |
 //! | live | the program: who frees it moves it on, by one exchange |
-//! | resized | who resizes it where it is, by one exchange: for all others it is live, with its old size or its new one |
+//! | resized | who resizes it where it is, or copies it, by one exchange: for all others it is live, with its old size or its new one |
 //! | freed | whoever has the chunk: the queue of recent frees, the allocator, and then the next allocation there |
 //!
 //! State and ID are one word, written last and read first and last again: a reader that finds the same word twice has read

@@ -1,4 +1,4 @@
-//! Resizing: a live allocation that changes its size where it is, with its ID.
+//! Resizing: a live allocation that changes its size where it is, with its ID; or that is copied to where it moves, and freed then.
 //!
 //! | state of its record | who may move it on |
 //! |---|---|
