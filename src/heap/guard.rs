@@ -130,8 +130,9 @@ impl Tracked<'_> {
             // A chunk of a large class.
             return self.give_run(run, ended.address);
         }
-        // The oldest goes first: where that is not to be had, this one would not be either.
-        let has_room = self.tracker.forget_next_run().is_none_or(|old| self.release_run(old));
+        // Those go first that are due: where they are not to be had, this one would not be either.
+        let goes = |due: Option<usize>| due.is_none_or(|old| self.release_run(old));
+        let has_room = goes(self.tracker.forget_stuck_run()) && goes(self.tracker.forget_next_run());
         if !has_room || !os::protect(run, bytes, false) {
             // Or the system has too many mappings already.
             self.release_run(ended.address);

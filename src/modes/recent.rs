@@ -4,6 +4,7 @@
 //! |---|---|
 //! | frees | chunks, each with its size |
 //! | runs | large and guarded allocations, which keep their addresses alone |
+//! | stuck | those of them that have left it, and were refused access (`ulimit -d`): the first to be tried again |
 //! | firsts | first chunks of spans that came up and were not handed out |
 //!
 //! Who puts something in takes a turn, and has what was there a round before: it goes back to the heap. Whoever takes something out, in
@@ -42,7 +43,10 @@ pub(super) struct Recent {
     /// The same of large and guarded ones, which keep their addresses alone: that is all.
     runs: [AtomicUsize; KEPT_RUNS],
     next_run: AtomicU64,
-    /// The same of first chunks of spans, which nobody had; and how many came here so far, and their bytes.
+    /// Those that found their place taken when the system refused them access. While there are any nothing goes into `runs`, so there
+    /// are no more than threads that were about to put something there.
+    stuck: [AtomicUsize; KEPT_RUNS],
+    /// The same as runs of first chunks of spans, which nobody had; and how many came here so far, and their bytes.
     firsts: [AtomicUsize; KEPT_FIRSTS],
     next_first: AtomicU64,
     first_bytes: Counter,
@@ -58,6 +62,7 @@ impl Recent {
                 next: AtomicU64::new(0),
                 runs: array_of![AtomicUsize::new(0); KEPT_RUNS],
                 next_run: AtomicU64::new(0),
+                stuck: array_of![AtomicUsize::new(0); KEPT_RUNS],
                 firsts: array_of![AtomicUsize::new(0); KEPT_FIRSTS],
                 next_first: AtomicU64::new(0),
                 first_bytes: Counter::new(),
@@ -135,11 +140,19 @@ impl Tracker {
         Some(self.recent.runs[next].swap(0, Ordering::Acquire)).filter(|run| *run != 0)
     }
 
+    /// Takes out a run that was refused access, if there is one.
+    pub(crate) fn forget_stuck_run(&self) -> Option<usize> {
+        let slot = self.recent.stuck.iter().find(|slot| slot.load(Ordering::Relaxed) != 0)?;
+        // ORDERING: Acquire, as in `forget_oldest`.
+        Some(slot.swap(0, Ordering::Acquire)).filter(|run| *run != 0)
+    }
+
     /// Puts a run that was taken out back, wherever there is room. False: there is none.
     pub(crate) fn keep_run_further(&self, address: usize) -> bool {
         // ORDERING: Release, as in `remember`: what was done to it is done.
         let publish = if planted(Fault::RememberRelaxed) { Ordering::Relaxed } else { Ordering::Release };
-        self.recent.runs.iter().filter(|slot| slot.load(Ordering::Relaxed) == 0).any(|slot| {
+        let slots = self.recent.runs.iter().chain(&self.recent.stuck);
+        slots.filter(|slot| slot.load(Ordering::Relaxed) == 0).any(|slot| {
             if planted(Fault::FurtherStore) {
                 slot.store(address, publish);
                 return true;
@@ -182,7 +195,8 @@ impl Tracker {
     }
 
     /// And for runs.
-    pub(crate) fn forget_runs(&self, last: impl FnMut(usize)) {
+    pub(crate) fn forget_runs(&self, mut last: impl FnMut(usize)) {
+        Self::forget_each(&self.recent.stuck, &mut last);
         Self::forget_each(&self.recent.runs, last);
     }
 
@@ -213,7 +227,8 @@ impl Tracker {
     pub(crate) fn walk_kept(&self, visit: impl FnMut(usize)) {
         // Relaxed: only addresses.
         let recent = self.recent.frees.iter().map(|slot| unpack(slot.load(Ordering::Relaxed)).0);
-        let others = self.recent.runs.iter().chain(&self.recent.firsts).map(|slot| slot.load(Ordering::Relaxed));
+        let others = self.recent.runs.iter().chain(&self.recent.stuck).chain(&self.recent.firsts);
+        let others = others.map(|slot| slot.load(Ordering::Relaxed));
         recent.chain(others).filter(|address| *address != 0).for_each(visit);
     }
 }

@@ -1,7 +1,7 @@
 //! A tracker against a map: IDs rise and are found until the end, stale ones never, and each end is had once.
 
 use super::*;
-use crate::config::{GRAIN, PAGE};
+use crate::config::{GRAIN, KEPT_RUNS, PAGE};
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
@@ -140,6 +140,29 @@ fn a_resize_in_the_middle_is_told_of_and_one_that_was_left_is_over() {
     assert_eq!(tracker.find_id(next), None);
     // SAFETY: used no more.
     unsafe { tracker.dispose() };
+}
+
+/// A run that was taken out and is to be kept further has a place, though others have filled the queue meanwhile: each is had once.
+#[test]
+fn what_is_kept_further_has_a_place_beside_a_full_queue() {
+    let tracker = Tracker::new();
+    let runs: Vec<usize> = (1..=KEPT_RUNS + 1).map(|at| at << 20).collect();
+    let (last, first) = runs.split_last().expect("some");
+    first.iter().for_each(|run| assert_eq!(tracker.remember_run(*run), None, "there is room"));
+    assert_eq!(tracker.forget_stuck_run(), None);
+    let taken = tracker.forget_next_run().expect("the queue is full");
+    assert_eq!(tracker.remember_run(*last), None, "in its place");
+    assert!(tracker.keep_run_further(taken), "it would be lost");
+    let mut kept = Vec::new();
+    tracker.walk_kept(|run| kept.push(run));
+    kept.sort_unstable();
+    assert_eq!(kept, runs);
+    assert_eq!(tracker.forget_stuck_run(), Some(taken), "it is the first to be tried again");
+    assert!(tracker.keep_run_further(taken));
+    let mut had = Vec::new();
+    tracker.forget_runs(|run| had.push(run));
+    had.sort_unstable();
+    assert_eq!(had, runs);
 }
 
 /// Wherever in a resize a thread vanishes, its allocation is live, with one of both sizes, and can be freed, or resized.
