@@ -255,7 +255,8 @@ impl<'a> HeapBuilder<'a> {
     /// of this method replaces an earlier one.
     ///
     /// `tell` is a function or a closure; see [closures](Self#closures) for what it may capture. It may allocate from the heap and
-    /// free; it is called again only once the heap has been below `bytes` in between. Should it panic, the heap takes back what it was
+    /// free; it is called again only once the heap has been below `bytes` in between, so a panic makes no hard limit of it: that is
+    /// [`capacity`](Self::capacity). Should it panic, the heap takes back what it was
     /// about to hand out, and the panic goes on to whoever allocates. The pages are those of whole spans: the first allocation of
     /// 64 KiB takes 256 KiB.
     ///
