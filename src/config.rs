@@ -94,10 +94,6 @@ mod values {
     pub(crate) const GROWN_RUN: usize = if IN_C && !cfg!(test) { isize::MAX as usize } else { ARENA_ALIGN };
     /// How much behind that stays in small pages, for sparse runs.
     pub(crate) const GAP: usize = 4 << 20;
-    /// Pages from which a run that must read as zero is wide, in C, where peaks are compared with malloc's; and for how many of an
-    /// arena small pages are asked.
-    pub(crate) const WIDE: usize = if IN_C { ARENA_ALIGN >> PAGE_SHIFT } else { usize::MAX };
-    pub(crate) const WIDE_RUNS: usize = 256;
     /// Microseconds from which the first touch of a huge page is slow: as many small pages take no longer. And how much further
     /// an arena is used, at first, until one is asked for again.
     pub(crate) const SLOW_US: u64 = 3000;
@@ -107,6 +103,9 @@ mod values {
     pub(crate) const TIMED_MS: usize = 1000;
     /// The first so many spans of a class are sparse runs.
     pub(crate) const SPARSE_SPANS: u32 = 1;
+    /// Size of the chunks from which all are, and large runs too, which then lie apart from dense ones: in C, where buffers are seldom
+    /// full, and peaks are compared with malloc's.
+    pub(crate) const SPARSE_CHUNK: usize = if IN_C && !cfg!(test) { 8 << 10 } else { usize::MAX };
     /// In a hardened heap, pages to which access is given at a time: 1 MiB.
     pub(crate) const SEAL_STEP: usize = 16;
     /// How many arenas there can be.
@@ -275,13 +274,12 @@ mod values {
     pub(crate) const GROWN: usize = usize::MAX;
     pub(crate) const GROWN_RUN: usize = usize::MAX;
     pub(crate) const GAP: usize = 0;
-    pub(crate) const WIDE: usize = usize::MAX;
-    pub(crate) const WIDE_RUNS: usize = 0;
     pub(crate) const SLOW_US: u64 = u64::MAX;
     pub(crate) const AGAIN: usize = 0;
     pub(crate) const TIMED_PART: usize = 1;
     pub(crate) const TIMED_MS: usize = 0;
     pub(crate) const SPARSE_SPANS: u32 = 0;
+    pub(crate) const SPARSE_CHUNK: usize = usize::MAX;
     pub(crate) const SEAL_STEP: usize = 1;
     pub(crate) const ARENAS: usize = 3;
     pub(crate) const ARENAS_A_SIZE: usize = 3;
@@ -350,6 +348,9 @@ pub(crate) use values::*;
 pub(crate) const PAGE: usize = 1 << PAGE_SHIFT;
 /// log2 of the entries of the page map's root.
 pub(crate) const ROOT_BITS: u32 = ADDRESS_BITS - PAGE_SHIFT - LEAF_BITS;
+
+/// Whether sparse and dense runs lie apart as long as there are addresses for both.
+pub(crate) const SPLITS: bool = SPARSE_CHUNK < usize::MAX;
 
 const _: () = assert!(ARENA_MIN % PAGE == 0 && ARENA_MAX % PAGE == 0 && HUGE_MIN % PAGE == 0);
 const _: () = assert!(CLASS_MAX <= CACHE_BYTES);

@@ -352,7 +352,7 @@ fn in_few_mappings() {
 }
 
 #[test]
-fn what_is_zeroed_and_hardly_touched() {
+fn what_is_hardly_touched() {
     scenario("sparse", &[], &[]);
 }
 

@@ -6,7 +6,8 @@
 //!
 //! Runs are taken from the bottom of an arena. Above its *reach*, the end of the highest run so far, nothing was ever
 //! touched. *Dense* runs are those that will be used up, as far as one can tell; *sparse* are the first spans of each class, which
-//! may never be full.
+//! may never be full; in C also all that hold chunks of several OS pages, and large runs, which are buffers as often as not: of these
+//! much may never be touched.
 //!
 //! | when | what is advised |
 //! |---|---|
@@ -14,11 +15,11 @@
 //! | a further arena is added, since the first is full | huge pages in all of it |
 //! | memory goes back from an arena | small pages in what the reach has passed; the edge moves up to the reach, and the gap is gone |
 //! | a huge page comes slower than as many small ones would | small pages from the edge up; no edge, until the reach is `AGAIN` further, and each time twice as far |
-//! | a *wide* run that must read as zero, as long as a huge page, is taken from the edge up where nothing was touched | small pages in it |
 //!
 //! So sparse runs cost nothing but what they touch; dense runs leave the gap free as long as there is room elsewhere. There are
-//! three ranges an arena, so never more than three mappings; and two for each of `WIDE_RUNS` wide ones, of which much may never be
-//! touched: tables that are filled by hashes, or arrays for the worst case. Neighbours are one.
+//! three ranges an arena, so never more than three mappings. In C the gap is half of what is left of the arena, or half of a further
+//! one, and sparse runs stay below the edge: either kind has a further arena made before it lies where the other should, unless
+//! addresses are short. Sealed arenas have no such halves: what is not yet used has no access there.
 //!
 //! A huge page comes slowly where the kernel must make room for it by moving others, or where a machine below, which has taken
 //! back what lay free in pieces as large as that, must find it first: then its first touch may take thirty times as long. So
@@ -40,9 +41,9 @@
 //! Invariant, at rest: no page from the reach on is in use, and what is below it is open.
 
 use super::bits::words_of;
-use super::region::{Arena, Density};
+use super::region::{Arena, Books, Density};
 use crate::config::{
-    AGAIN, ARENA_ALIGN, GAP, GROWN, GROWN_RUN, PAGE, SEAL_STEP, SLOW_US, TIMED_MS, TIMED_PART, WIDE_RUNS,
+    AGAIN, ARENA_ALIGN, GAP, GROWN, GROWN_RUN, PAGE, SEAL_STEP, SLOW_US, SPLITS, TIMED_MS, TIMED_PART,
 };
 use crate::os;
 use crate::report::Thp;
@@ -65,9 +66,6 @@ pub(super) struct Growth {
     /// How far the reach must be for huge pages to be asked for, and how much further when one is slow.
     again: AtomicUsize,
     patience: AtomicUsize,
-    /// The end of the last wide run, and how many there were that did not begin at the end of the one before.
-    wide_end: AtomicUsize,
-    wide: AtomicUsize,
     /// Pages from the start that may be accessed.
     open: AtomicUsize,
 }
@@ -85,18 +83,14 @@ impl Growth {
             timed_at: AtomicUsize::new(0),
             again: AtomicUsize::new(0),
             patience: AtomicUsize::new(AGAIN / PAGE),
-            wide_end: AtomicUsize::new(0),
-            wide: AtomicUsize::new(0),
             open: AtomicUsize::new(pages),
         }
     }
 
     /// As if it were new.
     pub(super) fn reset(&self, pages: usize) {
-        let Self { reach, sparse, edge, gap, tried, untimed, timed_at, again, patience, wide_end, wide, open } = self;
-        [reach, sparse, tried, timed_at, again, wide_end, wide]
-            .iter()
-            .for_each(|count| count.store(0, Ordering::Relaxed));
+        let Self { reach, sparse, edge, gap, tried, untimed, timed_at, again, patience, open } = self;
+        [reach, sparse, tried, timed_at, again].iter().for_each(|count| count.store(0, Ordering::Relaxed));
         untimed.store(TIMED_PART, Ordering::Relaxed);
         [edge, gap, open].iter().for_each(|end| end.store(pages, Ordering::Relaxed));
         patience.store(AGAIN / PAGE, Ordering::Relaxed);
@@ -135,10 +129,12 @@ impl Arena {
         !self.asks() && self.growth.again.load(Ordering::Relaxed) > 0
     }
 
-    /// Asks for huge pages in the whole arena, which is fresh.
-    pub(super) fn grow_from_start(&self) {
-        self.growth.edge.store(0, Ordering::Relaxed);
-        os::advise_thp(self.start(), self.bytes(), Thp::Always);
+    /// Asks for huge pages in the whole arena, which is fresh, but for what sparse runs shall have.
+    pub(super) fn grow_from_start(&self, splits: bool) {
+        let edge = if splits { self.block_from(self.pages / 2) } else { 0 };
+        self.growth.edge.store(edge, Ordering::Relaxed);
+        self.growth.gap.store(0, Ordering::Relaxed);
+        os::advise_thp(self.start() + edge * PAGE, (self.pages - edge) * PAGE, Thp::Always);
     }
 
     /// Takes access to the whole arena away, which is fresh, until it is used.
@@ -194,22 +190,6 @@ impl Arena {
         }
     }
 
-    /// Has a run that reads as zero, of which nothing was touched, lie in small pages. For its owner, before anybody touches it.
-    #[cold]
-    pub(super) fn keep_wide(&self, start: usize, pages: usize, thp: Thp) {
-        let Growth { edge, wide_end, wide, .. } = &self.growth;
-        let end = start + pages;
-        let from = start.max(edge.load(Ordering::Relaxed));
-        if thp != Thp::Default || from >= end {
-            return;
-        }
-        // Mappings are limited: at worst each is two more.
-        if wide_end.swap(end, Ordering::Relaxed) != start && wide.fetch_add(1, Ordering::Relaxed) >= WIDE_RUNS {
-            return;
-        }
-        os::advise_thp(self.start() + from * PAGE, (end - from) * PAGE, Thp::Never);
-    }
-
     /// Touches the first huge page in which pages begin that are the caller's, or that is whole among them, if it is to be timed;
     /// and asks for no more if that is slow. O(1).
     pub(super) fn try_huge(&self, page: usize, pages: usize) {
@@ -249,7 +229,8 @@ impl Arena {
         }
         // Where an arena is sealed nothing is left out, since it would be open.
         let sealed = open.load(Ordering::Relaxed) < self.pages;
-        let from = self.block_from(if sealed { reach } else { reach + GAP / PAGE });
+        let apart = if SPLITS { (self.pages - reach) / 2 } else { 0 };
+        let from = self.block_from(if sealed { reach } else { reach + apart.max(GAP / PAGE) });
         if thp == Thp::Default
             && from < self.pages
             && edge.compare_exchange(self.pages, from, Ordering::Relaxed, Ordering::Relaxed).is_ok()
@@ -259,14 +240,18 @@ impl Arena {
         }
     }
 
-    /// The pages that such a run is not to have as long as there are others.
-    pub(super) fn gap(&self, pages: usize, density: Density, thp: impl FnOnce() -> Thp) -> Range<usize> {
+    /// The pages that such a run is not to have as long as there are others: for a dense one the gap, and for a sparse one, where they
+    /// lie apart, those from the edge up.
+    pub(super) fn others(&self, pages: usize, density: Density, books: &Books) -> Range<usize> {
         let Growth { edge, gap, .. } = &self.growth;
-        if GROWN == usize::MAX || density == Density::Sparse {
+        if GROWN == usize::MAX || density == Density::Sparse && (!SPLITS || books.is_sealed()) {
             return 0..0;
         }
+        if density == Density::Sparse {
+            return edge.load(Ordering::Relaxed)..self.pages;
+        }
         if pages * PAGE >= GROWN_RUN && edge.load(Ordering::Relaxed) == self.pages {
-            self.set_edge(thp());
+            self.set_edge(books.thp());
         }
         let end = edge.load(Ordering::Relaxed);
         // Without an edge there is no gap.
@@ -308,8 +293,7 @@ impl Arena {
 #[cfg(all(test, not(millpond_loom)))]
 mod tests {
     use super::*;
-    use crate::arena::{Arenas, Fill, Run};
-    use crate::config::{PAGE_SHIFT, WIDE};
+    use crate::arena::{Arenas, Fill};
     use crate::os::fake::System;
 
     /// Pages of a huge page, of what dense runs use before any is asked for, and of the gap.
@@ -340,7 +324,7 @@ mod tests {
         let begun = sparse();
         assert_eq!(begun.page, start + reach, "and what is sparse is there");
         let arena = arenas.iter().next().expect("an arena");
-        assert_eq!(arena.gap(1, Density::Dense, || Thp::Default), reach + 1..edge);
+        assert_eq!(arena.others(1, Density::Dense, &arenas.books), reach + 1..edge);
         assert!(arenas.extend_run(last.page, last.pages, last.pages + 2).is_none(), "nor does a run grow into it");
         // All that is left beside the gap, and then the gap.
         runs.extend((edge + 1..all).map(|_| dense(1)));
@@ -406,43 +390,6 @@ mod tests {
         }
         arenas.purge();
         assert_eq!(edges(&arenas), ends, "what was set stays");
-        assert_eq!(arenas.check(), Ok(0));
-    }
-
-    #[test]
-    fn wide_runs_lie_in_small_pages_and_ask_for_no_huge_ones() {
-        let system = System::fresh();
-        let arenas = Arenas::new();
-        let zero = |pages| arenas.take_run(pages, 1, Fill::Zero).expect("memory");
-        let advice = |run: Run| [run.page, run.page + run.pages - 1].map(|page| system.thp_advice(page << PAGE_SHIFT));
-        let first = zero(WIDE);
-        assert_eq!(advice(first), [None; 2], "nothing is asked for here");
-        let arena = arenas.iter().next().expect("an arena");
-        assert_eq!(edges(&arenas), [arena.pages], "nor is it by what is wide");
-        let dense = arenas.take_run(BLOCK, 1, Fill::Any).expect("memory");
-        assert_eq!(advice(dense), [Some(Thp::Always); 2]);
-        let (little, wide) = (zero(WIDE - 1), zero(2 * WIDE + 1));
-        assert_eq!(advice(little), [Some(Thp::Always); 2]);
-        assert_eq!(advice(wide), [Some(Thp::Never); 2]);
-        let beside = arenas.take_run(1, 1, Fill::Any).expect("memory");
-        assert_eq!(advice(beside)[0], Some(Thp::Always));
-        arenas.give_run(dense.page, dense.pages);
-        let again = zero(WIDE);
-        assert_eq!((again.page, advice(again)), (dense.page, [Some(Thp::Always); 2]), "it was touched");
-        // One beside another counts no mapping; each of the others, two.
-        let growth = &arena.growth;
-        growth.wide.store(WIDE_RUNS - 1, Ordering::Relaxed);
-        let [last, neighbour] = [zero(WIDE), zero(WIDE)];
-        assert_eq!(
-            (last.page + WIDE, advice(last), advice(neighbour)),
-            (neighbour.page, [Some(Thp::Never); 2], [Some(Thp::Never); 2])
-        );
-        let apart = arenas.take_run(1, 1, Fill::Any).expect("memory");
-        let more = zero(WIDE);
-        assert_eq!(advice(more), [Some(Thp::Always); 2], "no more mappings");
-        for run in [first, little, wide, beside, again, last, neighbour, apart, more] {
-            arenas.give_run(run.page, run.pages);
-        }
         assert_eq!(arenas.check(), Ok(0));
     }
 

@@ -26,11 +26,12 @@ mod tests;
 pub(crate) use bits::ones;
 pub(crate) use budget::Budget;
 pub(crate) use place::Place;
-pub(crate) use region::{Arena, Density, Fill, Run, is_wide};
+pub(crate) use region::{Arena, Density, Fill, Run};
 pub(crate) use stretch::Page;
 
 use crate::config::{
-    ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENA_PART, ARENAS, ARENAS_A_SIZE, GROWN, GROWN_RUN, PAGE, PAGE_SHIFT, THIN_STEP,
+    ARENA_ALIGN, ARENA_MAX, ARENA_MIN, ARENA_PART, ARENAS, ARENAS_A_SIZE, GROWN, GROWN_RUN, PAGE, PAGE_SHIFT, SPLITS,
+    THIN_STEP,
 };
 use crate::log::{Bytes, Count, Voice, tell};
 use crate::os;
@@ -39,7 +40,7 @@ use crate::report::Thp;
 use crate::sync::{AtomicPtr, AtomicUsize, Fault, Ordering, Point, Quiet, planted, point};
 use core::ptr;
 use growth::grow_mapping;
-use region::{Books, Took};
+use region::{Books, LARGE, Took};
 
 /// See the module's documentation; in this order for the heap's sake.
 #[derive(Debug)]
@@ -163,14 +164,19 @@ impl Arenas {
         self.take(pages, align, fill, Density::Dense, true)
     }
 
+    /// The same for a large allocation.
+    pub(crate) fn take_large_run(&self, pages: usize, align: usize, fill: Fill) -> Option<Run> {
+        self.take(pages, align, fill, LARGE, true)
+    }
+
     /// The same for a run of which little may be used.
     pub(crate) fn take_sparse_run(&self, pages: usize) -> Option<Run> {
         self.take(pages, 1, Fill::Any, Density::Sparse, true)
     }
 
-    /// The same in the arenas there are. `None`: none of them has such a run.
-    pub(crate) fn take_run_there(&self, pages: usize, align: usize, fill: Fill) -> Option<Run> {
-        self.take(pages, align, fill, Density::Dense, false)
+    /// The same for a large allocation, in the arenas there are. `None`: none of them has such a run.
+    pub(crate) fn take_large_run_there(&self, pages: usize, align: usize, fill: Fill) -> Option<Run> {
+        self.take(pages, align, fill, LARGE, false)
     }
 
     fn take(&self, pages: usize, align: usize, fill: Fill, density: Density, may_grow: bool) -> Option<Run> {
@@ -211,6 +217,8 @@ impl Arenas {
 
     fn find(&self, pages: usize, align: usize, fill: Fill, density: Density, may_grow: bool) -> Option<Run> {
         let mut again = 3;
+        // First where runs of this density are to lie, for which an arena is made, if addresses are not short.
+        let (mut strictly, mut has_grown) = (SPLITS, false);
         loop {
             // Relaxed: only a hint. What was given back before the call is seen anyhow; a search that misses what comes back
             // at that moment adds an arena too soon.
@@ -228,7 +236,7 @@ impl Arenas {
                     vacancy = vacancy.or_else(|| arena.is_abandoned().then_some((slot, there)));
                     continue;
                 }
-                match arena.take(pages, align, fill, density, &self.books) {
+                match arena.take(pages, align, fill, density, strictly, &self.books) {
                     Took::Run(run) => return Some(run),
                     Took::Refused => return None,
                     Took::Nothing => {}
@@ -238,7 +246,15 @@ impl Arenas {
                 again -= 1;
                 continue;
             }
-            let (slot, there) = vacancy.filter(|_| may_grow)?;
+            let vacancy = vacancy.filter(|_| may_grow);
+            if strictly {
+                let spares = !has_grown && self.budget.limit().is_none() && os::address_limit().is_none();
+                let place = vacancy.filter(|_| spares);
+                strictly = place.is_some_and(|(slot, there)| self.grow(pages, align, slot, there).is_some());
+                has_grown = true;
+                continue;
+            }
+            let (slot, there) = vacancy?;
             self.grow(pages, align, slot, there)?;
         }
     }
@@ -391,8 +407,7 @@ impl Arenas {
 
     /// Whether they are to be.
     pub(crate) fn is_sealed(&self) -> bool {
-        // Relaxed: it is set before the first arena is made, or goes for later ones.
-        self.books.sealed.load(Ordering::Relaxed) != 0
+        self.books.is_sealed()
     }
 
     /// Has the addresses of an abandoned arena again, one of at least `least` bytes and not much above `wanted`: the smallest of
@@ -426,7 +441,7 @@ impl Arenas {
     fn prepare(&self, arena: &Arena, margin: usize) {
         os::advise_thp(arena.start(), arena.bytes(), self.thp());
         if self.reserved() > 0 && self.thp() == Thp::Default {
-            arena.grow_from_start();
+            arena.grow_from_start(SPLITS && !self.is_sealed());
         }
         if self.is_sealed() {
             let margins = [arena.start() - margin, arena.start() + arena.bytes()];

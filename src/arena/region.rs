@@ -28,7 +28,7 @@
 use super::bits::{ones, runs_of, words_of};
 use super::growth::Growth;
 use super::longest::Longest;
-use crate::config::{PAGE, PAGE_SHIFT, WIDE};
+use crate::config::{PAGE, PAGE_SHIFT, SPLITS};
 use crate::log::{Bytes, Voice, tell};
 use crate::os;
 use crate::report::Thp;
@@ -65,6 +65,9 @@ pub(crate) enum Density {
     /// A part: where small pages are, what is not used holds no memory.
     Sparse,
 }
+
+/// Of large runs.
+pub(super) const LARGE: Density = if SPLITS { Density::Sparse } else { Density::Dense };
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -125,6 +128,11 @@ impl Books {
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether arenas to come are sealed. Relaxed: it is set before the first is made, or goes for later ones.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Relaxed) != 0
+    }
+
     /// The use of transparent huge pages that was set last.
     pub(super) fn thp(&self) -> Thp {
         match self.thp.load(Ordering::Relaxed) {
@@ -143,11 +151,6 @@ pub(crate) enum Took {
     Nothing,
     /// The system refused to commit it.
     Refused,
-}
-
-/// Whether much of such a run may never be touched.
-pub(crate) fn is_wide(pages: usize, fill: Fill) -> bool {
-    fill == Fill::Zero && pages >= WIDE
 }
 
 impl Arena {
@@ -250,8 +253,17 @@ impl Arena {
     }
 
     /// Claims `pages` pages whose first number is a multiple of `align`, and counts in `books` what had not been
-    /// committed before. A single page is taken dirty if possible: its memory is there already.
-    pub(crate) fn take(&self, pages: usize, align: usize, fill: Fill, density: Density, books: &Books) -> Took {
+    /// committed before. A single page is taken dirty if possible: its memory is there already. If `strictly`, none where runs of the
+    /// other density are to lie.
+    pub(crate) fn take(
+        &self,
+        pages: usize,
+        align: usize,
+        fill: Fill,
+        density: Density,
+        strictly: bool,
+        books: &Books,
+    ) -> Took {
         // Relaxed: before an arena is added, the whole search is done again if anything has changed.
         if (self.free.load(Ordering::Relaxed) as usize) < pages {
             return Took::Nothing;
@@ -272,10 +284,10 @@ impl Arena {
             }
             // Dirty pages below the hint, if any, wait for a purge, or for a return that lowers it.
         }
-        // What is wide says nothing of how much will be filled.
-        let gap = self.gap(if is_wide(pages, fill) { 0 } else { pages }, density, || books.thp());
-        let aside = if gap.is_empty() { None } else { self.search(pages, align, &gap, books) };
-        let start = aside.or_else(|| self.search(pages, align, &(0..0), books));
+        let others = self.others(pages, density, books);
+        let aside = if others.is_empty() { None } else { self.search(pages, align, &others, books) };
+        let anywhere = || self.search(pages, align, &(0..0), books);
+        let start = aside.or_else(|| if strictly && !others.is_empty() { None } else { anywhere() });
         start.map_or(Took::Nothing, |start| self.commit(start, pages, fill, density, books))
     }
 
@@ -345,13 +357,12 @@ impl Arena {
             }
             return Took::Refused;
         }
-        let (mut clean, mut was_touched) = (0, 0);
+        let mut clean = 0;
         for (word, mask) in words_of(start, pages) {
             // Relaxed: the bits belong to the pages' owner, and the claim has acquired them. In this order: at no instant is a
             // page dirty that seems never to have been touched.
             let touched = self.touched()[word].fetch_or(mask, Ordering::Relaxed) & mask;
             clean += (!self.dirty()[word].fetch_or(mask, Ordering::Relaxed) & mask).count_ones();
-            was_touched |= touched;
             if fill == Fill::Zero {
                 for (bit, len) in runs_of(touched) {
                     let at = (self.first_page + word * 64 + bit) << PAGE_SHIFT;
@@ -362,11 +373,7 @@ impl Arena {
             }
             self.aged()[word].fetch_and(!mask, Ordering::Relaxed);
         }
-        let wide = is_wide(pages, fill);
-        self.reached(start + pages, if wide { Density::Sparse } else { density }, || books.thp());
-        if wide && was_touched == 0 {
-            self.keep_wide(start, pages, books.thp());
-        }
+        self.reached(start + pages, density, || books.thp());
         self.dirty_free.fetch_sub(pages as u32 - clean, Ordering::Relaxed);
         books.committed.fetch_add(clean as usize * PAGE, Ordering::Relaxed);
         if clean > 0 {
@@ -376,16 +383,16 @@ impl Arena {
         Took::Run(Run { page, pages })
     }
 
-    /// Takes the pages right behind a run that the caller owns, if they are all free, and none of them in the gap: what is copied
-    /// once to where huge pages are grows on there.
+    /// Takes the pages right behind a large run that the caller owns, if they are all free, and none of them where dense, or sparse,
+    /// runs are to lie and it does not: what is copied once to where huge pages are grows on there.
     pub(crate) fn extend(&self, page: usize, pages: usize, books: &Books) -> Option<Run> {
         let start = page - self.first_page;
         let end = start + pages;
-        let gap = self.gap(0, Density::Dense, || books.thp());
-        if end > self.pages || start < gap.end && gap.start < end || self.claim(start, pages, books).is_err() {
+        let others = self.others(0, LARGE, books);
+        if end > self.pages || start < others.end && others.start < end || self.claim(start, pages, books).is_err() {
             return None;
         }
-        match self.commit(start, pages, Fill::Any, Density::Dense, books) {
+        match self.commit(start, pages, Fill::Any, LARGE, books) {
             Took::Run(run) => Some(run),
             _ => None,
         }

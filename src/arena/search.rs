@@ -17,10 +17,14 @@ use core::ops::Range;
 
 impl Arena {
     /// Claims the lowest run of so many pages, at least one, whose first number is a multiple of `align`, and of which none is in
-    /// `gap`.
+    /// `gap`, which is passed over.
     pub(super) fn search(&self, pages: usize, align: usize, gap: &Range<usize>, books: &Books) -> Option<usize> {
         let mut from = 0;
         while let Some(word) = self.longest().next(from, pages) {
+            if gap.start <= word * 64 && word * 64 + 64 <= gap.end {
+                from = gap.end / 64;
+                continue;
+            }
             match self.fit(word, pages, align, gap) {
                 Ok(start) if self.claim(start, pages, books).is_ok() => return Some(start),
                 // Somebody else was first: there may be another place in this word.

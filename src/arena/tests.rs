@@ -88,7 +88,7 @@ impl World {
     }
 
     fn take(&mut self, pages: usize, align: usize, fill: Fill) {
-        match self.arena.take(pages, align, fill, Density::Sparse, &self.books) {
+        match self.arena.take(pages, align, fill, Density::Sparse, false, &self.books) {
             Took::Run(run) => {
                 assert_eq!(run.pages, pages);
                 let at = run.page - self.first_page;
@@ -110,7 +110,7 @@ impl World {
 
     fn take_refused(&mut self, pages: usize, align: usize, fill: Fill) {
         let failing = self.system.failing(0, u64::MAX);
-        match self.arena.take(pages, align, fill, Density::Sparse, &self.books) {
+        match self.arena.take(pages, align, fill, Density::Sparse, false, &self.books) {
             Took::Run(_) => panic!("the system refuses"),
             Took::Nothing => assert_eq!(self.fit(pages, align), None),
             Took::Refused => assert!(self.fit(pages, align).is_some()),
@@ -298,7 +298,7 @@ fn dirty_pages_that_a_claim_in_vain_has_held_are_found_again() {
 fn half_dirty() -> World {
     let world = World::new();
     let World { arena, books, first_page: first, .. } = &world;
-    assert!(matches!(arena.take(PAGES, 1, Fill::Any, Density::Sparse, books), Took::Run(_)));
+    assert!(matches!(arena.take(PAGES, 1, Fill::Any, Density::Sparse, false, books), Took::Run(_)));
     arena.give(*first, 32, false);
     arena.purge_all(books);
     arena.give(first + 32, 32, false);
@@ -307,7 +307,7 @@ fn half_dirty() -> World {
 }
 
 fn take_one(arena: &Arena, books: &Books) -> usize {
-    match arena.take(1, 1, Fill::Any, Density::Sparse, books) {
+    match arena.take(1, 1, Fill::Any, Density::Sparse, false, books) {
         Took::Run(run) => run.page,
         _ => panic!("there is room"),
     }
@@ -317,7 +317,7 @@ fn take_one(arena: &Arena, books: &Books) -> usize {
 #[should_panic(expected = "pages given back twice")]
 fn pages_are_given_back_once() {
     let world = World::new();
-    let Took::Run(run) = world.arena.take(70, 1, Fill::Any, Density::Sparse, &world.books) else { panic!() };
+    let Took::Run(run) = world.arena.take(70, 1, Fill::Any, Density::Sparse, false, &world.books) else { panic!() };
     world.arena.give(run.page, run.pages, false);
     world.arena.give(run.page + 65, 1, false);
 }

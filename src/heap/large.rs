@@ -9,7 +9,7 @@
 use super::huge::Moving;
 use super::shelf::Shelved;
 use super::{Guest, Heap};
-use crate::arena::{Fill, Run, is_wide};
+use crate::arena::{Fill, Run};
 use crate::config::{ADDRESS_BITS, EBB_BYTES, HUGE_MIN, PAGE, PAGE_SHIFT};
 use crate::os;
 use crate::span::{HUGE, Head, LARGE, Large};
@@ -62,10 +62,10 @@ impl Heap {
                 // Where address space is short, the arenas may have what the system has not. None is made for it: what
                 // an arena reserves stays reserved.
                 self.map_huge(thread, bytes, align, fill).or_else(|| {
-                    self.use_run(self.spans.arenas.take_run_there(bytes / PAGE, (align / PAGE).max(1), fill)?, fill)
+                    self.use_run(self.spans.arenas.take_large_run_there(bytes / PAGE, (align / PAGE).max(1), fill)?)
                 })
             } else {
-                self.use_run(self.spans.arenas.take_run(bytes / PAGE, (align / PAGE).max(1), fill)?, fill)
+                self.use_run(self.spans.arenas.take_large_run(bytes / PAGE, (align / PAGE).max(1), fill)?)
             }
         };
         once().or_else(|| {
@@ -86,7 +86,7 @@ impl Heap {
     }
 
     /// Makes a run that the caller has taken an allocation.
-    fn use_run(&self, run: Run, fill: Fill) -> Option<NonNull<u8>> {
+    fn use_run(&self, run: Run) -> Option<NonNull<u8>> {
         let node = self.spans.page_map.prepare(run.page, run.pages).and_then(|()| self.larges.take());
         let Some(node) = node else {
             self.spans.arenas.give_run(run.page, run.pages);
@@ -96,9 +96,7 @@ impl Heap {
         node.head.describe(run.page, LARGE);
         self.spans.page_map.publish(run.page, run.pages, entry(node));
         node.set_bytes(run.pages * PAGE);
-        if !is_wide(run.pages, fill) {
-            self.spans.arenas.try_huge(run.page, run.pages);
-        }
+        self.spans.arenas.try_huge(run.page, run.pages);
         NonNull::new(with_exposed_provenance_mut(run.page << PAGE_SHIFT))
     }
 

@@ -8,7 +8,6 @@
 use super::Purged;
 use crate::report::Thp;
 use core::fmt::Arguments;
-use core::ops::Range;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::{Cell, RefCell};
 use std::string::{String, ToString};
@@ -74,7 +73,6 @@ pub(crate) struct System {
     fail_until: AtomicU64,
     clock: AtomicU64,
     touch_us: AtomicU64,
-    advice: Mutex<Vec<(Range<usize>, Thp)>>,
     purges_to_junk: AtomicBool,
     grows: AtomicBool,
     locks: AtomicBool,
@@ -111,7 +109,6 @@ impl System {
             // No clock of a system stands at zero.
             clock: AtomicU64::new(1_000_000),
             touch_us: AtomicU64::new(0),
-            advice: Mutex::new(Vec::new()),
             purges_to_junk: AtomicBool::new(false),
             grows: AtomicBool::new(false),
             locks: AtomicBool::new(false),
@@ -209,12 +206,6 @@ impl System {
     /// What was said since the last call.
     pub(crate) fn said(&self) -> Vec<String> {
         core::mem::take(&mut *self.said.lock().unwrap())
-    }
-
-    /// What was advised last for an address.
-    pub(crate) fn thp_advice(&self, at: usize) -> Option<Thp> {
-        let advice = self.advice.lock().unwrap();
-        advice.iter().rev().find(|(range, _)| range.contains(&at)).map(|(_, thp)| *thp)
     }
 
     /// How many microseconds each first touch takes.
@@ -444,12 +435,7 @@ fn set_wiped(at: usize, wiped: bool) {
     tables.iter_mut().find(|block| block.at == at).expect("it is a table").wiped = wiped;
 }
 
-/// Remembered, to be [asked](System::thp_advice).
-pub(crate) fn advise_thp(at: usize, len: usize, thp: Thp) {
-    if thp != Thp::Default {
-        system().advice.lock().unwrap().push((at..at + len, thp));
-    }
-}
+pub(crate) fn advise_thp(_at: usize, _len: usize, _thp: Thp) {}
 
 /// As slow as was [said](System::set_touch).
 pub(crate) fn is_slow_to_touch(at: usize, us: u64) -> bool {

@@ -20,7 +20,7 @@ pub(crate) use magazine::{Magazine, Magazines};
 pub(crate) use shards::Shards;
 
 use crate::arena::Density;
-use crate::config::{CARVE_SPANS, MAGAZINE_SLOTS, PAGE_SHIFT, SHARDS, SPARSE_SPANS};
+use crate::config::{CARVE_SPANS, MAGAZINE_SLOTS, PAGE_SHIFT, SHARDS, SPARSE_CHUNK, SPARSE_SPANS};
 use crate::os;
 use crate::size_class::{Class, INFO};
 use crate::span::{Pop, Restored, Span, Spans};
@@ -112,11 +112,13 @@ impl<'a> Pool<'a> {
     fn density(self) -> Density {
         let count = &self.shards.opened[self.class];
         let opened = count.load(Ordering::Relaxed);
-        if opened >= SPARSE_SPANS {
+        if opened >= SPARSE_SPANS && INFO[self.class].size < SPARSE_CHUNK {
             return Density::Dense;
         }
-        // Not a read-modify-write, as in `count`.
-        count.store(opened + 1, Ordering::Relaxed);
+        if opened < SPARSE_SPANS {
+            // Not a read-modify-write, as in `count`.
+            count.store(opened + 1, Ordering::Relaxed);
+        }
         Density::Sparse
     }
 

@@ -1,8 +1,8 @@
-/* What is zeroed and hardly touched holds hardly any memory, also in a heap that has grown to where huge pages are, and beside blocks
- * that are filled; and takes few mappings. */
+/* What is hardly touched holds hardly any memory, also in a heap that has grown to where huge pages are, and beside blocks that are
+ * filled; and takes few mappings. */
 #include "check.h"
 
-enum { KIB = 1 << 10, MIB = 1 << 20, SMALL = 40000, SPARSE = 300, FILLED = 3000 };
+enum { KIB = 1 << 10, MIB = 1 << 20, SMALL = 40000, BUFFERS = 700, SPARSE = 300, FILLED = 3000 };
 
 static size_t resident(void)
 {
@@ -30,6 +30,27 @@ static size_t mappings(void)
     return lines;
 }
 
+/* Buffers of which the beginning is used. */
+static void buffers(size_t size)
+{
+    static char *blocks[BUFFERS];
+    size_t before = resident();
+    for (size_t at = 0; at < BUFFERS; at++) {
+        blocks[at] = malloc(size);
+        CHECK(blocks[at]);
+        memset(blocks[at], 4, 4000);
+    }
+    size_t grown = resident() - before;
+    if (grown > BUFFERS * 12 * KIB + 4 * MIB) {
+        fprintf(stderr, "%zu MiB for %d buffers of %zu KiB\n", grown / MIB, BUFFERS, size / KIB);
+        _exit(1);
+    }
+    for (size_t at = 0; at < BUFFERS; at++) {
+        CHECK(blocks[at][0] == 4 && blocks[at][3999] == 4);
+        free(blocks[at]);
+    }
+}
+
 int main(void)
 {
     static char *small[SMALL], *sparse[SPARSE], *filled[FILLED];
@@ -47,10 +68,13 @@ int main(void)
         sparse[at][bytes / 2] = 1;
     }
     size_t after = resident();
-    /* The first of an arena to be timed may hold a huge page. */
-    if (after - before > SPARSE * 32 * KIB + 8 * MIB) {
+    if (after > before + SPARSE * 32 * KIB + 8 * MIB) {
         fprintf(stderr, "%zu MiB for %d blocks\n", (after - before) / MIB, SPARSE);
         return 1;
+    }
+    static const size_t sizes[] = {32, 64, 128, 250, 300, 1000, 5000};
+    for (size_t at = 0; at < sizeof sizes / sizeof *sizes; at++) {
+        buffers(sizes[at] * KIB);
     }
     for (size_t at = 0; at < SPARSE; at++) {
         free(sparse[at]);

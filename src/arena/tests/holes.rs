@@ -34,7 +34,7 @@ impl Plain {
     fn take(&mut self, pages: usize, align: usize) -> u64 {
         let mut took = Took::Nothing;
         let steps = interrupted(u64::MAX, &mut || (), || {
-            took = self.arena.take(pages, align, Fill::Any, Density::Sparse, &self.books);
+            took = self.arena.take(pages, align, Fill::Any, Density::Sparse, false, &self.books);
         });
         if let Took::Run(run) = took {
             let at = run.page - self.first_page;
@@ -167,7 +167,7 @@ fn holes_that_are_too_short_are_passed_over() {
 fn what_is_said_of_words_survives_interruption() {
     let act = |plain: &Plain, which: usize, at: usize| match which {
         0 => plain.arena.give(plain.first_page + at, 3, false),
-        1 => drop(plain.arena.take(4, 1, Fill::Any, Density::Sparse, &plain.books)),
+        1 => drop(plain.arena.take(4, 1, Fill::Any, Density::Sparse, false, &plain.books)),
         _ => {
             plain.arena.purge_all(&plain.books);
         }
