@@ -136,6 +136,15 @@ fn in_a_sandbox_that_refuses() {
     in_modes("confined");
 }
 
+#[test]
+fn in_a_sandbox_that_kills_for_reads() {
+    in_modes("killed");
+    let program = compile("killed.c", "killed", &[]);
+    let ended = run(preloaded(program).arg("overrun").env("MILLPOND_MODE", "hardened"), WATCHDOG, &[]);
+    let told = ended.stderr.contains("write right past the end of 0x");
+    assert!(ended.signal == Some(libc::SIGABRT) && told && ended.stdout == "done\n", "{ended:#?}");
+}
+
 /// libc's `atexit` allocates under its lock, perhaps first of all: what is wished for the program's end is entered when that is over.
 /// Or it allocates for what is entered there, in the middle of a thread's first allocation, and the thread has one cache all the same.
 #[test]

@@ -137,7 +137,7 @@ pub(crate) fn verify(stats: &mut Stats) -> Result<(), CheckError> {
 ///
 /// Linear in the most allocations that there ever were at one time, with a call of the system for each OS page that has some. Other
 /// threads may go on. Where the system lets no process read its own memory (`process_vm_readv`), allocations of more than 256 KiB
-/// are not looked at, and no other thread may free meanwhile.
+/// are not looked at, and no other thread may free meanwhile. Where no other thread has allocated, the system is asked for those alone.
 ///
 /// ```
 /// assert_eq!(millpond::check_memory(), 0);

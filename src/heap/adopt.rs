@@ -125,6 +125,12 @@ impl Heap {
         os::is_alone() && !self.is_shared(process)
     }
 
+    /// Whether the calling thread is its process's first, and no other has a cache, or is in the allocator without.
+    pub(crate) fn has_one_thread(&self) -> bool {
+        let owned = self.caches.iter().filter(|cache| cache.owner().is_some());
+        os::is_first_thread() && owned.count() <= 1 && self.guests.load(Ordering::Relaxed) == 0
+    }
+
     /// Whether a thread of another process has been heard of in this memory: one of the two is the other's `vfork`.
     fn is_shared(&self, process: u32) -> bool {
         self.caches.iter().any(|cache| {
