@@ -350,7 +350,7 @@ pub(crate) const PAGE: usize = 1 << PAGE_SHIFT;
 pub(crate) const ROOT_BITS: u32 = ADDRESS_BITS - PAGE_SHIFT - LEAF_BITS;
 
 /// Whether sparse and dense runs lie apart as long as there are addresses for both.
-pub(crate) const SPLITS: bool = SPARSE_CHUNK < usize::MAX;
+pub(crate) const SPLITS: bool = SPARSE_CHUNK != usize::MAX;
 
 const _: () = assert!(ARENA_MIN % PAGE == 0 && ARENA_MAX % PAGE == 0 && HUGE_MIN % PAGE == 0);
 const _: () = assert!(CLASS_MAX <= CACHE_BYTES);
