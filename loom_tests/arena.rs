@@ -66,7 +66,7 @@ fn give_against_claim_of(first: usize, pages: usize) {
     let run = take(&arenas, PAGES);
     let some = Run { page: run.page + first, pages };
     let other = spawn(&arenas, move |arenas| give(arenas, some));
-    let mine = arenas.take_run_there(pages, 1, Fill::Any);
+    let mine = arenas.take_large_run_there(pages, 1, Fill::Any);
     mine.iter().for_each(|run| write(*run));
     other.join();
     let before = Run { pages: first, ..run };
@@ -135,7 +135,7 @@ pub fn refused_against_claim() {
     let (arenas, rest) = arenas_with_four();
     fake::refuse_commit();
     let claim = |arenas: &Arenas| {
-        let run = arenas.take_run_there(2, 1, Fill::Any);
+        let run = arenas.take_large_run_there(2, 1, Fill::Any);
         run.iter().for_each(|run| write(*run));
         run
     };
@@ -248,7 +248,7 @@ pub fn abandon_in_vain_against_claim() {
     give(&arenas, run);
     fake::refuse_purges();
     let other = spawn(&arenas, Arenas::abandon_free);
-    let mine = arenas.take_run_there(2, 1, Fill::Any);
+    let mine = arenas.take_large_run_there(2, 1, Fill::Any);
     mine.iter().for_each(|run| write(*run));
     other.join();
     let held: Vec<Run> = mine.into_iter().collect();
@@ -274,7 +274,7 @@ pub fn revive_against_take() {
     give(&arenas, run);
     arenas.abandon_free();
     let other = spawn(&arenas, |arenas| {
-        if let Some(run) = arenas.take_run_there(1, 1, Fill::Any) {
+        if let Some(run) = arenas.take_large_run_there(1, 1, Fill::Any) {
             give(arenas, run);
         }
     });
