@@ -229,8 +229,9 @@ impl Arena {
         }
         // Where an arena is sealed nothing is left out, since it would be open.
         let sealed = open.load(Ordering::Relaxed) < self.pages;
-        let apart = if SPLITS { (self.pages - reach) / 2 } else { 0 };
-        let from = self.block_from(if sealed { reach } else { reach + apart.max(GAP / PAGE) });
+        let half = (self.pages - reach) / 2;
+        let apart = if SPLITS && half > GAP / PAGE { half } else { GAP / PAGE };
+        let from = self.block_from(if sealed { reach } else { reach + apart });
         if thp == Thp::Default
             && from < self.pages
             && edge.compare_exchange(self.pages, from, Ordering::Relaxed, Ordering::Relaxed).is_ok()
