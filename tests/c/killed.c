@@ -21,5 +21,7 @@ int main(int count, char **arguments)
         chunks[501][1 + 501 * 30] = 1;
     }
     puts("done");
+    /* What an overrun ends, nobody flushes. */
+    fflush(stdout);
     return 0;
 }
