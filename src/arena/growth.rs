@@ -18,7 +18,7 @@
 //!
 //! So sparse runs cost nothing but what they touch; dense runs leave the gap free as long as there is room elsewhere. There are
 //! three ranges an arena, so never more than three mappings. In C the gap is half of what is left of the arena, or half of a further
-//! one, and sparse runs stay below the edge: either kind has a further arena made before it lies where the other should, unless
+//! one, whatever goes back, and sparse runs stay below: either kind has a further arena made before it lies where the other should, unless
 //! addresses are short. Sealed arenas have no such halves: what is not yet used has no access there.
 //!
 //! A huge page comes slowly where the kernel must make room for it by moving others, or where a machine below, which has taken
@@ -57,6 +57,8 @@ pub(super) struct Growth {
     /// How much of that was reached by sparse runs.
     sparse: AtomicUsize,
     edge: AtomicUsize,
+    /// Where dense runs begin if they lie apart from sparse ones: the edge, as it was at first.
+    split: AtomicUsize,
     /// Where the gap begins that ends at the edge; none if that is not below.
     gap: AtomicUsize,
     /// The end of the last huge page that was looked at, how many were since one was timed, and when that was, in ms.
@@ -77,6 +79,7 @@ impl Growth {
             reach: AtomicUsize::new(0),
             sparse: AtomicUsize::new(0),
             edge: AtomicUsize::new(pages),
+            split: AtomicUsize::new(pages),
             gap: AtomicUsize::new(pages),
             tried: AtomicUsize::new(0),
             untimed: AtomicUsize::new(TIMED_PART),
@@ -89,10 +92,10 @@ impl Growth {
 
     /// As if it were new.
     pub(super) fn reset(&self, pages: usize) {
-        let Self { reach, sparse, edge, gap, tried, untimed, timed_at, again, patience, open } = self;
+        let Self { reach, sparse, edge, split, gap, tried, untimed, timed_at, again, patience, open } = self;
         [reach, sparse, tried, timed_at, again].iter().for_each(|count| count.store(0, Ordering::Relaxed));
         untimed.store(TIMED_PART, Ordering::Relaxed);
-        [edge, gap, open].iter().for_each(|end| end.store(pages, Ordering::Relaxed));
+        [edge, split, gap, open].iter().for_each(|end| end.store(pages, Ordering::Relaxed));
         patience.store(AGAIN / PAGE, Ordering::Relaxed);
     }
 
@@ -133,6 +136,7 @@ impl Arena {
     pub(super) fn grow_from_start(&self, splits: bool) {
         let edge = if splits { self.block_from(self.pages / 2) } else { 0 };
         self.growth.edge.store(edge, Ordering::Relaxed);
+        self.growth.split.store(edge, Ordering::Relaxed);
         self.growth.gap.store(0, Ordering::Relaxed);
         os::advise_thp(self.start() + edge * PAGE, (self.pages - edge) * PAGE, Thp::Always);
     }
@@ -173,7 +177,8 @@ impl Arena {
             self.pass(end, density, thp());
         }
         let Growth { gap, edge, .. } = &self.growth;
-        if end > gap.load(Ordering::Relaxed) && end <= edge.load(Ordering::Relaxed) {
+        // Where they lie apart, what is free in the gap stays for sparse ones.
+        if !SPLITS && end > gap.load(Ordering::Relaxed) && end <= edge.load(Ordering::Relaxed) {
             gap.fetch_max(end, Ordering::Relaxed);
         }
     }
@@ -222,7 +227,7 @@ impl Arena {
     /// Has all that is some way above the reach advised, if nothing is yet.
     #[cold]
     fn set_edge(&self, thp: Thp) {
-        let Growth { reach, edge, gap, again, open, .. } = &self.growth;
+        let Growth { reach, edge, split, gap, again, open, .. } = &self.growth;
         let reach = reach.load(Ordering::Relaxed);
         if reach < again.load(Ordering::Relaxed) {
             return;
@@ -236,6 +241,7 @@ impl Arena {
             && from < self.pages
             && edge.compare_exchange(self.pages, from, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
+            split.store(from, Ordering::Relaxed);
             gap.store(if sealed { from } else { reach }, Ordering::Relaxed);
             os::advise_thp(self.start() + from * PAGE, (self.pages - from) * PAGE, Thp::Always);
         }
@@ -244,17 +250,17 @@ impl Arena {
     /// The pages that such a run is not to have as long as there are others: for a dense one the gap, and for a sparse one, where they
     /// lie apart, those from the edge up.
     pub(super) fn others(&self, pages: usize, density: Density, books: &Books) -> Range<usize> {
-        let Growth { edge, gap, .. } = &self.growth;
+        let Growth { edge, split, gap, .. } = &self.growth;
         if GROWN == usize::MAX || density == Density::Sparse && (!SPLITS || books.is_sealed()) {
             return 0..0;
         }
         if density == Density::Sparse {
-            return edge.load(Ordering::Relaxed)..self.pages;
+            return split.load(Ordering::Relaxed)..self.pages;
         }
         if pages * PAGE >= GROWN_RUN && edge.load(Ordering::Relaxed) == self.pages {
             self.set_edge(books.thp());
         }
-        let end = edge.load(Ordering::Relaxed);
+        let end = if SPLITS { split } else { edge }.load(Ordering::Relaxed);
         // Without an edge there is no gap.
         if end == self.pages { 0..0 } else { gap.load(Ordering::Relaxed)..end }
     }
@@ -265,7 +271,9 @@ impl Arena {
         let old = edge.load(Ordering::Relaxed);
         let new = self.block_from(reach.load(Ordering::Relaxed));
         if old < new && edge.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            gap.store(new, Ordering::Relaxed);
+            if !SPLITS {
+                gap.store(new, Ordering::Relaxed);
+            }
             os::advise_thp(self.start() + old * PAGE, (new - old) * PAGE, Thp::Never);
         }
     }
@@ -282,6 +290,7 @@ impl Arena {
     /// Forgets what was advised: somebody has advised otherwise.
     pub(super) fn forget_growth(&self) {
         self.growth.edge.store(self.pages, Ordering::Relaxed);
+        self.growth.split.store(self.pages, Ordering::Relaxed);
     }
 
     /// The first page from this one on at which a huge page may begin, or the arena's end.

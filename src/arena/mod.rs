@@ -248,10 +248,11 @@ impl Arenas {
             }
             let vacancy = vacancy.filter(|_| may_grow);
             if strictly {
-                let spares = !has_grown && self.budget.limit().is_none() && os::address_limit().is_none();
-                let place = vacancy.filter(|_| spares);
+                // Relaxed: a hint.
+                let is_short = || self.books.short.load(Ordering::Relaxed) != 0 || os::address_limit().is_some();
+                let place = vacancy.filter(|_| !has_grown && self.budget.limit().is_none() && !is_short());
                 strictly = place.is_some_and(|(slot, there)| self.grow(pages, align, slot, there).is_some());
-                has_grown = true;
+                (has_grown, again) = (true, 3);
                 continue;
             }
             let (slot, there) = vacancy?;
@@ -483,6 +484,7 @@ impl Arenas {
             if let Some(start) = os::reserve(bytes + 2 * margin, alignment) {
                 break (start + margin, margin);
             }
+            self.books.short.store(1, Ordering::Relaxed);
             if bytes == least {
                 return None;
             }

@@ -104,6 +104,8 @@ pub(crate) struct Books {
     pub(super) thp: AtomicU32,
     /// Whether arenas to come are sealed.
     pub(super) sealed: AtomicU32,
+    /// Whether the system has refused addresses: then none are taken for order's sake alone.
+    pub(super) short: AtomicU32,
     /// How much the heap tells.
     pub(super) voice: Voice,
 }
@@ -117,6 +119,7 @@ impl Books {
                 taken: AtomicUsize::new(0),
                 thp: AtomicU32::new(0),
                 sealed: AtomicU32::new(0),
+                short: AtomicU32::new(0),
                 voice: Voice::new(),
             }
         }
@@ -253,8 +256,8 @@ impl Arena {
     }
 
     /// Claims `pages` pages whose first number is a multiple of `align`, and counts in `books` what had not been
-    /// committed before. A single page is taken dirty if possible: its memory is there already. If `strictly`, none where runs of the
-    /// other density are to lie.
+    /// committed before. A single page is taken dirty if possible, wherever it is: its memory is there already. If `strictly`,
+    /// no other where runs of the other density are to lie.
     pub(crate) fn take(
         &self,
         pages: usize,
@@ -389,7 +392,8 @@ impl Arena {
         let start = page - self.first_page;
         let end = start + pages;
         let others = self.others(0, LARGE, books);
-        if end > self.pages || start < others.end && others.start < end || self.claim(start, pages, books).is_err() {
+        let leads_there = start < others.end && others.start < end && !(SPLITS && others.contains(&(start - 1)));
+        if end > self.pages || leads_there || self.claim(start, pages, books).is_err() {
             return None;
         }
         match self.commit(start, pages, Fill::Any, LARGE, books) {

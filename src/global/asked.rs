@@ -137,13 +137,13 @@ pub(crate) fn verify(stats: &mut Stats) -> Result<(), CheckError> {
 ///
 /// Linear in the most allocations that there ever were at one time, with a call of the system for each OS page that has some. Other
 /// threads may go on. Where the system lets no process read its own memory (`process_vm_readv`), allocations of more than 256 KiB
-/// are not looked at, and no other thread may free meanwhile. Where no other thread has allocated, the system is asked for those alone.
+/// are not looked at, and no other thread may free meanwhile.
 ///
 /// ```
 /// assert_eq!(millpond::check_memory(), 0);
 /// ```
 pub fn check_memory() -> usize {
-    tracked().map_or(0, |tracked| tracked.check_memory())
+    tracked().map_or(0, |tracked| tracked.check_memory(false))
 }
 
 /// Sets whether transparent huge pages back the program's heap, for the memory that there is and for what comes. `MILLPOND_THP`

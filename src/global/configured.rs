@@ -8,8 +8,7 @@
 //! one, but for those that come before the environment is there.
 
 use super::{
-    BEGUN, CONFIGURED, ENTERED, HEAP, LATE, Millpond, TRACKER, check_memory, fill, is_late, mode_word, seal, set_thp,
-    watch,
+    BEGUN, CONFIGURED, ENTERED, HEAP, LATE, Millpond, TRACKER, fill, is_late, mode_word, seal, set_thp, tracked, watch,
 };
 use crate::config::{CALLERS, REPORTS};
 use crate::environment::{self, Leaking, Settings};
@@ -351,7 +350,7 @@ extern "C" fn show_map() {
 #[unsafe(link_section = ".millpond_cold")]
 extern "C" fn check_at_exit() {
     os::restore_stderr();
-    match check_memory() {
+    match tracked().map_or(0, |tracked| tracked.check_memory(true)) {
         0 => {}
         1 => os::die(format_args!("the above was found at the program's end")),
         count => os::die(format_args!("{count} were found at the program's end")),

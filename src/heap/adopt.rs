@@ -42,7 +42,6 @@ impl Heap {
         let guest = self.guest();
         let Some(cache) = self.caches.take_below(THREADS as Index) else {
             // Who gets none comes again at the next miss, and by then those of a few that have ended may be free.
-            drop(guest);
             self.adopt_ended(process);
             return None;
         };
@@ -125,10 +124,10 @@ impl Heap {
         os::is_alone() && !self.is_shared(process)
     }
 
-    /// Whether the calling thread is its process's first, and no other has a cache, or is in the allocator without.
-    pub(crate) fn has_one_thread(&self) -> bool {
-        let owned = self.caches.iter().filter(|cache| cache.owner().is_some());
-        os::is_first_thread() && owned.count() <= 1 && self.guests.load(Ordering::Relaxed) == 0
+    /// Whether the calling thread is its process's first, with this cache, and no other has one, or is in the allocator without.
+    pub(crate) fn has_one_thread(&self, own: &ThreadCache) -> bool {
+        let others = self.caches.iter().any(|cache| cache.owner().is_some() && cache.index() != own.index());
+        os::is_first_thread() && !others && self.guests.load(Ordering::Relaxed) == 0
     }
 
     /// Whether a thread of another process has been heard of in this memory: one of the two is the other's `vfork`.
@@ -213,7 +212,7 @@ impl Heap {
     fn adopt_ended(&self, process: u32) {
         let made = self.caches.made();
         if made == 1 {
-            // The caller's own.
+            // The caller's own, if it has one.
             return;
         }
         let first = self.asked.fetch_add(ASK, Ordering::Relaxed);

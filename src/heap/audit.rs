@@ -4,8 +4,8 @@
 //! end at the latest. Other threads go on: what looks broken is looked at once more, and counts if it is still the same
 //! allocation's. Its memory may be gone meanwhile, or without access, a chunk's as well, whose span may have become something
 //! else: so the system reads it, an OS page at a time, of which copies are kept for what lies beside. What looks broken in a
-//! copy is read anew: it may have been allocated since. Where no other thread has ever allocated or freed here, nothing goes meanwhile,
-//! and chunks are read as they are: some sandboxes kill for the question (that of OpenSSH's `sshd`).
+//! copy is read anew: it may have been allocated since. At the end of a program of which no other thread has a cache, nothing goes
+//! meanwhile, and chunks are read as they are: some sandboxes kill for the question (that of OpenSSH's `sshd`).
 //!
 //! Invariant: what is told was broken while it was live, or kept back.
 
@@ -25,10 +25,10 @@ use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 const LINES: usize = 16;
 
 impl Tracked<'_> {
-    /// Says a line of each, up to a number, on stderr, and returns how many there are.
-    pub(crate) fn check_memory(&self) -> usize {
+    /// Says a line of each, up to a number, on stderr, and returns how many there are. Perhaps at the program's end.
+    pub(crate) fn check_memory(&self, at_end: bool) -> usize {
         let mut count = 0;
-        self.audit(&mut |what| {
+        self.audit(at_end, &mut |what| {
             count += 1;
             if count <= LINES {
                 self.tracker.witness.say(what);
@@ -43,12 +43,13 @@ impl Tracked<'_> {
     /// Calls `tell` with a line of each. Linear in the most allocations that ever lived.
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]
-    fn audit(&self, tell: &mut dyn FnMut(Arguments<'_>)) {
+    fn audit(&self, at_end: bool, tell: &mut dyn FnMut(Arguments<'_>)) {
         if self.mode != Mode::Hardened {
             return;
         }
         let mut here = [0];
-        let asks = !self.heap.has_one_thread() && os::read_memory((&raw const here).addr(), &mut here) == here.len();
+        let alone = at_end && self.cache.is_some_and(|cache| self.heap.has_one_thread(cache));
+        let asks = !alone && os::read_memory((&raw const here).addr(), &mut here) == here.len();
         let audit = Audit { of: self, asks, copies: if asks { Copies::new() } else { None } };
         // What is being resized has its old canary or its new one, and is looked at when that is over.
         self.tracker.walk(|seen| {

@@ -85,7 +85,7 @@ impl Heap {
     /// # Panics
     /// If a closure of the builder's does: see [`HeapBuilder::on_misuse`](crate::HeapBuilder::on_misuse).
     pub fn check_memory(&self) -> usize {
-        self.tracked().check_memory()
+        self.tracked().check_memory(false)
     }
 
     /// The calling thread's times; `None` if calls are not timed, or it has no index.

@@ -43,10 +43,9 @@ pub(super) struct Recent {
     /// The same of large and guarded ones, which keep their addresses alone: that is all.
     runs: [AtomicUsize; KEPT_RUNS],
     next_run: AtomicU64,
-    /// Those that found their place taken when the system refused them access. While there are any nothing goes into `runs`, so there
-    /// are no more than threads that were about to put something there.
+    /// Those that found their place taken when the system refused them access: few, since they are the first to be tried again.
     stuck: [AtomicUsize; KEPT_RUNS],
-    /// The same as runs of first chunks of spans, which nobody had; and how many came here so far, and their bytes.
+    /// First chunks of spans, which nobody had, in the same way as runs; and how many came here so far, and their bytes.
     firsts: [AtomicUsize; KEPT_FIRSTS],
     next_first: AtomicU64,
     first_bytes: Counter,
