@@ -69,10 +69,15 @@ impl Tracked<'_> {
         late: bool,
     ) -> Result<Option<Resizing<'_>>, ()> {
         let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
-        match self.tracker.resize(self.heap.place(address), layout, thread) {
-            Ok(held) => Ok(Some(held)),
-            Err(_) if self.can_be_resized(address, layout, late) => Ok(None),
-            Err(_) => Err(()),
+        let place = self.heap.place(address);
+        loop {
+            match self.tracker.resize(place, layout, thread) {
+                Ok(held) => return Ok(Some(held)),
+                Err(_) if !self.can_be_resized(address, layout, late) => return Err(()),
+                Err(_) if self.tracker.find(place).is_none() => return Ok(None),
+                // Another thread that resized it has let go meanwhile.
+                Err(_) => {}
+            }
         }
     }
 

@@ -1,9 +1,13 @@
 //! Misuse ends the process with a word on what it was: at once for larger allocations, for chunks when they return to
 //! their span. (The fake system panics instead. What a pool notices is tested there.)
 
+use super::super::Tracked;
 use super::world::{Block, Client, World, class_of};
 use crate::arena::Fill;
 use crate::config::{HUGE_MIN, PAGE};
+use crate::modes::Tracker;
+use crate::report::Mode;
+use crate::sync::stepped::interrupted;
 use crate::tagged::NONE;
 use std::string::String;
 
@@ -151,4 +155,34 @@ fn sizes_that_overflow_are_refused_and_no_misuse() {
         assert_eq!(world.heap.alloc_large(NONE, size, align, Fill::Any), None, "{size:#x} aligned to {align:#x}");
     }
     world.finish([client].into());
+}
+
+/// Whenever another thread lets go of what it has resized: who is to move it is told of that, or has it in hand, and copies nothing
+/// that can be freed meanwhile.
+#[test]
+fn what_another_lets_go_of_is_held_from_then_on() {
+    let (mut held, mut told) = (0, 0);
+    for step in 0.. {
+        let (world, tracker) = (World::new(), Tracker::new());
+        let heap = &world.heap;
+        let tracked = Tracked { heap, tracker: &tracker, mode: Mode::Tracked, cache: None, tag: "", frame: 0 };
+        let at = tracked.alloc(100, 8, Some(class_of(100)), Fill::Any).expect("memory").as_ptr().expose_provenance();
+        let mut other = Some(tracker.resize(heap.place(at), None, 77).expect("live"));
+        let mut mine = None;
+        let steps = interrupted(step, &mut || drop(other.take()), || {
+            let hold = std::panic::AssertUnwindSafe(|| tracked.hold(at, Some((100, 8)), false));
+            mine = std::panic::catch_unwind(hold).ok();
+        });
+        match mine {
+            None => told += 1,
+            Some(Ok(Some(_))) => held += 1,
+            Some(other) => panic!("at step {step}: {other:?}"),
+        }
+        if step > steps {
+            break;
+        }
+        // SAFETY: used no more.
+        unsafe { tracker.dispose() };
+    }
+    assert!(held > 0 && told > 0, "{held} and {told}");
 }
