@@ -12,14 +12,16 @@
 //! | when | what is advised |
 //! |---|---|
 //! | dense runs have reached `GROWN` in a heap's first arena, or it is asked for a run of `GROWN_RUN` or more | huge pages from the *edge* up, which is some way above the reach; the *gap* below it stays small pages, for sparse runs |
-//! | a further arena is added, since the first is full | huge pages in all of it |
-//! | memory goes back from an arena | small pages in what the reach has passed; the edge moves up to the reach, and the gap is gone |
+//! | a further arena is added, since the first is full | huge pages in all of it; where the kinds lie apart, in its upper half |
+//! | memory goes back from an arena | small pages in what the reach has passed; the edge moves up to the reach, and the gap is gone, but where the kinds lie apart |
 //! | a huge page comes slower than as many small ones would | small pages from the edge up; no edge, until the reach is `AGAIN` further, and each time twice as far |
 //!
 //! So sparse runs cost nothing but what they touch; dense runs leave the gap free as long as there is room elsewhere. There are
-//! three ranges an arena, so never more than three mappings. In C the gap is half of what is left of the arena, or half of a further
-//! one, whatever goes back, and sparse runs stay below: either kind has a further arena made before it lies where the other should, unless
-//! addresses are short. Sealed arenas have no such halves: what is not yet used has no access there.
+//! three ranges an arena, so never more than three mappings.
+//!
+//! In C the kinds lie *apart*: below the *split* sparse runs, from there up dense ones. It is where the edge is at first, in the
+//! middle of what is left of the arena, or of a further one. Either kind has a further arena made before it lies where the other
+//! should, unless addresses are short. Sealed arenas have no split: a run above it would open all below.
 //!
 //! A huge page comes slowly where the kernel must make room for it by moving others, or where a machine below, which has taken
 //! back what lay free in pieces as large as that, must find it first: then its first touch may take thirty times as long. So
@@ -42,9 +44,7 @@
 
 use super::bits::words_of;
 use super::region::{Arena, Books, Density};
-use crate::config::{
-    AGAIN, ARENA_ALIGN, GAP, GROWN, GROWN_RUN, PAGE, SEAL_STEP, SLOW_US, SPLITS, TIMED_MS, TIMED_PART,
-};
+use crate::config::{AGAIN, ARENA_ALIGN, GAP, GROWN, GROWN_RUN, PAGE, SEAL_STEP, SLOW_US, TIMED_MS, TIMED_PART};
 use crate::os;
 use crate::report::Thp;
 use crate::sync::{AtomicUsize, Ordering};
@@ -57,9 +57,11 @@ pub(super) struct Growth {
     /// How much of that was reached by sparse runs.
     sparse: AtomicUsize,
     edge: AtomicUsize,
-    /// Where dense runs begin if they lie apart from sparse ones: the edge, as it was at first.
+    /// Whether dense and sparse runs lie apart.
+    apart: bool,
+    /// Then, where dense ones begin: the edge, as it was at first.
     split: AtomicUsize,
-    /// Where the gap begins that ends at the edge; none if that is not below.
+    /// Where the gap begins that ends at the edge, or at the split; none if that is not below.
     gap: AtomicUsize,
     /// The end of the last huge page that was looked at, how many were since one was timed, and when that was, in ms.
     tried: AtomicUsize,
@@ -74,8 +76,9 @@ pub(super) struct Growth {
 
 impl Growth {
     /// Of an arena of so many pages, for which nothing is advised.
-    pub(super) fn new(pages: usize) -> Self {
+    pub(super) fn new(pages: usize, apart: bool) -> Self {
         Self {
+            apart,
             reach: AtomicUsize::new(0),
             sparse: AtomicUsize::new(0),
             edge: AtomicUsize::new(pages),
@@ -92,7 +95,7 @@ impl Growth {
 
     /// As if it were new.
     pub(super) fn reset(&self, pages: usize) {
-        let Self { reach, sparse, edge, split, gap, tried, untimed, timed_at, again, patience, open } = self;
+        let Self { reach, sparse, edge, apart: _, split, gap, tried, untimed, timed_at, again, patience, open } = self;
         [reach, sparse, tried, timed_at, again].iter().for_each(|count| count.store(0, Ordering::Relaxed));
         untimed.store(TIMED_PART, Ordering::Relaxed);
         [edge, split, gap, open].iter().for_each(|end| end.store(pages, Ordering::Relaxed));
@@ -133,8 +136,8 @@ impl Arena {
     }
 
     /// Asks for huge pages in the whole arena, which is fresh, but for what sparse runs shall have.
-    pub(super) fn grow_from_start(&self, splits: bool) {
-        let edge = if splits { self.block_from(self.pages / 2) } else { 0 };
+    pub(super) fn grow_from_start(&self) {
+        let edge = if self.growth.apart { self.block_from(self.pages / 2) } else { 0 };
         self.growth.edge.store(edge, Ordering::Relaxed);
         self.growth.split.store(edge, Ordering::Relaxed);
         self.growth.gap.store(0, Ordering::Relaxed);
@@ -176,9 +179,9 @@ impl Arena {
         if end > self.growth.reach.load(Ordering::Relaxed) {
             self.pass(end, density, thp());
         }
-        let Growth { gap, edge, .. } = &self.growth;
+        let Growth { gap, edge, apart, .. } = &self.growth;
         // Where they lie apart, what is free in the gap stays for sparse ones.
-        if !SPLITS && end > gap.load(Ordering::Relaxed) && end <= edge.load(Ordering::Relaxed) {
+        if !apart && end > gap.load(Ordering::Relaxed) && end <= edge.load(Ordering::Relaxed) {
             gap.fetch_max(end, Ordering::Relaxed);
         }
     }
@@ -234,9 +237,9 @@ impl Arena {
         }
         // Where an arena is sealed nothing is left out, since it would be open.
         let sealed = open.load(Ordering::Relaxed) < self.pages;
-        let half = (self.pages - reach) / 2;
-        let apart = if SPLITS && half > GAP / PAGE { half } else { GAP / PAGE };
-        let from = self.block_from(if sealed { reach } else { reach + apart });
+        let (half, least) = ((self.pages - reach) / 2, GAP / PAGE);
+        let gap_pages = if self.growth.apart && half > least { half } else { least };
+        let from = self.block_from(if sealed { reach } else { reach + gap_pages });
         if thp == Thp::Default
             && from < self.pages
             && edge.compare_exchange(self.pages, from, Ordering::Relaxed, Ordering::Relaxed).is_ok()
@@ -247,31 +250,36 @@ impl Arena {
         }
     }
 
+    /// The density of large runs here.
+    pub(super) fn large(&self) -> Density {
+        Density::of_large(self.growth.apart)
+    }
+
     /// The pages that such a run is not to have as long as there are others: for a dense one the gap, and for a sparse one, where they
-    /// lie apart, those from the edge up.
+    /// lie apart, those from the split up.
     pub(super) fn others(&self, pages: usize, density: Density, books: &Books) -> Range<usize> {
-        let Growth { edge, split, gap, .. } = &self.growth;
-        if GROWN == usize::MAX || density == Density::Sparse && (!SPLITS || books.is_sealed()) {
+        let Growth { edge, apart, split, gap, .. } = &self.growth;
+        if GROWN == usize::MAX {
             return 0..0;
         }
         if density == Density::Sparse {
-            return split.load(Ordering::Relaxed)..self.pages;
+            return if *apart { split.load(Ordering::Relaxed)..self.pages } else { 0..0 };
         }
         if pages * PAGE >= GROWN_RUN && edge.load(Ordering::Relaxed) == self.pages {
             self.set_edge(books.thp());
         }
-        let end = if SPLITS { split } else { edge }.load(Ordering::Relaxed);
+        let end = if *apart { split } else { edge }.load(Ordering::Relaxed);
         // Without an edge there is no gap.
         if end == self.pages { 0..0 } else { gap.load(Ordering::Relaxed)..end }
     }
 
     /// Told when memory of this arena has gone back.
     pub(super) fn ebb(&self) {
-        let Growth { reach, edge, gap, .. } = &self.growth;
+        let Growth { reach, edge, apart, gap, .. } = &self.growth;
         let old = edge.load(Ordering::Relaxed);
         let new = self.block_from(reach.load(Ordering::Relaxed));
         if old < new && edge.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            if !SPLITS {
+            if !apart {
                 gap.store(new, Ordering::Relaxed);
             }
             os::advise_thp(self.start() + old * PAGE, (new - old) * PAGE, Thp::Never);

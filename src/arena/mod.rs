@@ -6,8 +6,8 @@
 //! tables, if they can be: else each shortage of memory would cost the address space of some tables.
 //!
 //! A new arena is as large as all before it together (from `ARENA_MIN` on; beyond `ARENA_MAX` only an `ARENA_PART`-th of them, so
-//! that the table reaches as far as the addresses do), so address space stays proportional to use; where the system refuses (`ulimit -v`, strict overcommit), smaller ones are tried: but the smallest that is
-//! made is the larger the more there are, or a system that had little to give for long would have filled the table for good.
+//! that the table reaches as far as the addresses do), so address space stays proportional to use; where the system refuses
+//! (`ulimit -v`, strict overcommit), smaller ones are tried: but the smallest that is made is the larger the more there are, or a system that had little to give for long would have filled the table for good.
 //!
 //! Invariant: arenas fill `table` from the front; once it is full, a new one takes the slot of an abandoned one, and names it.
 
@@ -40,7 +40,7 @@ use crate::report::Thp;
 use crate::sync::{AtomicPtr, AtomicUsize, Fault, Ordering, Point, Quiet, planted, point};
 use core::ptr;
 use growth::grow_mapping;
-use region::{Books, LARGE, Took};
+use region::{Books, Took};
 
 /// See the module's documentation; in this order for the heap's sake.
 #[derive(Debug)]
@@ -53,9 +53,11 @@ pub(crate) struct Arenas {
     table: [AtomicPtr<Arena>; ARENAS],
     /// Whether they are those of a heap beside the program's: for what is said of misuse.
     beside: Quiet,
+    /// Whether dense and sparse runs lie apart though this build does not have it so.
+    apart: Quiet,
 }
 
-/// Bytes of the arena that comes after so many of all.
+/// Bytes of the next arena, where so many are reserved.
 fn next_arena(reserved: usize) -> usize {
     reserved.clamp(ARENA_MIN, ARENA_MAX.max(reserved / ARENA_PART))
 }
@@ -70,6 +72,7 @@ impl Arenas {
                 reserved: AtomicUsize::new(0),
                 metadata: AtomicUsize::new(0),
                 beside: Quiet::new(),
+                apart: Quiet::new(),
             }
         }
     }
@@ -96,6 +99,16 @@ impl Arenas {
     #[allow(dead_code, reason = "heaps of one's own alone say so")]
     pub(crate) fn stand_beside(&self) {
         self.beside.set(1);
+    }
+
+    /// Has dense and sparse runs lie apart. Before the first arena is made.
+    #[allow(dead_code, reason = "for tests: in C they do")]
+    pub(crate) fn lie_apart(&self) {
+        self.apart.set(1);
+    }
+
+    fn are_apart(&self) -> bool {
+        SPLITS || self.apart.get() != 0
     }
 
     /// Whose allocations lie in them, in words.
@@ -166,7 +179,7 @@ impl Arenas {
 
     /// The same for a large allocation.
     pub(crate) fn take_large_run(&self, pages: usize, align: usize, fill: Fill) -> Option<Run> {
-        self.take(pages, align, fill, LARGE, true)
+        self.take(pages, align, fill, Density::of_large(self.are_apart()), true)
     }
 
     /// The same for a run of which little may be used.
@@ -176,7 +189,7 @@ impl Arenas {
 
     /// The same for a large allocation, in the arenas there are. `None`: none of them has such a run.
     pub(crate) fn take_large_run_there(&self, pages: usize, align: usize, fill: Fill) -> Option<Run> {
-        self.take(pages, align, fill, LARGE, false)
+        self.take(pages, align, fill, Density::of_large(self.are_apart()), false)
     }
 
     fn take(&self, pages: usize, align: usize, fill: Fill, density: Density, may_grow: bool) -> Option<Run> {
@@ -218,7 +231,7 @@ impl Arenas {
     fn find(&self, pages: usize, align: usize, fill: Fill, density: Density, may_grow: bool) -> Option<Run> {
         let mut again = 3;
         // First where runs of this density are to lie, for which an arena is made, if addresses are not short.
-        let (mut strictly, mut has_grown) = (SPLITS, false);
+        let (mut strictly, mut has_grown) = (self.are_apart(), false);
         loop {
             // Relaxed: only a hint. What was given back before the call is seen anyhow; a search that misses what comes back
             // at that moment adds an arena too soon.
@@ -442,7 +455,7 @@ impl Arenas {
     fn prepare(&self, arena: &Arena, margin: usize) {
         os::advise_thp(arena.start(), arena.bytes(), self.thp());
         if self.reserved() > 0 && self.thp() == Thp::Default {
-            arena.grow_from_start(SPLITS && !self.is_sealed());
+            arena.grow_from_start();
         }
         if self.is_sealed() {
             let margins = [arena.start() - margin, arena.start() + arena.bytes()];
@@ -497,8 +510,10 @@ impl Arenas {
             os::release(start - margin, bytes + 2 * margin);
             return None;
         };
+        let place = ptr::with_exposed_provenance_mut(table);
+        let apart = self.are_apart() && !self.is_sealed();
         // SAFETY: fresh memory of that size, aligned to an OS page, and pages fresh from the system.
-        let arena = unsafe { Arena::make(ptr::with_exposed_provenance_mut(table), start >> PAGE_SHIFT, pages, margin) };
+        let arena = unsafe { Arena::make(place, start >> PAGE_SHIFT, pages, margin, apart) };
         // SAFETY: made above, and not published yet.
         self.prepare(unsafe { &*arena }, margin);
         // SAFETY: a published arena stays for ever.

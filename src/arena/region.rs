@@ -28,7 +28,7 @@
 use super::bits::{ones, runs_of, words_of};
 use super::growth::Growth;
 use super::longest::Longest;
-use crate::config::{PAGE, PAGE_SHIFT, SPLITS};
+use crate::config::{PAGE, PAGE_SHIFT};
 use crate::log::{Bytes, Voice, tell};
 use crate::os;
 use crate::report::Thp;
@@ -66,8 +66,12 @@ pub(crate) enum Density {
     Sparse,
 }
 
-/// Of large runs.
-pub(super) const LARGE: Density = if SPLITS { Density::Sparse } else { Density::Dense };
+impl Density {
+    /// Of large runs, where dense and sparse ones lie apart or not.
+    pub(super) fn of_large(apart: bool) -> Self {
+        if apart { Self::Sparse } else { Self::Dense }
+    }
+}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -167,12 +171,12 @@ impl Arena {
         4 * words + lanes + groups
     }
 
-    /// Makes an arena in place, all of its pages free and zero.
+    /// Makes an arena in place, all of its pages free and zero; in which dense and sparse runs lie apart or not.
     ///
     /// # Safety
     /// `at` points to `table_bytes(pages)` writable bytes, aligned to 16, that nobody else uses and that stay; the
     /// pages from `first_page` on are reserved, fresh from the system.
-    pub(crate) unsafe fn make(at: *mut u8, first_page: usize, pages: usize, margin: usize) -> *mut Self {
+    pub(crate) unsafe fn make(at: *mut u8, first_page: usize, pages: usize, margin: usize, apart: bool) -> *mut Self {
         let words = pages.div_ceil(64);
         // SAFETY: inside the bytes that the caller gives.
         let tables = unsafe { at.add(size_of::<Self>()) }.cast::<AtomicU64>();
@@ -191,7 +195,7 @@ impl Arena {
             dirty_hint: AtomicUsize::new(0),
             visit: AtomicUsize::new(0),
             gone: AtomicU32::new(THERE),
-            growth: Growth::new(pages),
+            growth: Growth::new(pages, apart),
             replaced: ptr::null_mut(),
         };
         arena.longest().reset(words);
@@ -386,17 +390,19 @@ impl Arena {
         Took::Run(Run { page, pages })
     }
 
-    /// Takes the pages right behind a large run that the caller owns, if they are all free, and none of them where dense, or sparse,
-    /// runs are to lie and it does not: what is copied once to where huge pages are grows on there.
+    /// Takes the pages right behind a large run that the caller owns, if they are all free, and none of them where runs of the
+    /// other density are to lie: what is copied once to where huge pages are grows on there.
     pub(crate) fn extend(&self, page: usize, pages: usize, books: &Books) -> Option<Run> {
         let start = page - self.first_page;
         let end = start + pages;
-        let others = self.others(0, LARGE, books);
-        let leads_there = start < others.end && others.start < end && !(SPLITS && others.contains(&(start - 1)));
+        let others = self.others(0, self.large(), books);
+        // A sparse one that lies where dense ones should, for want of room, goes on there.
+        let lies_there = self.large() == Density::Sparse && others.contains(&(start - 1));
+        let leads_there = !lies_there && start < others.end && others.start < end;
         if end > self.pages || leads_there || self.claim(start, pages, books).is_err() {
             return None;
         }
-        match self.commit(start, pages, Fill::Any, LARGE, books) {
+        match self.commit(start, pages, Fill::Any, self.large(), books) {
             Took::Run(run) => Some(run),
             _ => None,
         }

@@ -1,5 +1,6 @@
 //! An arena against a plain model of its pages, and what `Arenas` adds: growth, small reservations, refusals.
 
+mod apart;
 mod holes;
 
 use super::{Arena, Arenas, Books, Density, Fill, Run, Took, next_arena};
@@ -62,7 +63,7 @@ impl World {
         let first_page = (start >> PAGE_SHIFT) + OFFSET;
         let table = fake::metadata(Arena::table_bytes(PAGES)).unwrap();
         // SAFETY: fresh memory for the table, and fresh pages.
-        let arena = unsafe { &*Arena::make(ptr::with_exposed_provenance_mut(table), first_page, PAGES, 0) };
+        let arena = unsafe { &*Arena::make(ptr::with_exposed_provenance_mut(table), first_page, PAGES, 0, false) };
         let books = plain_books();
         let model = std::vec![Page::default(); PAGES];
         Self { system, arena, books, first_page, model, runs: Vec::new(), stamp: 0 }

@@ -16,8 +16,8 @@
 //! there are asked for all the same. In the child of a `vfork` the first thread proves nothing of the kind, so nobody
 //! adopts in this way, and nobody repairs, where a thread of another process is heard of.
 //!
-//! *Other ends.* A thread that joins, or that gets no cache, asks the system for two others, in turn, whether they still exist. The system knows
-//! only those of the caller's own process, so a cache's word is the number of the process in which its thread was heard of.
+//! *Other ends.* A thread that joins, or that gets no cache, asks the system for two others, in turn, whether they still exist. The
+//! system knows only those of the caller's own process, so a cache's word is the number of the process in which its thread was heard of.
 //! The child of a `vfork` has memory and slot in common with the thread that made it: a cache that it makes is then that
 //! thread's, under the number of a process that is no more, and nobody asks for it.
 

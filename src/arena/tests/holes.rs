@@ -25,7 +25,7 @@ impl Plain {
         let first_page = (fake::reserve((pages + OFFSET) * PAGE, 128 * PAGE).unwrap() >> PAGE_SHIFT) + OFFSET;
         let table = fake::metadata(Arena::table_bytes(pages)).unwrap();
         // SAFETY: fresh memory for the table, and fresh pages.
-        let arena = unsafe { &*Arena::make(ptr::with_exposed_provenance_mut(table), first_page, pages, 0) };
+        let arena = unsafe { &*Arena::make(ptr::with_exposed_provenance_mut(table), first_page, pages, 0, false) };
         let books = super::plain_books();
         Self { system, arena, books, first_page, used: std::vec![false; pages], runs: Vec::new() }
     }
