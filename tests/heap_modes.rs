@@ -8,7 +8,7 @@ use common::random::Random;
 use common::{MIB, scaled};
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use millpond::{Freed, Heap, HeapBuilder, Mode, PoolTable};
+use millpond::{Freed, Heap, HeapBuilder, Mode, PoolTable, Thp};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -400,5 +400,36 @@ fn a_panic_at_the_soft_limit_leaves_what_grows() {
         // SAFETY: it is as it was.
         unsafe { heap.free(block, layout(MIB / 2, 8)) };
         assert_eq!(heap.check().expect("sound").live, 0, "{mode:?}");
+    }
+}
+
+/// What the system has done for the calling thread: first touches of pages.
+fn faults() -> i64 {
+    let mut usage = core::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: fills in what it is given; zeros are such numbers too.
+    let usage = unsafe {
+        assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()), 0);
+        usage.assume_init()
+    };
+    usage.ru_minflt
+}
+
+/// A page that is read before it is written to costs two faults, and interrupts all processors.
+#[test]
+fn fresh_pages_are_not_read_first() {
+    millpond::set_thp(Thp::Never);
+    for mode in MODES {
+        let heap = Heap::builder().mode(mode).build().expect("built");
+        // Some four in a page, and some sixty records.
+        let (count, size) = (4000, 990usize);
+        let before = faults();
+        for _ in 0..count {
+            let ptr = heap.alloc(layout(size, 8)).expect("memory");
+            // SAFETY: the allocation's first byte.
+            unsafe { ptr.write(1) };
+        }
+        let faults = faults() - before;
+        let pages = count * 1024 / 4096;
+        assert!(faults > 0 && faults < pages * 3 / 2, "{mode:?}: {faults} faults for {pages} pages");
     }
 }

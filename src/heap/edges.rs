@@ -69,6 +69,16 @@ impl Edge {
         unsafe { self.at.add(at).read_volatile() }
     }
 
+    /// Writes before the edge of a chunk that is the caller's, whatever is there: a page that is read first gets its memory in two steps,
+    /// of which the second interrupts all processors.
+    #[inline]
+    fn touch_before(self, chunk: usize) {
+        if self.at.addr() > chunk {
+            // SAFETY: between the beginning of the caller's chunk and its edge, both of which are whole words.
+            unsafe { self.at.sub(1).write_volatile(0) };
+        }
+    }
+
     #[inline]
     fn is_whole(self) -> bool {
         (0..WORDS).fold(0, |bad, at| bad | (self.get(at) ^ self.word)) == 0
@@ -97,7 +107,9 @@ impl Tracked<'_> {
     #[inline]
     pub(super) fn set_edges(&self, address: usize, size: usize, class: Option<Class>) {
         if let Some(class) = class.filter(|_| self.tracker.knows_all()) {
-            if !Edge::of(address, class).is_whole() {
+            let edge = Edge::of(address, class);
+            edge.touch_before(address);
+            if !edge.is_whole() {
                 self.mend(address, class);
             }
             if let Some(before) = self.before(address, class) {
