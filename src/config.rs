@@ -126,6 +126,8 @@ mod values {
 
     /// Nodes in the first segment of a slab, few, so that the first segments of several share OS pages; each further one doubles.
     pub(crate) const SLAB_FIRST: u32 = 4;
+    /// Empty magazines that a processor takes at once where none was returned: an OS page.
+    pub(crate) const MAGAZINES_AT_ONCE: u32 = 8;
     /// Segments of a slab, at most.
     pub(crate) const SLAB_SEGMENTS: usize = 28;
     /// Whether zeroed memory is a valid node. Not so for loom's atomics, which must be constructed.
@@ -292,6 +294,7 @@ mod values {
     pub(crate) const KEPT_PART: usize = 1;
 
     pub(crate) const SLAB_FIRST: u32 = 2;
+    pub(crate) const MAGAZINES_AT_ONCE: u32 = 2;
     pub(crate) const SLAB_SEGMENTS: usize = 3;
     pub(crate) const ZERO_IS_NODE: bool = false;
     pub(crate) const THREADS: usize = 4;

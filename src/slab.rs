@@ -29,6 +29,10 @@ use crossbeam_utils::CachePadded;
 /// Where `ZERO_IS_NODE`, memory of zeros must be a valid node. `link` must always return the same word, which only
 /// stacks may use while the node is in one.
 pub(crate) unsafe trait Node: Sized {
+    /// How many fresh nodes whoever takes one near a home takes with it, at most; the others are free there. Two threads that touch the
+    /// same fresh OS page at a time each wait for the system to fill it.
+    const AT_ONCE: u32 = 1;
+
     /// Bytes of a node with `words` words behind its header; a multiple of its alignment.
     fn stride(words: usize) -> usize;
 
@@ -71,10 +75,10 @@ struct Free(Stack);
 
 /// Segment and place in it of the node number `at`, counted from zero.
 #[inline]
-const fn place(at: u32) -> (usize, usize) {
+const fn place(at: u32) -> (usize, u32) {
     let shifted = at as u64 + SLAB_FIRST as u64;
     let segment = shifted.ilog2() - SLAB_FIRST.ilog2();
-    (segment as usize, (shifted - ((SLAB_FIRST as u64) << segment)) as usize)
+    (segment as usize, (shifted - ((SLAB_FIRST as u64) << segment)) as u32)
 }
 
 impl<T: Node, const STACKS: usize> Slab<T, STACKS> {
@@ -110,27 +114,27 @@ impl<T: Node, const STACKS: usize> Slab<T, STACKS> {
         let start = self.segments[segment].load(Ordering::Acquire);
         debug_assert!(!start.is_null(), "no segment for {index}");
         // SAFETY: the segment of an index that was handed out is published, holds made nodes, and stays for ever.
-        unsafe { &*start.add(at * self.stride()).cast() }
+        unsafe { &*start.add(at as usize * self.stride()).cast() }
     }
 
     /// A node for the caller alone: one that was returned, else a fresh one. `None` if there is no memory for more.
     pub(crate) fn take(&self) -> Option<&T> {
-        self.take_near(0)
+        self.take_from(0, Index::MAX, 1)
     }
 
     /// The same, with an index below `end`: `None` if all of these are taken. Of a slab from which nobody takes otherwise.
     pub(crate) fn take_below(&self, end: Index) -> Option<&T> {
-        self.take_from(0, end)
+        self.take_from(0, end, 1)
     }
 
     /// The same; of those that were returned, one that was returned [near](Self::give_near) the same home, or else as near as there
     /// is one. Homes are numbered from zero, below `STACKS`, a power of two.
     pub(crate) fn take_near(&self, home: usize) -> Option<&T> {
-        self.take_from(home, Index::MAX)
+        self.take_from(home, Index::MAX, T::AT_ONCE)
     }
 
     #[inline(always)]
-    fn take_from(&self, home: usize, end: Index) -> Option<&T> {
+    fn take_from(&self, home: usize, end: Index, most: u32) -> Option<&T> {
         if let Some(index) = (0..STACKS).find_map(|step| self.supply.free[home ^ step].0.pop(self)) {
             let node = self.get(index);
             // Again: whoever took it first may have vanished before it was named.
@@ -139,22 +143,30 @@ impl<T: Node, const STACKS: usize> Slab<T, STACKS> {
         }
         // Relaxed: the exchange below decides.
         let mut at = self.supply.fresh.load(Ordering::Relaxed);
-        loop {
-            let (segment, _) = place(at);
+        let count = loop {
+            let (segment, first) = place(at);
             if segment >= SLAB_SEGMENTS || at + 1 >= end {
                 return None;
             }
             if !planted(Fault::SlabSegment) {
                 self.segment(segment)?;
             }
+            // Up to where as many end, or the segment does.
+            let count = most - first % most;
+            let count = count.min((SLAB_FIRST << segment) - first);
             // ORDERING: Release pairs with the Acquire in `made`: the segment is there.
-            match self.supply.fresh.compare_exchange_weak(at, at + 1, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => break,
+            match self.supply.fresh.compare_exchange_weak(at, at + count, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => break count,
                 Err(now) => at = now,
             }
-        }
+        };
         if planted(Fault::SlabSegment) {
             self.segment(place(at).0)?;
+        }
+        // The last first: they are taken in their order.
+        for index in (at + 2..at + 1 + count).rev() {
+            self.get(index).name(index);
+            self.give_near(home, index);
         }
         let node = self.get(at + 1);
         node.name(at + 1);
@@ -170,7 +182,7 @@ impl<T: Node, const STACKS: usize> Slab<T, STACKS> {
         let order = if planted(Fault::ReachedRelaxed) { Ordering::Relaxed } else { Ordering::Acquire };
         let start = self.segments.get(segment)?.load(order);
         // SAFETY: as in `get`.
-        (!start.is_null()).then(|| unsafe { &*start.add(at * self.stride()).cast() })
+        (!start.is_null()).then(|| unsafe { &*start.add(at as usize * self.stride()).cast() })
     }
 
     /// Makes the node `index`, and all below it, for the caller, who has that index elsewhere: such a slab gives no others.
@@ -363,6 +375,46 @@ mod tests {
         assert_eq!(slab.made(), 5);
         slab.give(2);
         assert!(ptr::eq(slab.take_below(6).unwrap(), slab.get(2)) && slab.take_below(6).is_none());
+    }
+
+    struct Twin(Bare);
+
+    // SAFETY: as for the first.
+    unsafe impl Node for Twin {
+        const AT_ONCE: u32 = 8;
+
+        fn stride(words: usize) -> usize {
+            Bare::stride(words)
+        }
+
+        fn link(&self) -> &AtomicU32 {
+            self.0.link()
+        }
+
+        unsafe fn make(at: *mut Self, words: usize) {
+            // SAFETY: the caller's word.
+            unsafe { Bare::make(at.cast(), words) };
+        }
+
+        fn name(&self, _: Index) {}
+    }
+
+    /// Neighbours go to one home, in their order; the first segment has less than that many.
+    #[test]
+    fn fresh_ones_come_to_a_home_several_at_a_time() {
+        let _system = os::fake::System::fresh();
+        let slab = Slab::<Twin, 2>::new();
+        slab.shape(0);
+        let take = |home: usize, index: Index| {
+            assert!(ptr::eq(slab.take_near(home).unwrap(), slab.get(index)), "{index}");
+            (slab.made(), slab.free_nodes().unwrap())
+        };
+        assert_eq!(take(0, 1), (4, 3));
+        assert_eq!((2..5).map(|index| take(0, index)).last(), Some((4, 0)));
+        assert_eq!(take(1, 5), (12, 7));
+        assert_eq!(take(1, 6), (12, 6));
+        assert_eq!(take(0, 7), (12, 5), "those of another before any that are fresh");
+        assert_eq!((8..14).map(|index| take(0, index)).last(), Some((20, 7)));
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //!
 //! Invariant: while not loaded, `slots[..count]` are distinct free chunks of one class that are in no other place.
 
-use crate::config::{MAGAZINE_SLOTS, SHARDS};
+use crate::config::{MAGAZINE_SLOTS, MAGAZINES_AT_ONCE, SHARDS};
 use crate::slab::{Node, Slab};
 use crate::sync::{AtomicU32, Ordering, Slot};
 use crate::tagged::{Index, NONE};
@@ -39,6 +39,8 @@ pub(crate) type Magazines = Slab<Magazine, SHARDS>;
 
 // SAFETY: zeros are an empty magazine; the link is one word.
 unsafe impl Node for Magazine {
+    const AT_ONCE: u32 = MAGAZINES_AT_ONCE;
+
     fn stride(_: usize) -> usize {
         size_of::<Self>()
     }

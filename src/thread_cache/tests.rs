@@ -33,8 +33,8 @@ struct World {
     cache: Box<ThreadCache>,
     bins: Vec<Bin>,
     empties: Vec<Index>,
-    /// Magazines in the slab's free list.
-    returned: usize,
+    /// Magazines of the slab that are not free: some are made free.
+    taken: usize,
     next_chunk: usize,
     now: u32,
 }
@@ -50,7 +50,7 @@ impl World {
             cache,
             bins: (0..CLASSES).map(|_| Bin::default()).collect(),
             empties: Vec::new(),
-            returned: 0,
+            taken: 0,
             next_chunk: 0x1000,
             now: 0,
         }
@@ -65,7 +65,7 @@ impl World {
     fn magazine(&mut self, count: usize) -> (Index, Vec<usize>) {
         let chunks: Vec<usize> = (0..count).map(|_| self.chunk()).collect();
         let magazine = self.magazines.take().unwrap();
-        self.returned -= (self.returned > 0) as usize;
+        self.taken += 1;
         magazine.slots().iter().zip(&chunks).for_each(|(slot, chunk)| slot.set(*chunk));
         magazine.set_count(count);
         (magazine.index(), chunks)
@@ -79,7 +79,7 @@ impl World {
     fn give(&mut self, index: Index) {
         self.magazines.get(index).set_count(0);
         self.magazines.give(index);
-        self.returned += 1;
+        self.taken -= 1;
     }
 
     fn push(&mut self, class: Class) {
@@ -176,7 +176,7 @@ impl World {
         let mut walked = Vec::new();
         self.cache.walk_empties(&self.magazines, |magazine| walked.push(magazine.index()));
         assert!(walked.iter().eq(self.empties.iter().rev()));
-        assert_eq!(self.magazines.free_nodes(), Some(self.returned));
+        assert_eq!(self.magazines.free_nodes(), Some(self.magazines.made() as usize - self.taken));
     }
 }
 
@@ -243,20 +243,20 @@ proptest! {
                     if world.empties.len() < EMPTIES as usize {
                         world.empties.push(index);
                     } else {
-                        world.returned += 1;
+                        world.taken -= 1;
                     }
                 }
                 Op::TakeEmpty => {
                     let taken = world.cache.take_empty(&world.magazines).unwrap().index();
                     match world.empties.pop() {
                         Some(expected) => prop_assert_eq!(taken, expected),
-                        None => world.returned -= (world.returned > 0) as usize,
+                        None => world.taken += 1,
                     }
                     world.give(taken);
                 }
                 Op::GiveEmpties => {
                     world.cache.give_empties(&world.magazines);
-                    world.returned += world.empties.len();
+                    world.taken -= world.empties.len();
                     world.empties.clear();
                 }
                 Op::Later(ticks) => world.now = world.now.wrapping_add(ticks),
