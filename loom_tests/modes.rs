@@ -403,7 +403,7 @@ impl Kept {
 
     fn remember(&self, address: usize) -> Option<usize> {
         self.write(address);
-        self.tracker.remember(address, 10).map(|(address, _)| self.write(address))
+        self.tracker.remember(1, address, 10).map(|(address, _)| self.write(address))
     }
 
     fn forget_all(&self) -> Vec<usize> {
@@ -434,7 +434,7 @@ fn sorted(had: impl IntoIterator<Item = usize>) -> Vec<usize> {
 pub fn forget_against_remember() {
     let kept = Kept::new(&[64, 128]);
     let other = spawn(&kept, |kept| kept.remember(192));
-    let mine = kept.tracker.forget_oldest().map(|(address, _)| kept.write(address));
+    let mine = kept.tracker.forget_oldest(1).map(|(address, _)| kept.write(address));
     let had = mine.into_iter().chain(other.join()).chain(kept.forget_all());
     assert_eq!(sorted(had), [64, 128, 192], "each free is had once");
 }
@@ -463,7 +463,7 @@ pub fn two_remember() {
     let tracker = Rc::new(Tracker::new());
     let turn = |tracker: &Tracker, address| {
         let run = tracker.remember_run(address).is_none() && tracker.remember_first(address, 8).is_none();
-        run && tracker.remember(address, 10).is_none()
+        run && tracker.remember(1, address, 10).is_none()
     };
     let other = spawn(&tracker, move |tracker| turn(tracker, 64));
     assert!(turn(&tracker, 128) && other.join(), "there is room for two");

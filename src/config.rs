@@ -144,8 +144,10 @@ mod values {
     pub(crate) const ID_BLOCK: usize = 64;
     /// log2 of the addresses for whose records there is one table: 2 MiB.
     pub(crate) const PLOT_SHIFT: u32 = 21;
-    /// How many of the last frees a tracker remembers, and how many freed chunks a hardened one keeps back at most.
+    /// How many of the last frees of a thread a tracker remembers, and how many freed chunks a hardened one keeps back at most; and among
+    /// how many queues of that length threads are dealt out.
     pub(crate) const RECENT: usize = 1024;
+    pub(crate) const KEPT_QUEUES: usize = 8;
     /// The most frames of a sampled allocation that are kept, the innermost.
     pub(crate) const FRAMES: usize = 128;
     /// Counters, a power of two, that say whether any sampled address has a given hash.
@@ -305,6 +307,7 @@ mod values {
     pub(crate) const ID_BLOCK: usize = 2;
     pub(crate) const PLOT_SHIFT: u32 = 7;
     pub(crate) const RECENT: usize = 2;
+    pub(crate) const KEPT_QUEUES: usize = 2;
     pub(crate) const FRAMES: usize = 2;
     pub(crate) const FILTER: usize = 2;
     pub(crate) const CANARY: usize = 8;

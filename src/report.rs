@@ -33,7 +33,7 @@ pub enum Mode {
     /// 75 bytes an allocation.
     Tracked,
     /// Also notices writes up to 32 bytes past the end of an allocation or before its beginning, when it is freed; writes to freed
-    /// memory, some 1024 frees later; and any access past guarded allocations and to freed large ones, at once. At the latest
+    /// memory, some 1024 frees of its thread later; and any access past guarded allocations and to freed large ones, at once. At the latest
     /// the program's end by `exit` looks. Some 80 ns a pair of calls. The README has a table of what is seen and what is not.
     Hardened,
 }

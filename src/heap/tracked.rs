@@ -242,18 +242,18 @@ impl Tracked<'_> {
         if is_hardened && is_default && ended.size <= KEPT_MAX {
             // SAFETY: the caller's allocation, which nobody uses any more.
             unsafe { with_exposed_provenance_mut::<u8>(address).write_bytes(JUNK, ended.size) };
-            if let Some((address, size)) = self.tracker.remember(address, ended.size) {
+            if let Some((address, size)) = self.tracker.remember(thread, address, ended.size) {
                 self.check_junk(address, size);
                 self.give(address);
             }
             return;
         }
-        self.keep_as_wished(&ended);
+        self.keep_as_wished(thread, &ended);
     }
 
     /// The end of a free, where it is not one of the modes as they are by default.
     #[unsafe(link_section = ".millpond_cold")]
-    fn keep_as_wished(&self, ended: &Ended) {
+    fn keep_as_wished(&self, thread: u32, ended: &Ended) {
         let Ended { address, size, .. } = *ended;
         let quarantine = &self.tracker.quarantine;
         let is_kept = quarantine.keeps(self.mode, size);
@@ -271,11 +271,11 @@ impl Tracked<'_> {
             return self.give(address);
         }
         quarantine.take(size);
-        if let Some((address, size)) = self.tracker.remember(address, size) {
+        if let Some((address, size)) = self.tracker.remember(thread, address, size) {
             self.release(address, size);
         }
         while quarantine.is_over() {
-            let Some((address, size)) = self.tracker.forget_oldest() else { break };
+            let Some((address, size)) = self.tracker.forget_oldest(thread) else { break };
             self.release(address, size);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! | queue | what waits there |
 //! |---|---|
-//! | frees | chunks, each with its size |
+//! | frees, one for some threads each | chunks, each with its size |
 //! | runs | large and guarded allocations, which keep their addresses alone |
 //! | stuck | those of them that have left it, and were refused access (`ulimit -d`): the first to be tried again |
 //! | firsts | first chunks of spans that came up and were not handed out |
@@ -13,9 +13,10 @@
 //! Invariant: what is kept back is in one slot, from the exchange that put it there to the one that takes it out.
 
 use super::Tracker;
-use crate::config::{ADDRESS_BITS, KEPT_FIRSTS, KEPT_MAX, KEPT_RUNS, RECENT};
+use crate::config::{ADDRESS_BITS, KEPT_FIRSTS, KEPT_MAX, KEPT_QUEUES, KEPT_RUNS, RECENT};
 use crate::os;
 use crate::sync::{AtomicU64, AtomicUsize, Counter, Fault, Ordering, planted};
+use crossbeam_utils::CachePadded;
 
 /// How many frees before it is looked at something is prefetched.
 const AHEAD: usize = 8;
@@ -34,12 +35,20 @@ const LONG: usize = if ADDRESS_BITS > 32 { 1 << (u64::BITS - ADDRESS_BITS) } els
 
 const _: () = assert!(KEPT_MAX < LONG);
 
+/// The last frees of some threads that are kept back.
+#[derive(Debug)]
+struct Frees {
+    /// Address and size of each, oldest next.
+    slots: [AtomicU64; RECENT],
+    next: AtomicU64,
+    /// Up to where the oldest have been forgotten before their turn.
+    gone: AtomicU64,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Recent {
-    /// The last frees that are kept back, oldest next: address and size.
-    frees: [AtomicU64; RECENT],
-    next: AtomicU64,
+    queues: [CachePadded<Frees>; KEPT_QUEUES],
     /// The same of large and guarded ones, which keep their addresses alone: that is all.
     runs: [AtomicUsize; KEPT_RUNS],
     next_run: AtomicU64,
@@ -49,56 +58,28 @@ pub(super) struct Recent {
     firsts: [AtomicUsize; KEPT_FIRSTS],
     next_first: AtomicU64,
     first_bytes: Counter,
-    /// Up to where the oldest have been forgotten before their turn.
-    gone: AtomicU64,
 }
 
-impl Recent {
+impl Frees {
     const_fn! {
-        pub(super) const fn new() -> Self {
-            Self {
-                frees: array_of![AtomicU64::new(0); RECENT],
-                next: AtomicU64::new(0),
-                runs: array_of![AtomicUsize::new(0); KEPT_RUNS],
-                next_run: AtomicU64::new(0),
-                stuck: array_of![AtomicUsize::new(0); KEPT_RUNS],
-                firsts: array_of![AtomicUsize::new(0); KEPT_FIRSTS],
-                next_first: AtomicU64::new(0),
-                first_bytes: Counter::new(),
-                gone: AtomicU64::new(0),
-            }
-        }
-    }
-}
-
-impl Tracker {
-    /// Puts what is kept back among the recent frees and returns what comes out for it, if anything does: address and size.
-    #[inline]
-    pub(crate) fn remember(&self, address: usize, size: usize) -> Option<(usize, usize)> {
-        let next = Self::turn(&self.recent.next);
-        // Relaxed: only an address to prefetch, which need not be right.
-        os::prefetch_read(unpack(self.recent.frees[(next + AHEAD) % RECENT].load(Ordering::Relaxed)).0);
-        // ORDERING: AcqRel: what was there is the caller's from here on, and what the caller did to its own is published.
-        let both = if planted(Fault::RememberRelaxed) { Ordering::Relaxed } else { Ordering::AcqRel };
-        match self.recent.frees[next % RECENT].swap(pack(address, size), both) {
-            0 => None,
-            old => Some(unpack(old)),
+        const fn new() -> Self {
+            Self { slots: array_of![AtomicU64::new(0); RECENT], next: AtomicU64::new(0), gone: AtomicU64::new(0) }
         }
     }
 
-    /// Takes the oldest of the recent frees out before its turn. `None`: there is none left.
-    pub(crate) fn forget_oldest(&self) -> Option<(usize, usize)> {
+    /// See [`Tracker::forget_oldest`].
+    fn forget_oldest(&self) -> Option<(usize, usize)> {
         loop {
-            let (gone, next) = (self.recent.gone.load(Ordering::Relaxed), self.recent.next.load(Ordering::Relaxed));
+            let (gone, next) = (self.gone.load(Ordering::Relaxed), self.next.load(Ordering::Relaxed));
             let oldest = gone.max(next.saturating_sub(RECENT as u64));
             if oldest >= next {
                 return None;
             }
             // Whoever moves it on looks into the slot; a free that is slow to come there stays until its turn.
-            if self.recent.gone.compare_exchange(gone, oldest + 1, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            if self.gone.compare_exchange(gone, oldest + 1, Ordering::Relaxed, Ordering::Relaxed).is_err() {
                 continue;
             }
-            let slot = &self.recent.frees[oldest as usize % RECENT];
+            let slot = &self.slots[oldest as usize % RECENT];
             if planted(Fault::ForgetStore) {
                 let old = slot.load(Ordering::Relaxed);
                 slot.store(0, Ordering::Relaxed);
@@ -111,10 +92,65 @@ impl Tracker {
             }
         }
     }
+}
+
+impl Recent {
+    const_fn! {
+        pub(super) const fn new() -> Self {
+            Self {
+                queues: array_of![CachePadded::new(Frees::new()); KEPT_QUEUES],
+                runs: array_of![AtomicUsize::new(0); KEPT_RUNS],
+                next_run: AtomicU64::new(0),
+                stuck: array_of![AtomicUsize::new(0); KEPT_RUNS],
+                firsts: array_of![AtomicUsize::new(0); KEPT_FIRSTS],
+                next_first: AtomicU64::new(0),
+                first_bytes: Counter::new(),
+            }
+        }
+    }
+}
+
+impl Recent {
+    /// The queue of a thread's frees.
+    #[inline]
+    fn of(&self, thread: u32) -> &Frees {
+        &self.queues[thread as usize % KEPT_QUEUES]
+    }
+
+    /// The slots of all queues that were ever used: others are pages that nobody has touched.
+    fn frees(&self) -> impl Iterator<Item = &AtomicU64> {
+        // Relaxed: who has put something in before the caller began is seen by whatever told the caller.
+        let used = self.queues.iter().filter(|frees| frees.next.load(Ordering::Relaxed) != 0);
+        used.flat_map(|frees| &frees.slots)
+    }
+}
+
+impl Tracker {
+    /// Puts what a thread has freed, and is kept back, among its recent frees and returns what comes out for it, if anything does: address
+    /// and size.
+    #[inline]
+    pub(crate) fn remember(&self, thread: u32, address: usize, size: usize) -> Option<(usize, usize)> {
+        let frees = self.recent.of(thread);
+        let next = Self::turn(&frees.next);
+        // Relaxed: only an address to prefetch, which need not be right.
+        os::prefetch_read(unpack(frees.slots[(next + AHEAD) % RECENT].load(Ordering::Relaxed)).0);
+        // ORDERING: AcqRel: what was there is the caller's from here on, and what the caller did to its own is published.
+        let both = if planted(Fault::RememberRelaxed) { Ordering::Relaxed } else { Ordering::AcqRel };
+        match frees.slots[next % RECENT].swap(pack(address, size), both) {
+            0 => None,
+            old => Some(unpack(old)),
+        }
+    }
+
+    /// Takes the oldest of a thread's recent frees out before its turn, or, if there is none, another's. `None`: there is none left.
+    pub(crate) fn forget_oldest(&self, thread: u32) -> Option<(usize, usize)> {
+        let each = |others: usize| self.recent.of(thread.wrapping_add(others as u32)).forget_oldest();
+        (0..KEPT_QUEUES).find_map(each)
+    }
 
     /// Takes all recent frees out and calls `last` with each.
     pub(crate) fn forget_all(&self, mut last: impl FnMut(usize, usize)) {
-        for slot in &self.recent.frees {
+        for slot in self.recent.frees() {
             // ORDERING: Acquire, as in `remember`: what was there is the caller's from here on.
             match slot.swap(0, Ordering::Acquire) {
                 0 => {}
@@ -211,7 +247,7 @@ impl Tracker {
 
     /// Calls `visit` with the address and size of each recent free that is kept back, and what says whether it still is.
     pub(crate) fn walk_recent(&self, mut visit: impl FnMut(usize, usize, &dyn Fn() -> bool)) {
-        for slot in &self.recent.frees {
+        for slot in self.recent.frees() {
             // ORDERING: Acquire, as in `remember`: what was done to it before is done.
             let each = Ordering::Acquire;
             let word = slot.load(each);
@@ -225,7 +261,7 @@ impl Tracker {
     /// Calls `visit` with the address of each recent free, each run, and each first chunk: a moment's picture.
     pub(crate) fn walk_kept(&self, visit: impl FnMut(usize)) {
         // Relaxed: only addresses.
-        let recent = self.recent.frees.iter().map(|slot| unpack(slot.load(Ordering::Relaxed)).0);
+        let recent = self.recent.frees().map(|slot| unpack(slot.load(Ordering::Relaxed)).0);
         let others = self.recent.runs.iter().chain(&self.recent.stuck).chain(&self.recent.firsts);
         let others = others.map(|slot| slot.load(Ordering::Relaxed));
         recent.chain(others).filter(|address| *address != 0).for_each(visit);

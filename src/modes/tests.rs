@@ -1,7 +1,7 @@
 //! A tracker against a map: IDs rise and are found until the end, stale ones never, and each end is had once.
 
 use super::*;
-use crate::config::{GRAIN, KEPT_RUNS, PAGE};
+use crate::config::{GRAIN, KEPT_RUNS, PAGE, RECENT};
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
@@ -40,7 +40,7 @@ fn records_are_found_until_they_end() {
                 }
                 other => panic!("{other:?}"),
             }
-            if let Some((old, size)) = tracker.remember(address, size) {
+            if let Some((old, size)) = tracker.remember(2, address, size) {
                 assert!(old % 16 == 0 && (1..1000).contains(&size));
             }
             ended.push(id);
@@ -239,4 +239,27 @@ fn of_two_that_free_one_does() {
         // SAFETY: used no more.
         unsafe { tracker.dispose() };
     }
+}
+
+/// What a thread frees comes out for its own frees, and, before its turn, the oldest of its own first.
+#[test]
+fn threads_that_share_no_queue_do_not_push_each_others_frees_out() {
+    let tracker = Tracker::new();
+    let (own, other) = (7, 8);
+    let address = |at: usize| 64 * (at + 1);
+    for at in 0..RECENT {
+        assert_eq!(tracker.remember(own, address(at), 10), None);
+    }
+    for at in RECENT..2 * RECENT {
+        assert_eq!(tracker.remember(other, address(at), 20), None, "its own queue has room");
+    }
+    assert_eq!(tracker.remember(own, 64, 10), Some((address(0), 10)));
+    assert_eq!(tracker.forget_oldest(other), Some((address(RECENT), 20)));
+    let mut left = 0;
+    while let Some((at, size)) = tracker.forget_oldest(own) {
+        left += 1;
+        // Its own first.
+        assert_eq!(size, if left <= RECENT { 10 } else { 20 }, "{at}");
+    }
+    assert_eq!(left, 2 * RECENT - 1);
 }
