@@ -5,8 +5,9 @@
 //! | `MILLPOND_MODE` | `fast`, `tracked`, `hardened` | what is known of each allocation, and which misuse is noticed |
 //! | `MILLPOND_BACKTRACE` | 0 to 32 | where there are records, how many callers each keeps |
 //! | `MILLPOND_GUARD` | a number N below 2^32 | in the mode `hardened`, one allocation in N gets pages of its own without access around it; 0: none |
-//! | `MILLPOND_QUARANTINE` | bytes: `1000000`, `1000K`, `1M`, `1G` | where there are records, how much freed memory is kept back at most, of the last 1024 frees; 0: none |
+//! | `MILLPOND_QUARANTINE` | bytes: `1000000`, `1000K`, `1M`, `1G` | where there are records, how much freed memory is kept back at most, of each thread's last 1024 frees; 0: none |
 //! | `MILLPOND_FREED` | `junk`, `zero`, `keep` | where there are records, what is written over freed memory |
+//! | `MILLPOND_SIZES` | `own`, `any` | where there are records, whether a free that says a size, or an alignment, has to say the allocation's own |
 //! | `MILLPOND_LOG` | `os`, `arena`, `span`, `pool` or `cache`, and `,file=PATH` | what slow paths do, a line a step on stderr, or appended to a file; each level includes those before it |
 //! | `MILLPOND_THP` | `default`, `always`, `never`, `system` | transparent huge pages: where the heap grows, everywhere, nowhere, or as the system is set |
 //! | `MILLPOND_LEAKS` | a list of `report`, `json`, `fail` or `fail=CODE`, and last `file=PATH` | what is no longer reachable at the program's end: as text, as JSON, as the exit code (1 to 255; 23 if none is named); appended to a file instead of stderr, as text if nothing else is named |
@@ -37,6 +38,7 @@ pub(crate) struct Settings {
     /// Bytes; `None`: not said.
     pub(crate) quarantine: Option<usize>,
     pub(crate) freed: Option<Freed>,
+    pub(crate) sizes: Option<Sizes>,
     pub(crate) thp: Thp,
     pub(crate) log: Log,
     /// Where it goes; `None`: stderr.
@@ -53,6 +55,15 @@ pub(crate) struct Settings {
     /// Whether what is wrong has been said.
     pub(crate) is_told: bool,
     pub(crate) leaks: Leaking,
+}
+
+/// What is made of the size and alignment that a free says, where there are records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sizes {
+    /// They are the allocation's own, or the free is misuse.
+    Own,
+    /// Nothing.
+    Any,
 }
 
 /// What is to become of leaks at the program's end.
@@ -107,11 +118,12 @@ struct Variable {
 
 const PREFIX: &str = "MILLPOND_";
 
-const TABLE: [Variable; 11] = [
+const TABLE: [Variable; 12] = [
     Variable { name: "BACKTRACE", values: "a number up to 32", set: values::backtrace },
     Variable { name: "FREED", values: "one of junk, zero, keep", set: values::freed },
     Variable { name: "GUARD", values: "a number", set: values::guard },
     Variable { name: "QUARANTINE", values: "a number of bytes", set: values::quarantine },
+    Variable { name: "SIZES", values: "one of own, any", set: values::sizes },
     Variable {
         name: "LOG",
         values: "one of os, arena, span, pool, cache, with or without ,file=PATH",
@@ -142,9 +154,9 @@ impl Settings {
     /// Says a line of each variable that a mode does not look at.
     #[inline]
     pub(crate) fn tell_unused(&self, mode: Mode) {
-        let Self { backtrace, guard, quarantine, freed, .. } = self;
+        let Self { backtrace, guard, quarantine, freed, sizes, .. } = self;
         // Most programs say nothing of these, and touch no code for it.
-        if backtrace.is_some() || guard.is_some() || quarantine.is_some() || freed.is_some() {
+        if backtrace.is_some() || guard.is_some() || quarantine.is_some() || freed.is_some() || sizes.is_some() {
             self.tell_each_unused(mode);
         }
     }
@@ -158,6 +170,7 @@ impl Settings {
             ("GUARD", self.guard.is_some(), "hardened", mode != Mode::Hardened),
             ("QUARANTINE", self.quarantine.is_some(), "tracked or hardened", mode == Mode::Fast),
             ("FREED", self.freed.is_some(), "tracked or hardened", mode == Mode::Fast),
+            ("SIZES", self.sizes.is_some(), "tracked or hardened", mode == Mode::Fast),
         ];
         for (name, _, modes, _) in needs.into_iter().filter(|(_, is_said, _, is_unused)| *is_said && *is_unused) {
             os::say(format_args!("{PREFIX}{name} is for {PREFIX}MODE={modes}: ignored"));
@@ -341,6 +354,7 @@ mod tests {
             "QUARANTINE=65536",
             "TIMING=1",
             "FREED=zero",
+            "SIZES=any",
             "LOG=span,file=a b",
             "LEAKS=report,json,fail=7,file=c",
             "PROFILE=d.%p,bytes=4096,seed=7,collapsed",

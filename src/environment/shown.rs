@@ -1,6 +1,6 @@
 //! Settings as text: variables with their values, as they may be said.
 
-use super::{Leaking, PREFIX, Settings};
+use super::{Leaking, PREFIX, Settings, Sizes};
 use crate::log::Log;
 use crate::report::{Freed, Mode, Thp};
 use core::fmt;
@@ -39,6 +39,13 @@ impl fmt::Display for Settings {
                 Freed::Keep => "keep",
             };
             write!(f, " {PREFIX}FREED={freed}")?;
+        }
+        if let Some(sizes) = self.sizes {
+            let sizes = match sizes {
+                Sizes::Own => "own",
+                Sizes::Any => "any",
+            };
+            write!(f, " {PREFIX}SIZES={sizes}")?;
         }
         if self.log != Log::Off {
             let level = match self.log {

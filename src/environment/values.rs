@@ -2,7 +2,7 @@
 //!
 //! Invariant: a value that is refused has changed nothing.
 
-use super::{Leaking, Profile, Settings};
+use super::{Leaking, Profile, Settings, Sizes};
 use crate::config::CALLERS;
 use crate::log::Log;
 use crate::os;
@@ -64,6 +64,16 @@ pub(super) fn freed(settings: &mut Settings, value: &'static [u8]) -> Result<(),
         b"junk" => Freed::Junk,
         b"zero" => Freed::Zero,
         b"keep" => Freed::Keep,
+        _ => return Err(Wrong::Value),
+    });
+    Ok(())
+}
+
+#[unsafe(link_section = ".millpond_cold")]
+pub(super) fn sizes(settings: &mut Settings, value: &'static [u8]) -> Result<(), Wrong> {
+    settings.sizes = Some(match value {
+        b"own" => Sizes::Own,
+        b"any" => Sizes::Any,
         _ => return Err(Wrong::Value),
     });
     Ok(())

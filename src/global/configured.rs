@@ -11,7 +11,7 @@ use super::{
     BEGUN, CONFIGURED, ENTERED, HEAP, LATE, Millpond, TRACKER, fill, is_late, mode_word, seal, set_thp, tracked, watch,
 };
 use crate::config::{CALLERS, REPORTS};
-use crate::environment::{self, Leaking, Settings};
+use crate::environment::{self, Leaking, Settings, Sizes};
 use crate::leaks;
 use crate::log::{self, Log};
 use crate::map::HeapMap;
@@ -163,7 +163,7 @@ fn wanted_numbers(settings: &Settings) -> [u32; 2] {
 fn show_config(said: Settings, mode: Mode) {
     let mut settings = Settings { mode: Some(mode), ..said };
     if mode == Mode::Fast {
-        settings = Settings { backtrace: None, guard: None, quarantine: None, freed: None, ..settings };
+        settings = Settings { backtrace: None, guard: None, quarantine: None, freed: None, sizes: None, ..settings };
     } else {
         let [callers, guard] = wanted_numbers(&said).map(|number| Some(number).filter(|number| *number > 0));
         settings = Settings { backtrace: callers, guard: guard.filter(|_| mode == Mode::Hardened), ..settings };
@@ -319,6 +319,9 @@ fn choose(settings: &Settings, mode: Mode) {
         let [callers, guard] = wanted_numbers(settings);
         TRACKER.keep_callers(callers as usize);
         TRACKER.guard(guard);
+        if settings.sizes == Some(Sizes::Any) {
+            TRACKER.take_any_size();
+        }
         HEAP.keep_no_mapping();
     }
     match mode {

@@ -205,7 +205,7 @@ impl Tracked<'_> {
         }
     }
 
-    /// Frees an allocation, of that size and alignment if the caller says so. Ends the process if it is none. `late`: an
+    /// Frees an allocation, of that size and alignment if the caller says so and they are heeded. Ends the process if it is none. `late`: an
     /// allocation without a record may be one from before there were any.
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn free(&self, address: usize, layout: Option<(usize, usize)>, late: bool) {
@@ -219,6 +219,7 @@ impl Tracked<'_> {
             os::prefetch_read(address.wrapping_sub(1));
         }
         let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
+        let layout = layout.filter(|_| self.tracker.heeds_sizes());
         let ended = match self.tracker.end_of(record, place, layout, thread, os::coarse_ms()) {
             Ok(ended) => ended,
             Err(Misuse::Unknown) if late && self.heap.usable_size(address).is_some() => return self.give(address),

@@ -59,6 +59,8 @@ pub(crate) struct Tracker {
     heap: Counter,
     /// Whether there may be allocations without a record.
     late: AtomicU32,
+    /// Whether a free may say any size.
+    any_size: AtomicU32,
     /// What the clock said at the first allocation.
     origin_ms: AtomicU64,
 }
@@ -91,6 +93,7 @@ impl Tracker {
                 witness: Witness::new(),
                 heap: Counter::new(),
                 late: AtomicU32::new(0),
+                any_size: AtomicU32::new(0),
                 origin_ms: AtomicU64::new(0),
             }
         }
@@ -128,6 +131,17 @@ impl Tracker {
     #[inline]
     pub(crate) fn knows_all(&self) -> bool {
         self.late.load(Ordering::Relaxed) == 0
+    }
+
+    /// Has a free say whatever size and alignment it likes; before the first.
+    pub(crate) fn take_any_size(&self) {
+        self.any_size.store(1, Ordering::Relaxed);
+    }
+
+    /// Whether the size that a free says is to be the allocation's own.
+    #[inline]
+    pub(crate) fn heeds_sizes(&self) -> bool {
+        self.any_size.load(Ordering::Relaxed) == 0
     }
 
     /// Has one allocation in `one_in` guarded, where the mode guards; none if zero.
