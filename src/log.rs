@@ -35,6 +35,8 @@ static LEVEL: Quiet = Quiet::new();
 static HEAPS: Quiet = Quiet::new();
 /// Where the path of the file is, which stays; zero: stderr. Set before there is a second thread.
 static PATH: Counter = Counter::new();
+/// Not zero: that the file has not taken a line has been told.
+static REFUSED: Quiet = Quiet::new();
 
 /// Sets how much is told from now on.
 pub(crate) fn set(level: Log) {
@@ -109,7 +111,15 @@ fn line_of(level: Log, step: Arguments<'_>) {
     }
     // SAFETY: as `set_file` was told.
     let path = unsafe { CStr::from_ptr(core::ptr::with_exposed_provenance(path)) };
-    os::say_in(path, format_args!("[{}] {floor} {step}", os::thread_id()));
+    let said = os::say_in(path, format_args!("[{}] {floor} {step}", os::thread_id()));
+    if let Err(refused) = said {
+        if REFUSED.raise(1) == 0 {
+            let path = path.to_bytes().escape_ascii();
+            os::say(format_args!(
+                "the log's file {path} has not taken a line, {refused}: that is lost, and others may be"
+            ));
+        }
+    }
 }
 
 /// Tells, where anybody wants that told, that an exchange failed.

@@ -174,15 +174,14 @@ impl core::fmt::Write for Output<'_> {
 }
 
 /// Writes `millpond: ` and `text`, with a line's end, at the end of a file, which is open for so long only: a descriptor that
-/// stays would be closed, and its number used again, by programs that close all. Keeps `errno`.
+/// stays would be closed, and its number used again, by programs that close all. Keeps `errno`. Or why it cannot be, or not all of it.
 #[unsafe(link_section = ".millpond_cold")]
-pub(crate) fn say_in(path: &CStr, text: core::fmt::Arguments<'_>) {
-    if let Ok(file) = Opened::append(path) {
-        let mut buffer = [0; 1024];
-        let mut file = Output::new(Some(file), &mut buffer);
-        let _ = writeln!(file, "millpond: {text}");
-        let _ = file.finish();
-    }
+pub(crate) fn say_in(path: &CStr, text: core::fmt::Arguments<'_>) -> Result<(), Refused> {
+    let mut buffer = [0; 1024];
+    let mut file = Output::new(Some(Opened::append(path)?), &mut buffer);
+    // What is refused is known at the end.
+    let _ = writeln!(file, "millpond: {text}");
+    file.finish()
 }
 
 /// Whether a file can be written to at its end, or why not; it is made if it is not there.

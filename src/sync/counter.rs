@@ -53,8 +53,8 @@ impl Quiet {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// Makes it at least that, whoever else does.
-    pub(crate) fn raise(&self, least: u32) {
-        self.0.fetch_max(least, Ordering::Relaxed);
+    /// Makes it at least that, whoever else does: what it was before.
+    pub(crate) fn raise(&self, least: u32) -> u32 {
+        self.0.fetch_max(least, Ordering::Relaxed)
     }
 }
