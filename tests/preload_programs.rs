@@ -38,7 +38,7 @@ fn keeps_its_promise(name: &str, [malloc, millpond]: &[Run; 2]) {
 fn compare(name: &str) {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     for attempt in 1..=ATTEMPTS {
-        let runs = Program::named(name).pair(attempt % 2 == 1);
+        let runs = Program::named(name).pair([On::Malloc, On::Millpond], attempt % 2 == 1);
         println!("{}", side_by_side(name, &runs));
         if runs[1].peak <= most(runs[0].peak) {
             return;

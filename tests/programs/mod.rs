@@ -13,11 +13,13 @@ use std::sync::OnceLock;
 
 const WATCHDOG: u32 = 600;
 
-/// The allocator that a program runs on: malloc is glibc's, also where a program is linked with another.
+/// The allocator that a program runs on: malloc is glibc's, also where a program is linked with another; Millpond as the environment
+/// has it, or in a mode.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum On {
     Malloc,
     Millpond,
+    Mode(&'static str),
 }
 
 impl On {
@@ -27,9 +29,12 @@ impl On {
             "LD_PRELOAD",
             match self {
                 Self::Malloc => Path::new("libc.so.6"),
-                Self::Millpond => shared(),
+                Self::Millpond | Self::Mode(_) => shared(),
             },
         );
+        if let Self::Mode(mode) = self {
+            command.env("MILLPOND_MODE", mode);
+        }
         command
     }
 }
@@ -82,18 +87,18 @@ impl Program {
         run
     }
 
-    /// A run on each, on malloc first or last; what they say must be the same.
-    pub fn pair(self, malloc_first: bool) -> [Run; 2] {
-        let (malloc, millpond) = if malloc_first {
-            let malloc = self.run(On::Malloc);
-            (malloc, self.run(On::Millpond))
+    /// A run on each of two, in this order or the other; what they say must be the same.
+    pub fn pair(self, [a, b]: [On; 2], in_order: bool) -> [Run; 2] {
+        let (of_a, of_b) = if in_order {
+            let of_a = self.run(a);
+            (of_a, self.run(b))
         } else {
-            let millpond = self.run(On::Millpond);
-            (self.run(On::Malloc), millpond)
+            let of_b = self.run(b);
+            (self.run(a), of_b)
         };
-        assert!(!malloc.said.is_empty(), "{} says nothing", self.name);
-        assert_eq!(malloc.said, millpond.said, "{}: on malloc, and on Millpond", self.name);
-        [malloc, millpond]
+        assert!(!of_a.said.is_empty(), "{} says nothing", self.name);
+        assert_eq!(of_a.said, of_b.said, "{}: on {a:?}, and on {b:?}", self.name);
+        [of_a, of_b]
     }
 }
 
