@@ -141,6 +141,13 @@ impl<T: Node, const STACKS: usize> Slab<T, STACKS> {
             node.name(index);
             return Some(node);
         }
+        self.take_fresh(home, end, most)
+    }
+
+    /// The same where nothing was returned.
+    #[cold]
+    #[inline(never)]
+    fn take_fresh(&self, home: usize, end: Index, most: u32) -> Option<&T> {
         // Relaxed: the exchange below decides.
         let mut at = self.supply.fresh.load(Ordering::Relaxed);
         let count = loop {
