@@ -6,7 +6,6 @@ mod library;
 
 use library::{Ended, archive, build, compile, link_shared, preloaded, run, shared, succeeds, workbench};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::Command;
 
 const WATCHDOG: u32 = 240;
