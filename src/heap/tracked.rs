@@ -276,7 +276,7 @@ impl Tracked<'_> {
             self.release(address, size);
         }
         while quarantine.is_over() {
-            let Some((address, size)) = self.tracker.forget_oldest(thread) else { break };
+            let Some((address, size)) = self.tracker.forget_oldest(self.tracker.longest(thread)) else { break };
             self.release(address, size);
         }
     }

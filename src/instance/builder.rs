@@ -337,9 +337,9 @@ impl<'a> HeapBuilder<'a> {
         self
     }
 
-    /// Where there are records, how many bytes of freed memory are kept back at most; none if zero. The oldest goes first, and only the
-    /// last 1024 frees of each thread are kept, or of those that share one of eight queues. By default [`Mode::Hardened`] keeps back
-    /// those of them of up to 16 KiB, and [`Mode::Tracked`] none.
+    /// Where there are records, how many bytes of freed memory are kept back at most; none if zero. Only the last 1024 frees of each
+    /// thread are kept, or of those that share one of eight queues; the oldest of the longest queue goes first. By default
+    /// [`Mode::Hardened`] keeps back those of them of up to 16 KiB, and [`Mode::Tracked`] none.
     ///
     /// ```
     /// use core::alloc::Layout;

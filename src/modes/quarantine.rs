@@ -1,7 +1,7 @@
 //! What becomes of freed memory where records are kept: what is written over it, and how much of it is kept back.
 //!
-//! What is kept back is the program's no more and the heap's not yet; the oldest goes first, when the queue of recent frees
-//! is full or the bytes are too many.
+//! What is kept back is the program's no more and the heap's not yet; the oldest of a queue goes first, when that queue of
+//! recent frees is full; of the longest queue, when the bytes are too many.
 //!
 //! Invariant, at rest: `held` is the bytes that are kept back under a limit, and at most that limit.
 

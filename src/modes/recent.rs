@@ -67,6 +67,12 @@ impl Frees {
         }
     }
 
+    /// How many are in it, or a few more: some may have been taken out otherwise.
+    fn len(&self) -> u64 {
+        let (gone, next) = (self.gone.load(Ordering::Relaxed), self.next.load(Ordering::Relaxed));
+        next.saturating_sub(gone).min(RECENT as u64)
+    }
+
     /// See [`Tracker::forget_oldest`].
     fn forget_oldest(&self) -> Option<(usize, usize)> {
         loop {
@@ -146,6 +152,13 @@ impl Tracker {
     pub(crate) fn forget_oldest(&self, thread: u32) -> Option<(usize, usize)> {
         let each = |others: usize| self.recent.of(thread.wrapping_add(others as u32)).forget_oldest();
         (0..KEPT_QUEUES).find_map(each)
+    }
+
+    /// One of the threads whose queue is the longest, this one if its queue is: who frees no more leaves room to others.
+    pub(crate) fn longest(&self, thread: u32) -> u32 {
+        let each = (0..KEPT_QUEUES as u32).rev().map(|others| thread.wrapping_add(others));
+        // The last of those that are equal.
+        each.max_by_key(|thread| self.recent.of(*thread).len()).unwrap_or(thread)
     }
 
     /// Takes all recent frees out and calls `last` with each.
