@@ -126,7 +126,7 @@ mod values {
 
     /// Nodes in the first segment of a slab, few, so that the first segments of several share OS pages; each further one doubles.
     pub(crate) const SLAB_FIRST: u32 = 4;
-    /// Empty magazines that a processor takes at once where none was returned: an OS page.
+    /// Empty magazines that a processor takes at once where none was returned: about an OS page.
     pub(crate) const MAGAZINES_AT_ONCE: u32 = 8;
     /// Segments of a slab, at most.
     pub(crate) const SLAB_SEGMENTS: usize = 28;
