@@ -27,7 +27,7 @@ pub struct Options {
     #[arg(short, long, value_delimiter = ',', value_parser = workload)]
     workload: Vec<String>,
     #[arg(short, long, value_delimiter = ',', default_values_t = [1, 2, 8, 32], value_parser = threads)]
-    pub threads: Vec<usize>,
+    threads: Vec<usize>,
     /// Allocators beside Millpond; all if none is given.
     #[arg(short, long, value_delimiter = ',', value_parser = KNOWN.map(|known| known.name))]
     allocator: Vec<String>,
@@ -50,7 +50,7 @@ pub struct Options {
     #[arg(short, long)]
     pub out: Option<PathBuf>,
     /// Measure nothing: make tables and page of these results.
-    #[arg(long, value_name = "JSON", conflicts_with_all = ["workload", "allocator", "rounds", "scale", "quick", "small_pages"])]
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["workload", "threads", "allocator", "rounds", "scale", "quick", "small_pages"])]
     pub from: Option<PathBuf>,
     /// Print the workloads and the allocators, and stop.
     #[arg(long)]
@@ -66,6 +66,17 @@ impl Options {
     pub fn workloads(&self) -> Vec<Listed> {
         let wanted = |workload: &Listed| self.workload.iter().any(|part| workload.name.contains(part));
         workloads().into_iter().filter(|workload| self.workload.is_empty() || wanted(workload)).collect()
+    }
+
+    /// In the order in which they are named, each once: cells that are there twice would count twice in the means.
+    pub fn threads(&self) -> Vec<usize> {
+        let mut threads = Vec::new();
+        for &number in &self.threads {
+            if !threads.contains(&number) {
+                threads.push(number);
+            }
+        }
+        threads
     }
 
     /// The first, which all others are compared with, is always there.
@@ -107,13 +118,15 @@ mod tests {
         let names: Vec<String> = options.workloads().into_iter().map(|workload| workload.name).collect();
         assert_eq!(names, ["larson", "cache_scratch", "cache_thrash"]);
         assert_eq!(options.allocators().iter().map(|known| known.name).collect::<Vec<_>>(), ["millpond", "malloc"]);
-        assert_eq!(options.threads, [1, 8]);
+        assert_eq!(options.threads(), [1, 8]);
         assert!(!options.small_pages && parse("--small-pages").unwrap().small_pages);
         assert_eq!(options.pace(), Pace { rounds: 7, ..QUICK });
         let options = parse("").unwrap();
         assert_eq!(options.workloads().len(), workloads().len());
         assert_eq!(options.allocators().len(), KNOWN.len());
         assert_eq!(options.pace(), FULL);
+        // A number that is named twice is measured once.
+        assert_eq!(parse("-t 8,1,8").unwrap().threads(), [8, 1]);
     }
 
     #[test]
@@ -131,6 +144,7 @@ mod tests {
             ("--nonesuch", "--nonesuch"),
             ("--from x.json --quick", "cannot be used with"),
             ("--from x.json --small-pages", "cannot be used with"),
+            ("--from x.json -t 1", "cannot be used with"),
         ];
         for (line, expected) in cases {
             let said = parse(line).unwrap_err();

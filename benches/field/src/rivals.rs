@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -114,12 +115,20 @@ fn build_one(known: &Known, folder: &Path, timed: bool) -> Result<(PathBuf, Stri
     ];
     let Built { executable, messages } = cargo::build(&arguments, "millpond-rivals", BUILD_LIMIT)?;
     let kept = folder.join(name);
-    let copied = std::fs::create_dir_all(folder).and_then(|()| std::fs::copy(&executable, &kept));
-    copied.map_err(|why| Failed {
+    keep(&executable, &kept).map_err(|why| Failed {
         why: format!("{} cannot be copied: {why}", executable.display()),
         said: String::new(),
     })?;
     Ok((kept, known.package.and_then(|package| version_of(package, &messages)).unwrap_or_default()))
+}
+
+/// Copies an executable. The one before it is replaced: into one that still runs, as after an interruption or for a `cargo
+/// field` beside this one, the system lets nobody write.
+fn keep(executable: &Path, kept: &Path) -> io::Result<()> {
+    kept.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+    let beside = kept.with_extension(std::process::id().to_string());
+    std::fs::copy(executable, &beside)?;
+    std::fs::rename(&beside, kept)
 }
 
 /// Where cargo builds: this program lies in `target/release` or thereabouts.
@@ -162,6 +171,22 @@ mod tests {
         assert_eq!(version_of("rpmalloc-sys", &messages).as_deref(), Some("0.2.3+b0"));
         assert_eq!(version_of("millpond", &messages).as_deref(), Some("0.1.0"));
         assert_eq!(version_of("rpmalloc", &messages), None);
+    }
+
+    #[test]
+    fn an_executable_is_replaced_and_not_written_into() {
+        let folder = std::env::temp_dir().join(format!("millpond-field-{}-kept", std::process::id()));
+        let (built, kept) = (folder.join("built"), folder.join("children/one"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(&built, "old").unwrap();
+        keep(&built, &kept).unwrap();
+        let before = std::fs::File::open(&kept).unwrap();
+        std::fs::write(&built, "new").unwrap();
+        keep(&built, &kept).unwrap();
+        let (old, new) = (io::read_to_string(before).unwrap(), std::fs::read_to_string(&kept).unwrap());
+        let beside = std::fs::read_dir(folder.join("children")).unwrap().count();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!((old.as_str(), new.as_str(), beside), ("old", "new", 1));
     }
 
     #[test]

@@ -37,6 +37,11 @@ struct Measuring {
 
 /// Builds and runs what is asked for; the results are in `field.json` in the folder too.
 pub fn measure(options: &Options, folder: &Path) -> anyhow::Result<Results> {
+    // Before the builds, which take minutes.
+    let probe = folder.join("field.part");
+    std::fs::write(&probe, "")
+        .and_then(|()| std::fs::remove_file(&probe))
+        .with_context(|| format!("{} cannot be written to", folder.display()))?;
     let pace = options.pace();
     let mut all = Vec::new();
     let mut executables = Vec::new();
@@ -49,9 +54,10 @@ pub fn measure(options: &Options, folder: &Path) -> anyhow::Result<Results> {
         executables.push(built);
     }
     anyhow::ensure!(executables[0].is_some(), "there is nothing to compare with");
+    let threads = options.threads();
     let cells = options.workloads().into_iter().flat_map(|workload| {
         let cell = |&threads| Cell::new(&workload.name, &workload.about, threads, all.len());
-        options.threads.iter().map(cell).collect::<Vec<_>>()
+        threads.iter().map(cell).collect::<Vec<_>>()
     });
     let processors = std::thread::available_parallelism()?.get();
     if options.small_pages {
@@ -182,6 +188,16 @@ fn processor() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn a_folder_that_takes_nothing_is_refused_before_anything_is_built() {
+        // No files can be made there, not even by root.
+        let folder = Path::new("/proc/self");
+        let options = Options::try_parse_from(["field", "-a", "malloc", "-w", "pairs", "-t", "1"]).unwrap();
+        let why = measure(&options, folder).err().unwrap().to_string();
+        assert_eq!(why, "/proc/self cannot be written to");
+    }
 
     #[test]
     fn the_first_passes_have_something_of_everything() {

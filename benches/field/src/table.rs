@@ -84,7 +84,7 @@ pub fn troubles(results: &Results) -> Vec<String> {
 fn new_table(results: &Results, first: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
-    table.remove_style(TableComponent::HorizontalLines);
+    table.remove_style(TableComponent::HorizontalLines).remove_style(TableComponent::MiddleIntersections);
     let names = results.rivals.iter().map(|rival| rival.name.as_str());
     table.set_header(first.iter().copied().chain(names));
     table
@@ -157,6 +157,9 @@ mod tests {
         assert_eq!(find(&["geometric", "mean", "all"]), mean);
         let starts = |line: &&str| line.trim_start().starts_with("one ") || line.trim_start().starts_with("two ");
         assert_eq!(text.lines().filter(starts).count(), 4);
+        // No lines but those around the header and below.
+        let lines = text.lines().filter(|line| !line.contains(char::is_alphanumeric)).count();
+        assert_eq!(lines, 3, "{text}");
     }
 
     #[test]
