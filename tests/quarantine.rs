@@ -286,3 +286,23 @@ fn what_is_kept_back_is_not_counted_as_the_programs() {
         assert!(stats.quarantine > 300_000 && stats.accounted() == stats.committed);
     }
 }
+
+/// What one thread has had kept back leaves room under the limit for what others free.
+#[test]
+fn who_frees_first_does_not_have_the_whole_limit() {
+    for size in [400, 4000] {
+        let heap = Heap::builder().mode(Mode::Hardened).quarantine(50_000).on_misuse(|_| ()).build().expect("memory");
+        (0..1000).for_each(|_| _ = come_and_go(&heap, size));
+        let full = heap.stats().quarantine;
+        // Of eight threads some have another queue than this one.
+        for _ in 0..8 {
+            let block = std::thread::scope(|scope| {
+                scope.spawn(|| come_and_go(&heap, size).expose_provenance()).join().expect("no panic")
+            });
+            // SAFETY: none: written to after its free, while nobody else has it if it is kept back.
+            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(block.get()).write(1) };
+        }
+        assert_eq!(heap.check_memory(), 8, "{size}");
+        assert_eq!(heap.stats().quarantine, full, "{size}");
+    }
+}
