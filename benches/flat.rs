@@ -38,22 +38,22 @@ const STEP: usize = 64;
 #[derive(Debug, Parser)]
 struct Options {
     /// MiB that are live, with one thread.
-    #[arg(long, value_delimiter = ',', default_value = "1,64,1024,8192")]
-    live: Vec<String>,
+    #[arg(long, value_parser = numbers, default_value = "1,64,1024,8192")]
+    live: Numbers,
     /// Threads, with 64 MiB live over all of them.
-    #[arg(long, value_delimiter = ',', default_value = "2,8,32,64")]
-    threads: Vec<String>,
+    #[arg(long, value_parser = numbers, default_value = "2,8,32,64")]
+    threads: Numbers,
     /// Libraries to preload, besides malloc.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = library)]
     against: Vec<PathBuf>,
     /// The least and the largest size.
     #[arg(long, value_name = "LEAST,MOST", value_parser = sizes)]
     sizes: Option<(usize, usize)>,
     /// Operations that are measured, after a quarter as many that are not.
-    #[arg(long, default_value_t = 4_000_000)]
+    #[arg(long, value_parser = number, default_value = "4000000")]
     operations: usize,
     /// Runs of each for the time.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, value_parser = number, default_value = "5")]
     rounds: usize,
     /// Count no instructions.
     #[arg(long)]
@@ -90,6 +90,23 @@ fn sizes(said: &str) -> Result<(usize, usize), String> {
     both.filter(|(least, most)| (8..=*most).contains(least)).ok_or_else(|| "two numbers from 8 on, that rise".into())
 }
 
+/// Numbers with commas between; none of an empty text.
+#[derive(Clone, Debug)]
+struct Numbers(Vec<usize>);
+
+fn numbers(said: &str) -> Result<Numbers, String> {
+    said.split(',').filter(|_| !said.is_empty()).map(number).collect::<Result<_, _>>().map(Numbers)
+}
+
+fn number(said: &str) -> Result<usize, String> {
+    said.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("`{said}` is no number from 1 on"))
+}
+
+/// A library that is there: the loader goes on without one that is not.
+fn library(said: &str) -> Result<PathBuf, String> {
+    Some(PathBuf::from(said)).filter(|path| path.is_file()).ok_or_else(|| "there is no such file".into())
+}
+
 fn main() {
     let options = Options::parse();
     let sizes = options.sizes;
@@ -98,10 +115,9 @@ fn main() {
         let took = if options.malloc { task.run(&System, pace) } else { task.run(&Millpond, pace) };
         return println!("{} {}", took.cpu, took.wall);
     }
-    let numbers = |words: &[String]| words.iter().filter_map(|word| word.parse().ok()).collect::<Vec<usize>>();
     let task = Task { live: LIVE, threads: 1, operations: options.operations, sizes };
-    let over_live = numbers(&options.live).into_iter().map(|live| Task { live, ..task });
-    let over_threads = numbers(&options.threads).into_iter().map(|threads| Task { threads, ..task });
+    let over_live = options.live.0.iter().map(|live| Task { live: *live, ..task });
+    let over_threads = options.threads.0.iter().map(|threads| Task { threads: *threads, ..task });
     show(over_live, &options);
     show(over_threads, &options);
 }
@@ -187,6 +203,8 @@ impl Task {
         let work = |thread: usize| {
             let mut set = Set::filled(allocator, sizes, slots, thread as u64);
             set.replace(operations / 4);
+            // Once for all to be ready, once for the clocks to be read.
+            barrier.wait();
             barrier.wait();
             measured(&mut set, operations);
             barrier.wait();
@@ -196,6 +214,7 @@ impl Task {
             (0..self.threads).for_each(|thread| _ = scope.spawn(move || work(thread)));
             barrier.wait();
             let before = read();
+            barrier.wait();
             barrier.wait();
             (before, read())
         });

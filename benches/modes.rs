@@ -13,6 +13,8 @@
 #[allow(dead_code, reason = "the median alone is used")]
 mod figures;
 
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use figures::median;
 use millpond::{Heap, Mode};
 use std::alloc::Layout;
@@ -110,17 +112,34 @@ fn pairs() -> Option<[f64; 3]> {
     Some(least)
 }
 
+/// What the modes cost.
+#[derive(Debug, Parser)]
+#[command(name = "cargo bench --bench modes --")]
+struct Options {
+    /// Programs whose names have that in them; `pair`: an allocation and its free. All if none is given.
+    program: Option<String>,
+    /// Runs of each program in each mode.
+    #[arg(default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
 fn main() {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let rounds = words.iter().find_map(|word| word.parse().ok()).unwrap_or(7);
-    let filter = words.iter().find(|word| word.parse::<usize>().is_err());
-    if filter.is_none_or(|word| "pair".contains(word.as_str())) {
+    let Options { program: filter, rounds, .. } = Options::parse();
+    let is_asked = |name: &str| filter.as_ref().is_none_or(|word| name.contains(word.as_str()));
+    let programs: Vec<Program> = programs().into_iter().filter(|program| is_asked(program.name)).collect();
+    if programs.is_empty() && !is_asked("pair") {
+        Options::command().error(ErrorKind::InvalidValue, "no program has that in its name").exit();
+    }
+    if is_asked("pair") {
         if let Some([fast, tracked, hardened]) = pairs() {
             println!("an allocation and its free, ns: fast {fast:.1}, tracked {tracked:.1}, hardened {hardened:.1}");
         }
-        if filter.is_some() {
-            return;
-        }
+    }
+    if programs.is_empty() {
+        return;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let built = Command::new(env!("CARGO")).arg("shared").current_dir(root).status();
@@ -128,7 +147,7 @@ fn main() {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), Into::into);
     let library = target.join("library/libmillpond.so");
     println!("{:<36} {:>10} {:>10} {:>10}", "user CPU time", "fast, s", "tracked", "hardened");
-    for program in programs().iter().filter(|program| filter.is_none_or(|word| program.name.contains(word))) {
+    for program in &programs {
         let round = |_| MODES.iter().map(|mode| run(program, &library, mode)).collect::<Option<Vec<f64>>>();
         let Some(times) = (0..rounds).map(round).collect::<Option<Vec<_>>>() else {
             println!("{:<36} does not run here", program.name);
