@@ -197,8 +197,7 @@ fn collections_while_others_trim() {
 
 /// Words that one thread has allocated side by side: each thread that frees one of them, and then goes on with words of its
 /// own, has lines of the processor's caches to itself.
-#[test]
-fn threads_that_were_handed_words_do_not_share_lines() {
+fn words() {
     const WORD: Layout = Layout::new::<u64>();
     let words: Vec<_> = (0..THREADS).map(|_| Box::new(0u64)).collect();
     let lines: Mutex<HashMap<usize, ThreadId>> = Mutex::new(HashMap::with_capacity(1 << 10));
@@ -222,4 +221,10 @@ fn threads_that_were_handed_words_do_not_share_lines() {
             assert_eq!(others, 0, "words are on lines of another's");
         }
     }));
+}
+
+/// Apart from other tests, whose words may have come to lie in magazines.
+#[test]
+fn threads_that_were_handed_words_do_not_share_lines() {
+    Scenario::new("threads_that_were_handed_words_do_not_share_lines").passes(words);
 }
