@@ -296,7 +296,7 @@ mod values {
     pub(crate) const KEPT_PART: usize = 1;
 
     pub(crate) const SLAB_FIRST: u32 = 2;
-    pub(crate) const MAGAZINES_AT_ONCE: u32 = 2;
+    pub(crate) const MAGAZINES_AT_ONCE: u32 = 1;
     pub(crate) const SLAB_SEGMENTS: usize = 3;
     pub(crate) const ZERO_IS_NODE: bool = false;
     pub(crate) const THREADS: usize = 4;
