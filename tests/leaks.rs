@@ -6,7 +6,10 @@ use common::block::take;
 use common::child::{Ended, Scenario, say};
 use common::thread::pin_to;
 use common::{GIB, KIB, MIB, ensure, scaled};
+use core::alloc::Layout;
+use millpond::{Heap, Mode};
 use std::hint::black_box;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::thread;
 
@@ -552,5 +555,55 @@ fn what_a_thread_without_a_processor_has_in_hand_is_not_lost() {
         STOP.store(true, Ordering::Relaxed);
         threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
         assert_eq!(found, [(0, 0); 200]);
+    });
+}
+
+/// What one search for leaks has read of a heap is no more the program's than what another knows of it.
+#[test]
+fn searches_at_the_same_time_do_not_find_each_others_tables() {
+    Scenario::new("searches_at_the_same_time_do_not_find_each_others_tables").passes(|| {
+        let all = Barrier::new(2);
+        let look = || {
+            let heap = Heap::builder().mode(Mode::Tracked).build().expect("memory");
+            let layout = Layout::from_size_align(64, 8).expect("valid");
+            thread::scope(|scope| {
+                let lose = || (0..500).for_each(|_| _ = black_box(heap.alloc(layout).expect("memory")));
+                scope.spawn(lose).join().expect("no panic");
+            });
+            all.wait();
+            for _ in 0..scaled(30, 10) {
+                let leaks = heap.leaks().expect("the system tells");
+                assert!(found(leaks.count(), 500), "{leaks}");
+            }
+            // The other's goes on beside this one's to the end.
+            all.wait();
+        };
+        thread::scope(|scope| [(); 2].map(|()| scope.spawn(look)).map(|thread| thread.join().expect("no panic")));
+    });
+}
+
+/// Where a thread ends while the system lists threads, it ends the list: what came after is not told, perhaps not who asks.
+#[test]
+fn threads_that_end_meanwhile_do_not_keep_a_search_from_knowing() {
+    Scenario::new("threads_that_end_meanwhile_do_not_keep_a_search_from_knowing").passes(|| {
+        let heap = Heap::builder().mode(Mode::Tracked).build().expect("memory");
+        for round in 0..scaled(400, 200) {
+            let begun = &AtomicBool::new(false);
+            thread::scope(|scope| {
+                let end = |turns: usize| {
+                    while !begun.load(Ordering::Relaxed) {
+                        thread::yield_now();
+                    }
+                    (0..turns).for_each(|_| thread::yield_now());
+                };
+                (0..64).for_each(|turns| _ = scope.spawn(move || end(turns)));
+                // Behind them in the list.
+                let look = scope.spawn(|| {
+                    begun.store(true, Ordering::Relaxed);
+                    heap.leaks().map(|leaks| leaks.count())
+                });
+                assert_eq!(look.join().expect("no panic"), Ok(0), "round {round}");
+            });
+        }
     });
 }

@@ -174,13 +174,8 @@ fn tags_nest_and_say_what_is_live() {
 }
 
 /// Whatever is in a tag, a line about it stays one, and a terminal as it is: in JSON and in the record the tag is what it was.
-/// Apart from other tests, whose threads and heaps come and go while leaks are looked for.
 #[test]
 fn a_tag_ends_no_line() {
-    Scenario::new("a_tag_ends_no_line").passes(tags_are_shown);
-}
-
-fn tags_are_shown() {
     const TAG: &str = "first\n9 leaks\r\t\u{1b}[2J\u{85}\0 é";
     const SHOWN: &str = r"for first\n9 leaks\r\t\u{1b}[2J\u{85}\u{0} é";
     let (tell, said) = std::sync::mpsc::channel();

@@ -24,6 +24,8 @@ use crate::os::{self, Mapping, Registers};
 /// Bytes below the end of a stack that a function may use.
 const RED_ZONE: usize = 128;
 const WORD: usize = size_of::<usize>();
+/// How often threads are listed until who asks is among them.
+const LISTS: usize = 16;
 /// Words of the block that are looked at for the thread's number.
 const BLOCK: usize = 256;
 
@@ -50,8 +52,14 @@ struct Threads {
 
 impl Threads {
     /// Lists the threads, and has `reach` reach what is in registers. Whether the system tells which there are: the stack of one
-    /// that is not listed would be taken for that of one that has ended.
+    /// that is not listed would be taken for that of one that has ended. A list that a thread ends while it is told may be short.
     fn list(&mut self, reach: &mut Reach, own: &Registers) -> bool {
+        (0..LISTS).any(|_| self.list_once(reach, own))
+    }
+
+    fn list_once(&mut self, reach: &mut Reach, own: &Registers) -> bool {
+        self.numbers.truncate(0);
+        self.ends.truncate(0);
         own.kept.into_iter().for_each(|word| reach.reach(word));
         self.ends.push([own.stack]);
         let asking = os::thread_id();

@@ -1,5 +1,6 @@
 //! Tables of a search or a walk: arrays of words in memory of their own, which costs nothing until it is written and goes back at
-//! the end.
+//! the end. It lies apart from the program's: tables have addresses, and copies of what was read, which another search at the same
+//! time would take for the program's.
 //!
 //! Nothing here can panic, and no code is there twice: it is in every program, and few ever ask for it.
 //!
@@ -23,7 +24,7 @@ impl Memory {
     /// `None`: the system has none.
     #[inline(never)]
     pub(crate) fn new(words: usize) -> Option<Self> {
-        Some(Self { at: os::scratch(words.max(1).checked_mul(WORD)?)?, words: words.max(1), cut: 0 })
+        Some(Self { at: os::apart(words.max(1).checked_mul(WORD)?)?, words: words.max(1), cut: 0 })
     }
 
     /// A table of so many items of `N` words, if there are as many left.

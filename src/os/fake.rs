@@ -196,6 +196,10 @@ pub(crate) fn scratch(len: usize) -> Option<usize> {
     metadata(len)
 }
 
+pub(crate) fn apart(len: usize) -> Option<usize> {
+    metadata(len)
+}
+
 pub(crate) fn wiped_metadata(len: usize, _wipe: extern "C" fn()) -> Option<usize> {
     metadata(len)
 }

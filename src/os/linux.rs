@@ -65,7 +65,7 @@ fn map(len: usize) -> Option<usize> {
 }
 
 fn map_as(flags: i32, len: usize) -> Option<usize> {
-    // SAFETY: a fresh private anonymous mapping touches nothing that exists.
+    // SAFETY: a fresh anonymous mapping touches nothing that exists.
     let at = quietly(|| unsafe { libc::mmap(core::ptr::null_mut(), len, PROT, flags, -1, 0) });
     (at != libc::MAP_FAILED).then(|| at.expose_provenance())
 }
@@ -205,6 +205,12 @@ pub(crate) fn scratch(len: usize) -> Option<usize> {
     map(len).or_else(|| KEPT.stock.take(len, page_size()))
 }
 
+/// See [`os`](super). The system then calls it shared, though nobody shares it.
+pub(crate) fn apart(len: usize) -> Option<usize> {
+    let len = len.next_multiple_of(page_size());
+    map_as(FLAGS & !libc::MAP_PRIVATE | libc::MAP_SHARED | libc::MAP_NORESERVE, len).or_else(|| scratch(len))
+}
+
 /// What may do for tables where the system has no more to set aside: it may have much to give all the same.
 const LITTLE: usize = 4 << 20;
 
@@ -224,7 +230,7 @@ fn add_stock(len: usize) -> bool {
     true
 }
 
-/// Gives back what [`scratch`] returned, or [`metadata`]: then for the loser of a race to publish it, or at a heap's end.
+/// Gives back what [`scratch`] or [`apart`] returned, or [`metadata`]: then for the loser of a race to publish it, or at a heap's end.
 pub(crate) fn release_metadata(at: usize, len: usize) {
     if KEPT.nursery.has(at) {
         // It stays; whoever searches memory for addresses must not find those of a heap that is no more.

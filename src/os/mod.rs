@@ -17,6 +17,7 @@
 //! | [`remap`] | two whole reservations | the second has the contents of the first, which is gone; `false`: the first is as it was, and the second must be forgotten |
 //! | [`metadata`] | `len` > 0 | as `reserve`, aligned to an OS page, or to 128 bytes if it is 8 KiB or shorter, for the allocator's tables; never released but by the loser of a race |
 //! | [`scratch`] | `len` > 0 | the same, in OS pages of its own, for what comes to an end: given back whole, and with what was in it |
+//! | [`apart`] | `len` > 0 | as `scratch`, and no search takes it for memory of the program's, unless the system refuses that |
 //!
 //! No function here allocates, takes a lock or unwinds, but for what libc does at first use where `MADV_WIPEONFORK` is
 //! refused.
