@@ -223,7 +223,7 @@ fn words() {
     }));
 }
 
-/// Apart from other tests, whose words may have come to lie in magazines.
+/// Apart from other tests: words that their threads have left when they ended lie on lines that others live on, and serve again.
 #[test]
 fn threads_that_were_handed_words_do_not_share_lines() {
     Scenario::new("threads_that_were_handed_words_do_not_share_lines").passes(words);
