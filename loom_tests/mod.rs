@@ -520,6 +520,12 @@ const MODELS: &[Model] = &[
         None,
         [("stores", Fault::ForgetStore, "Causality violation")]
     ),
+    model!(
+        modes::forget_elsewhere_against_remember,
+        "modes/recent.rs",
+        None,
+        [("stores", Fault::ForgetStore, "each free is had once")]
+    ),
     model!(page_map::two_make_a_leaf, "page_map.rs", None, [("uses_the_loser", Fault::MapLeaf, "entries are lost")]),
     model!(
         page_map::look_up_against_open,
@@ -644,6 +650,12 @@ const MODELS: &[Model] = &[
     model!(stack::two_push_one_pops, "stack.rs", None, [("push", Fault::StackPush, "Causality violation")]),
     model!(slab::two_make_a_segment, "slab.rs", None, [("store", Fault::SlabStore, "a node is not where it was")]),
     model!(slab::reach_against_reach_and_walk, "slab.rs", None, [("segment", Fault::SlabReach, "no segment")]),
+    model!(
+        slab::two_take_several,
+        "slab.rs stack.rs",
+        None,
+        [("fresh", Fault::SlabFresh, "a node is not where it was")]
+    ),
     model!(
         slab::take_against_give,
         "slab.rs stack.rs",

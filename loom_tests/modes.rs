@@ -439,6 +439,20 @@ pub fn forget_against_remember() {
     assert_eq!(sorted(had), [64, 128, 192], "each free is had once");
 }
 
+/// One with a queue of its own, which is empty, forgets the oldest of the longest while its owner remembers two more.
+pub fn forget_elsewhere_against_remember() {
+    let kept = Kept::new(&[64]);
+    let other = spawn(&kept, |kept| [kept.remember(128), kept.remember(192)]);
+    let mine: Vec<usize> = (0..2)
+        .filter_map(|_| {
+            let (address, _) = kept.tracker.forget_oldest(kept.tracker.longest(2))?;
+            Some(kept.write(address))
+        })
+        .collect();
+    let had = mine.into_iter().chain(other.join().into_iter().flatten()).chain(kept.forget_all());
+    assert_eq!(sorted(had), [64, 128, 192], "each free is had once");
+}
+
 /// One takes all frees out while another remembers one more.
 pub fn forget_all_against_remember() {
     let kept = Kept::new(&[64]);

@@ -2,7 +2,8 @@
 
 use super::spawn;
 use crate::pool::{Magazine, Magazines};
-use crate::slab::Slab;
+use crate::slab::{Node, Slab};
+use crate::sync::{AtomicU32, Ordering};
 use std::prelude::v1::*;
 use std::rc::Rc;
 
@@ -33,6 +34,46 @@ pub fn two_make_a_segment() {
     let mine = take(&slab);
     let [one, two] = other.join();
     check(&slab, &[mine, one, two]);
+}
+
+/// A node of which two are taken at once.
+struct Twin {
+    link: AtomicU32,
+    owner: AtomicU32,
+}
+
+// SAFETY: `make` makes it, and only stacks use the link.
+unsafe impl Node for Twin {
+    const AT_ONCE: u32 = 2;
+
+    fn stride(_: usize) -> usize {
+        size_of::<Self>()
+    }
+
+    fn link(&self) -> &AtomicU32 {
+        &self.link
+    }
+
+    unsafe fn make(at: *mut Self, _: usize) {
+        // SAFETY: the caller gives the place.
+        unsafe { at.write(Self { link: AtomicU32::new(0), owner: AtomicU32::new(0) }) };
+    }
+
+    fn name(&self, _: u32) {}
+}
+
+/// Each takes one from a home of its own, and with it another, which is free there, and anybody's.
+pub fn two_take_several() {
+    let slab = Rc::new(Slab::<Twin, 2>::new());
+    let take = |slab: &Slab<Twin, 2>, home: usize, who: u32| {
+        let node = slab.take_near(home).expect("the fake system gives memory");
+        assert_eq!(node.owner.swap(who, Ordering::Relaxed), 0, "a node is not where it was");
+    };
+    let other = spawn(&slab, move |slab| take(slab, 1, 7));
+    take(&slab, 0, 8);
+    take(&slab, 0, 9);
+    other.join();
+    assert_eq!(slab.free_nodes(), Some(slab.made() as usize - 3), "each node is in one place");
 }
 
 /// Nodes go back and forth: whoever takes one that another gave has it alone.

@@ -161,6 +161,10 @@ impl<T: Node, const STACKS: usize> Slab<T, STACKS> {
             // Up to where as many end, or the segment does.
             let count = most - first % most;
             let count = count.min((SLAB_FIRST << segment) - first);
+            if planted(Fault::SlabFresh) {
+                self.supply.fresh.store(at + count, Ordering::Release);
+                break count;
+            }
             // ORDERING: Release pairs with the Acquire in `made`: the segment is there.
             match self.supply.fresh.compare_exchange_weak(at, at + count, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => break count,

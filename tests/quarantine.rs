@@ -130,37 +130,6 @@ fn the_oldest_goes_first() {
     }
 }
 
-fn thread_number() -> usize {
-    // SAFETY: asks for a number.
-    unsafe { libc::gettid() as usize }
-}
-
-/// What a thread keeps back that frees no more does not take all room from another, whose frees are in another queue.
-#[test]
-fn a_thread_that_rests_leaves_room_to_others() {
-    let heap = Heap::builder().mode(Mode::Tracked).quarantine(6400).build().expect("memory");
-    let own = thread_number();
-    let fill = || {
-        let is_other = (thread_number() ^ own) % 8 != 0;
-        if is_other {
-            // Of another size: what the other thread frees meanwhile is not among it.
-            (0..200).for_each(|_| _ = come_and_go(&heap, 128));
-        }
-        is_other
-    };
-    // Until one has a queue of its own.
-    while !std::thread::scope(|scope| scope.spawn(fill).join().expect("no panic")) {}
-    let mut last: Vec<NonNull<u8>> = Vec::new();
-    for _ in 0..1000 {
-        let block = come_and_go(&heap, 64);
-        assert!(!last.contains(&block), "handed out again after {} frees", last.len());
-        last.push(block);
-        if last.len() == 30 {
-            last.remove(0);
-        }
-    }
-}
-
 #[test]
 fn threads_share_the_bound() {
     let heap = Heap::builder().mode(Mode::Hardened).quarantine(50_000).build().expect("memory");

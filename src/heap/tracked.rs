@@ -219,9 +219,9 @@ impl Tracked<'_> {
             os::prefetch_read(address.wrapping_sub(1));
         }
         let thread = self.cache.map_or_else(os::thread_id, ThreadCache::thread);
-        let layout = layout.filter(|_| self.tracker.heeds_sizes());
         let ended = match self.tracker.end_of(record, place, layout, thread, os::coarse_ms()) {
             Ok(ended) => ended,
+            Err(Misuse::Layout(_)) if !self.tracker.heeds_sizes() => return self.free(address, None, late),
             Err(Misuse::Unknown) if late && self.heap.usable_size(address).is_some() => return self.give(address),
             Err(misuse) => return self.accuse("free", address, layout, misuse),
         };

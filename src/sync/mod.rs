@@ -216,6 +216,8 @@ pub(crate) enum Fault {
     ReachedRelaxed,
     /// A slab's segment that lost the race is used all the same.
     SlabStore,
+    /// What is fresh is taken without an exchange.
+    SlabFresh,
     /// An outcome that must be found is forbidden: for the models of the tools themselves.
     Outcome,
 }
