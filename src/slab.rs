@@ -162,6 +162,7 @@ impl<T: Node, const STACKS: usize> Slab<T, STACKS> {
             let count = most - first % most;
             let count = count.min((SLAB_FIRST << segment) - first);
             if planted(Fault::SlabFresh) {
+                // ORDERING: as below.
                 self.supply.fresh.store(at + count, Ordering::Release);
                 break count;
             }
