@@ -5,6 +5,7 @@
 mod library;
 
 use library::{Ended, archive, build, compile, link_shared, preloaded, run, shared, succeeds, workbench};
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
@@ -381,6 +382,25 @@ fn a_log_in_a_file_is_in_no_other() {
     command.env("MILLPOND_LOG", "cache,file=/dev/full");
     let full = "millpond: the log's file /dev/full has not taken a line, no space left (errno 28): that is lost, and others may be\n";
     assert_eq!(run(&mut command, WATCHDOG, &[]).well("ls").stderr, full);
+    // Nobody reads this one: to wait for a reader would be to wait for ever.
+    let fifo = folder.join("fifo");
+    run(Command::new("mkfifo").arg(&fifo), WATCHDOG, &[]).well("mkfifo");
+    let path = fifo.display();
+    let ask = |name: &str, value: String| run(preloaded("ls").env(name, value), WATCHDOG, &[]).well("ls").stderr;
+    for (name, value) in [
+        ("MILLPOND_LOG", format!("cache,file={path}")),
+        ("MILLPOND_PROFILE", format!("{path},bytes=1")),
+        ("MILLPOND_LEAKS", format!("report,file={path}")),
+    ] {
+        let told = ask(name, value);
+        assert!(told.contains(&format!("{path}")) && told.contains("nobody reads it"), "{name}: {told}");
+    }
+    // As soon as somebody does, lines go there.
+    let mut both = std::fs::File::options().read(true).write(true).open(&fifo).expect("made above");
+    assert_eq!(ask("MILLPOND_LOG", format!("os,file={path}")), "");
+    let mut log = vec![0; 64 << 10];
+    let len = both.read(&mut log).expect("lines");
+    assert!(log.starts_with(b"millpond: [") && log[..len].ends_with(b"\n"), "{}", log[..len].escape_ascii());
     std::fs::remove_dir_all(folder).expect("our own");
 }
 

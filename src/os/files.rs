@@ -29,13 +29,7 @@ pub(crate) struct Output<'a> {
 impl<'a> Output<'a> {
     /// A file at a path, empty at first, readable as the process's mask says.
     pub(crate) fn create(path: &CStr, buffer: &'a mut [u8]) -> Result<Self, Refused> {
-        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
-        // SAFETY: a string that ends.
-        let open = || unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o666) };
-        match quietly(|| again(open)) {
-            Ok(descriptor) => Ok(Self::to(descriptor as i32, true, buffer)),
-            Err(refused) => Err(refused),
-        }
+        Opened::create(path).map(|file| Self::to(file.into_descriptor(), true, buffer))
     }
 
     /// One that is open, or stderr.

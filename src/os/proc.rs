@@ -21,7 +21,7 @@ pub(crate) struct Opened(i32);
 
 impl Opened {
     fn open(path: &CStr) -> Option<Self> {
-        Self::open_as(path, libc::O_RDONLY).ok()
+        Self::open_as(path, libc::O_RDONLY, 0).ok()
     }
 
     /// What the system has under this name of the process, by the thread that asks: see `maps`.
@@ -31,13 +31,27 @@ impl Opened {
 
     /// A file to write to, at its end, or why not; made if it is not there.
     pub(crate) fn append(path: &CStr) -> Result<Self, Refused> {
-        Self::open_as(path, libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT)
+        Self::open_to_write(path, libc::O_APPEND, 0o644)
     }
 
-    fn open_as(path: &CStr, flags: i32) -> Result<Self, Refused> {
+    /// The same, empty at first, readable as the process's mask says.
+    pub(super) fn create(path: &CStr) -> Result<Self, Refused> {
+        Self::open_to_write(path, libc::O_TRUNC, 0o666)
+    }
+
+    /// To open a FIFO waits until somebody reads it, and a program would stand still in an allocation: so that is refused. To write to
+    /// one waits as to write to stderr does.
+    fn open_to_write(path: &CStr, how: i32, mode: libc::mode_t) -> Result<Self, Refused> {
+        let file = Self::open_as(path, libc::O_WRONLY | libc::O_CREAT | libc::O_NONBLOCK | how, mode)?;
+        // SAFETY: our own descriptor, which nobody shares.
+        quietly(|| unsafe { libc::syscall(libc::SYS_fcntl, file.0, libc::F_SETFL, how & libc::O_APPEND) });
+        Ok(file)
+    }
+
+    fn open_as(path: &CStr, flags: i32, mode: libc::mode_t) -> Result<Self, Refused> {
         let flags = flags | libc::O_CLOEXEC | libc::O_NOCTTY;
         // SAFETY: a path that ends with its zero.
-        let open = || unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o644) };
+        let open = || unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, mode) };
         quietly(|| again(open)).map(|descriptor| Self(descriptor as i32))
     }
 

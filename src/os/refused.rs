@@ -26,7 +26,7 @@ impl fmt::Display for Refused {
             libc::EMFILE | libc::ENFILE => "too many open files",
             libc::ENAMETOOLONG => "the path is too long",
             libc::ELOOP => "too many symbolic links",
-            libc::ENXIO => "no such device",
+            libc::ENXIO => "nobody reads it, or there is no such device",
             libc::EPIPE => "nobody reads it",
             libc::EBADF => "it is closed",
             libc::EIO => "input or output has failed",
