@@ -11,6 +11,7 @@
 //!
 //! | when | what is advised |
 //! |---|---|
+//! | a heap's first arena is made | small pages in all of it: the system may be set to give huge ones to all |
 //! | dense runs have reached `GROWN` in a heap's first arena, or it is asked for a run of `GROWN_RUN` or more | huge pages from the *edge* up, which is some way above the reach; the *gap* below it stays small pages, for sparse runs |
 //! | a further arena is added, since the first is full | huge pages in all of it; where the kinds lie apart, in its upper half |
 //! | memory goes back from an arena | small pages in what the reach has passed; the edge moves up to the reach, and the gap is gone, but where the kinds lie apart |
@@ -141,6 +142,7 @@ impl Arena {
         self.growth.edge.store(edge, Ordering::Relaxed);
         self.growth.split.store(edge, Ordering::Relaxed);
         self.growth.gap.store(0, Ordering::Relaxed);
+        os::advise_thp(self.start(), edge * PAGE, Thp::Never);
         os::advise_thp(self.start() + edge * PAGE, (self.pages - edge) * PAGE, Thp::Always);
     }
 

@@ -453,9 +453,11 @@ impl Arenas {
 
     /// Says what is to be said to the system of an arena's fresh addresses, which nobody else uses yet.
     fn prepare(&self, arena: &Arena, margin: usize) {
-        os::advise_thp(arena.start(), arena.bytes(), self.thp());
-        if self.reserved() > 0 && self.thp() == Thp::Default {
-            arena.grow_from_start();
+        match self.thp() {
+            Thp::Default if self.reserved() > 0 => arena.grow_from_start(),
+            // Until it grows, also where the system gives huge pages to all.
+            Thp::Default => os::advise_thp(arena.start(), arena.bytes(), Thp::Never),
+            thp => os::advise_thp(arena.start(), arena.bytes(), thp),
         }
         if self.is_sealed() {
             let margins = [arena.start() - margin, arena.start() + arena.bytes()];

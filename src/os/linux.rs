@@ -60,8 +60,11 @@ pub(super) fn quietly<T>(call: impl FnOnce() -> T) -> T {
     result
 }
 
+/// For tables, of which little may ever be touched: in small pages also where the system gives huge ones to all.
 fn map(len: usize) -> Option<usize> {
-    map_as(FLAGS | libc::MAP_NORESERVE, len)
+    let at = map_as(FLAGS | libc::MAP_NORESERVE, len)?;
+    advise_thp(at, len, Thp::Never);
+    Some(at)
 }
 
 fn map_as(flags: i32, len: usize) -> Option<usize> {

@@ -53,13 +53,6 @@ static void buffers(size_t size)
 
 int main(void)
 {
-    /* Where the system gives huge pages to all, a small heap has them as well. */
-    char modes[64] = {0};
-    FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
-    if (file && fgets(modes, sizeof modes, file) && strstr(modes, "[always]")) {
-        puts("done: huge pages for all");
-        return 0;
-    }
     static char *small[SMALL], *sparse[SPARSE], *filled[FILLED];
     CHECK(is_millpond());
     for (size_t at = 0; at < SMALL; at++) {

@@ -1,6 +1,7 @@
 //! What the kernel says of this process, read without allocating.
 
 use core::ffi::CStr;
+use core::ops::Range;
 
 pub fn page_size() -> usize {
     // SAFETY: asks for a constant.
@@ -76,21 +77,38 @@ pub fn huge_pages() -> usize {
     kib(read(c"/proc/self/smaps_rollup", &mut buffer), "AnonHugePages")
 }
 
-/// Whether huge pages were asked for (`hg`), or refused (`nh`), where an address is mapped.
-pub fn huge_advice(address: usize) -> Option<&'static str> {
+/// Each mapping, whether it is anonymous memory that may be written, and the advice about huge pages there: asked for (`hg`), or
+/// refused (`nh`).
+fn advices() -> Vec<(Range<usize>, bool, Option<&'static str>)> {
     let text = std::fs::read_to_string("/proc/self/smaps").expect("Linux has this file");
-    let mut inside = false;
+    let (mut found, mut last) = (Vec::new(), None);
     for line in text.lines() {
-        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let words: Vec<&str> = line.split_whitespace().collect();
         let number = |text| usize::from_str_radix(text, 16).ok();
-        if let Some((Some(start), Some(end))) = range.map(|(start, end)| (number(start), number(end))) {
-            inside = (start..end).contains(&address);
-        }
-        if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| inside) {
-            return ["hg", "nh"].into_iter().find(|flag| flags.split_whitespace().any(|word| word == *flag));
+        let range = words[0].split_once('-').map(|(start, end)| (number(start), number(end)));
+        if let Some((Some(start), Some(end))) = range {
+            last = Some((start..end, words[1].starts_with("rw") && words.len() == 5));
+        } else if words[0] == "VmFlags:" {
+            let (range, anonymous) = last.take().expect("flags follow a mapping");
+            found.push((range, anonymous, ["hg", "nh"].into_iter().find(|flag| words.contains(flag))));
         }
     }
-    None
+    found
+}
+
+/// Whether huge pages were asked for (`hg`), or refused (`nh`), where an address is mapped.
+pub fn huge_advice(address: usize) -> Option<&'static str> {
+    advices().into_iter().find(|(range, ..)| range.contains(&address))?.2
+}
+
+/// The same of each anonymous mapping in which a huge page has room.
+pub fn advice_for_long_mappings() -> Vec<(Range<usize>, Option<&'static str>)> {
+    let long = |range: &Range<usize>| range.start.next_multiple_of(2 << 20) + (2 << 20) <= range.end;
+    advices()
+        .into_iter()
+        .filter(|(range, anonymous, _)| *anonymous && long(range))
+        .map(|(range, _, flag)| (range, flag))
+        .collect()
 }
 
 /// The most that ever was resident.
