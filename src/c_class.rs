@@ -4,7 +4,9 @@
 //! and a smaller one the smallest class, which is aligned to 8. The odd classes are for such requests alone.
 
 use crate::config::{CLASS_MAX, GRAIN};
-use crate::size_class::{CLASSES, COARSE_GRAIN, FINE_MAX, SIZES, at_place, compute_unaligned, place, places};
+use crate::size_class::{
+    CLASSES, COARSE_GRAIN, Coarse, FINE_MAX, SIZES, at_place, compute_unaligned, is_seldom, place, places,
+};
 
 /// The alignment of C's `max_align_t`.
 pub(crate) const C_ALIGN: usize = 16;
@@ -21,11 +23,11 @@ const FINE: [u16; FINE_MAX / GRAIN + 1] = {
 };
 
 /// As the table for sizes above, with the odd classes.
-const COARSE: [u16; CLASS_MAX / COARSE_GRAIN + 1] = {
+const COARSE: Coarse = {
     let mut table = [0; CLASS_MAX / COARSE_GRAIN + 1];
     let mut at = 0;
     while at < table.len() {
-        table[at] = place(compute_unaligned(at * COARSE_GRAIN)) as u16;
+        table[at] = place(compute_unaligned(at * COARSE_GRAIN)) as u32;
         at += 1;
     }
     table
@@ -37,10 +39,13 @@ pub(crate) const fn place_in_c(size: usize) -> Option<usize> {
     // Sums and shifts, as in `place_of`.
     if size <= FINE_MAX {
         Some(FINE[(size + (GRAIN - 1)) >> GRAIN.ilog2()] as usize)
-    } else if size <= CLASS_MAX {
-        Some(COARSE[(size + (COARSE_GRAIN - 1)) >> COARSE_GRAIN.ilog2()] as usize)
     } else {
-        None
+        is_seldom();
+        if size <= CLASS_MAX {
+            Some(COARSE[(size + (COARSE_GRAIN - 1)) >> COARSE_GRAIN.ilog2()] as usize)
+        } else {
+            None
+        }
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) use configured::{begin, configure_within_calloc};
 pub(crate) use doors::{alloc_large, alloc_large_zeroed, alloc_missed, free_large, free_missed};
 pub(crate) use watch::{SAMPLER, is_sampling, start_sampling, stop_sampling};
 
-use doors::{alloc_missed_zeroed, realloc_watched};
+use doors::{alloc_missed_zeroed, realloc_watched, resize_or_move};
 
 use crate::heap::{Heap, Tracked};
 use crate::modes::Tracker;
@@ -152,21 +152,8 @@ unsafe impl GlobalAlloc for Millpond {
         if old.is_some() && old == new {
             return ptr;
         }
-        if old.is_none() && new.is_none() {
-            if let Some(resized) = doors::resize_large(ptr, new_size, align) {
-                return resized;
-            }
-        }
-        // SAFETY: the caller guarantees that the new size is not zero and does not overflow when rounded up.
-        let target = unsafe { self.alloc(Layout::from_size_align_unchecked(new_size, align)) };
-        if !target.is_null() {
-            // SAFETY: two distinct chunks of at least that many bytes; the old one is the caller's, and freed once.
-            unsafe {
-                ptr::copy_nonoverlapping(ptr, target, size.min(new_size));
-                self.dealloc(ptr, layout);
-            }
-        }
-        target
+        // SAFETY: the caller's.
+        unsafe { resize_or_move(ptr, layout, new_size) }
     }
 }
 

@@ -193,6 +193,31 @@ pub(super) unsafe fn realloc_watched(ptr: *mut u8, layout: Layout, new_size: usi
     target
 }
 
+/// Resizes what its class has no room for, or what has none, while calls are plain. By itself, so that compilers still fold the way of
+/// what stays as it is where sizes are constants.
+///
+/// # Safety
+/// As [`GlobalAlloc::realloc`].
+#[inline(never)]
+pub(super) unsafe fn resize_or_move(ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+    let (size, align) = (layout.size(), layout.align());
+    if [size, new_size].iter().all(|size| size_class::place_of(*size, align).is_none()) {
+        if let Some(resized) = resize_large(ptr, new_size, align) {
+            return resized;
+        }
+    }
+    // SAFETY: the caller guarantees that the new size is not zero and does not overflow when rounded up.
+    let target = unsafe { Millpond.alloc(Layout::from_size_align_unchecked(new_size, align)) };
+    if !target.is_null() {
+        // SAFETY: two distinct chunks of at least that many bytes; the old one is the caller's, and freed once.
+        unsafe {
+            ptr::copy_nonoverlapping(ptr, target, size.min(new_size));
+            Millpond.dealloc(ptr, layout);
+        }
+    }
+    target
+}
+
 /// Takes in hand what has to move, where there are records: see [`Tracked::hold`].
 pub(crate) fn hold<'a>(
     tracked: Option<&'a Tracked<'_>>,
