@@ -247,8 +247,12 @@ fn a_refused_request_costs_no_heap_its_addresses_where_mappings_are_used_up() {
         let (page, rights) = (kernel::page_size(), libc::PROT_READ | libc::PROT_WRITE);
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
         for at in [start - page, end] {
-            // SAFETY: where something is mapped already, it stays.
-            unsafe { libc::mmap(core::ptr::without_provenance_mut(at), page, rights, flags, -1, 0) };
+            let at = core::ptr::without_provenance_mut(at);
+            // SAFETY: where something is mapped already, it stays. Small pages are had there, as in a small heap.
+            unsafe {
+                libc::mmap(at, page, rights, flags, -1, 0);
+                libc::madvise(at, page, libc::MADV_NOHUGEPAGE);
+            }
         }
         with_mappings_left(0, || {
             let large = Layout::from_size_align(4 * (end - start), 8).expect("valid");
