@@ -204,19 +204,19 @@ pub struct PoolStats {
     pub chunks: u64,
     /// Spans in use.
     pub spans: u64,
-    /// How often a thread's bin had no chunk left.
+    /// How often a thread's bin had no chunk left, and was given some.
     pub refills: u64,
     /// How often a thread's bin had no room left.
     pub drains: u64,
 }
 
 impl PoolStats {
-    /// Chunks that were handed out and have come back.
+    /// Chunks that were handed out and have come back: not those that are freed and kept back still.
     pub fn deallocations(&self) -> u64 {
         self.allocations.saturating_sub(self.live)
     }
 
-    /// The share of the pool's chunks that is in the program's hands, from 0 to 1; 0 for a pool without spans.
+    /// The share of the pool's chunks that is in the program's hands or kept back, from 0 to 1; 0 for a pool without spans.
     pub fn utilisation(&self) -> f64 {
         share(self.live, self.chunks)
     }

@@ -278,6 +278,27 @@ fn a_capacity_holds_for_what_is_free() {
     }
 }
 
+/// What is refused has refilled nothing, and leaves the share of what threads served by themselves as it was.
+#[test]
+fn what_is_refused_is_no_refill() {
+    Scenario::new("what_is_refused_is_no_refill").passes(|| {
+        for size in [1 << 10, 20 << 10] {
+            let heap = Heap::builder().capacity(64 * PAGE).build().expect("valid");
+            while heap.alloc(layout(size, 8)).is_ok() {}
+            let full = heap.stats();
+            assert!(full.pools.iter().any(|pool| pool.refills > 0), "{full}");
+            for _ in 0..100 {
+                heap.alloc(layout(size, 8)).expect_err("it is full");
+            }
+            let after = heap.stats();
+            assert_eq!(after.hit_rate(), full.hit_rate(), "{size}");
+            let refills = |stats: &millpond::Stats| stats.pools.iter().map(|pool| pool.refills).sum::<u64>();
+            assert_eq!(refills(&after), refills(&full), "{size}");
+            heap.check().expect("sound");
+        }
+    });
+}
+
 #[test]
 fn many_threads_share_a_capacity() {
     let heap = Heap::builder().capacity(8 * MIB).build().unwrap();

@@ -234,7 +234,17 @@ impl Heap {
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]
     fn serve_after_all(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<u8>> {
-        self.reclaim(Some(cache), || self.serve(cache, class))
+        // What found nothing is no refill. The caller's bin, which nobody else counts.
+        let refills = &cache.bin(class).refills;
+        let uncount = || refills.set(refills.get().saturating_sub(1));
+        uncount();
+        self.reclaim(Some(cache), || {
+            let chunk = self.serve(cache, class);
+            if chunk.is_none() {
+                uncount();
+            }
+            chunk
+        })
     }
 
     /// Refills an empty bin and takes a chunk from it.
