@@ -145,6 +145,8 @@ pub fn live_since(snapshot: Snapshot) -> Result<LiveSince, SnapshotError> {
 /// addresses, some 0.3 µs a chunk and search; allocates nothing; other threads go on meanwhile.
 ///
 /// * Some leaks are missed: a number may look like an address, and an address that nobody needs any more may stand on a stack.
+/// * Memory of other heaps is searched as a whole, with what is free or lost there: what is named there alone is missed, until
+///   [`flush_thread`](crate::flush_thread()) and [`trim`](crate::trim()), or [`Heap::trim`](crate::Heap::trim), have given back what is free.
 /// * Addresses that are stored in another form (as an exclusive or, in a file, across two words), in memory that is shared with other
 ///   processes, or where nobody may read, are not recognised: what only they name counts as leaked.
 /// * In the child of a `fork`, what only threads of the parent held is leaked.

@@ -63,7 +63,7 @@ impl Heap {
     }
 
     /// The bytes that may be used at `ptr`: `None` if no allocation of this heap begins there. In the mode [`Mode::Hardened`] those
-    /// that were asked for. O(1), any thread.
+    /// that were asked for; in the others, of a freed chunk that has not yet returned to its span, as if it were live. O(1), any thread.
     pub fn usable_size(&self, ptr: *const u8) -> Option<usize> {
         let inner = self.inner();
         match inner.mode {
