@@ -650,6 +650,22 @@ fn a_foreign_pointer_ends_the_process() {
     assert!(ended.stderr.contains("which is not an allocation of this heap's"), "{}", ended.stderr);
 }
 
+/// What the program's heap is given to free may be another's.
+#[test]
+fn memory_of_a_heap_is_none_of_the_programs_heap() {
+    let Some(ended) = Scenario::new("memory_of_a_heap_is_none_of_the_programs_heap").run(|| {
+        let heap = Heap::new().unwrap();
+        let large = layout(MIB, 8);
+        let block = heap.alloc(large).unwrap();
+        // SAFETY: none: this is the misuse under test.
+        unsafe { std::alloc::dealloc(block.as_ptr(), large) };
+    }) else {
+        return;
+    };
+    let told = "which is not an allocation of the program's heap's: ";
+    assert!(ended.stderr.contains(told), "{}", ended.stderr);
+}
+
 #[test]
 fn a_child_goes_on_with_the_heap() {
     Scenario::new("a_child_goes_on_with_the_heap").passes(|| {

@@ -42,6 +42,9 @@ use core::ptr;
 use growth::grow_mapping;
 use region::{Books, Took};
 
+/// Whether there has been a heap beside the program's: what is none of that one's may be one of its.
+static OTHERS: Quiet = Quiet::new();
+
 /// See the module's documentation; in this order for the heap's sake.
 #[derive(Debug)]
 #[repr(C)]
@@ -99,6 +102,7 @@ impl Arenas {
     #[allow(dead_code, reason = "heaps of one's own alone say so")]
     pub(crate) fn stand_beside(&self) {
         self.beside.set(1);
+        OTHERS.set(1);
     }
 
     /// Has dense and sparse runs lie apart. Before the first arena is made.
@@ -113,7 +117,11 @@ impl Arenas {
 
     /// Whose allocations lie in them, in words.
     pub(crate) fn whose(&self) -> &'static str {
-        if self.beside.get() == 0 { "Millpond's" } else { "this heap's" }
+        match (self.beside.get(), OTHERS.get()) {
+            (0, 0) => "Millpond's",
+            (0, _) => "the program's heap's",
+            _ => "this heap's",
+        }
     }
 
     fn of(&self, page: usize) -> Option<&Arena> {
