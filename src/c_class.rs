@@ -5,7 +5,7 @@
 
 use crate::config::{CLASS_MAX, GRAIN};
 use crate::size_class::{
-    CLASSES, COARSE_GRAIN, Coarse, FINE_MAX, SIZES, at_place, compute_unaligned, is_seldom, place, places,
+    self, CLASSES, COARSE_GRAIN, Coarse, FINE_MAX, SIZES, at_place, compute_unaligned, is_seldom, place,
 };
 
 /// The alignment of C's `max_align_t`.
@@ -13,7 +13,7 @@ pub(crate) const C_ALIGN: usize = 16;
 
 /// As the table for sizes up to [`FINE_MAX`], without the classes that are no multiples of 16, and with the odd ones.
 const FINE: [u16; FINE_MAX / GRAIN + 1] = {
-    let mut table: [u16; FINE_MAX / GRAIN + 1] = places(GRAIN);
+    let mut table = size_class::FINE;
     let mut at = 2;
     while at < table.len() {
         table[at] = place(compute_unaligned((at * GRAIN).next_multiple_of(C_ALIGN))) as u16;

@@ -8,10 +8,10 @@ use core::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Thp {
-    /// Ask for them where a heap grows beyond some 512 KiB (8 MiB with the feature `malloc` or `prefixed`), and refuse them, also
-    /// where the system is set to give them to all, until then, where memory has gone back, and for a while once one was slow to
-    /// come: some 10 % more resident memory than without, and a fraction of the page faults. Zeroed blocks from 32 MiB on are left to
-    /// the system.
+    /// Ask for them where a heap grows beyond some 512 KiB (8 MiB with the feature `malloc` or `prefixed`): some 10 % more resident
+    /// memory than without, and a fraction of the page faults. Refuse them until then, where memory has gone back, and for a while
+    /// once one was slow to come, also where the system is set to give them to all. Zeroed blocks from 32 MiB on are left to the
+    /// system.
     #[default]
     Default,
     /// Ask for them: fewer page faults and TLB misses, more resident memory.

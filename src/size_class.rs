@@ -92,25 +92,23 @@ pub(crate) const fn compute_unaligned(size: usize) -> Class {
     class
 }
 
-/// Where a class's bin lies in a thread cache, for sizes at a distance of `grain`. (Constants, not statics: other crates
-/// inline the fast path, and a constant size must fold there.)
-pub(crate) const fn places<const LEN: usize>(grain: usize) -> [u16; LEN] {
-    let mut table = [0; LEN];
+/// Where the bins of the classes lie in a thread cache that serve sizes up to [`FINE_MAX`], a grain from each to the next. (Constants,
+/// not statics: other crates inline the fast path, and a constant size must fold there.)
+pub(crate) const FINE: [u16; FINE_MAX / GRAIN + 1] = {
+    let mut table = [0; FINE_MAX / GRAIN + 1];
     let mut at = 0;
-    while at < LEN {
-        table[at] = (compute(at * grain) * BIN_BYTES) as u16;
+    while at < table.len() {
+        table[at] = place(compute(at * GRAIN)) as u16;
         at += 1;
     }
     table
-}
-
-const FINE: [u16; FINE_MAX / GRAIN + 1] = places(GRAIN);
-pub(crate) const COARSE: Coarse = {
-    let places: [u16; CLASS_MAX / COARSE_GRAIN + 1] = places(COARSE_GRAIN);
+};
+/// The same of all sizes, [`COARSE_GRAIN`] from each to the next.
+const COARSE: Coarse = {
     let mut table = [0; CLASS_MAX / COARSE_GRAIN + 1];
     let mut at = 0;
     while at < table.len() {
-        table[at] = places[at] as u32;
+        table[at] = place(compute(at * COARSE_GRAIN)) as u32;
         at += 1;
     }
     table

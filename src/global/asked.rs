@@ -152,7 +152,7 @@ pub fn check_memory() -> usize {
 ///
 /// With [`Thp::Always`] less time goes into page faults, and more memory stays resident where use is sparse; purges
 /// still return pages of 64 KiB and single OS pages. [`Thp::Default`] and [`Thp::System`] change nothing for the memory that there
-/// is: the system does not take advice back.
+/// is, used or only reserved: the system does not take advice back.
 ///
 /// ```
 /// millpond::set_thp(millpond::Thp::Never);
