@@ -10,6 +10,7 @@ use crate::report::{Freed, Mode};
 use crate::size_class::{self, CLASSES};
 use crate::sync::{AtomicU64, Counter, Ordering};
 use core::fmt;
+use core::mem::MaybeUninit;
 
 /// Which chunk sizes a heap serves; what is larger gets whole pages of 64 KiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +69,18 @@ impl core::error::Error for BuildError {}
 
 /// How many heaps there have been: their numbers are never used again.
 static HEAPS: AtomicU64 = AtomicU64::new(0);
+
+/// That zeros mean none.
+const _: () = {
+    let fallback = MaybeUninit::<Option<Fallback>>::zeroed();
+    let soft = MaybeUninit::<Option<Tell>>::zeroed();
+    let hear = MaybeUninit::<Option<Hear>>::zeroed();
+    // SAFETY: a pointer that is not null is in each, and none is where it is null: were it not so, this would not compile.
+    unsafe {
+        assert!(fallback.assume_init_ref().is_none());
+        assert!(soft.assume_init_ref().is_none() && hear.assume_init_ref().is_none());
+    }
+};
 
 /// Who is told of a soft limit: the heap, and the bytes in use.
 #[derive(Clone)]
@@ -451,9 +464,15 @@ impl<'a> HeapBuilder<'a> {
             // SAFETY: fresh memory for it; the core is valid as it is.
             unsafe {
                 (&raw mut (*inner).serves).write(serves);
-                (&raw mut (*inner).fallback).write(self.fallback);
+                // What is none is left as zeros, which mean that: written, it would bring words from the stack, which a search
+                // for leaks would take for addresses.
+                if self.fallback.is_some() {
+                    (&raw mut (*inner).fallback).write(self.fallback);
+                }
                 (&raw mut (*inner).fallbacks).write(Counter::new());
-                (&raw mut (*inner).soft).write(self.soft.map(|(_, tell)| tell));
+                if let Some((_, tell)) = self.soft {
+                    (&raw mut (*inner).soft).write(Some(tell));
+                }
                 (&raw mut (*inner).mode).write(self.mode);
                 // Valid as zeros.
                 // Relaxed: a number, behind which nothing is published.
@@ -461,7 +480,9 @@ impl<'a> HeapBuilder<'a> {
                 (*inner).tracker.keep_callers(self.callers);
                 (*inner).tracker.guard(self.guard);
                 let is_heard = self.on_misuse.is_some();
-                (&raw mut (*inner).hear).write(self.on_misuse);
+                if is_heard {
+                    (&raw mut (*inner).hear).write(self.on_misuse);
+                }
                 (*inner).tracker.witness.set((*inner).hear.as_ref());
                 (*inner).tracker.quarantine.set(self.quarantine, self.freed);
                 let is_watched = self.mode != Mode::Fast || self.timing || self.profiled || is_heard;

@@ -10,8 +10,9 @@ use core::mem::MaybeUninit;
 pub(crate) struct Raw<const WORDS: usize>(UnsafeCell<MaybeUninit<[usize; WORDS]>>);
 
 impl<const WORDS: usize> Raw<WORDS> {
+    /// Of zeros: what was on the stack, which a search for leaks would take for addresses, does not come with it.
     pub(crate) const fn new() -> Self {
-        Self(UnsafeCell::new(MaybeUninit::uninit()))
+        Self(UnsafeCell::new(MaybeUninit::zeroed()))
     }
 
     /// Where it begins: for all of its bytes, to read and to write.
