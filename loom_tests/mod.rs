@@ -22,6 +22,7 @@ mod arena;
 mod bitset;
 mod floors;
 mod heap;
+mod heaps;
 mod lease;
 mod modes;
 mod page_map;
@@ -314,6 +315,28 @@ const MODELS: &[Model] = &[
         "heap/trim.rs heap/upkeep.rs heap/mod.rs thread_cache.rs thread_cache/spares.rs thread_cache/bin.rs",
         Some(3),
         [("copies", Fault::StealCopies, "Causality violation")]
+    ),
+    model!(
+        heaps::leave_against_look,
+        "heaps.rs",
+        None,
+        [
+            ("holds_left", Fault::HoldsLeft, "Causality violation"),
+            ("leaves_relaxed", Fault::LeaveRelaxed, "Causality violation"),
+            ("lets_go_relaxed", Fault::LetGoRelaxed, "Causality violation")
+        ]
+    ),
+    model!(
+        heaps::leave_and_enter_against_look,
+        "heaps.rs",
+        None,
+        [("enters_relaxed", Fault::EnterRelaxed, "Causality violation")]
+    ),
+    model!(
+        heaps::leave_against_two_looks,
+        "heaps.rs",
+        Some(3),
+        [("lets_go_relaxed", Fault::LetGoRelaxed, "Causality violation")]
     ),
     model!(
         lease::flush_against_end_and_claim,

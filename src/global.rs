@@ -28,6 +28,8 @@ pub(crate) use watch::{SAMPLER, is_sampling, start_sampling, stop_sampling};
 use doors::{alloc_missed_zeroed, realloc_watched, resize_or_move};
 
 use crate::heap::{Heap, Tracked};
+use crate::heaps::Heaps;
+use crate::leaks::{All, Source};
 use crate::modes::Tracker;
 use crate::report::Mode;
 use crate::size_class;
@@ -45,6 +47,10 @@ pub(crate) static HEAP: Heap = Heap::new();
 
 /// The records, in the modes that keep them.
 pub(crate) static TRACKER: Tracker = Tracker::new();
+/// The heaps beside it.
+pub(crate) static HEAPS: Heaps = Heaps::new();
+/// For who searches all of them.
+pub(crate) static ALL: All<'static> = All { program: Source { heap: &HEAP, tracker: &TRACKER }, others: &HEAPS };
 /// What the slots of threads point to in those modes, and where calls are watched: caches that are always empty, so that each
 /// call misses and comes here.
 /// Each has the index of the thread's own cache.

@@ -180,6 +180,7 @@ core_modules! {
     times
     tags
     heap
+    heaps
     environment
 }
 

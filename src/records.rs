@@ -1,6 +1,6 @@
 //! What a program can ask of the records, of the global heap and of its own heaps: IDs, tags, what is live since a mark.
 
-use crate::global::{self, HEAP, TRACKER};
+use crate::global::{self, ALL, HEAP, TRACKER};
 use crate::heap::Called;
 use crate::leaks::{self, JsonCalled, JsonText, Leaks, LeaksUnknown};
 use crate::modes::{Of, Place, Seen, Tracker};
@@ -138,15 +138,15 @@ pub fn live_since(snapshot: Snapshot) -> Result<LiveSince, SnapshotError> {
 }
 
 /// Live allocations that are no longer reachable: no data, stack or register of the program has an address in them, nor has any
-/// allocation that is reachable. What the runtime keeps, and what the program holds to its end, is not among them.
+/// allocation that is reachable, in this heap or another. What the runtime keeps, and what the program holds to its end, is not among them.
 ///
 /// In all modes; where there are records ([`Mode::Tracked`](crate::Mode::Tracked)), with ID, tag, thread and time. The
 /// environment variable `MILLPOND_LEAKS` asks for the same at the program's end. Reads all memory of the program that may hold
 /// addresses, some 0.3 µs a chunk and search; allocates nothing; other threads go on meanwhile.
 ///
 /// * Some leaks are missed: a number may look like an address, and an address that nobody needs any more may stand on a stack.
-/// * Memory of other heaps is searched as a whole, with what is free or lost there: what is named there alone is missed, until
-///   [`flush_thread`](crate::flush_thread()) and [`trim`](crate::trim()), or [`Heap::trim`](crate::Heap::trim), have given back what is free.
+/// * All heaps are searched, whichever is asked: what only a freed or a lost allocation of another heap has the address of is lost. What
+///   an allocator other than Millpond has given out counts as reachable, with what is free there.
 /// * Addresses that are stored in another form (as an exclusive or, in a file, across two words), in memory that is shared with other
 ///   processes, or where nobody may read, are not recognised: what only they name counts as leaked.
 /// * In the child of a `fork`, what only threads of the parent held is leaked.
@@ -165,7 +165,7 @@ pub fn live_since(snapshot: Snapshot) -> Result<LiveSince, SnapshotError> {
 /// ```
 #[inline(never)]
 pub fn leaks() -> Result<Leaks, LeaksUnknown> {
-    leaks::find(&HEAP, &TRACKER, &os::registers(), 0)
+    leaks::find(ALL.program, ALL, &os::registers(), 0)
 }
 
 /// As [`leaks()`], of what was allocated after a mark; of all, where there are no records.
@@ -175,7 +175,7 @@ pub fn leaks() -> Result<Leaks, LeaksUnknown> {
 #[inline(never)]
 pub fn leaks_since(snapshot: Snapshot) -> Result<Leaks, LeaksUnknown> {
     let since = TRACKER.before(snapshot)?;
-    leaks::find(&HEAP, &TRACKER, &os::registers(), since)
+    leaks::find(ALL.program, ALL, &os::registers(), since)
 }
 
 /// A mark between a heap's allocations so far and those to come: see [`snapshot`].

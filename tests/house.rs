@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["thread_cache"],
     &["modes", "sampler", "times", "tags"],
     &["heap"],
-    &["slot", "environment", "pprof"],
+    &["slot", "environment", "pprof", "heaps"],
     &["leaks"],
     &["listed"],
     &["map"],

@@ -8,7 +8,8 @@
 //! one, but for those that come before the environment is there.
 
 use super::{
-    BEGUN, CONFIGURED, ENTERED, HEAP, LATE, Millpond, TRACKER, fill, is_late, mode_word, seal, set_thp, tracked, watch,
+    ALL, BEGUN, CONFIGURED, ENTERED, HEAP, LATE, Millpond, TRACKER, fill, is_late, mode_word, seal, set_thp, tracked,
+    watch,
 };
 use crate::config::{CALLERS, REPORTS};
 use crate::environment::{self, Leaking, Settings, Sizes};
@@ -365,5 +366,5 @@ extern "C" fn check_at_exit() {
 extern "C" fn show_leaks() {
     let own = os::registers();
     os::restore_stderr();
-    leaks::at_exit(&HEAP, &TRACKER, &own);
+    leaks::at_exit(ALL, &own);
 }

@@ -1,9 +1,10 @@
 //! What a heap is to be like: each wish is checked when the heap is built.
 
-use super::{Fallback, Heap, UNSERVED, map};
+use super::{Fallback, Heap, Inner, UNSERVED, map};
 use crate::bitset::Bitset;
 use crate::closure::Closure;
 use crate::config::{ADDRESS_BITS, CLASS_MAX, PAGE};
+use crate::global::HEAPS;
 use crate::log::Log;
 use crate::modes::Hear;
 use crate::report::{Freed, Mode};
@@ -68,7 +69,7 @@ impl fmt::Display for BuildError {
 impl core::error::Error for BuildError {}
 
 /// How many heaps there have been: their numbers are never used again.
-static HEAPS: AtomicU64 = AtomicU64::new(0);
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// That zeros mean none.
 const _: () = {
@@ -463,6 +464,7 @@ impl<'a> HeapBuilder<'a> {
         let inner = map(|inner| {
             // SAFETY: fresh memory for it; the core is valid as it is.
             unsafe {
+                (&raw mut (*inner).body.mapped).write(size_of::<Inner>());
                 (&raw mut (*inner).serves).write(serves);
                 // What is none is left as zeros, which mean that: written, it would bring words from the stack, which a search
                 // for leaks would take for addresses.
@@ -476,22 +478,22 @@ impl<'a> HeapBuilder<'a> {
                 (&raw mut (*inner).mode).write(self.mode);
                 // Valid as zeros.
                 // Relaxed: a number, behind which nothing is published.
-                (*inner).tracker.stand_beside(1 + HEAPS.fetch_add(1, Ordering::Relaxed));
-                (*inner).tracker.keep_callers(self.callers);
-                (*inner).tracker.guard(self.guard);
+                (*inner).body.tracker.stand_beside(1 + NUMBERS.fetch_add(1, Ordering::Relaxed));
+                (*inner).body.tracker.keep_callers(self.callers);
+                (*inner).body.tracker.guard(self.guard);
                 let is_heard = self.on_misuse.is_some();
                 if is_heard {
                     (&raw mut (*inner).hear).write(self.on_misuse);
                 }
-                (*inner).tracker.witness.set((*inner).hear.as_ref());
-                (*inner).tracker.quarantine.set(self.quarantine, self.freed);
+                (*inner).body.tracker.witness.set((*inner).hear.as_ref());
+                (*inner).body.tracker.quarantine.set(self.quarantine, self.freed);
                 let is_watched = self.mode != Mode::Fast || self.timing || self.profiled || is_heard;
                 (&raw mut (*inner).plain).write(!is_watched);
                 (&raw mut (*inner).timed).write(self.timing);
                 (&raw mut (*inner).profiled).write(self.profiled);
                 (&raw mut (*inner).capacity).write(capacity.unwrap_or(0) * PAGE);
                 if let Some(bits) = bits.take() {
-                    (&raw mut (*inner).bits).write(bits);
+                    (&raw mut (*inner).body.bits).write(bits);
                 }
             }
         });
@@ -502,6 +504,7 @@ impl<'a> HeapBuilder<'a> {
             }
             return Err(BuildError::Memory);
         };
+        // Dropped, if it cannot be entered.
         let heap = Heap { inner };
         heap.inner().core.spans.arenas.stand_beside();
         if let Some(level) = self.log {
@@ -516,6 +519,9 @@ impl<'a> HeapBuilder<'a> {
         if capacity.is_some() || soft > 0 {
             heap.inner().core.spans.arenas.budget().set(limit, soft);
         }
+        let entry = HEAPS.enter(inner.as_ptr().expose_provenance()).ok_or(BuildError::Memory)?;
+        // SAFETY: nobody else has the heap, and those who look through all of them do not look at this.
+        unsafe { (&raw mut (*inner.as_ptr()).body.entry).write(entry) };
         Ok(heap)
     }
 

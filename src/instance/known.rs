@@ -2,7 +2,8 @@
 
 use super::Heap;
 use crate::chunks::{self, Chunk};
-use crate::leaks::{self, Leaks, LeaksUnknown};
+use crate::global::ALL;
+use crate::leaks::{self, Leaks, LeaksUnknown, Source};
 use crate::map::HeapMap;
 use crate::modes::Of;
 use crate::os;
@@ -127,7 +128,11 @@ impl Heap {
     /// As [`leaks`](crate::leaks()).
     #[inline(never)]
     pub fn leaks(&self) -> Result<Leaks, LeaksUnknown> {
-        leaks::find(&self.inner().core, &self.inner().tracker, &os::registers(), 0)
+        leaks::find(self.source(), ALL, &os::registers(), 0)
+    }
+
+    fn source(&self) -> Source<'_> {
+        Source { heap: &self.inner().core, tracker: &self.inner().tracker }
     }
 
     /// As [`leaks`](Self::leaks), of what was allocated after a mark; of all, where the heap gives no IDs.
@@ -137,7 +142,7 @@ impl Heap {
     #[inline(never)]
     pub fn leaks_since(&self, snapshot: Snapshot) -> Result<Leaks, LeaksUnknown> {
         let since = self.inner().tracker.before(snapshot)?;
-        leaks::find(&self.inner().core, &self.inner().tracker, &os::registers(), since)
+        leaks::find(self.source(), ALL, &os::registers(), since)
     }
 
     /// Says what the calling thread's allocations are for: [`tag`](crate::tag) as a method. A tag is the thread's, so it holds for

@@ -20,20 +20,19 @@ pub use builder::{BuildError, HeapBuilder, PoolTable};
 pub use report::AllocError;
 
 use crate::arena::Fill;
-use crate::bitset::Bitset;
-use crate::global::{self, HEAP};
-use crate::heap::{Heap as Core, Tracked};
-use crate::modes::{Hear, Tracker};
+use crate::global::{self, HEAP, HEAPS};
+use crate::heap::Tracked;
+use crate::heaps::Body;
+use crate::modes::Hear;
 use crate::os;
 use crate::report::Mode;
 use crate::size_class::{self, CLASSES, Class, INFO};
-use crate::slab::Slab;
 use crate::sync::Counter;
 use crate::tagged::{Index, NONE};
 use crate::thread_cache::ThreadCache;
-use crate::times::Times;
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
+use core::ops::Deref;
 use core::ptr::{self, NonNull};
 
 /// An allocator that serves what a heap cannot: see [`HeapBuilder::fallback`].
@@ -68,7 +67,8 @@ const UNSERVED: u16 = u16::MAX;
 ///   named and ends the process, or is heard of by [`on_misuse`](HeapBuilder::on_misuse).
 /// * **Collections**: with the feature `allocator-api2` it is an `Allocator`: collections borrow it (`&Heap`), or have a heap of
 ///   their own.
-/// * **End**: dropping the heap gives all of its memory back to the system at once, what is live too.
+/// * **End**: dropping the heap gives all of its memory back to the system at once, what is live too; where another thread's search
+///   for [`leaks`](crate::leaks()) is looking at it, that does so when it is done.
 /// * **Cost**: the global allocator's and some 60 instructions a call. A heap that is hardly used takes some 100 KiB.
 /// * **Fork**: the child has the heap as it was. What lay in caches of vanished threads is found by [`trim`](Self::trim), or
 ///   used by new threads; what these threads had in hand stays missing.
@@ -96,9 +96,11 @@ impl<F: FnOnce()> Drop for Undo<F> {
     }
 }
 
-/// What is mapped for a heap. The core is valid as zeros.
+/// What is mapped for a heap: what it is made of, at the beginning, where those find it who look through all heaps, and what
+/// the program has chosen.
+#[repr(C)]
 struct Inner {
-    core: Core,
+    body: Body,
     /// For each class of sizes, the class of the table that serves it.
     serves: [u16; CLASSES],
     fallback: Option<Fallback>,
@@ -106,7 +108,6 @@ struct Inner {
     soft: Option<Tell>,
     /// What the tracker's witness is.
     hear: Option<Hear>,
-    bits: Bitset,
     capacity: usize,
     mode: Mode,
     /// Whether calls come straight to the bins: no records, no timing.
@@ -115,9 +116,14 @@ struct Inner {
     timed: bool,
     /// Whether its allocations are in the profile.
     profiled: bool,
-    /// Valid as zeros too.
-    tracker: Tracker,
-    times: Slab<Times>,
+}
+
+impl Deref for Inner {
+    type Target = Body;
+
+    fn deref(&self) -> &Body {
+        &self.body
+    }
 }
 
 impl Heap {
@@ -460,11 +466,10 @@ impl Drop for Heap {
         unsafe {
             let inner = self.inner.as_ptr();
             let _closures = ((&raw const (*inner).soft).read(), (&raw const (*inner).hear).read());
-            self.inner().core.dispose();
-            self.inner().tracker.dispose();
-            self.inner().times.dispose();
-            self.inner().bits.dispose();
-            os::release_metadata(inner.expose_provenance(), size_of::<Inner>());
+            let entry = self.inner().entry;
+            if entry == NONE || HEAPS.leave(entry, || HEAP.is_alone(os::process_id())) {
+                Body::dispose(inner.expose_provenance());
+            }
         }
     }
 }

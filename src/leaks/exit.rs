@@ -2,10 +2,8 @@
 //!
 //! Invariant: the words below are set once, before the program's end is asked to call anything, and not changed.
 
-use super::{Leaks, LeaksUnknown, find_with_room, has_room};
+use super::{All, Leaks, LeaksUnknown, find_with_room, has_room};
 use crate::environment::Leaking;
-use crate::heap::Heap;
-use crate::modes::Tracker;
 use crate::os::{self, Opened, Output, Refused, Registers};
 use crate::sync::{AtomicUsize, Ordering};
 use core::ffi::CStr;
@@ -38,17 +36,17 @@ pub(crate) fn wish(wished: &Leaking) {
 /// Reports what has been found, as was wished, and has the process end with another code if that was wished.
 #[cold]
 #[inline(never)]
-pub(crate) fn at_exit(heap: &Heap, tracker: &Tracker, own: &Registers) {
+pub(crate) fn at_exit(all: All<'_>, own: &Registers) {
     match has_room(own) {
-        true => report(heap, tracker, own),
+        true => report(all, own),
         false => say(format_args!("not known, {}", LeaksUnknown::Memory)),
     }
 }
 
 #[inline(never)]
-fn report(heap: &Heap, tracker: &Tracker, own: &Registers) {
+fn report(all: All<'_>, own: &Registers) {
     let wished = Leaking::from_bits(FORM.load(Ordering::Relaxed));
-    let leaks = match find_with_room(heap, tracker, own, 0) {
+    let leaks = match find_with_room(all.program, all, own, 0) {
         Ok(leaks) => leaks,
         Err(reason) => return say(format_args!("not known, {reason}")),
     };

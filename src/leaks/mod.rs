@@ -1,7 +1,7 @@
 //! Leaks: what is live but no longer reachable.
 //!
 //! Asked for at the program's end (`MILLPOND_LEAKS`) or by a call. An allocation is *lost* if no root (data, stacks,
-//! registers) has an address in it, nor has an allocation that is not lost. So what the runtime keeps for itself is not lost,
+//! registers) has an address in it, nor has an allocation, of whichever heap, that is not lost. So what the runtime keeps for itself is not lost,
 //! nor is what a program holds to its end. Where there are records, they say which allocations these are.
 //!
 //! Other threads go on meanwhile, and may move an address to where the search has been already, or free one allocation and
@@ -13,6 +13,7 @@
 //! | file | what |
 //! |---|---|
 //! | `table` | memory for a search |
+//! | `sources` | which heaps are looked through |
 //! | `reach` | what is given out, and what is reached of it |
 //! | `roots` | where to begin |
 //! | `exit` | what is wished at the program's end |
@@ -22,18 +23,20 @@
 mod exit;
 mod reach;
 mod roots;
+mod sources;
 mod table;
 
 pub(crate) use exit::{at_exit, wish};
 
-use crate::heap::{Called, Heap};
-use crate::modes::{Of, Tracker};
+use crate::heap::Called;
+use crate::modes::Of;
 use crate::os::{self, Registers};
 use crate::tags::Shown;
 use core::fmt::{self, Write as _};
 use core::ops::Range;
 use reach::{For, Listed, Reach};
 use roots::Others;
+pub(crate) use sources::{All, Source};
 pub(crate) use table::{Memory, Table};
 
 /// Why leaks could not be searched for.
@@ -335,8 +338,8 @@ impl fmt::Write for Escape<'_, '_> {
 /// was allocated after the one with the ID `since`.
 #[cold]
 #[inline(never)]
-pub(crate) fn find(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -> Result<Leaks, LeaksUnknown> {
-    if has_room(own) { find_with_room(heap, tracker, own, since) } else { Err(LeaksUnknown::Memory) }
+pub(crate) fn find(source: Source<'_>, all: All<'_>, own: &Registers, since: u64) -> Result<Leaks, LeaksUnknown> {
+    if has_room(own) { find_with_room(source, all, own, since) } else { Err(LeaksUnknown::Memory) }
 }
 
 /// Whether there is enough stack left, of which as little as can be is used until that is known.
@@ -354,9 +357,9 @@ fn has_room(own: &Registers) -> bool {
 }
 
 #[inline(never)]
-fn find_with_room(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -> Result<Leaks, LeaksUnknown> {
-    let until = tracker.mark();
-    let (mut reach, mut others) = search(heap, tracker, own, 0..0)?;
+fn find_with_room(source: Source<'_>, all: All<'_>, own: &Registers, since: u64) -> Result<Leaks, LeaksUnknown> {
+    let until = source.tracker.mark();
+    let (mut reach, mut others) = search(source, all, own, 0..0)?;
     if others.are {
         let Some((memory, mut table)) = suspects(&mut reach) else {
             // What a first search tells may be in another thread's hand: better nothing than that.
@@ -371,7 +374,7 @@ fn find_with_room(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -
             reach.release();
             // What a thread has in hand all the while is seen by no search: those count between which each has gone on.
             let counts = !others.run || os::let_run();
-            match search(heap, tracker, own, memory.addresses()) {
+            match search(source, all, own, memory.addresses()) {
                 Ok(again) => (reach, others) = again,
                 Err(error) => {
                     memory.release();
@@ -383,18 +386,18 @@ fn find_with_room(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -
         memory.release();
     }
     // What was freed meanwhile is none either.
-    reach.unlist_freed(heap, tracker);
-    reach.each(&mut |reach, Listed { number, range, seen }| {
+    reach.unlist_freed();
+    reach.each(&mut |reach, Listed { number, range, seen, .. }| {
         if !seen {
             reach.look_into(range, For::Holding(number));
         }
     });
     let mut leaks = Leaks::new();
     let now = os::coarse_ms();
-    reach.each(&mut |reach, Listed { number, range, seen }| {
+    reach.each_own(&mut |reach, Listed { number, range, seen, .. }| {
         if seen {
             leaks.live = (leaks.live.0 + 1, leaks.live.1 + range.len() as u64);
-        } else if let Some(one) = describe(heap, tracker, range, (since, until), now) {
+        } else if let Some(one) = describe(source, range, (since, until), now) {
             let direct = u64::from(!reach.is_held(number));
             leaks.add(LeakGroup { count: 1, direct, bytes: one.size as u64, ..one });
         }
@@ -405,13 +408,13 @@ fn find_with_room(heap: &Heap, tracker: &Tracker, own: &Registers, since: u64) -
 }
 
 /// Searches once; `hidden` is no root.
-fn search(
-    heap: &Heap,
-    tracker: &Tracker,
+fn search<'a>(
+    source: Source<'a>,
+    all: All<'a>,
     own: &Registers,
     hidden: Range<usize>,
-) -> Result<(Reach, Others), LeaksUnknown> {
-    let mut reach = Reach::new(heap, tracker, hidden).ok_or(LeaksUnknown::Memory)?;
+) -> Result<(Reach<'a>, Others), LeaksUnknown> {
+    let mut reach = Reach::new(source, all, hidden).ok_or(LeaksUnknown::Memory)?;
     let mut here = [0];
     let is_told = os::read_memory((&raw const *own).addr(), &mut here) == 1;
     let visited = if is_told { roots::visit(&mut reach, own) } else { Err(LeaksUnknown::System) };
@@ -423,17 +426,17 @@ fn search(
         }
     };
     reach.follow();
-    reach.unlist_freed(heap, tracker);
+    reach.unlist_freed();
     Ok((reach, others))
 }
 
 /// The addresses of what a first search has not reached, in order, in memory of their own. `None`: the system has none.
-fn suspects(reach: &mut Reach) -> Option<(Memory, Table<1>)> {
+fn suspects(reach: &mut Reach<'_>) -> Option<(Memory, Table<1>)> {
     let mut count = 0;
-    reach.each(&mut |_, listed| count += usize::from(!listed.seen));
+    reach.each_own(&mut |_, listed| count += usize::from(!listed.seen));
     let mut memory = Memory::new(count)?;
     let mut table = memory.cut(count);
-    reach.each(&mut |_, listed| {
+    reach.each_own(&mut |_, listed| {
         if !listed.seen {
             table.push([listed.range.start]);
         }
@@ -442,9 +445,9 @@ fn suspects(reach: &mut Reach) -> Option<(Memory, Table<1>)> {
 }
 
 /// Leaves of what was suspected what a further search has not reached either, and takes all else for reached. Whether it is less.
-fn narrow(reach: &mut Reach, suspects: &mut Table<1>) -> bool {
+fn narrow(reach: &mut Reach<'_>, suspects: &mut Table<1>) -> bool {
     let mut kept = 0;
-    reach.each(&mut |reach, Listed { number, range, seen }| {
+    reach.each_own(&mut |reach, Listed { number, range, seen, .. }| {
         // What is kept lies before what is still to come, and is less than that: the table stays in order for each that is asked for.
         let at = suspects.first_not(|[address]| address < range.start);
         let was = suspects.get(at) == Some([range.start]);
@@ -463,8 +466,7 @@ fn narrow(reach: &mut Reach, suspects: &mut Table<1>) -> bool {
 
 /// What is known of a lost allocation. `None`: it is none, or, by its ID, from before or after those that are asked for.
 fn describe(
-    heap: &Heap,
-    tracker: &Tracker,
+    Source { heap, tracker }: Source<'_>,
     range: Range<usize>,
     (since, until): (u64, u64),
     now: u64,

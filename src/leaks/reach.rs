@@ -1,6 +1,6 @@
 //! Reachability: which allocations the program can still get at.
 //!
-//! All allocations are listed once, in order of address, with a number for each. Beginning with the roots, each word that is an
+//! All allocations of all heaps are listed once, in order of address, with a number for each. Beginning with the roots, each word that is an
 //! address in an allocation, its beginning or not, reaches it, and its contents are looked at next. The search is conservative, as
 //! in Boehm and Weiser's collector (*Garbage collection in an uncooperative environment*, 1988) and in LeakSanitizer: a word that
 //! only looks like an address may hide a leak, but cannot make one up.
@@ -10,9 +10,8 @@
 //!
 //! Invariant: `seen ⊆ listed`, and at the end whatever a seen allocation has the address of is seen.
 
+use super::sources::{All, Source, Sources};
 use super::table::{Bits, Memory, Table, sort};
-use crate::heap::Heap;
-use crate::modes::Tracker;
 use crate::os::{self, Pages};
 use crate::size_class::{Class, INFO};
 use core::ops::Range;
@@ -28,23 +27,25 @@ const WAITING: usize = 1 << 20;
 /// In place of a class: one larger allocation.
 const LARGE: usize = 0xff;
 
-/// What one node of the heap describes.
+/// What one node of a heap describes.
 #[derive(Clone, Copy, Debug)]
 struct Region {
     start: usize,
     end: usize,
     /// The number of its first allocation.
     first: usize,
+    /// Whether it is of the heap that is asked about.
+    own: bool,
     class: Class,
 }
 
 impl Region {
     fn words(self) -> [usize; 3] {
-        [self.start, self.end, self.first << 8 | self.class]
+        [self.start, self.end, self.first << 9 | usize::from(self.own) << 8 | self.class]
     }
 
     fn from_words([start, end, rest]: [usize; 3]) -> Self {
-        Self { start, end, first: rest >> 8, class: rest & LARGE }
+        Self { start, end, first: rest >> 9, own: rest >> 8 & 1 == 1, class: rest & LARGE }
     }
 
     /// The place in it of the allocation in which an address of its lies.
@@ -66,6 +67,8 @@ impl Region {
 #[derive(Clone, Debug)]
 pub(super) struct Listed {
     pub(super) number: usize,
+    /// Whether it is of the heap that is asked about.
+    pub(super) own: bool,
     /// Its addresses.
     pub(super) range: Range<usize>,
     /// Whether it has been reached.
@@ -85,9 +88,10 @@ pub(super) enum For {
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Reach {
+pub(super) struct Reach<'a> {
     pub(super) memory: Memory,
-    /// Start, end, and number and class: see [`Region`].
+    sources: Sources<'a>,
+    /// Start, end, and number, whose and class: see [`Region`].
     regions: Table<3>,
     /// Memory that is no root, from where to where, in order.
     hidden: Table<3>,
@@ -111,21 +115,29 @@ pub(super) struct Reach {
     found: Option<usize>,
 }
 
-impl Reach {
-    /// Lists what a heap has given out; `hidden` is no root. `None`: the system has no memory for the tables.
+impl<'a> Reach<'a> {
+    /// Lists what heaps have given out; `hidden` is no root. `None`: the system has no memory for the tables.
     #[inline(never)]
-    pub(super) fn new(heap: &Heap, tracker: &Tracker, hidden: Range<usize>) -> Option<Self> {
-        let (mut regions, mut blocks, mut hides) = (0, 0, 0);
-        heap.walk_blocks(&mut |found| (regions, blocks) = (regions + 1, blocks + found.count));
-        heap.walk_memory(&mut |_| hides += 1);
+    pub(super) fn new(own: Source<'a>, all: All<'a>, hidden: Range<usize>) -> Option<Self> {
+        let mut sources = Sources::hold(own, all)?;
+        let (mut regions, mut blocks, mut hides, mut magazines) = (0, 0, 0, 0);
+        sources.each(&mut |Source { heap, .. }, _| {
+            heap.walk_blocks(&mut |found| (regions, blocks) = (regions + 1, blocks + found.count));
+            heap.walk_memory(&mut |_| hides += 1);
+            magazines = magazines.max(heap.magazines.made() as usize);
+        });
         // Others may go on and open more: what has no room is not listed.
         let (regions, blocks, hides) = (regions + regions / 4 + 64, blocks + blocks / 4 + (1 << 16), hides + 1024);
         let (page, bits, waiting) = (os::page_size(), Bits::words(blocks), WAITING.min(blocks));
         // A magazine that is made meanwhile, and has no room, would be taken for one that is not loaded: there is ample room.
-        let magazines = Bits::words(2 * heap.magazines.made() as usize + 4096);
+        let magazines = Bits::words(2 * magazines + 4096);
         let words = magazines + 3 * (regions + hides + bits) + waiting + BUFFER + COPIES * page / WORD + COPIES;
-        let mut memory = Memory::new(words)?;
+        let Some(mut memory) = Memory::new(words) else {
+            sources.release();
+            return None;
+        };
         let mut reach = Self {
+            sources,
             regions: memory.cut(regions),
             hidden: memory.cut(hides),
             listed: Bits(memory.zeros(bits)),
@@ -143,54 +155,61 @@ impl Reach {
             found: None,
             memory,
         };
-        reach.list(heap, tracker, blocks);
-        let table = &mut reach.hidden;
+        reach.list(blocks);
+        let Self { hidden: table, sources, .. } = &mut reach;
         let mut hide = |range: Range<usize>| {
             table.push([range.start, range.end, 0]);
         };
         hide(memory.addresses());
         hide(hidden);
-        tracker.walk_memory(&mut hide);
-        heap.walk_memory(&mut hide);
+        sources.each(&mut |Source { heap, tracker }, _| {
+            tracker.walk_memory(&mut hide);
+            heap.walk_memory(&mut hide);
+        });
         sort(&mut reach.hidden);
         Some(reach)
     }
 
     #[inline(never)]
-    fn list(&mut self, heap: &Heap, tracker: &Tracker, room: usize) {
-        let Self { regions, listed, .. } = self;
+    fn list(&mut self, room: usize) {
+        let Self { regions, listed, sources, .. } = self;
         let mut first = 0;
-        heap.walk_blocks(&mut |found| {
-            let class = found.class().unwrap_or(LARGE);
-            let (start, end) = (found.start, found.start + found.size * found.count);
-            if first + found.count > room || !regions.push(Region { start, end, first, class }.words()) {
-                return;
-            }
-            for word in 0..found.count.div_ceil(64) {
-                let mut taken = found.taken(word);
-                while taken != 0 {
-                    listed.add(first + 64 * word + taken.trailing_zeros() as usize);
-                    taken &= taken - 1;
+        sources.each(&mut |Source { heap, .. }, own| {
+            heap.walk_blocks(&mut |found| {
+                let class = found.class().unwrap_or(LARGE);
+                let (start, end) = (found.start, found.start + found.size * found.count);
+                if first + found.count > room || !regions.push(Region { start, end, first, own, class }.words()) {
+                    return;
                 }
-            }
-            first += found.count;
+                for word in 0..found.count.div_ceil(64) {
+                    let mut taken = found.taken(word);
+                    while taken != 0 {
+                        listed.add(first + 64 * word + taken.trailing_zeros() as usize);
+                        taken &= taken - 1;
+                    }
+                }
+                first += found.count;
+            });
         });
         sort(&mut self.regions);
-        self.unlist_freed(heap, tracker);
+        self.unlist_freed();
     }
 
     /// Takes what is in magazines from the list, also in such as a thread has in hand, and what is kept back.
     #[inline(never)]
-    pub(super) fn unlist_freed(&mut self, heap: &Heap, tracker: &Tracker) {
-        self.loaded.0.all().fill([0]);
-        heap.walk_loaded(&mut |magazine, count| {
-            self.loaded.add(magazine.index() as usize);
-            magazine.peek(count, &mut |address| self.unlist(address));
-        });
-        let loaded = core::mem::replace(&mut self.loaded, Bits(Table::NONE));
-        heap.walk_unloaded(&|magazine| loaded.has(magazine), &mut |address| self.unlist(address));
-        self.loaded = loaded;
-        tracker.walk_kept(|address| self.unlist(address));
+    pub(super) fn unlist_freed(&mut self) {
+        for at in 0.. {
+            let Some(Source { heap, tracker }) = self.sources.get(at) else { return };
+            self.loaded.0.all().fill([0]);
+            heap.walk_loaded(&mut |magazine, count| {
+                self.loaded.add(magazine.index() as usize);
+                magazine.peek(count, &mut |address| self.unlist(address));
+            });
+            let loaded = core::mem::replace(&mut self.loaded, Bits(Table::NONE));
+            heap.walk_unloaded(&|magazine| loaded.has(magazine), &mut |address| self.unlist(address));
+            self.loaded = loaded;
+            tracker.walk_kept(|address| self.unlist(address));
+        }
     }
 
     fn unlist(&mut self, address: usize) {
@@ -360,6 +379,15 @@ impl Reach {
         }
     }
 
+    /// Calls `each` with each listed allocation of the heap that is asked about.
+    pub(super) fn each_own(&mut self, each: &mut dyn FnMut(&mut Self, Listed)) {
+        self.each(&mut |reach, listed| {
+            if listed.own {
+                each(reach, listed);
+            }
+        });
+    }
+
     /// Calls `each` with each listed allocation.
     #[inline(never)]
     pub(super) fn each(&mut self, each: &mut dyn FnMut(&mut Self, Listed)) {
@@ -370,7 +398,7 @@ impl Reach {
             while range.end <= region.end {
                 if self.listed.has(number) {
                     let seen = self.seen.has(number);
-                    each(self, Listed { number, range: range.clone(), seen });
+                    each(self, Listed { number, own: region.own, range: range.clone(), seen });
                 }
                 number += 1;
                 range = range.end..range.end + region.size();
@@ -388,9 +416,10 @@ impl Reach {
         self.seen.add(number);
     }
 
-    /// Gives the memory back.
-    pub(super) fn release(self) {
+    /// Gives the memory back, and lets go of the heaps.
+    pub(super) fn release(mut self) {
         self.pages.close();
+        self.sources.release();
         self.memory.release();
     }
 }

@@ -2,7 +2,7 @@
 //! registers of its threads, and whatever else is mapped for it alone.
 //!
 //! Who uses a mapping is not known. So each is a root that is private to this process and that it has written to, but for the
-//! heap's own. Of stacks only a part is in use:
+//! heaps' own. Of stacks only a part is in use:
 //!
 //! | stack | what of it is a root |
 //! |---|---|
@@ -53,11 +53,11 @@ struct Threads {
 impl Threads {
     /// Lists the threads, and has `reach` reach what is in registers. Whether the system tells which there are: the stack of one
     /// that is not listed would be taken for that of one that has ended. A list that a thread ends while it is told may be short.
-    fn list(&mut self, reach: &mut Reach, own: &Registers) -> bool {
+    fn list(&mut self, reach: &mut Reach<'_>, own: &Registers) -> bool {
         (0..LISTS).any(|_| self.list_once(reach, own))
     }
 
-    fn list_once(&mut self, reach: &mut Reach, own: &Registers) -> bool {
+    fn list_once(&mut self, reach: &mut Reach<'_>, own: &Registers) -> bool {
         self.numbers.truncate(0);
         self.ends.truncate(0);
         own.kept.into_iter().for_each(|word| reach.reach(word));
@@ -82,7 +82,7 @@ impl Threads {
     }
 
     /// The block behind the stack at the start of a mapping, if its thread has ended.
-    fn block_of_ended(&mut self, mapping: &Mapping<'_>, reach: &mut Reach) -> Option<usize> {
+    fn block_of_ended(&mut self, mapping: &Mapping<'_>, reach: &mut Reach<'_>) -> Option<usize> {
         let number_at = self.number_at?;
         let block = reach.find_itself(mapping.start..mapping.end)?;
         let mut number = [0];
@@ -109,7 +109,7 @@ fn number_in_block() -> Option<usize> {
 
 /// Has `reach` reach what roots have the addresses of. What other threads there are.
 #[inline(never)]
-pub(super) fn visit(reach: &mut Reach, own: &Registers) -> Result<Others, LeaksUnknown> {
+pub(super) fn visit(reach: &mut Reach<'_>, own: &Registers) -> Result<Others, LeaksUnknown> {
     let mut count = 64;
     let _ = os::threads(&mut |_| count += 1);
     let mut memory = Memory::new(2 * count).ok_or(LeaksUnknown::Memory)?;

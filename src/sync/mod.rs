@@ -218,6 +218,14 @@ pub(crate) enum Fault {
     SlabStore,
     /// What is fresh is taken without an exchange.
     SlabFresh,
+    /// A heap is entered by a relaxed store.
+    EnterRelaxed,
+    /// A heap is left by a relaxed operation.
+    LeaveRelaxed,
+    /// A heap that was left is held.
+    HoldsLeft,
+    /// A heap is let go by a relaxed operation.
+    LetGoRelaxed,
     /// An outcome that must be found is forbidden: for the models of the tools themselves.
     Outcome,
 }
