@@ -449,7 +449,17 @@ const MODELS: &[Model] = &[
         modes::look_against_remember,
         "modes/recent.rs",
         None,
-        [("relaxed", Fault::RememberRelaxed, "Causality violation")]
+        [
+            ("relaxed", Fault::RememberRelaxed, "Causality violation"),
+            ("puts_back_relaxed", Fault::PutBackRelaxed, "Causality violation"),
+            ("puts_back_blindly", Fault::PutBackStore, "each free is had once")
+        ]
+    ),
+    model!(
+        modes::look_against_forget_all,
+        "modes/recent.rs",
+        None,
+        [("puts_back_relaxed", Fault::PutBackRelaxed, "Causality violation")]
     ),
     model!(
         modes::end_against_begin,

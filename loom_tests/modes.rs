@@ -512,14 +512,32 @@ pub fn keep_further_against_remember() {
     assert_eq!(sorted(had), [64, 128, 192], "each free is had once");
 }
 
-/// One looks at what is kept back while another frees.
+/// One looks at what is kept back while another frees, more than there is room for.
 pub fn look_against_remember() {
-    let kept = Kept::new(&[]);
-    let other = spawn(&kept, |kept| kept.remember(64));
-    kept.tracker.walk_recent(|address, _, is_kept| {
-        assert!(is_kept() && kept.memory[address / 64].get() == address, "what was freed is there");
+    let kept = Kept::new(&[64]);
+    let other = spawn(&kept, |kept| [kept.remember(128), kept.remember(192)]);
+    let mut mine = Vec::new();
+    kept.tracker.look_at_recent(|in_hand| {
+        let (address, _) = in_hand.what();
+        assert_eq!(kept.memory[address / 64].get(), address, "what was freed is there");
+        kept.write(address);
+        mine.extend(in_hand.put_back().map(|(address, _)| kept.write(address)));
     });
-    assert_eq!(other.join(), None, "there is room");
+    let had = mine.into_iter().chain(other.join().into_iter().flatten()).chain(kept.forget_all());
+    assert_eq!(sorted(had), [64, 128, 192], "each free is had once");
+}
+
+/// One looks at what is kept back while another takes all out.
+pub fn look_against_forget_all() {
+    let kept = Kept::new(&[64, 128]);
+    let other = spawn(&kept, |kept| kept.forget_all());
+    let mut mine = Vec::new();
+    kept.tracker.look_at_recent(|in_hand| {
+        kept.write(in_hand.what().0);
+        mine.extend(in_hand.put_back().map(|(address, _)| kept.write(address)));
+    });
+    let had = mine.into_iter().chain(other.join()).chain(kept.forget_all());
+    assert_eq!(sorted(had), [64, 128], "each free is had once");
 }
 
 /// An allocation is freed a second time while the next begins in its record: what is ended is one allocation.

@@ -123,6 +123,25 @@ fn all_of_it_is_looked_at_when_asked() {
     }
 }
 
+/// What is kept back with pages of its own as well.
+#[test]
+fn large_blocks_that_are_kept_back_are_looked_at() {
+    let heap = Heap::builder().mode(Mode::Hardened).quarantine(64 << 20).on_misuse(|_| {}).build().expect("memory");
+    let layout = Layout::from_size_align(1 << 20, 8).expect("valid");
+    let block = heap.alloc(layout).expect("memory");
+    // SAFETY: allocated just now.
+    unsafe { heap.free(block, layout) };
+    assert_eq!((heap.check_memory(), heap.stats().live), (0, 0));
+    // SAFETY: kept back, which is what is tested.
+    let flip = || unsafe { block.add(777_777).write(!block.add(777_777).read()) };
+    flip();
+    assert_eq!(heap.check_memory(), 1);
+    flip();
+    assert_eq!((heap.check_memory(), heap.stats().quarantine), (0, 17 << 16));
+    heap.trim();
+    assert_eq!(heap.stats().quarantine, 0);
+}
+
 /// Threads that allocate and free meanwhile are not mistaken for misuse.
 #[test]
 fn it_may_be_asked_for_while_others_go_on() {
@@ -160,7 +179,10 @@ fn it_may_be_asked_for_while_others_go_on() {
         }
     });
     assert_eq!(heap.check_memory(), 0);
-    heap.check().expect("sound");
+    // What was in hand for a look is not lost.
+    heap.trim();
+    let stats = heap.check().expect("sound");
+    assert_eq!((stats.live, stats.quarantine, stats.allocations - stats.deallocations), (0, 0, 0));
 }
 
 /// Nor is memory touched that is a chunk's no more, where spans come and go and become pages without access.

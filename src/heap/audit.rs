@@ -1,7 +1,8 @@
 //! A look at all that is live and all that is kept back in the mode `hardened`: what of it was written to where nobody may.
 //!
 //! What is seen when something is freed, or at last given back, is seen here without that; so that it is told at the program's
-//! end at the latest. Other threads go on: what looks broken is looked at once more, and counts if it is still the same
+//! end at the latest. Other threads go on. What is kept back is in hand while it is looked at, so that nobody gives it back. What
+//! is live may be freed at any moment: if it looks broken it is looked at once more, and counts if it is still the same
 //! allocation's. Its memory may be gone meanwhile, or without access, a chunk's as well, whose span may have become something
 //! else: so the system reads it, an OS page at a time, of which copies are kept for what lies beside. What looks broken in a
 //! copy is read anew: it may have been allocated since. At the end of a program of which no other thread has a cache, nothing goes
@@ -14,7 +15,7 @@ use super::edges::{WORDS, canary};
 use super::guard::{before_guarded, behind_guarded, canary_before};
 use super::told::{Known, Written};
 use crate::config::CANARY;
-use crate::modes::Seen;
+use crate::modes::{InHand, Seen};
 use crate::os;
 use crate::report::Mode;
 use crate::size_class::{Class, at_place};
@@ -57,7 +58,7 @@ impl Tracked<'_> {
                 audit.look_at_live(&seen, tell);
             }
         });
-        self.tracker.walk_recent(|address, size, is_still| audit.look_at_kept(address, size, is_still, tell));
+        self.tracker.look_at_recent(|kept| self.look_at_kept(kept, tell));
     }
 }
 
@@ -218,48 +219,32 @@ impl Audit<'_> {
         let is_same = |now: Seen| now.is_live && !now.is_resized && (now.id, now.freed_ms) == (seen.id, seen.freed_ms);
         self.of.tracker.find(self.of.heap.place(seen.address)).is_some_and(is_same)
     }
+}
 
+impl Tracked<'_> {
+    /// Looks at what is kept back, each while it is in hand: nobody gives it back meanwhile.
     #[inline(never)]
     #[unsafe(link_section = ".millpond_cold")]
-    fn look_at_kept(
-        &self,
-        address: usize,
-        size: usize,
-        is_still: &dyn Fn() -> bool,
-        tell: &mut dyn FnMut(Arguments<'_>),
-    ) {
-        let Tracked { heap, tracker, mode, .. } = self.of;
-        let find = || tracker.find(heap.place(address)).filter(|seen| !seen.is_live);
-        let Some(seen) = find() else { return };
-        let size = if size == 0 { seen.size } else { size };
-        if heap.spans.page_map.noted(address) == 0 {
-            // Pages of its own, which may be gone.
-            return;
+    fn look_at_kept(&self, kept: InHand<'_>, tell: &mut dyn FnMut(Arguments<'_>)) {
+        let (address, size) = kept.what();
+        let found = self.written_in_kept(address, size);
+        let left = kept.put_back();
+        if let Some((address, size)) = left {
+            self.release(address, size, found.is_none());
         }
-        let Some(fill) = tracker.quarantine.fill(*mode, size).filter(|_| is_still()) else { return };
-        // Had it been given back, another allocation would be there, or none be kept back.
-        if let Some(byte) = self.written(address, size, fill).filter(|_| find() == Some(seen) && is_still()) {
-            let known = Known(&seen, tracker);
-            tell(format_args!("{}: {known}", Written::Freed { address, byte }));
+        // Last: a witness may panic.
+        if let Some((seen, byte)) = found {
+            tell(format_args!("{}: {}", Written::Freed { address, byte }, Known(&seen, self.tracker)));
         }
     }
 
-    /// The first byte of a freed chunk that is not what was written over it, as far as it can be read.
-    fn written(&self, address: usize, size: usize, fill: u8) -> Option<usize> {
-        let mut there = [0; PIECE / WORD];
-        for from in (0..size).step_by(PIECE) {
-            let len = PIECE.min(size - from);
-            let words = &mut there[..len.div_ceil(WORD)];
-            let read = self.read(address + from, true, From::Memory, words);
-            let mut bytes = words[..read].iter().flat_map(|word| word.to_ne_bytes()).take(len);
-            if let Some(byte) = bytes.position(|byte| byte != fill) {
-                return Some(from + byte);
-            }
-            if read < words.len() {
-                break;
-            }
-        }
-        None
+    /// The first byte of a free in hand that is not what was written over it, and what is known of it.
+    #[unsafe(link_section = ".millpond_cold")]
+    fn written_in_kept(&self, address: usize, size: usize) -> Option<(Seen, usize)> {
+        let seen = self.tracker.find(self.heap.place(address)).filter(|seen| !seen.is_live)?;
+        let size = if size == 0 { seen.size } else { size };
+        let fill = self.tracker.quarantine.fill(self.mode, size)?;
+        Some((seen, self.changed(address, size, fill)?))
     }
 }
 
@@ -269,6 +254,4 @@ fn bytes(words: &[u64; WORDS]) -> [u8; CANARY] {
 }
 
 const WORD: usize = size_of::<usize>();
-/// Bytes of a freed chunk that are read at once.
-const PIECE: usize = 2048;
-const _: () = assert!(PIECE % WORD == 0 && WORDS == CANARY / WORD);
+const _: () = assert!(WORDS == CANARY / WORD);

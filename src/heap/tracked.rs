@@ -273,11 +273,11 @@ impl Tracked<'_> {
         }
         quarantine.take(size);
         if let Some((address, size)) = self.tracker.remember(thread, address, size) {
-            self.release(address, size);
+            self.release(address, size, true);
         }
         while quarantine.is_over() {
             let Some((address, size)) = self.tracker.forget_oldest(self.tracker.longest(thread)) else { break };
-            self.release(address, size);
+            self.release(address, size, true);
         }
     }
 
@@ -290,16 +290,16 @@ impl Tracked<'_> {
         self.tracker.keep_freed(place, &callers[..count]);
     }
 
-    /// Gives a freed allocation back that was kept until now.
+    /// Gives a freed allocation back that was kept until now, after a look at it.
     #[unsafe(link_section = ".millpond_cold")]
-    fn release(&self, address: usize, size: usize) {
+    pub(super) fn release(&self, address: usize, size: usize, look: bool) {
         let quarantine = &self.tracker.quarantine;
         // Long ones are remembered without their size, which the record has until another begins there.
         let recorded = || self.tracker.find(self.heap.place(address)).map_or(0, |seen| seen.size);
         let size = if size == 0 { recorded() } else { size };
         // First: a witness may panic, and what it is told of then stays out of use, but is kept back no more.
         quarantine.less(size);
-        if let Some(byte) = quarantine.fill(self.mode, size) {
+        if let Some(byte) = quarantine.fill(self.mode, size).filter(|_| look) {
             self.check_fill(address, size, byte);
         }
         self.give(address);
@@ -309,7 +309,7 @@ impl Tracked<'_> {
     pub(crate) fn release_kept(&self) {
         if self.mode == Mode::Hardened || self.tracker.quarantine.keeps(self.mode, 0) {
             self.tracker.forget_firsts(|address| self.give(address));
-            self.tracker.forget_all(|address, size| self.release(address, size));
+            self.tracker.forget_all(|address, size| self.release(address, size, true));
             self.tracker.forget_runs(|address| _ = self.release_run(address));
         }
     }
@@ -370,14 +370,22 @@ impl Tracked<'_> {
     #[cold]
     #[unsafe(link_section = ".millpond_cold")]
     fn check_fill(&self, address: usize, size: usize, fill: u8) {
+        if let Some(byte) = self.changed(address, size, fill) {
+            self.accuse_of(address, format_args!("{}", Written::Freed { address, byte }));
+        }
+    }
+
+    /// The first byte of what is kept back, and in hand, that is not what was written over it.
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(super) fn changed(&self, address: usize, size: usize, fill: u8) -> Option<usize> {
         // SAFETY: kept back since it was freed: ours.
         let kept = unsafe { core::slice::from_raw_parts(with_exposed_provenance_mut::<u8>(address), size) };
         // A piece at a time, without a branch for each byte.
         let is_whole = |piece: &[u8]| piece.iter().fold(0, |bad, byte| bad | (byte ^ fill)) == 0;
-        if !kept.chunks(256).all(is_whole) {
-            let byte = kept.iter().position(|byte| *byte != fill).unwrap_or(0);
-            self.accuse_of(address, format_args!("{}", Written::Freed { address, byte }));
+        if kept.chunks(256).all(is_whole) {
+            return None;
         }
+        kept.iter().position(|byte| *byte != fill)
     }
 
     /// Whether an allocation begins there that may be resized, of that size and alignment if the caller says so; `late`: one

@@ -29,6 +29,7 @@ pub(crate) use ids::Ids;
 pub(crate) use index::Index;
 pub(crate) use places::{Place, Places};
 pub(crate) use quarantine::{JUNK, Quarantine};
+pub(crate) use recent::InHand;
 pub(crate) use record::{Birth, Ended, Of, Record, Seen};
 pub(crate) use resize::Resizing;
 pub(crate) use witness::{Hear, Witness};

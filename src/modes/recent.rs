@@ -8,7 +8,7 @@
 //! | firsts | first chunks of spans that came up and were not handed out |
 //!
 //! Who puts something in takes a turn, and has what was there a round before: it goes back to the heap. Whoever takes something out, in
-//! either way, does so by an exchange, and has it alone.
+//! either way, does so by an exchange, and has it alone; so does who only looks at it, and puts it back if its slot is still free.
 //!
 //! Invariant: what is kept back is in one slot, from the exchange that put it there to the one that takes it out.
 
@@ -113,6 +113,32 @@ impl Recent {
                 first_bytes: Counter::new(),
             }
         }
+    }
+}
+
+/// A free that is kept back, and has been taken out to be looked at: nobody else has it.
+pub(crate) struct InHand<'a> {
+    slot: &'a AtomicU64,
+    word: u64,
+}
+
+impl InHand<'_> {
+    /// Address and size.
+    pub(crate) fn what(&self) -> (usize, usize) {
+        unpack(self.word)
+    }
+
+    /// Puts it back where it was. If another is there by now, it stays the caller's: address and size.
+    pub(crate) fn put_back(self) -> Option<(usize, usize)> {
+        let Self { slot, word } = self;
+        if planted(Fault::PutBackStore) {
+            // ORDERING: as below.
+            slot.store(word, Ordering::Release);
+            return None;
+        }
+        // ORDERING: Release: whoever has it next has it after the caller's look.
+        let order = if planted(Fault::PutBackRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+        slot.compare_exchange(0, word, order, Ordering::Relaxed).err().map(|_| unpack(word))
     }
 }
 
@@ -258,15 +284,17 @@ impl Tracker {
         }
     }
 
-    /// Calls `visit` with the address and size of each recent free that is kept back, and what says whether it still is.
-    pub(crate) fn walk_recent(&self, mut visit: impl FnMut(usize, usize, &dyn Fn() -> bool)) {
+    /// Takes each recent free out for as long as `look` has it.
+    pub(crate) fn look_at_recent(&self, mut look: impl FnMut(InHand<'_>)) {
         for slot in self.recent.frees() {
-            // ORDERING: Acquire, as in `remember`: what was done to it before is done.
-            let each = Ordering::Acquire;
-            let word = slot.load(each);
-            if word != 0 {
-                let (address, size) = unpack(word);
-                visit(address, size, &|| slot.load(each) == word);
+            // Relaxed: the exchange below decides; most are full.
+            if slot.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            // ORDERING: Acquire, as in `remember`: what was there is the caller's from here on.
+            match slot.swap(0, Ordering::Acquire) {
+                0 => {}
+                word => look(InHand { slot, word }),
             }
         }
     }

@@ -100,6 +100,10 @@ pub(crate) enum Fault {
     BlockEarly,
     /// A free is taken out, or forgotten, by load and store.
     ForgetStore,
+    /// A free that was looked at is put back by a store.
+    PutBackStore,
+    /// A free that was looked at is put back by a relaxed exchange.
+    PutBackRelaxed,
     /// Turns in a queue are counted by load and store.
     TurnStore,
     /// What is needed of a record for a free is read by relaxed loads.
