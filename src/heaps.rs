@@ -108,14 +108,18 @@ impl Heaps {
         }
     }
 
-    /// Enters the heap at an address, which begins an OS page. `None`: there is no memory for that.
-    pub(crate) fn enter(&self, address: usize) -> Option<Index> {
+    /// An entry for a heap, which is to know of it before it is [entered](Self::enter): from then on others look at it. `None`:
+    /// there is no memory for that.
+    pub(crate) fn place(&self) -> Option<Index> {
+        Some(self.entries.take()?.index.get() as Index)
+    }
+
+    /// Enters the heap at an address, which begins an OS page, in the caller's entry.
+    pub(crate) fn enter(&self, index: Index, address: usize) {
         debug_assert!(address & (HOLDERS | LEFT) == 0, "an OS page's address");
-        let entry = self.entries.take()?;
         // ORDERING: Release publishes the heap; pairs with the Acquire of `hold`.
         let order = if planted(Fault::EnterRelaxed) { Ordering::Relaxed } else { Ordering::Release };
-        entry.word.store(address, order);
-        Some(entry.index.get() as Index)
+        self.entries.get(index).word.store(address, order);
     }
 
     /// Leaves the heap of an entry. Whether the caller is to dispose of it: nobody holds it, or those who did are no more, since

@@ -519,9 +519,10 @@ impl<'a> HeapBuilder<'a> {
         if capacity.is_some() || soft > 0 {
             heap.inner().core.spans.arenas.budget().set(limit, soft);
         }
-        let entry = HEAPS.enter(inner.as_ptr().expose_provenance()).ok_or(BuildError::Memory)?;
-        // SAFETY: nobody else has the heap, and those who look through all of them do not look at this.
+        let entry = HEAPS.place().ok_or(BuildError::Memory)?;
+        // SAFETY: nobody else has the heap.
         unsafe { (&raw mut (*inner.as_ptr()).body.entry).write(entry) };
+        HEAPS.enter(entry, inner.as_ptr().expose_provenance());
         Ok(heap)
     }
 
