@@ -14,19 +14,22 @@
 //!
 //! The C library keeps such a block at the top of each stack that it has made. It begins with its own address, twice, and
 //! has the thread's number in it, which is no thread's any more once that has ended; where in it, the asking thread's own block
-//! shows. A mapping that does not look so is not taken for a stack.
+//! shows. It also has the address at which the mapping was made, where the pages below the stack begin that nobody may touch. A
+//! mapping that does not look so is not taken for a stack: a thread may have been given its stack in one of the program's own, with
+//! anything below it.
 
 use super::LeaksUnknown;
 use super::reach::{Reach, is_twice_itself};
 use super::table::{Memory, Table};
 use crate::os::{self, Mapping, Registers};
+use core::ops::Range;
 
 /// Bytes below the end of a stack that a function may use.
 const RED_ZONE: usize = 128;
 const WORD: usize = size_of::<usize>();
 /// How often threads are listed until who asks is among them.
 const LISTS: usize = 16;
-/// Words of the block that are looked at for the thread's number.
+/// Words of the block that are looked at, for the thread's number and where its stack was made.
 const BLOCK: usize = 256;
 
 /// The threads beside the one that asks.
@@ -75,22 +78,35 @@ impl Threads {
         told && self.numbers.all().contains(&[asking as usize])
     }
 
-    /// Where in a mapping the part of a stack begins that is in use, if it is that of a thread whose stack's end is known.
-    fn used(&mut self, mapping: &Mapping<'_>) -> Option<usize> {
+    /// Where in a mapping the part of a stack begins that is in use, if it is that of a thread whose stack's end is known; `guard` is
+    /// what lies before it that nobody may touch.
+    fn used(&mut self, mapping: &Mapping<'_>, guard: &Range<usize>, reach: &mut Reach<'_>) -> Option<usize> {
         let ends = self.ends.all().as_flattened().iter();
-        ends.copied().filter(|end| mapping.contains(*end)).min()
+        let end = ends.copied().filter(|end| mapping.contains(*end)).min()?;
+        // The first thread's has no block in it. Where blocks do not look so, what lies behind a guard is taken for a stack.
+        let is_stack =
+            mapping.name == b"[stack]" || self.number_at.is_none() || block_in(mapping, guard, reach).is_some();
+        is_stack.then_some(end)
     }
 
     /// The block behind the stack at the start of a mapping, if its thread has ended.
-    fn block_of_ended(&mut self, mapping: &Mapping<'_>, reach: &mut Reach<'_>) -> Option<usize> {
+    fn block_of_ended(&mut self, mapping: &Mapping<'_>, guard: &Range<usize>, reach: &mut Reach<'_>) -> Option<usize> {
         let number_at = self.number_at?;
-        let block = reach.find_itself(mapping.start..mapping.end)?;
+        let block = block_in(mapping, guard, reach)?;
         let mut number = [0];
         os::read_memory(block + number_at / WORD * WORD, &mut number);
         let number = number[0] >> (8 * (number_at % WORD)) & u32::MAX as usize;
         let lives = number != 0 && self.numbers.all().contains(&[number]);
         (!lives).then_some(block)
     }
+}
+
+/// The block behind a stack that the C library has made, with `guard` below.
+fn block_in(mapping: &Mapping<'_>, guard: &Range<usize>, reach: &mut Reach<'_>) -> Option<usize> {
+    let block = reach.find_itself(mapping.start..mapping.end)?;
+    let mut words = [0; BLOCK];
+    let read = os::read_memory(block, &mut words);
+    words.iter().take(read).any(|word| guard.contains(word)).then_some(block)
 }
 
 /// Where in its block the asking thread's number is, if that is sure.
@@ -120,18 +136,21 @@ pub(super) fn visit(reach: &mut Reach<'_>, own: &Registers) -> Result<Others, Le
         return Err(LeaksUnknown::System);
     }
     let known = reach.knows_pages();
-    // Where the guard page before the next mapping ends.
-    let mut guarded = 0;
+    // The guard before the next mapping.
+    let mut guard = 0..0;
     let told = os::mappings(&mut |mapping| {
         if mapping.is_guard() {
-            guarded = mapping.end;
+            guard = mapping.start..mapping.end;
             return true;
         }
         // What has become read-only may have been written to before: that is seen where pages tell.
         let is_root = mapping.is_readable() && mapping.is_private() && (mapping.is_writable() || known);
         if is_root && !mapping.name.starts_with(b"[v") {
-            let from = match guarded == mapping.start || mapping.name == b"[stack]" {
-                true => threads.used(mapping).or_else(|| threads.block_of_ended(mapping, reach)),
+            let from = match guard.end == mapping.start || mapping.name == b"[stack]" {
+                true => {
+                    let used = threads.used(mapping, &guard, reach);
+                    used.or_else(|| threads.block_of_ended(mapping, &guard, reach))
+                }
                 false => None,
             };
             reach.root(from.unwrap_or(mapping.start)..mapping.end);
