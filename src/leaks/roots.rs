@@ -21,7 +21,7 @@
 use super::LeaksUnknown;
 use super::reach::{Reach, is_twice_itself};
 use super::table::{Memory, Table};
-use crate::os::{self, Mapping, Registers};
+use crate::os::{self, Mapping, Registers, TRACED, TRACER};
 use core::ops::Range;
 
 /// Bytes below the end of a stack that a function may use.
@@ -123,6 +123,21 @@ fn number_in_block() -> Option<usize> {
     Some(at * WORD + if is_low { 0 } else { WORD / 2 })
 }
 
+/// Has `reach` reach what other threads have in registers. `None`: there is no memory for that.
+fn reach_registers(reach: &mut Reach<'_>, numbers: &Table<1>) -> Option<()> {
+    let asking = os::thread_id() as usize;
+    let mut memory = Memory::new(numbers.len() * TRACED + TRACER)?;
+    let (mut rows, mut stack) = (memory.cut(numbers.len()), memory.zeros(TRACER));
+    for [number] in (0..numbers.len()).filter_map(|at| numbers.get(at)).filter(|[number]| *number != asking) {
+        let mut row = [0; TRACED];
+        row[0] = number;
+        rows.push(row);
+    }
+    os::registers_of(rows.all(), stack.all(), &mut |word| reach.reach(word));
+    memory.release();
+    Some(())
+}
+
 /// Has `reach` reach what roots have the addresses of. What other threads there are.
 #[inline(never)]
 pub(super) fn visit(reach: &mut Reach<'_>, own: &Registers) -> Result<Others, LeaksUnknown> {
@@ -134,6 +149,10 @@ pub(super) fn visit(reach: &mut Reach<'_>, own: &Registers) -> Result<Others, Le
     if !threads.list(reach, own) {
         memory.release();
         return Err(LeaksUnknown::System);
+    }
+    if reach_registers(reach, &threads.numbers).is_none() {
+        memory.release();
+        return Err(LeaksUnknown::Memory);
     }
     let known = reach.knows_pages();
     // The guard before the next mapping.
