@@ -142,7 +142,9 @@ pub fn live_since(snapshot: Snapshot) -> Result<LiveSince, SnapshotError> {
 ///
 /// In all modes; where there are records ([`Mode::Tracked`](crate::Mode::Tracked)), with ID, tag, thread and time. The
 /// environment variable `MILLPOND_LEAKS` asks for the same at the program's end. Reads all memory of the program that may hold
-/// addresses, some 0.3 µs a chunk and search; allocates nothing; other threads go on meanwhile.
+/// addresses, some 0.3 µs a chunk and search; allocates nothing. Other threads go on meanwhile; if anything is found, and there are
+/// others, they stand still for a second search, stopped as a debugger stops them: what they wait for goes on, but for
+/// `epoll_wait`, `sigtimedwait`, `semop` and the like, which may end early (`EINTR`).
 ///
 /// * Some leaks are missed: a number may look like an address, and an address that nobody needs any more may stand on a stack.
 /// * All heaps are searched, whichever is asked: what only a freed or a lost allocation of another heap has the address of is lost. What
@@ -150,8 +152,9 @@ pub fn live_since(snapshot: Snapshot) -> Result<LiveSince, SnapshotError> {
 /// * Addresses that are stored in another form (as an exclusive or, in a file, across two words), in memory that is shared with other
 ///   processes, or where nobody may read, are not recognised: what only they name counts as leaked.
 /// * In the child of a `fork`, what only threads of the parent held is leaked.
-/// * A thread that runs meanwhile may have the only address of an allocation in a register. So while threads run, it is searched
-///   until four searches in a row, and 16 at most, tell no less: what each of them has missed is told all the same.
+/// * Where other threads cannot be stopped, since a debugger has them, a sandbox refuses `ptrace`, or one cannot be interrupted, it is searched
+///   until four searches in a row, and 16 at most, tell no less. Then what a thread has in a register alone, and what threads replace
+///   all the time, may count as leaked.
 ///
 /// # Errors
 /// [`LeaksUnknown`]: the system lets nobody look, or has no memory for the tables, some 20 bytes for each chunk, used or not.

@@ -59,6 +59,7 @@ const UNMODELLED: &[(&str, &str)] = &[
     ("os/linux.rs", "the models have another system"),
     ("os/fork.rs", "a thread's own number, which publishes nothing"),
     ("os/fake", "is that system, or that of the unit tests"),
+    ("os/traced.rs", "between processes, by the system's calls"),
     ("os/nursery.rs", "a bound that publishes nothing: what is given out is as the program was loaded"),
     ("closure.rs", "only its tests have any"),
     ("slot.rs", "the system's calls; a key is a number, and behind it nothing is published"),

@@ -5,10 +5,10 @@
 //! nor is what a program holds to its end. Where there are records, they say which allocations these are.
 //!
 //! Other threads go on meanwhile, and may move an address to where the search has been already, or free one allocation and
-//! make another of its chunk. So with other threads it is searched again and again, and an allocation is lost if each search has
-//! found it so: until a further one tells no less, or, while threads run, whose registers nobody sees, three do, each after all
-//! of them have gone on. What was allocated after the first began is none of it, where records tell. (The search is the mark
-//! phase of a conservative collector: Boehm and Weiser, 1988.)
+//! make another of its chunk. So with other threads an allocation is lost if a second search finds it so as well, during which
+//! they stand still. Where they cannot be stopped, it is searched again and again, and an allocation is lost if each search has
+//! found it so: until three in a row tell no less, each after those that run have gone on. What was allocated after the first
+//! began is none of it, where records tell. (The search is the mark phase of a conservative collector: Boehm and Weiser, 1988.)
 //!
 //! | file | what |
 //! |---|---|
@@ -16,6 +16,7 @@
 //! | `sources` | which heaps are looked through |
 //! | `reach` | what is given out, and what is reached of it |
 //! | `roots` | where to begin |
+//! | `still` | a moment at which other threads stand still |
 //! | `exit` | what is wished at the program's end |
 //!
 //! It takes no memory before it is asked for, and none afterwards.
@@ -24,6 +25,7 @@ mod exit;
 mod reach;
 mod roots;
 mod sources;
+mod still;
 mod table;
 
 pub(crate) use exit::{at_exit, wish};
@@ -37,6 +39,7 @@ use core::ops::Range;
 use reach::{For, Listed, Reach};
 use roots::Others;
 pub(crate) use sources::{All, Source};
+use still::Still;
 pub(crate) use table::{Memory, Table};
 
 /// Why leaks could not be searched for.
@@ -123,8 +126,11 @@ impl LeakGroup {
 }
 
 const GROUPS: usize = 64;
-/// Searches, at most.
+/// Searches, at most, and how many in a row have to tell the same, where others go on meanwhile.
 const SEARCHES: usize = 16;
+const SAME: u32 = 3;
+/// How many of them try to stop the others.
+const STOPS: usize = 2;
 /// Bytes of stack that a search and its report may need.
 const STACK: usize = 48 << 10;
 
@@ -139,13 +145,14 @@ pub struct Leaks {
     bytes: u64,
     live: (u64, u64),
     process: u32,
+    certain: bool,
 }
 
 impl Leaks {
     /// Made, not copied: a constant of this size would be in every program.
     fn new() -> Self {
         let groups = core::array::from_fn(|_| LeakGroup::NONE);
-        Self { groups, len: 0, count: 0, bytes: 0, live: (0, 0), process: os::process_id() }
+        Self { groups, len: 0, count: 0, bytes: 0, live: (0, 0), process: os::process_id(), certain: true }
     }
 
     /// The system's number of the process that has lost them (`getpid`).
@@ -163,6 +170,12 @@ impl Leaks {
         self.bytes
     }
 
+    /// Whether other threads stood still for the search that found these, or there were none. If not, since a debugger has the threads,
+    /// a sandbox refuses, or one cannot be interrupted, they may have some of these in registers, or have moved them meanwhile.
+    pub fn is_certain(&self) -> bool {
+        self.certain || self.count == 0
+    }
+
     /// How many allocations can be reached, and the bytes of their chunks.
     pub fn reachable(&self) -> (u64, u64) {
         self.live
@@ -178,7 +191,7 @@ impl Leaks {
         self.count - self.groups().iter().map(|group| group.count).sum::<u64>()
     }
 
-    /// The same as JSON: an object with `process`, `count`, `bytes`, `others`, `reachable` and `groups`, whose fields
+    /// The same as JSON: an object with `process`, `count`, `bytes`, `others`, `certain`, `reachable` and `groups`, whose fields
     /// are those of [`LeakGroup`]; where callers are kept also `callers`, addresses inside the calls as numbers, and `locations`, these as
     /// `file+0xoffset`.
     pub fn json(&self) -> impl fmt::Display + '_ {
@@ -221,6 +234,9 @@ impl fmt::Display for Leaks {
             f,
             "{no}leaks of process {process}: {lost} allocations, {bytes} bytes; {count}, {held} bytes, can be reached"
         )?;
+        if !self.is_certain() {
+            f.write_str("; other threads could not be stopped, and may have some of these")?;
+        }
         for group in self.groups() {
             let LeakGroup { size, tag, count, direct, bytes, id, thread, .. } = group;
             write!(f, "\n{bytes:>10} bytes in {count:>6} of {size:>8}, first at {:#x}", group.address())?;
@@ -267,7 +283,7 @@ impl fmt::Display for Json<'_> {
             ("others", leaks.others()),
         ];
         members(f, &all)?;
-        f.write_str(",\"reachable\":")?;
+        write!(f, ",\"certain\":{},\"reachable\":", leaks.is_certain())?;
         members(f, &[("count", leaks.live.0), ("bytes", leaks.live.1)])?;
         f.write_str("},\"groups\":")?;
         for (at, group) in leaks.groups().iter().enumerate() {
@@ -359,7 +375,8 @@ fn has_room(own: &Registers) -> bool {
 #[inline(never)]
 fn find_with_room(source: Source<'_>, all: All<'_>, own: &Registers, since: u64) -> Result<Leaks, LeaksUnknown> {
     let until = source.tracker.mark();
-    let (mut reach, mut others) = search(source, all, own, 0..0)?;
+    let (mut reach, mut others) = search(source, all, own, 0..0, None)?;
+    let mut certain = !others.are;
     if others.are {
         let Some((memory, mut table)) = suspects(&mut reach) else {
             // What a first search tells may be in another thread's hand: better nothing than that.
@@ -367,14 +384,17 @@ fn find_with_room(source: Source<'_>, all: All<'_>, own: &Registers, since: u64)
             return Err(LeaksUnknown::Memory);
         };
         let mut same = 0;
-        for _ in 1..SEARCHES {
-            if table.len() == 0 || same >= if others.run { 3 } else { 1 } {
+        for at in 1..SEARCHES {
+            if table.len() == 0 || same >= SAME {
                 break;
             }
             reach.release();
+            let still = if at <= STOPS { Still::begin() } else { None };
             // What a thread has in hand all the while is seen by no search: those count between which each has gone on.
-            let counts = !others.run || os::let_run();
-            match search(source, all, own, memory.addresses()) {
+            let counts = still.is_some() || !others.run || os::let_run();
+            let again = search(source, all, own, memory.addresses(), still.as_ref());
+            let is_last = still.map(Still::go_on).is_some();
+            match again {
                 Ok(again) => (reach, others) = again,
                 Err(error) => {
                     memory.release();
@@ -382,6 +402,10 @@ fn find_with_room(source: Source<'_>, all: All<'_>, own: &Registers, since: u64)
                 }
             }
             same = if narrow(&mut reach, &mut table) { 0 } else { same + u32::from(counts) };
+            if is_last {
+                certain = true;
+                break;
+            }
         }
         memory.release();
     }
@@ -392,7 +416,7 @@ fn find_with_room(source: Source<'_>, all: All<'_>, own: &Registers, since: u64)
             reach.look_into(range, For::Holding(number));
         }
     });
-    let mut leaks = Leaks::new();
+    let mut leaks = Leaks { certain, ..Leaks::new() };
     let now = os::coarse_ms();
     reach.each_own(&mut |reach, Listed { number, range, seen, .. }| {
         if seen {
@@ -413,11 +437,12 @@ fn search<'a>(
     all: All<'a>,
     own: &Registers,
     hidden: Range<usize>,
+    still: Option<&Still>,
 ) -> Result<(Reach<'a>, Others), LeaksUnknown> {
     let mut reach = Reach::new(source, all, hidden).ok_or(LeaksUnknown::Memory)?;
     let mut here = [0];
     let is_told = os::read_memory((&raw const *own).addr(), &mut here) == 1;
-    let visited = if is_told { roots::visit(&mut reach, own) } else { Err(LeaksUnknown::System) };
+    let visited = if is_told { roots::visit(&mut reach, own, still) } else { Err(LeaksUnknown::System) };
     let others = match visited {
         Ok(others) => others,
         Err(reason) => {

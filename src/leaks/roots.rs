@@ -20,8 +20,9 @@
 
 use super::LeaksUnknown;
 use super::reach::{Reach, is_twice_itself};
+use super::still::Still;
 use super::table::{Memory, Table};
-use crate::os::{self, Mapping, Registers, TRACED, TRACER};
+use crate::os::{self, Mapping, Registers};
 use core::ops::Range;
 
 /// Bytes below the end of a stack that a function may use.
@@ -56,11 +57,11 @@ struct Threads {
 impl Threads {
     /// Lists the threads, and has `reach` reach what is in registers. Whether the system tells which there are: the stack of one
     /// that is not listed would be taken for that of one that has ended. A list that a thread ends while it is told may be short.
-    fn list(&mut self, reach: &mut Reach<'_>, own: &Registers) -> bool {
-        (0..LISTS).any(|_| self.list_once(reach, own))
+    fn list(&mut self, reach: &mut Reach<'_>, own: &Registers, still: Option<&Still>) -> bool {
+        (0..LISTS).any(|_| self.list_once(reach, own, still))
     }
 
-    fn list_once(&mut self, reach: &mut Reach<'_>, own: &Registers) -> bool {
+    fn list_once(&mut self, reach: &mut Reach<'_>, own: &Registers, still: Option<&Still>) -> bool {
         self.numbers.truncate(0);
         self.ends.truncate(0);
         own.kept.into_iter().for_each(|word| reach.reach(word));
@@ -69,7 +70,12 @@ impl Threads {
         let told = os::threads(&mut |thread| {
             self.numbers.push([thread as usize]);
             if thread != asking {
-                match os::waiting_at(thread, &mut |word| reach.reach(word)) {
+                let mut reach = |word| reach.reach(word);
+                let end = match still {
+                    Some(still) => still.registers(thread, &mut reach),
+                    None => os::waiting_at(thread, &mut reach),
+                };
+                match end {
                     Some(end) => _ = self.ends.push([end.saturating_sub(RED_ZONE)]),
                     None => self.run = true,
                 }
@@ -123,36 +129,17 @@ fn number_in_block() -> Option<usize> {
     Some(at * WORD + if is_low { 0 } else { WORD / 2 })
 }
 
-/// Has `reach` reach what other threads have in registers. `None`: there is no memory for that.
-fn reach_registers(reach: &mut Reach<'_>, numbers: &Table<1>) -> Option<()> {
-    let asking = os::thread_id() as usize;
-    let mut memory = Memory::new(numbers.len() * TRACED + TRACER)?;
-    let (mut rows, mut stack) = (memory.cut(numbers.len()), memory.zeros(TRACER));
-    for [number] in (0..numbers.len()).filter_map(|at| numbers.get(at)).filter(|[number]| *number != asking) {
-        let mut row = [0; TRACED];
-        row[0] = number;
-        rows.push(row);
-    }
-    os::registers_of(rows.all(), stack.all(), &mut |word| reach.reach(word));
-    memory.release();
-    Some(())
-}
-
 /// Has `reach` reach what roots have the addresses of. What other threads there are.
 #[inline(never)]
-pub(super) fn visit(reach: &mut Reach<'_>, own: &Registers) -> Result<Others, LeaksUnknown> {
+pub(super) fn visit(reach: &mut Reach<'_>, own: &Registers, still: Option<&Still>) -> Result<Others, LeaksUnknown> {
     let mut count = 64;
     let _ = os::threads(&mut |_| count += 1);
     let mut memory = Memory::new(2 * count).ok_or(LeaksUnknown::Memory)?;
     let (numbers, ends) = (memory.cut(count), memory.cut(count));
     let mut threads = Threads { numbers, run: false, ends, number_at: number_in_block() };
-    if !threads.list(reach, own) {
+    if !threads.list(reach, own, still) {
         memory.release();
         return Err(LeaksUnknown::System);
-    }
-    if reach_registers(reach, &threads.numbers).is_none() {
-        memory.release();
-        return Err(LeaksUnknown::Memory);
     }
     let known = reach.knows_pages();
     // The guard before the next mapping.

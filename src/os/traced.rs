@@ -1,69 +1,138 @@
-//! Registers of other threads, asked for as a debugger asks: of a thread that waits no file tells more than what it gave the system.
+//! Other threads of this process, stopped as a debugger stops them, and what they have in registers. Of a thread that waits, no file
+//! tells more than what it gave the system.
 //!
-//! A thread cannot ask for its fellows' registers, but another process can that has this one's memory (`vfork`'s child; LeakSanitizer
-//! stops the world in this way). It stops each thread for some microseconds, has the system write the registers where its parent
-//! finds them, and lets it go; the parent waits meanwhile. What a thread waited for goes on, as it does under a debugger: but for some
-//! calls that then end early, `epoll_wait`, `sigtimedwait` and `semop` among them.
+//! A thread can neither stop its fellows nor ask for their registers; a process can that has this one's memory. It is made for that
+//! (LeakSanitizer stops the world in this way), waits for its parent's word when all stand still, lets them go, and ends. What a
+//! thread waited for goes on afterwards, as it does under a debugger: but for some calls that then end early (`EINTR`),
+//! `epoll_wait`, `sigtimedwait` and `semop` among them.
 //!
-//! | row of a thread | what it says |
-//! |---|---|
-//! | 0 | nothing is known: the thread has ended, a debugger has it, or the system or a sandbox refuses |
-//! | `SEIZED` | it has been asked to stop, and has not yet |
-//! | `TOLD` | its registers follow |
+//! | word | who goes on | what is known |
+//! |---|---|---|
+//! | `ASKED` | the child; the parent waits | nothing |
+//! | `STILL` | the parent; the child waits | rows that are `TOLD` are those of stopped threads, with their registers |
+//! | `DONE` | the child, which ends; the parent waits for that | |
 //!
-//! Invariant: the child has ended when the parent goes on, and with it each thread's stop.
+//! The child makes its calls of the system by itself: the C library would write `errno`, which is the parent's.
+//!
+//! Invariant: threads are stopped only while there is a child, and there is one child at a time. Should either end untimely, the
+//! system lets all go.
 
 use super::linux::quietly;
+use crate::sync::{AtomicU32, Ordering};
 use core::ffi::{c_int, c_long, c_void};
-use core::ptr::{from_mut, null_mut};
+use core::ptr;
 
-/// Words that the system writes of a thread's registers.
+/// Words that the system writes of a thread's registers, and the place of the stack pointer among them.
 const REGISTERS: usize = size_of::<libc::user_regs_struct>() / size_of::<usize>();
-/// Words of memory for each thread: its number, what is known, and the registers.
-pub(crate) const TRACED: usize = 2 + REGISTERS;
-const SEIZED: usize = 1;
-const TOLD: usize = 2;
-/// Words of the child's stack: ample.
+const STACK_POINTER: usize = core::mem::offset_of!(libc::user_regs_struct, rsp) / size_of::<usize>();
+/// Words of a row: the thread's number, what is known, the signal that it is to have when it goes on, and its registers.
+pub(crate) const TRACED: usize = 3 + REGISTERS;
+/// Words of memory that are needed beside the rows, the child's stack for the most.
 pub(crate) const TRACER: usize = 2048;
-/// How long threads have to stop, in milliseconds: those that nothing can interrupt do not.
-const PATIENCE_MS: i64 = 100;
 
-/// The system's numbers of its requests, and of what stopped a thread that was asked to: C libraries differ in their types.
-const SEIZE: c_long = 0x4206;
-const INTERRUPT: c_long = 0x4207;
-const GETREGS: c_long = 12;
-const DETACH: c_long = 17;
-const EVENT_STOP: c_int = 128;
+const TOLD: usize = 1;
 
-/// Calls `visit` with each word that those of the `threads` have in registers of which the system tells; each has its number in the
-/// first word of its row. `stack` is for the child.
-#[unsafe(link_section = ".millpond_cold")]
-pub(crate) fn registers_of(threads: &mut [[usize; TRACED]], stack: &mut [[usize; 1]], visit: &mut dyn FnMut(usize)) {
-    if threads.is_empty() {
-        return;
-    }
-    ask_by_child(threads, stack);
-    let is_told = |row: &[usize; TRACED]| row[1] == TOLD;
-    if !threads.iter().any(is_told) {
-        // Where a process may trace its descendants alone (Yama), it takes the traced one's leave; what leave the program has given
-        // another is lost by this.
-        let any = |leave: usize| {
-            // SAFETY: changes who may trace this process.
-            quietly(|| unsafe { libc::prctl(libc::PR_SET_PTRACER, leave, 0, 0, 0) })
-        };
-        if any(usize::MAX) == 0 {
-            ask_by_child(threads, stack);
-            any(0);
-        }
-    }
-    threads.iter().filter(|row| is_told(row)).flat_map(|row| &row[2..]).for_each(|word| visit(*word));
+const ASKED: u32 = 0;
+const STILL: u32 = 1;
+const DONE: u32 = 2;
+
+/// How long threads have to stop: those that nothing can interrupt do not.
+const PATIENCE_NS: usize = 100_000_000;
+/// How long the child rests before it looks again, and the parent before it looks whether there still is a child.
+const MOMENT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 20_000 };
+const WHILE: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+static MOMENTS: [libc::timespec; 2] = [MOMENT, WHILE];
+
+/// The system's requests, and what stopped a thread that was asked to: C libraries differ in their types.
+const SEIZE: usize = 0x4206;
+const INTERRUPT: usize = 0x4207;
+const GETREGS: usize = 12;
+const DETACH: usize = 17;
+const EVENT_STOP: usize = 128;
+
+/// The process in which a thread stops others: two would stop each other.
+static STOPS: AtomicU32 = AtomicU32::new(0);
+
+/// What the child is told.
+struct Ask {
+    word: AtomicU32,
+    rows: *mut [usize; TRACED],
+    count: usize,
 }
 
+const _: () = assert!(size_of::<Ask>() <= 64 && TRACER > 1024);
+
+/// Threads that are stopped until [`go_on`](Self::go_on).
+#[must_use = "they stand still"]
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    child: c_long,
+    ask: *const Ask,
+}
+
+/// A row for a thread.
+pub(crate) fn row_of(thread: u32) -> [usize; TRACED] {
+    let mut row = [0; TRACED];
+    row[0] = thread as usize;
+    row
+}
+
+/// The registers of a thread that is stopped, and its stack pointer.
+pub(crate) fn told_by(row: &[usize; TRACED]) -> Option<(&[usize], usize)> {
+    let registers = &row[3..];
+    (row[1] == TOLD).then(|| (registers, registers[STACK_POINTER]))
+}
+
+/// Stops the threads of the rows, as far as can be, with `memory` of zeros for the child, which stays where it is. `None`: none
+/// is stopped, since a sandbox or another debugger is before this, or another thread does the same.
+#[unsafe(link_section = ".millpond_cold")]
+pub(crate) fn stop(rows: &mut [[usize; TRACED]], memory: &mut [[usize; 1]]) -> Option<Stopped> {
+    let own = super::process_id();
+    let other = STOPS.load(Ordering::Relaxed);
+    // One of the process that this one was forked from is no more.
+    // ORDERING: Acquire pairs with the Release of `leave`: what the one before did is done.
+    let exchange = STOPS.compare_exchange(other, own, Ordering::Acquire, Ordering::Relaxed);
+    if other == own || exchange.is_err() {
+        return None;
+    }
+    let stopped = ask(rows, memory).or_else(|| {
+        // Where a process may trace its descendants alone (Yama), it takes the traced one's leave; what leave the program has given
+        // another is lost by this.
+        let give = |leave: usize| {
+            // SAFETY: says who may trace this process.
+            quietly(|| unsafe { libc::prctl(libc::PR_SET_PTRACER, leave, 0, 0, 0) })
+        };
+        if give(usize::MAX) != 0 {
+            return None;
+        }
+        let stopped = ask(rows, memory);
+        give(0);
+        stopped
+    });
+    if stopped.is_none() {
+        leave();
+    }
+    stopped
+}
+
+fn leave() {
+    // ORDERING: as said in `stop`.
+    STOPS.store(0, Ordering::Release);
+}
+
+/// Makes the child, and waits until it has stopped them. `None`: it has stopped none.
 #[inline(never)]
 #[unsafe(link_section = ".millpond_cold")]
-fn ask_by_child(threads: &mut [[usize; TRACED]], stack: &mut [[usize; 1]]) {
-    let mut asked = threads;
-    quietly(|| {
+fn ask(rows: &mut [[usize; TRACED]], memory: &mut [[usize; 1]]) -> Option<Stopped> {
+    if memory.len() < TRACER {
+        return None;
+    }
+    let range = memory.as_mut_ptr_range();
+    let at = range.start.cast::<Ask>();
+    // SAFETY: the caller's memory, aligned to a word, for as long as there is a child.
+    unsafe { at.write(Ask { word: AtomicU32::new(ASKED), rows: rows.as_mut_ptr(), count: rows.len() }) };
+    let top = range.end.cast::<c_void>().map_addr(|end| end & !15);
+    let child = quietly(|| {
         // In the child no handler of the program's may run: it has this process's memory.
         let (all, mut were) = (u64::MAX, 0u64);
         let mask = |mask: *const u64, old: *mut u64| {
@@ -71,79 +140,155 @@ fn ask_by_child(threads: &mut [[usize; TRACED]], stack: &mut [[usize; 1]]) {
             unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, mask, old, size_of::<u64>()) }
         };
         if mask(&raw const all, &raw mut were) != 0 {
-            return;
+            return -1;
         }
-        let top = stack.as_mut_ptr_range().end.cast::<c_void>().map_addr(|end| end & !15);
         // Without a signal at its end, so that the program does not find a child that it has not made.
-        // SAFETY: the child has a stack of its own and what is here, and has ended when the call returns.
-        let child = unsafe { libc::clone(ask, top, libc::CLONE_VM | libc::CLONE_VFORK, (&raw mut asked).cast()) };
-        if child > 0 {
-            let mut status: c_int = 0;
-            // SAFETY: waits for our own child.
-            unsafe { libc::syscall(libc::SYS_wait4, child, &raw mut status, libc::__WALL, 0) };
-        }
-        mask(&raw const were, null_mut());
+        // SAFETY: the child has a stack of its own, and what it is given stays until it has ended.
+        let child = unsafe { libc::clone(stops, top, libc::CLONE_VM, at.cast()) };
+        mask(&raw const were, ptr::null_mut());
+        child
     });
+    if child <= 0 {
+        return None;
+    }
+    let stopped = Stopped { child: child.into(), ask: at };
+    // SAFETY: written above.
+    let word = unsafe { &(*at).word };
+    // ORDERING: Acquire pairs with the Release of the child: the rows are written.
+    while word.load(Ordering::Acquire) == ASKED {
+        wait(word, ASKED);
+        if word.load(Ordering::Relaxed) == ASKED && stopped.is_over(libc::WNOHANG) {
+            return None;
+        }
+    }
+    if rows.iter().any(|row| row[1] == TOLD) {
+        return Some(stopped);
+    }
+    stopped.end();
+    None
 }
 
-/// A call of the system's `ptrace`. Nothing in the child calls the C library but for this door, which knows no cancellation.
-fn trace(request: c_long, thread: usize, at: usize, data: usize) -> bool {
-    // SAFETY: the callers' requests write to their own memory at most.
-    unsafe { libc::syscall(libc::SYS_ptrace, request, thread, at, data) == 0 }
+/// Waits for a while, or until the word is another.
+fn wait(word: &AtomicU32, is: u32) {
+    let address = ptr::from_ref(word).expose_provenance();
+    system(libc::SYS_futex, [address, libc::FUTEX_WAIT as usize, is as usize, (&raw const MOMENTS[1]).addr(), 0]);
 }
 
-fn now_ms() -> i64 {
+fn tell(word: &AtomicU32, is: u32) {
+    // ORDERING: Release: who finds it finds what was done before.
+    word.store(is, Ordering::Release);
+    system(libc::SYS_futex, [ptr::from_ref(word).addr(), libc::FUTEX_WAKE as usize, 1, 0, 0]);
+}
+
+impl Stopped {
+    /// Whether the child has ended, or somebody else has heard of that.
+    fn is_over(&self, options: c_int) -> bool {
+        let options = (libc::__WALL | options) as usize;
+        loop {
+            let child = system(libc::SYS_wait4, [self.child as usize, 0, options, 0, 0]);
+            if child != -(libc::EINTR as isize) {
+                return child != 0;
+            }
+        }
+    }
+
+    fn end(self) {
+        // SAFETY: stays until the child has ended.
+        tell(unsafe { &(*self.ask).word }, DONE);
+        self.is_over(0);
+    }
+
+    /// Lets all go.
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn go_on(self) {
+        self.end();
+        leave();
+    }
+}
+
+/// A call of the system, without the C library.
+fn system(number: c_long, [a, b, c, d, e]: [usize; 5]) -> isize {
+    let result;
+    // SAFETY: what the calls write to is their callers'.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inout("rax") number as isize => result,
+            in("rdi") a,
+            in("rsi") b,
+            in("rdx") c,
+            in("r10") d,
+            in("r8") e,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack)
+        );
+    }
+    result
+}
+
+fn trace(request: usize, thread: usize, data: usize) -> bool {
+    system(libc::SYS_ptrace, [request, thread, 0, data, 0]) == 0
+}
+
+fn now_ns() -> usize {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes to our own time.
-    unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec.wrapping_mul(1000).wrapping_add(time.tv_nsec / 1_000_000)
+    let at = (&raw mut time).expose_provenance();
+    system(libc::SYS_clock_gettime, [libc::CLOCK_MONOTONIC as usize, at, 0, 0, 0]);
+    (time.tv_sec as usize).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as usize)
 }
 
 /// What the child does.
 #[unsafe(link_section = ".millpond_cold")]
-extern "C" fn ask(threads: *mut c_void) -> c_int {
-    // SAFETY: what the parent has given, which waits.
-    let threads = unsafe { &mut *threads.cast::<&mut [[usize; TRACED]]>() };
+extern "C" fn stops(ask: *mut c_void) -> c_int {
+    // SAFETY: what the parent has given, which stays until this has ended.
+    let Ask { word, rows, count } = unsafe { &*ask.cast::<Ask>() };
+    // SAFETY: the parent looks at the rows again when it is told.
+    let rows = unsafe { core::slice::from_raw_parts_mut(*rows, *count) };
+    system(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0]);
     let mut left = 0;
-    for [thread, state, ..] in threads.iter_mut() {
+    for [thread, state, ..] in rows.iter_mut() {
         *state = 0;
-        if trace(SEIZE, *thread, 0, 0) && trace(INTERRUPT, *thread, 0, 0) {
-            *state = SEIZED;
+        if trace(SEIZE, *thread, 0) && trace(INTERRUPT, *thread, 0) {
             left += 1;
         }
     }
-    let end = now_ms().wrapping_add(PATIENCE_MS);
-    while left > 0 {
-        let mut status: c_int = 0;
-        // SAFETY: the child's children are the threads that it traces.
-        let thread = unsafe { libc::syscall(libc::SYS_wait4, -1, &raw mut status, libc::__WALL | libc::WNOHANG, 0) };
+    let begun = now_ns();
+    while left > 0 && now_ns().wrapping_sub(begun) < PATIENCE_NS {
+        let mut status = 0usize;
+        let at = (&raw mut status).expose_provenance();
+        let options = (libc::__WALL | libc::WNOHANG) as usize;
+        let thread = system(libc::SYS_wait4, [usize::MAX, at, options, 0, 0]);
+        if thread == 0 {
+            system(libc::SYS_nanosleep, [(&raw const MOMENTS[0]).addr(), 0, 0, 0, 0]);
+            continue;
+        }
         if thread < 0 {
             break;
         }
-        if thread == 0 {
-            if now_ms() > end {
-                // What is traced still is let go at the child's end.
-                break;
-            }
-            let moment = libc::timespec { tv_sec: 0, tv_nsec: 20_000 };
-            // SAFETY: reads our own time alone.
-            unsafe { libc::syscall(libc::SYS_nanosleep, &raw const moment, 0) };
-            continue;
-        }
         left -= 1;
-        if !libc::WIFSTOPPED(status) {
-            // It has ended.
+        // The low byte of what has not ended, but stopped; then the signal, and what else it was.
+        if status & 0xff != 0x7f {
             continue;
         }
-        let thread = thread as usize;
-        if let Some([_, state, registers @ ..]) = threads.iter_mut().find(|row| row[0] == thread) {
-            if trace(GETREGS, thread, 0, from_mut(registers).expose_provenance()) {
+        if let Some([_, state, signal, registers @ ..]) = rows.iter_mut().find(|row| row[0] == thread as usize) {
+            // A signal that was to be delivered will be, whatever stopped the thread.
+            *signal = if status >> 16 == EVENT_STOP { 0 } else { status >> 8 & 0xff };
+            if trace(GETREGS, thread as usize, ptr::from_mut(registers).expose_provenance()) {
                 *state = TOLD;
             }
         }
-        // A signal that was to be delivered is, whatever stopped the thread.
-        let signal = if status >> 16 == EVENT_STOP { 0 } else { libc::WSTOPSIG(status) };
-        trace(DETACH, thread, 0, signal as usize);
+    }
+    tell(word, STILL);
+    // ORDERING: Acquire, as in the parent.
+    while word.load(Ordering::Acquire) == STILL {
+        wait(word, STILL);
+    }
+    // What is traced and not told is let go at the child's end.
+    for [thread, state, signal, ..] in rows {
+        if *state == TOLD {
+            trace(DETACH, *thread, *signal);
+        }
     }
     0
 }

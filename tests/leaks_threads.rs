@@ -1,14 +1,14 @@
-//! Leaks and registers: what another thread has in a register and nowhere else is not lost, whether it waits or runs, and what it waits
+//! Leaks and other threads: what one has in a register and nowhere else is not lost, nor what they replace meanwhile; and what they wait
 //! for goes on.
 #![cfg(all(target_arch = "x86_64", target_os = "linux", not(millpond_forward)))]
 
 mod common;
 
-use common::KIB;
 use common::block::take;
 use common::child::Scenario;
+use common::{KIB, scaled};
 use core::arch::asm;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -160,5 +160,97 @@ fn who_waits_waits_as_long_as_it_was_to() {
         }
         assert_eq!(rested.join().expect("no panic"), 0, "it was not cut short");
         assert!(begun.elapsed() >= WAIT);
+    });
+}
+
+/// Chains of blocks, each in a slot until another takes its place: what is freed and allocated again while others are looked at is the
+/// same chunk, and not lost.
+#[test]
+fn what_threads_replace_all_the_time_is_not_lost() {
+    struct Node {
+        next: Option<Box<Node>>,
+        _pad: [u8; 200],
+    }
+    const SLOTS: usize = 64;
+    static CHAINS: [AtomicPtr<Node>; SLOTS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; SLOTS];
+    Scenario::new("what_threads_replace_all_the_time_is_not_lost").passes(|| {
+        if !may_trace() {
+            return println!("not tested: no process may trace another here");
+        }
+        // A search takes as long as all slots do.
+        let ballast: Vec<Box<[u8; 100]>> = (0..50_000).map(|_| Box::new([0; 100])).collect();
+        let replace = |thread: usize| {
+            for round in thread * 7.. {
+                let mut new = None;
+                for _ in 0..3 {
+                    new = Some(Box::new(Node { next: new, _pad: [0; 200] }));
+                }
+                let new = new.map_or(core::ptr::null_mut(), Box::into_raw);
+                let old = CHAINS[round * 31 % SLOTS].swap(new, Ordering::AcqRel);
+                if !old.is_null() {
+                    // SAFETY: from `into_raw`, and taken out of the slot by this thread.
+                    let node = unsafe { Box::from_raw(old) };
+                    assert!(node.next.is_some());
+                }
+                if ENDS.load(Ordering::Relaxed) {
+                    break;
+                }
+                thread::sleep(Duration::from_micros(50));
+            }
+        };
+        thread::scope(|scope| {
+            (0..2).for_each(|thread| _ = scope.spawn(move || replace(thread)));
+            for _ in 0..scaled(100, 60) {
+                let leaks = millpond::leaks().expect("the system tells");
+                assert_eq!(leaks.count(), 0, "{leaks}");
+            }
+            ENDS.store(true, Ordering::Relaxed);
+        });
+        drop(ballast);
+    });
+}
+
+/// A thread that nothing can interrupt: it waits for a process that it has made and that has its memory, until that ends.
+#[test]
+fn where_one_cannot_be_stopped_that_is_said() {
+    extern "C" fn waits(pipe: *mut libc::c_void) -> libc::c_int {
+        let mut byte = 0u8;
+        // SAFETY: has the system write to our own byte.
+        unsafe { libc::syscall(libc::SYS_read, *pipe.cast::<i32>(), &raw mut byte, 1) };
+        0
+    }
+    Scenario::new("where_one_cannot_be_stopped_that_is_said").passes(|| {
+        lose();
+        let mut pipe = [0; 2];
+        // SAFETY: writes two descriptors.
+        assert_eq!(unsafe { libc::pipe(pipe.as_mut_ptr()) }, 0);
+        let [mut reads, writes] = pipe;
+        let waiting = thread::spawn(move || {
+            announce();
+            let mut stack = vec![0u128; 1024];
+            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+            // SAFETY: the child has a stack of its own, and this thread waits until it has ended.
+            unsafe {
+                let child = libc::clone(waits, stack.as_mut_ptr_range().end.cast(), flags, (&raw mut reads).cast());
+                assert_eq!(libc::waitpid(child, core::ptr::null_mut(), 0), child);
+            }
+        });
+        let is_stuck = || {
+            let number = NUMBER.load(Ordering::Acquire);
+            let state = std::fs::read_to_string(format!("/proc/self/task/{number}/stat")).unwrap_or_default();
+            state.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('D'))
+        };
+        while !is_stuck() {
+            thread::yield_now();
+        }
+        let leaks = millpond::leaks().expect("the system tells");
+        assert!(leaks.count() == KEPT as u64 && !leaks.is_certain(), "{leaks}");
+        assert!(leaks.to_string().contains("other threads could not be stopped"), "{leaks}");
+        assert!(leaks.json().to_string().contains("\"certain\":false"), "{}", leaks.json());
+        // SAFETY: one byte of a constant.
+        assert_eq!(unsafe { libc::write(writes, c"".as_ptr().cast(), 1) }, 1);
+        waiting.join().expect("no panic");
+        let leaks = millpond::leaks().expect("the system tells");
+        assert!(leaks.count() == KEPT as u64 && (leaks.is_certain() || !may_trace()), "{leaks}");
     });
 }
