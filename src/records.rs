@@ -146,7 +146,8 @@ pub fn live_since(snapshot: Snapshot) -> Result<LiveSince, SnapshotError> {
 /// others, they stand still for a second search, stopped as a debugger stops them: what they wait for goes on, but for
 /// `epoll_wait`, `sigtimedwait`, `semop` and the like, which may end early (`EINTR`).
 ///
-/// * Some leaks are missed: a number may look like an address, and an address that nobody needs any more may stand on a stack.
+/// * Some leaks are missed: a number may look like an address, and an address that nobody needs any more may stand on a stack, or, without
+///   records, in a live chunk behind the bytes that were asked for.
 /// * All heaps are searched, whichever is asked: what only a freed or a lost allocation of another heap has the address of is lost. What
 ///   an allocator other than Millpond has given out counts as reachable, with what is free there.
 /// * Addresses that are stored in another form (as an exclusive or, in a file, across two words), in memory that is shared with other
@@ -154,7 +155,7 @@ pub fn live_since(snapshot: Snapshot) -> Result<LiveSince, SnapshotError> {
 /// * In the child of a `fork`, what only threads of the parent held is leaked.
 /// * Where other threads cannot be stopped, since a debugger has them, a sandbox refuses `ptrace`, or one cannot be interrupted, it is searched
 ///   until four searches in a row, and 16 at most, tell no less. Then what a thread has in a register alone, and what threads replace
-///   all the time, may count as leaked.
+///   all the time, may count as leaked: see [`Leaks::is_certain`].
 ///
 /// # Errors
 /// [`LeaksUnknown`]: the system lets nobody look, or has no memory for the tables, some 20 bytes for each chunk, used or not.

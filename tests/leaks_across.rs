@@ -143,6 +143,29 @@ fn what_live_memory_names_is_held() {
     });
 }
 
+/// Where records tell how much was asked for: what stands behind it in the chunk is from an allocation before.
+#[test]
+fn what_stands_behind_what_was_asked_for_holds_nothing() {
+    Scenario::new("what_stands_behind_what_was_asked_for_holds_nothing").passes(|| {
+        let holds = Heap::builder().mode(Mode::Tracked).build().expect("memory");
+        let held = Heap::new().expect("memory");
+        elsewhere(|| {
+            // Both sizes are of one class, which serves the chunk that was freed last.
+            let was = From::Heap(&holds).take(248);
+            // SAFETY: ours: 31 words.
+            unsafe { was.cast::<*mut u8>().add(30).write(From::Heap(&held).take(256)) };
+            From::Heap(&holds).free(was, 248);
+            let is = From::Heap(&holds).take(225);
+            assert_eq!(is, was);
+            // SAFETY: ours: 28 words and a byte.
+            unsafe { is.write_bytes(0, 225) };
+            HELD.store(is, Ordering::Relaxed);
+        });
+        assert_eq!(From::Heap(&held).lost(256), (1, 1));
+        assert_eq!(holds.leaks().expect("the system tells").count(), 0);
+    });
+}
+
 /// A heap that another thread's search looks at is dropped all the same: nobody waits, its closures end with the drop, and its
 /// memory goes back.
 #[test]

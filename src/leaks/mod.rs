@@ -36,7 +36,7 @@ use crate::os::{self, Registers};
 use crate::tags::Shown;
 use core::fmt::{self, Write as _};
 use core::ops::Range;
-use reach::{For, Listed, Reach};
+use reach::{Listed, Reach};
 use roots::Others;
 pub(crate) use sources::{All, Source};
 use still::Still;
@@ -411,11 +411,7 @@ fn find_with_room(source: Source<'_>, all: All<'_>, own: &Registers, since: u64)
     }
     // What was freed meanwhile is none either.
     reach.unlist_freed();
-    reach.each(&mut |reach, Listed { number, range, seen, .. }| {
-        if !seen {
-            reach.look_into(range, For::Holding(number));
-        }
-    });
+    reach.hold();
     let mut leaks = Leaks { certain, ..Leaks::new() };
     let now = os::coarse_ms();
     reach.each_own(&mut |reach, Listed { number, range, seen, .. }| {

@@ -26,6 +26,8 @@ const COPIED: usize = 2048;
 const WAITING: usize = 1 << 20;
 /// In place of a class: one larger allocation.
 const LARGE: usize = 0xff;
+/// In place of a source: one beyond those that there is room to name.
+const SOURCES: usize = 0xffff;
 
 /// What one node of a heap describes.
 #[derive(Clone, Copy, Debug)]
@@ -34,18 +36,18 @@ struct Region {
     end: usize,
     /// The number of its first allocation.
     first: usize,
-    /// Whether it is of the heap that is asked about.
-    own: bool,
+    /// Which source it is of: zero if of the heap that is asked about.
+    source: usize,
     class: Class,
 }
 
 impl Region {
     fn words(self) -> [usize; 3] {
-        [self.start, self.end, self.first << 9 | usize::from(self.own) << 8 | self.class]
+        [self.start, self.end, self.first << 24 | self.source << 8 | self.class]
     }
 
     fn from_words([start, end, rest]: [usize; 3]) -> Self {
-        Self { start, end, first: rest >> 9, own: rest >> 8 & 1 == 1, class: rest & LARGE }
+        Self { start, end, first: rest >> 24, source: rest >> 8 & SOURCES, class: rest & LARGE }
     }
 
     /// The place in it of the allocation in which an address of its lies.
@@ -67,8 +69,8 @@ impl Region {
 #[derive(Clone, Debug)]
 pub(super) struct Listed {
     pub(super) number: usize,
-    /// Whether it is of the heap that is asked about.
-    pub(super) own: bool,
+    /// Which source it is of: zero if of the heap that is asked about.
+    source: usize,
     /// Its addresses.
     pub(super) range: Range<usize>,
     /// Whether it has been reached.
@@ -77,7 +79,7 @@ pub(super) struct Listed {
 
 /// What the words that are looked at are for.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum For {
+enum For {
     /// What they are the addresses of is reached.
     Reaching,
     /// What they are the addresses of is held, but by itself: this is its number.
@@ -121,7 +123,7 @@ impl<'a> Reach<'a> {
     pub(super) fn new(own: Source<'a>, all: All<'a>, hidden: Range<usize>) -> Option<Self> {
         let mut sources = Sources::hold(own, all)?;
         let (mut regions, mut blocks, mut hides, mut magazines) = (0, 0, 0, 0);
-        sources.each(&mut |Source { heap, .. }, _| {
+        sources.each(&mut |Source { heap, .. }| {
             heap.walk_blocks(&mut |found| (regions, blocks) = (regions + 1, blocks + found.count));
             heap.walk_memory(&mut |_| hides += 1);
             magazines = magazines.max(heap.magazines.made() as usize);
@@ -162,7 +164,7 @@ impl<'a> Reach<'a> {
         };
         hide(memory.addresses());
         hide(hidden);
-        sources.each(&mut |Source { heap, tracker }, _| {
+        sources.each(&mut |Source { heap, tracker }| {
             tracker.walk_memory(&mut hide);
             heap.walk_memory(&mut hide);
         });
@@ -174,11 +176,12 @@ impl<'a> Reach<'a> {
     fn list(&mut self, room: usize) {
         let Self { regions, listed, sources, .. } = self;
         let mut first = 0;
-        sources.each(&mut |Source { heap, .. }, own| {
+        let mut source = 0;
+        sources.each(&mut |Source { heap, .. }| {
             heap.walk_blocks(&mut |found| {
                 let class = found.class().unwrap_or(LARGE);
                 let (start, end) = (found.start, found.start + found.size * found.count);
-                if first + found.count > room || !regions.push(Region { start, end, first, own, class }.words()) {
+                if first + found.count > room || !regions.push(Region { start, end, first, source, class }.words()) {
                     return;
                 }
                 for word in 0..found.count.div_ceil(64) {
@@ -190,6 +193,7 @@ impl<'a> Reach<'a> {
                 }
                 first += found.count;
             });
+            source = SOURCES.min(source + 1);
         });
         sort(&mut self.regions);
         self.unlist_freed();
@@ -320,7 +324,8 @@ impl<'a> Reach<'a> {
 
     /// The same for an allocation, of which a copy may do that was made not long ago: most lie beside others.
     #[inline(never)]
-    pub(super) fn look_into(&mut self, range: Range<usize>, what: For) {
+    fn look_into(&mut self, source: usize, range: Range<usize>, what: For) {
+        let range = self.asked_for(source, range);
         if range.len() > COPIED {
             return self.look(range, what);
         }
@@ -360,12 +365,24 @@ impl<'a> Reach<'a> {
         self.pages.is_known()
     }
 
+    /// The bytes of an allocation that were asked for, where records tell: what is behind them, and in front of a guarded one, is from
+    /// before it.
+    fn asked_for(&self, source: usize, range: Range<usize>) -> Range<usize> {
+        let source = if source < SOURCES { self.sources.get(source) } else { None };
+        let seen = source.and_then(|Source { heap, tracker }| tracker.find_beside(heap.place(range.start)));
+        match seen.filter(|seen| seen.is_live && range.contains(&seen.address)) {
+            Some(seen) => seen.address..range.end.min(seen.address.saturating_add(seen.size)),
+            None => range,
+        }
+    }
+
     /// Looks at all that has been reached, and at what is reached from there.
     pub(super) fn follow(&mut self) {
         loop {
             while let Some([place]) = self.waiting.pop() {
                 if let Some(region) = self.region(place >> 32) {
-                    self.look_into(region.range(place & u32::MAX as usize), For::Reaching);
+                    let range = region.range(place & u32::MAX as usize);
+                    self.look_into(region.source, range, For::Reaching);
                 }
             }
             if !core::mem::take(&mut self.overflowed) {
@@ -373,16 +390,25 @@ impl<'a> Reach<'a> {
             }
             self.each(&mut |reach, listed| {
                 if listed.seen {
-                    reach.look_into(listed.range, For::Reaching);
+                    reach.look_into(listed.source, listed.range, For::Reaching);
                 }
             });
         }
     }
 
+    /// Has each allocation that has not been reached hold what it has the addresses of.
+    pub(super) fn hold(&mut self) {
+        self.each(&mut |reach, Listed { number, source, range, seen }| {
+            if !seen {
+                reach.look_into(source, range, For::Holding(number));
+            }
+        });
+    }
+
     /// Calls `each` with each listed allocation of the heap that is asked about.
     pub(super) fn each_own(&mut self, each: &mut dyn FnMut(&mut Self, Listed)) {
         self.each(&mut |reach, listed| {
-            if listed.own {
+            if listed.source == 0 {
                 each(reach, listed);
             }
         });
@@ -398,7 +424,7 @@ impl<'a> Reach<'a> {
             while range.end <= region.end {
                 if self.listed.has(number) {
                     let seen = self.seen.has(number);
-                    each(self, Listed { number, own: region.own, range: range.clone(), seen });
+                    each(self, Listed { number, source: region.source, range: range.clone(), seen });
                 }
                 number += 1;
                 range = range.end..range.end + region.size();

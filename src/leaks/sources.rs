@@ -81,11 +81,11 @@ impl<'a> Sources<'a> {
         Some(Source { heap: &body.core, tracker: &body.tracker })
     }
 
-    /// Calls `visit` with each source, and whether it is the one that is asked about.
-    pub(super) fn each(&self, visit: &mut dyn FnMut(Source<'a>, bool)) {
+    /// Calls `visit` with each source, the one that is asked about first.
+    pub(super) fn each(&self, visit: &mut dyn FnMut(Source<'a>)) {
         for at in 0.. {
             let Some(source) = self.get(at) else { return };
-            visit(source, at == 0);
+            visit(source);
         }
     }
 
