@@ -1,4 +1,4 @@
-//! The heaps that there are beside the program's: for a search that goes through all of them.
+//! The heaps that there are beside the program's: for who goes through all of them, as a search for leaks does.
 //!
 //! A heap is *entered* when it is made and *left* when it is dropped. A search *holds* each while it looks. Whoever leaves a heap
 //! waits for nobody: if it is held, the last to let go disposes of it instead. All of this is in one word of an entry: the heap's
@@ -169,6 +169,26 @@ impl Heaps {
             self.empty(entry);
         }
         is_last.then_some(word & !(LEFT | HOLDERS))
+    }
+
+    /// Lets go of a heap that the caller holds, and disposes of it if nobody else does.
+    pub(crate) fn release(&self, index: Index) {
+        if let Some(address) = self.let_go(index) {
+            // SAFETY: it was left, so the program has no more use for it, and the caller was the last to hold it.
+            unsafe { Body::dispose(address) };
+        }
+    }
+
+    /// Whether an address lies in one of them.
+    #[unsafe(link_section = ".millpond_cold")]
+    pub(crate) fn have(&self, address: usize) -> bool {
+        (1..self.made() + 1).any(|index| {
+            let Some(at) = self.hold(index) else { return false };
+            // SAFETY: a heap's, which is held.
+            let has = unsafe { &*with_exposed_provenance::<Body>(at) }.core.has(address);
+            self.release(index);
+            has
+        })
     }
 
     /// Takes back the entry of a heap that was left, and that nobody holds.

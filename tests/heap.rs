@@ -647,7 +647,22 @@ fn a_foreign_pointer_ends_the_process() {
     }) else {
         return;
     };
-    assert!(ended.stderr.contains("which is not an allocation of this heap's"), "{}", ended.stderr);
+    let told = "which is not an allocation of this heap's: in memory of another heap\n";
+    assert!(ended.stderr.ends_with(told), "{}", ended.stderr);
+}
+
+/// What a heap is given to free may be the program's heap's.
+#[test]
+fn memory_of_the_programs_heap_is_none_of_a_heaps() {
+    let Some(ended) = Scenario::new("memory_of_the_programs_heap_is_none_of_a_heaps").run(|| {
+        let heap = Heap::builder().mode(millpond::Mode::Tracked).build().unwrap();
+        // SAFETY: none: this is the misuse under test.
+        unsafe { heap.free(std::ptr::NonNull::from(Box::leak(Box::new([1u8; 100]))).cast(), layout(100, 1)) };
+    }) else {
+        return;
+    };
+    let told = "which is not an allocation of this heap's: in memory of the program's heap\n";
+    assert!(ended.stderr.ends_with(told), "{}", ended.stderr);
 }
 
 /// What the program's heap is given to free may be another's.
@@ -662,8 +677,8 @@ fn memory_of_a_heap_is_none_of_the_programs_heap() {
     }) else {
         return;
     };
-    let told = "which is not an allocation of the program's heap's: ";
-    assert!(ended.stderr.contains(told), "{}", ended.stderr);
+    let told = "which is not an allocation of the program's heap's: in memory of another heap\n";
+    assert!(ended.stderr.ends_with(told), "{}", ended.stderr);
 }
 
 #[test]

@@ -37,13 +37,26 @@ use crate::log::{Bytes, Count, Voice, tell};
 use crate::os;
 use crate::page_map::PAGE_BYTES;
 use crate::report::Thp;
-use crate::sync::{AtomicPtr, AtomicUsize, Fault, Ordering, Point, Quiet, planted, point};
+use crate::sync::{AtomicPtr, AtomicUsize, Counter, Fault, Ordering, Point, Quiet, planted, point};
 use core::ptr;
 use growth::grow_mapping;
 use region::{Books, Took};
 
-/// Whether there has been a heap beside the program's: what is none of that one's may be one of its.
-static OTHERS: Quiet = Quiet::new();
+/// Says in whose heap an address lies, in words, if in any.
+pub(crate) type Whose = fn(usize) -> Option<&'static str>;
+
+/// The address of who says that; zero until there is a heap beside the program's.
+static OTHERS: Counter = Counter::new();
+
+fn whose(address: usize) -> Option<&'static str> {
+    let whose = ptr::with_exposed_provenance::<()>(OTHERS.get() as usize);
+    if whose.is_null() {
+        return None;
+    }
+    // SAFETY: set in `stand_beside` alone, to the address of such a function.
+    let whose = unsafe { core::mem::transmute::<*const (), Whose>(whose) };
+    whose(address)
+}
 
 /// See the module's documentation; in this order for the heap's sake.
 #[derive(Debug)]
@@ -98,11 +111,16 @@ impl Arenas {
         Place { arenas: self, address, is_free: false }
     }
 
-    /// Says that they are those of a heap beside the program's, which is one of Millpond's several.
+    /// Says that they are those of a heap beside the program's, which is one of Millpond's several, and who knows in which an address lies.
     #[allow(dead_code, reason = "heaps of one's own alone say so")]
-    pub(crate) fn stand_beside(&self) {
+    pub(crate) fn stand_beside(&self, whose: Whose) {
         self.beside.set(1);
-        OTHERS.set(1);
+        OTHERS.set((whose as *const ()).expose_provenance() as u64);
+    }
+
+    /// Whether an address lies in one of them.
+    pub(crate) fn have(&self, address: usize) -> bool {
+        self.of(address >> PAGE_SHIFT).is_some()
     }
 
     /// Has dense and sparse runs lie apart. Before the first arena is made.

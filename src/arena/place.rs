@@ -1,7 +1,7 @@
-//! What lies at an address that is no allocation, in words that follow a colon: free memory of the heap's, or what the system tells.
+//! What lies at an address that is no allocation, in words that follow a colon: free memory of the heap's, memory of another heap, or what
+//! the system tells.
 
-use super::Arenas;
-use crate::config::PAGE_SHIFT;
+use super::{Arenas, whose};
 use crate::os;
 use core::fmt;
 
@@ -24,9 +24,12 @@ impl Place<'_> {
 impl fmt::Display for Place<'_> {
     #[unsafe(link_section = ".millpond_cold")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_free || self.arenas.of(self.address >> PAGE_SHIFT).is_some() {
+        if self.is_free || self.arenas.have(self.address) {
             return write!(f, "in free memory of {}", self.arenas.whose());
         }
-        os::Place(self.address).fmt(f)
+        match whose(self.address) {
+            Some(heap) => write!(f, "in memory of {heap}"),
+            None => os::Place(self.address).fmt(f),
+        }
     }
 }

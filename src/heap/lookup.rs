@@ -33,6 +33,11 @@ impl Heap {
             || self.huge_around(address).is_some()
     }
 
+    /// Whether an address lies in an arena of the heap's, or a larger allocation.
+    pub(crate) fn has(&self, address: usize) -> bool {
+        self.owns(address) || self.spans.arenas.have(address)
+    }
+
     /// What lies at an address that is no allocation, to be shown.
     #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn nothing_at(&self, address: usize) -> Place<'_> {

@@ -4,7 +4,7 @@ use super::{Fallback, Heap, Inner, UNSERVED, map};
 use crate::bitset::Bitset;
 use crate::closure::Closure;
 use crate::config::{ADDRESS_BITS, CLASS_MAX, PAGE};
-use crate::global::HEAPS;
+use crate::global::{HEAP, HEAPS};
 use crate::log::Log;
 use crate::modes::Hear;
 use crate::report::{Freed, Mode};
@@ -70,6 +70,15 @@ impl core::error::Error for BuildError {}
 
 /// How many heaps there have been: their numbers are never used again.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
+/// In whose heap an address lies, in words.
+#[unsafe(link_section = ".millpond_cold")]
+fn whose(address: usize) -> Option<&'static str> {
+    match HEAP.has(address) {
+        true => Some("the program's heap"),
+        false => HEAPS.have(address).then_some("another heap"),
+    }
+}
 
 /// That zeros mean none.
 const _: () = {
@@ -506,7 +515,7 @@ impl<'a> HeapBuilder<'a> {
         };
         // Dropped, if it cannot be entered.
         let heap = Heap { inner };
-        heap.inner().core.spans.arenas.stand_beside();
+        heap.inner().core.spans.arenas.stand_beside(whose);
         if let Some(level) = self.log {
             heap.inner().core.voice().set(level);
         }

@@ -48,7 +48,7 @@ impl<'a> Sources<'a> {
             let Some(address) = all.others.hold(index) else { continue };
             // What has no room is not looked through: its memory is a root.
             if address == sources.body_of(own.heap) || !sources.held.push([address, index as usize]) {
-                sources.let_go(index);
+                all.others.release(index);
             }
         }
         Some(sources)
@@ -57,13 +57,6 @@ impl<'a> Sources<'a> {
     /// Where a heap's body would begin.
     fn body_of(&self, heap: &Heap) -> usize {
         ptr::from_ref(heap).addr() - core::mem::offset_of!(Body, core)
-    }
-
-    fn let_go(&self, index: u32) {
-        if let Some(address) = self.all.others.let_go(index) {
-            // SAFETY: it was left, so the program has no more use for it, and the caller was the last to hold it.
-            unsafe { Body::dispose(address) };
-        }
     }
 
     /// The source number `at`, the one that is asked about first.
@@ -92,7 +85,7 @@ impl<'a> Sources<'a> {
     /// Lets go of all. What was got from here is used no more.
     pub(super) fn release(&mut self) {
         while let Some([_, index]) = self.held.pop() {
-            self.let_go(index as u32);
+            self.all.others.release(index as u32);
         }
         self.memory.release();
     }
