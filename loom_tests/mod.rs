@@ -424,6 +424,12 @@ const MODELS: &[Model] = &[
         [("relaxed", Fault::RememberRelaxed, "Causality violation")]
     ),
     model!(
+        modes::forget_stuck_against_keep_further,
+        "modes/recent.rs",
+        None,
+        [("relaxed", Fault::RememberRelaxed, "Causality violation")]
+    ),
+    model!(
         modes::keep_further_against_remember,
         "modes/recent.rs",
         None,

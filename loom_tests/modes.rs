@@ -512,6 +512,21 @@ pub fn keep_further_against_remember() {
     assert_eq!(sorted(had), [64, 128, 192], "each free is had once");
 }
 
+/// Two take out what was refused access, and one of them has to keep another further.
+pub fn forget_stuck_against_keep_further() {
+    let kept = Kept::new(&[]);
+    [64, 128].iter().for_each(|run| assert_eq!(kept.remember_run(*run), None, "there is room"));
+    assert!(kept.tracker.keep_run_further(kept.write(192)), "there is room beside them");
+    let other = spawn(&kept, |kept| {
+        let had = kept.tracker.forget_stuck_run().map(|run| kept.write(run));
+        let left = kept.write(256);
+        had.into_iter().chain(Some(left).filter(|left| !kept.tracker.keep_run_further(*left))).collect::<Vec<_>>()
+    });
+    let mine: Vec<usize> = (0..2).filter_map(|_| kept.tracker.forget_stuck_run()).map(|run| kept.write(run)).collect();
+    let had = mine.into_iter().chain(other.join()).chain(kept.forget_runs());
+    assert_eq!(sorted(had), [64, 128, 192, 256], "each free is had once");
+}
+
 /// One looks at what is kept back while another frees, more than there is room for.
 pub fn look_against_remember() {
     let kept = Kept::new(&[64]);
