@@ -502,8 +502,8 @@ fn what_busy_threads_hold_is_not_lost_in_hardened() {
     test.passes(busy_threads);
 }
 
-/// Has an address on the stack alone, and for a fiftieth of the time in a register alone.
-fn in_hand(inverted: usize, stop: &AtomicBool) {
+/// Has an address on the stack alone, once it is counted among those `ready`, and for a fiftieth of the time in a register alone.
+fn in_hand(inverted: usize, ready: &AtomicUsize, stop: &AtomicBool) {
     let mut place = [0usize];
     // SAFETY: writes to the place alone.
     unsafe {
@@ -513,6 +513,7 @@ fn in_hand(inverted: usize, stop: &AtomicBool) {
             place = in(reg) place.as_mut_ptr(),
         );
     }
+    ready.fetch_add(1, Ordering::Release);
     while !stop.load(Ordering::Relaxed) {
         // SAFETY: the same.
         unsafe {
@@ -540,6 +541,7 @@ fn what_a_thread_without_a_processor_has_in_hand_is_not_lost() {
     Scenario::new("what_a_thread_without_a_processor_has_in_hand_is_not_lost").passes(|| {
         static STOP: AtomicBool = AtomicBool::new(false);
         static INVERTED: AtomicUsize = AtomicUsize::new(0);
+        static READY: AtomicUsize = AtomicUsize::new(0);
         pin_to(0);
         let hold = || {
             elsewhere(|| INVERTED.store(!take(7 * KIB, 8).addr(), Ordering::Relaxed));
@@ -547,10 +549,14 @@ fn what_a_thread_without_a_processor_has_in_hand_is_not_lost() {
             thread::spawn(move || {
                 // SAFETY: touches no memory; the calling thread gets less than others.
                 unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
-                in_hand(inverted, &STOP)
+                in_hand(inverted, &READY, &STOP)
             })
         };
         let threads: Vec<_> = (0..8).map(|_| hold()).collect();
+        // Before that nobody has it.
+        while READY.load(Ordering::Acquire) < threads.len() {
+            thread::yield_now();
+        }
         let found = [(); 200].map(|()| lost(7 * KIB));
         STOP.store(true, Ordering::Relaxed);
         threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
