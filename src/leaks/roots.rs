@@ -46,8 +46,7 @@ pub(super) struct Others {
 #[derive(Debug)]
 struct Threads {
     numbers: Table<1>,
-    /// Whether there are others than the one that asks, but for such as have ended, and whether some of them run.
-    are: bool,
+    /// Whether others than the one that asks run.
     run: bool,
     /// Where stacks of those that wait, and of the one that asks, end.
     ends: Table<1>,
@@ -76,7 +75,6 @@ impl Threads {
                     Some(still) => still.registers(thread, &mut reach),
                     None => os::waiting_at(thread, &mut reach),
                 };
-                self.are |= end != Some(0);
                 match end {
                     Some(end) => _ = self.ends.push([end.saturating_sub(RED_ZONE)]),
                     None => self.run = true,
@@ -138,7 +136,7 @@ pub(super) fn visit(reach: &mut Reach<'_>, own: &Registers, still: Option<&Still
     let _ = os::threads(&mut |_| count += 1);
     let mut memory = Memory::new(2 * count).ok_or(LeaksUnknown::Memory)?;
     let (numbers, ends) = (memory.cut(count), memory.cut(count));
-    let mut threads = Threads { numbers, are: false, run: false, ends, number_at: number_in_block() };
+    let mut threads = Threads { numbers, run: false, ends, number_at: number_in_block() };
     if !threads.list(reach, own, still) {
         memory.release();
         return Err(LeaksUnknown::System);
@@ -165,7 +163,7 @@ pub(super) fn visit(reach: &mut Reach<'_>, own: &Registers, still: Option<&Still
         }
         true
     });
-    let others = Others { are: threads.are, run: threads.run };
+    let others = Others { are: threads.numbers.len() > 1, run: threads.run };
     memory.release();
     if told { Ok(others) } else { Err(LeaksUnknown::System) }
 }

@@ -64,22 +64,18 @@ impl Still {
         told && listed && all
     }
 
-    /// Calls `visit` with each word that a thread has in registers, and returns its stack pointer; zero, if it has ended.
+    /// Calls `visit` with each word that a thread has in registers, and returns its stack pointer.
     pub(super) fn registers(&self, thread: u32, visit: &mut dyn FnMut(usize)) -> Option<usize> {
         let rows = (0..self.rows.len()).filter_map(|at| self.rows.get(at));
         let row = rows.into_iter().find(|row| row[0] == thread as usize)?;
-        let Some((registers, stack)) = os::told_by(&row) else {
-            // The first one's number stays as long as there are others.
-            return os::waiting_at(thread, &mut |_| {}).filter(|stack| *stack == 0);
-        };
+        let (registers, stack) = os::told_by(&row)?;
         registers.iter().for_each(|word| visit(*word));
         Some(stack)
     }
 
-    /// Lets all go. Whether they stood still until now.
-    pub(super) fn go_on(self) -> bool {
-        let is_well = self.stopped.go_on();
+    /// Lets all go.
+    pub(super) fn go_on(self) {
+        self.stopped.go_on();
         self.memory.release();
-        is_well
     }
 }

@@ -12,8 +12,7 @@
 //! | `STILL` | the parent; the child waits | rows that are `TOLD` are those of stopped threads, with their registers |
 //! | `DONE` | the child, which ends; the parent waits for that | |
 //!
-//! The child makes its calls of the system by itself: the C library would write `errno`, which is the parent's. The parent hears of no
-//! signal meanwhile: a handler might wait for a thread that stands still.
+//! The child makes its calls of the system by itself: the C library would write `errno`, which is the parent's.
 //!
 //! Invariant: threads are stopped only while there is a child, and there is one child at a time. Should either end untimely, the
 //! system lets all go.
@@ -59,8 +58,6 @@ struct Ask {
     word: AtomicU32,
     rows: *mut [usize; TRACED],
     count: usize,
-    /// The parent's process.
-    parent: u32,
 }
 
 const _: () = assert!(size_of::<Ask>() <= 64 && TRACER > 1024);
@@ -71,8 +68,6 @@ const _: () = assert!(size_of::<Ask>() <= 64 && TRACER > 1024);
 pub(crate) struct Stopped {
     child: c_long,
     ask: *const Ask,
-    /// The signals that the parent did not hear of before.
-    mask: u64,
 }
 
 /// A row for a thread.
@@ -135,32 +130,34 @@ fn ask(rows: &mut [[usize; TRACED]], memory: &mut [[usize; 1]]) -> Option<Stoppe
     let range = memory.as_mut_ptr_range();
     let at = range.start.cast::<Ask>();
     // SAFETY: the caller's memory, aligned to a word, for as long as there is a child.
-    unsafe {
-        at.write(Ask {
-            word: AtomicU32::new(ASKED),
-            rows: rows.as_mut_ptr(),
-            count: rows.len(),
-            parent: super::process_id(),
-        })
-    };
+    unsafe { at.write(Ask { word: AtomicU32::new(ASKED), rows: rows.as_mut_ptr(), count: rows.len() }) };
     let top = range.end.cast::<c_void>().map_addr(|end| end & !15);
-    // Nor may a handler of the program's run in the child, which has this process's memory.
-    let mask = set_mask(u64::MAX);
-    // Without a signal at its end, so that the program does not find a child that it has not made.
-    // SAFETY: the child has a stack of its own, and what it is given stays until it has ended.
-    let child = quietly(|| unsafe { libc::clone(stops, top, libc::CLONE_VM, at.cast()) });
+    let child = quietly(|| {
+        // In the child no handler of the program's may run: it has this process's memory.
+        let (all, mut were) = (u64::MAX, 0u64);
+        let mask = |mask: *const u64, old: *mut u64| {
+            // SAFETY: sets the calling thread's mask, of 8 bytes.
+            unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, mask, old, size_of::<u64>()) }
+        };
+        if mask(&raw const all, &raw mut were) != 0 {
+            return -1;
+        }
+        // Without a signal at its end, so that the program does not find a child that it has not made.
+        // SAFETY: the child has a stack of its own, and what it is given stays until it has ended.
+        let child = unsafe { libc::clone(stops, top, libc::CLONE_VM, at.cast()) };
+        mask(&raw const were, ptr::null_mut());
+        child
+    });
     if child <= 0 {
-        set_mask(mask);
         return None;
     }
-    let stopped = Stopped { child: child.into(), ask: at, mask };
+    let stopped = Stopped { child: child.into(), ask: at };
     // SAFETY: written above.
     let word = unsafe { &(*at).word };
     // ORDERING: Acquire pairs with the Release of the child: the rows are written.
     while word.load(Ordering::Acquire) == ASKED {
         wait(word, ASKED);
-        if word.load(Ordering::Relaxed) == ASKED && stopped.end_of_child(libc::WNOHANG) != Some(0) {
-            set_mask(mask);
+        if word.load(Ordering::Relaxed) == ASKED && stopped.is_over(libc::WNOHANG) {
             return None;
         }
     }
@@ -169,14 +166,6 @@ fn ask(rows: &mut [[usize; TRACED]], memory: &mut [[usize; 1]]) -> Option<Stoppe
     }
     stopped.end();
     None
-}
-
-/// Sets the signals that the calling thread does not hear of, and returns which these were.
-fn set_mask(mask: u64) -> u64 {
-    let mut were = 0u64;
-    let (new, old) = ((&raw const mask).expose_provenance(), (&raw mut were).expose_provenance());
-    system(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, new, old, size_of::<u64>(), 0]);
-    were
 }
 
 /// Waits for a while, or until the word is another.
@@ -192,31 +181,28 @@ fn tell(word: &AtomicU32, is: u32) {
 }
 
 impl Stopped {
-    /// Asks for the child's end: its number if it has ended by itself, zero if it has not yet. `None`: somebody else has ended it, or
-    /// has heard of its end.
-    fn end_of_child(&self, options: c_int) -> Option<usize> {
+    /// Whether the child has ended, or somebody else has heard of that.
+    fn is_over(&self, options: c_int) -> bool {
         let options = (libc::__WALL | options) as usize;
-        let mut status = 0usize;
-        let at = (&raw mut status).expose_provenance();
-        let child = system(libc::SYS_wait4, [self.child as usize, at, options, 0, 0]);
-        usize::try_from(child).ok().filter(|_| status == 0)
+        loop {
+            let child = system(libc::SYS_wait4, [self.child as usize, 0, options, 0, 0]);
+            if child != -(libc::EINTR as isize) {
+                return child != 0;
+            }
+        }
     }
 
-    /// Lets all go. Whether they stood still until now.
-    fn end(self) -> bool {
+    fn end(self) {
         // SAFETY: stays until the child has ended.
         tell(unsafe { &(*self.ask).word }, DONE);
-        let is_well = self.end_of_child(0).is_some();
-        set_mask(self.mask);
-        is_well
+        self.is_over(0);
     }
 
-    /// Lets all go. Whether they stood still until now: not so if somebody has ended the child.
+    /// Lets all go.
     #[unsafe(link_section = ".millpond_cold")]
-    pub(crate) fn go_on(self) -> bool {
-        let is_well = self.end();
+    pub(crate) fn go_on(self) {
+        self.end();
         leave();
-        is_well
     }
 }
 
@@ -256,7 +242,7 @@ fn now_ns() -> usize {
 #[unsafe(link_section = ".millpond_cold")]
 extern "C" fn stops(ask: *mut c_void) -> c_int {
     // SAFETY: what the parent has given, which stays until this has ended.
-    let Ask { word, rows, count, parent } = unsafe { &*ask.cast::<Ask>() };
+    let Ask { word, rows, count } = unsafe { &*ask.cast::<Ask>() };
     // SAFETY: the parent looks at the rows again when it is told.
     let rows = unsafe { core::slice::from_raw_parts_mut(*rows, *count) };
     system(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0]);
@@ -295,8 +281,7 @@ extern "C" fn stops(ask: *mut c_void) -> c_int {
     }
     tell(word, STILL);
     // ORDERING: Acquire, as in the parent.
-    // Should the parent have ended before the system was told to end this one too, there is another parent.
-    while word.load(Ordering::Acquire) == STILL && system(libc::SYS_getppid, [0; 5]) == *parent as isize {
+    while word.load(Ordering::Acquire) == STILL {
         wait(word, STILL);
     }
     // What is traced and not told is let go at the child's end.
