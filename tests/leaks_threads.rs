@@ -163,6 +163,87 @@ fn who_waits_waits_as_long_as_it_was_to() {
     });
 }
 
+/// A handler may wait for what another thread is to do, and runs in none that has the others stand still.
+#[test]
+fn a_handler_that_waits_for_another_thread_does_not_wait_for_ever() {
+    const SIGNAL: i32 = libc::SIGUSR1;
+    static MOVES: AtomicUsize = AtomicUsize::new(0);
+    static RUNS: AtomicUsize = AtomicUsize::new(0);
+    static STUCK: AtomicBool = AtomicBool::new(false);
+    extern "C" fn waits(_: i32) {
+        let (moves, begun) = (MOVES.load(Ordering::Relaxed), Instant::now());
+        while MOVES.load(Ordering::Relaxed) == moves && !STUCK.load(Ordering::Relaxed) {
+            STUCK.store(begun.elapsed() > Duration::from_secs(5), Ordering::Relaxed);
+        }
+        RUNS.fetch_add(1, Ordering::Relaxed);
+    }
+    Scenario::new("a_handler_that_waits_for_another_thread_does_not_wait_for_ever").passes(|| {
+        lose();
+        let moves = thread::spawn(|| {
+            while !ENDS.load(Ordering::Relaxed) {
+                MOVES.fetch_add(1, Ordering::Relaxed);
+                thread::yield_now();
+            }
+        });
+        // SAFETY: the handler is safe in a signal; the timer's signals go to this thread alone.
+        unsafe {
+            let mut action: libc::sigaction = core::mem::zeroed();
+            action.sa_sigaction = waits as extern "C" fn(i32) as usize;
+            action.sa_flags = libc::SA_RESTART;
+            assert_eq!(libc::sigaction(SIGNAL, &action, core::ptr::null_mut()), 0);
+            let mut event: libc::sigevent = core::mem::zeroed();
+            (event.sigev_notify, event.sigev_signo) = (libc::SIGEV_THREAD_ID, SIGNAL);
+            event.sigev_notify_thread_id = libc::gettid();
+            let mut timer: libc::timer_t = core::mem::zeroed();
+            assert_eq!(libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer), 0);
+            let often = libc::timespec { tv_sec: 0, tv_nsec: 300_000 };
+            let often = libc::itimerspec { it_interval: often, it_value: often };
+            assert_eq!(libc::timer_settime(timer, 0, &often, core::ptr::null_mut()), 0);
+            for _ in 0..scaled(300, 60) {
+                assert!(lost() > 0, "what is found makes the others stand still");
+                assert!(!STUCK.load(Ordering::Relaxed), "it has waited for a thread that stood still");
+            }
+            assert_eq!(libc::timer_delete(timer), 0);
+            let mut mask: libc::sigset_t = core::mem::zeroed();
+            assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, core::ptr::null(), &mut mask), 0);
+            assert_eq!(libc::sigismember(&mask, SIGNAL), 0, "what is blocked meanwhile is not so afterwards");
+        }
+        assert!(RUNS.load(Ordering::Relaxed) > 0, "no signal came");
+        ENDS.store(true, Ordering::Relaxed);
+        moves.join().expect("no panic");
+    });
+}
+
+/// Processes that search, killed at any moment: whatever they had made ends with them.
+#[test]
+fn who_is_killed_in_a_search_leaves_no_process_behind() {
+    Scenario::new("who_is_killed_in_a_search_leaves_no_process_behind").passes(|| {
+        lose();
+        // SAFETY: no preconditions. From now on what a child leaves behind is this process's child.
+        assert_eq!(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }, 0);
+        for round in 0..scaled(400, 200) {
+            // SAFETY: the child searches beside a thread of its own until it is killed.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                thread::spawn(|| thread::sleep(Duration::from_secs(1000)));
+                loop {
+                    _ = millpond::leaks();
+                }
+            }
+            thread::sleep(Duration::from_micros(5000 + round as u64 * 7919 % 6000));
+            let begun = Instant::now();
+            // SAFETY: our own child, and whatever it has left.
+            unsafe {
+                assert_eq!(libc::kill(child, libc::SIGKILL), 0);
+                while libc::waitpid(-1, core::ptr::null_mut(), libc::__WALL | libc::WNOHANG) != -1 {
+                    assert!(begun.elapsed() < Duration::from_secs(20), "a process is left, in round {round}");
+                    thread::yield_now();
+                }
+            }
+        }
+    });
+}
+
 /// Chains of blocks, each in a slot until another takes its place: what is freed and allocated again while others are looked at is the
 /// same chunk, and not lost.
 #[test]

@@ -4,15 +4,19 @@
 //! A thread can neither stop its fellows nor ask for their registers; a process can that has this one's memory. It is made for that
 //! (LeakSanitizer stops the world in this way), waits for its parent's word when all stand still, lets them go, and ends. What a
 //! thread waited for goes on afterwards, as it does under a debugger: but for some calls that then end early (`EINTR`),
-//! `epoll_wait`, `sigtimedwait` and `semop` among them.
+//! `epoll_wait`, `sigtimedwait` and `semop` among them, and some that end with a part (`write` to a pipe).
 //!
 //! | word | who goes on | what is known |
 //! |---|---|---|
-//! | `ASKED` | the child; the parent waits | nothing |
+//! | `MADE` | the child; the parent waits | nothing |
+//! | `READY` | the parent; the child waits, for a while | the child will not outlive who made it |
+//! | `ASKED` | the child; the parent waits | the same |
 //! | `STILL` | the parent; the child waits | rows that are `TOLD` are those of stopped threads, with their registers |
 //! | `DONE` | the child, which ends; the parent waits for that | |
 //!
 //! The child makes its calls of the system by itself: the C library would write `errno`, which is the parent's.
+//!
+//! Signals for who asks wait until all go on: a handler of the program's may wait for what another thread is to do.
 //!
 //! Invariant: threads are stopped only while there is a child, and there is one child at a time. Should either end untimely, the
 //! system lets all go.
@@ -32,12 +36,19 @@ pub(crate) const TRACER: usize = 2048;
 
 const TOLD: usize = 1;
 
-const ASKED: u32 = 0;
-const STILL: u32 = 1;
-const DONE: u32 = 2;
+const MADE: u32 = 0;
+const READY: u32 = 1;
+const ASKED: u32 = 2;
+const STILL: u32 = 3;
+const DONE: u32 = 4;
+
+/// Signals of what the thread itself does, which cannot wait.
+const FAULTS: [c_int; 6] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS];
 
 /// How long threads have to stop: those that nothing can interrupt do not.
 const PATIENCE_NS: usize = 100_000_000;
+/// How long the child waits until it is asked: one whose parent has ended before it was ready waits in vain.
+const TRUST_NS: usize = 1_000_000_000;
 /// How long the child rests before it looks again, and the parent before it looks whether there still is a child.
 const MOMENT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 20_000 };
 const WHILE: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 200_000_000 };
@@ -68,6 +79,8 @@ const _: () = assert!(size_of::<Ask>() <= 64 && TRACER > 1024);
 pub(crate) struct Stopped {
     child: c_long,
     ask: *const Ask,
+    /// Signals that are to be blocked again, and no others, when all go on.
+    mask: u64,
 }
 
 /// A row for a thread.
@@ -95,7 +108,12 @@ pub(crate) fn stop(rows: &mut [[usize; TRACED]], memory: &mut [[usize; 1]]) -> O
     if other == own || exchange.is_err() {
         return None;
     }
-    let stopped = ask(rows, memory).or_else(|| {
+    // In the child, which has this process's memory, no handler of the program's may run; and here none while the others stand still.
+    let Some(mask) = set_mask(u64::MAX) else {
+        leave();
+        return None;
+    };
+    let stopped = ask(rows, memory, mask).or_else(|| {
         // Where a process may trace its descendants alone (Yama), it takes the traced one's leave; what leave the program has given
         // another is lost by this.
         let give = |leave: usize| {
@@ -105,11 +123,14 @@ pub(crate) fn stop(rows: &mut [[usize; TRACED]], memory: &mut [[usize; 1]]) -> O
         if give(usize::MAX) != 0 {
             return None;
         }
-        let stopped = ask(rows, memory);
+        let stopped = ask(rows, memory, mask);
         give(0);
         stopped
     });
-    if stopped.is_none() {
+    if stopped.is_some() {
+        set_mask(mask | !FAULTS.iter().fold(0, |faults, fault| faults | 1 << (fault - 1)));
+    } else {
+        set_mask(mask);
         leave();
     }
     stopped
@@ -120,45 +141,48 @@ fn leave() {
     STOPS.store(0, Ordering::Release);
 }
 
+/// Sets which signals the calling thread blocks, and returns which it did. `None`: the system refuses.
+fn set_mask(mask: u64) -> Option<u64> {
+    let mut was = 0u64;
+    // A raw call: the C library leaves out what it sends itself.
+    // SAFETY: reads and writes our own words, of 8 bytes.
+    let set = quietly(|| unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, &raw mut was, size_of::<u64>())
+    });
+    (set == 0).then_some(was)
+}
+
 /// Makes the child, and waits until it has stopped them. `None`: it has stopped none.
 #[inline(never)]
 #[unsafe(link_section = ".millpond_cold")]
-fn ask(rows: &mut [[usize; TRACED]], memory: &mut [[usize; 1]]) -> Option<Stopped> {
+fn ask(rows: &mut [[usize; TRACED]], memory: &mut [[usize; 1]], mask: u64) -> Option<Stopped> {
     if memory.len() < TRACER {
         return None;
     }
     let range = memory.as_mut_ptr_range();
     let at = range.start.cast::<Ask>();
     // SAFETY: the caller's memory, aligned to a word, for as long as there is a child.
-    unsafe { at.write(Ask { word: AtomicU32::new(ASKED), rows: rows.as_mut_ptr(), count: rows.len() }) };
+    unsafe { at.write(Ask { word: AtomicU32::new(MADE), rows: rows.as_mut_ptr(), count: rows.len() }) };
     let top = range.end.cast::<c_void>().map_addr(|end| end & !15);
-    let child = quietly(|| {
-        // In the child no handler of the program's may run: it has this process's memory.
-        let (all, mut were) = (u64::MAX, 0u64);
-        let mask = |mask: *const u64, old: *mut u64| {
-            // SAFETY: sets the calling thread's mask, of 8 bytes.
-            unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, mask, old, size_of::<u64>()) }
-        };
-        if mask(&raw const all, &raw mut were) != 0 {
-            return -1;
-        }
-        // Without a signal at its end, so that the program does not find a child that it has not made.
-        // SAFETY: the child has a stack of its own, and what it is given stays until it has ended.
-        let child = unsafe { libc::clone(stops, top, libc::CLONE_VM, at.cast()) };
-        mask(&raw const were, ptr::null_mut());
-        child
-    });
+    // Without a signal at its end, so that the program does not find a child that it has not made.
+    // SAFETY: the child has a stack of its own, and what it is given stays until it has ended.
+    let child = quietly(|| unsafe { libc::clone(stops, top, libc::CLONE_VM, at.cast()) });
     if child <= 0 {
         return None;
     }
-    let stopped = Stopped { child: child.into(), ask: at };
+    let stopped = Stopped { child: child.into(), ask: at, mask };
     // SAFETY: written above.
     let word = unsafe { &(*at).word };
-    // ORDERING: Acquire pairs with the Release of the child: the rows are written.
-    while word.load(Ordering::Acquire) == ASKED {
-        wait(word, ASKED);
-        if word.load(Ordering::Relaxed) == ASKED && stopped.is_over(libc::WNOHANG) {
-            return None;
+    for is in [MADE, ASKED] {
+        // ORDERING: Acquire pairs with the Release of the child: the rows are written.
+        while word.load(Ordering::Acquire) == is {
+            wait(word, is);
+            if word.load(Ordering::Relaxed) == is && stopped.is_over(libc::WNOHANG) {
+                return None;
+            }
+        }
+        if is == MADE {
+            tell(word, ASKED);
         }
     }
     if rows.iter().any(|row| row[1] == TOLD) {
@@ -201,8 +225,10 @@ impl Stopped {
     /// Lets all go.
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn go_on(self) {
+        let mask = self.mask;
         self.end();
         leave();
+        set_mask(mask);
     }
 }
 
@@ -245,7 +271,18 @@ extern "C" fn stops(ask: *mut c_void) -> c_int {
     let Ask { word, rows, count } = unsafe { &*ask.cast::<Ask>() };
     // SAFETY: the parent looks at the rows again when it is told.
     let rows = unsafe { core::slice::from_raw_parts_mut(*rows, *count) };
-    system(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0]);
+    if system(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0]) != 0 {
+        return 0;
+    }
+    tell(word, READY);
+    let begun = now_ns();
+    // Who made this may have ended before that call, and does not ask any more.
+    while word.load(Ordering::Relaxed) == READY {
+        wait(word, READY);
+        if now_ns().wrapping_sub(begun) > TRUST_NS {
+            return 0;
+        }
+    }
     let mut left = 0;
     for [thread, state, ..] in rows.iter_mut() {
         *state = 0;
