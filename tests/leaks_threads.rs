@@ -163,6 +163,38 @@ fn who_waits_waits_as_long_as_it_was_to() {
     });
 }
 
+/// The first thread has ended before the others (`pthread_exit`), and is still listed: it can neither be stopped nor have anything.
+#[test]
+fn a_first_thread_that_has_ended_need_not_be_stopped() {
+    Scenario::new("a_first_thread_that_has_ended_need_not_be_stopped").passes(|| {
+        if !may_trace() {
+            return println!("not tested: no process may trace another here");
+        }
+        lose();
+        for others in 0..2 {
+            // SAFETY: the child's first thread ends, and the one that it makes ends the child.
+            unsafe {
+                let child = libc::fork();
+                if child == 0 {
+                    (0..others).for_each(|_| _ = thread::spawn(|| thread::sleep(Duration::from_secs(1000))));
+                    thread::spawn(|| {
+                        let state = || std::fs::read_to_string(format!("/proc/self/task/{}/stat", libc::getpid()));
+                        while !state().is_ok_and(|state| state.contains(") Z ")) {
+                            thread::yield_now();
+                        }
+                        let leaks = millpond::leaks().expect("the system tells");
+                        libc::_exit(if leaks.count() > 0 && leaks.is_certain() { 7 } else { 8 });
+                    });
+                    libc::syscall(libc::SYS_exit, 0);
+                }
+                let mut status = 0;
+                assert_eq!(libc::waitpid(child, &mut status, 0), child);
+                assert_eq!(libc::WEXITSTATUS(status), 7, "with {others} other threads");
+            }
+        }
+    });
+}
+
 /// A handler may wait for what another thread is to do, and runs in none that has the others stand still.
 #[test]
 fn a_handler_that_waits_for_another_thread_does_not_wait_for_ever() {

@@ -20,7 +20,7 @@
 
 use super::LeaksUnknown;
 use super::reach::{Reach, is_twice_itself};
-use super::still::Still;
+use super::still::{Still, has_ended};
 use super::table::{Memory, Table};
 use crate::os::{self, Mapping, Registers};
 use core::ops::Range;
@@ -46,6 +46,8 @@ pub(super) struct Others {
 #[derive(Debug)]
 struct Threads {
     numbers: Table<1>,
+    /// Whether there are others than the one that asks.
+    others: bool,
     /// Whether others than the one that asks run.
     run: bool,
     /// Where stacks of those that wait, and of the one that asks, end.
@@ -70,6 +72,7 @@ impl Threads {
         let told = os::threads(&mut |thread| {
             self.numbers.push([thread as usize]);
             if thread != asking {
+                self.others |= !has_ended(thread);
                 let mut reach = |word| reach.reach(word);
                 let end = match still {
                     Some(still) => still.registers(thread, &mut reach),
@@ -136,7 +139,7 @@ pub(super) fn visit(reach: &mut Reach<'_>, own: &Registers, still: Option<&Still
     let _ = os::threads(&mut |_| count += 1);
     let mut memory = Memory::new(2 * count).ok_or(LeaksUnknown::Memory)?;
     let (numbers, ends) = (memory.cut(count), memory.cut(count));
-    let mut threads = Threads { numbers, run: false, ends, number_at: number_in_block() };
+    let mut threads = Threads { numbers, others: false, run: false, ends, number_at: number_in_block() };
     if !threads.list(reach, own, still) {
         memory.release();
         return Err(LeaksUnknown::System);
@@ -163,7 +166,7 @@ pub(super) fn visit(reach: &mut Reach<'_>, own: &Registers, still: Option<&Still
         }
         true
     });
-    let others = Others { are: threads.numbers.len() > 1, run: threads.run };
+    let others = Others { are: threads.others, run: threads.run };
     memory.release();
     if told { Ok(others) } else { Err(LeaksUnknown::System) }
 }

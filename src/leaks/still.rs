@@ -3,7 +3,7 @@
 //! Without it, what is looked at first may have changed when the rest is: an allocation that moves from one place to another may be
 //! seen at neither, and a chunk that is freed and handed out again is taken for the same.
 //!
-//! Invariant: between `begin` and `go_on`, the rows are those of all other threads that there are, each stopped.
+//! Invariant: between `begin` and `go_on`, the rows are those of all other threads that have not ended, each stopped.
 
 use super::table::{Memory, Table};
 use crate::os::{self, Stopped, TRACED, TRACER};
@@ -12,6 +12,11 @@ use crate::os::{self, Stopped, TRACED, TRACER};
 const MORE: usize = 64;
 /// How often it is begun anew, since there was another thread when all were stopped that had been told of.
 const TRIES: usize = 4;
+
+/// Whether a thread is the first, which is listed as long as there are others, and has ended.
+pub(super) fn has_ended(thread: u32) -> bool {
+    thread == os::process_id() && os::waiting_at(thread, &mut |_| {}) == Some(0)
+}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -39,7 +44,8 @@ impl Still {
         let (mut rows, mut rest) = (memory.cut(count), memory.zeros(TRACER));
         let asking = os::thread_id();
         let mut others = true;
-        let told = os::threads(&mut |thread| others &= thread == asking || rows.push(os::row_of(thread)));
+        let told =
+            os::threads(&mut |thread| others &= thread == asking || has_ended(thread) || rows.push(os::row_of(thread)));
         let stopped = if told && others { os::stop(rows.all(), rest.all()) } else { None };
         let Some(stopped) = stopped else {
             memory.release();
@@ -59,7 +65,7 @@ impl Still {
         let (mut all, mut listed) = (true, false);
         let told = os::threads(&mut |thread| {
             listed |= thread == asking;
-            all &= thread == asking || self.registers(thread, &mut |_| {}).is_some();
+            all &= thread == asking || self.registers(thread, &mut |_| {}).is_some() || has_ended(thread);
         });
         told && listed && all
     }
