@@ -195,6 +195,35 @@ fn a_first_thread_that_has_ended_need_not_be_stopped() {
     });
 }
 
+/// What is closed is closed, whatever the search has made: it keeps no file open.
+#[test]
+fn what_a_thread_closes_is_closed_at_once() {
+    Scenario::new("what_a_thread_closes_is_closed_at_once").passes(|| {
+        lose();
+        let closes = thread::spawn(|| {
+            let mut rounds = 0u64;
+            while !ENDS.load(Ordering::Relaxed) {
+                let mut pipe = [0; 2];
+                // SAFETY: writes two descriptors; these are closed once each.
+                unsafe {
+                    assert_eq!(libc::pipe(pipe.as_mut_ptr()), 0);
+                    (0..200).for_each(|_| core::hint::spin_loop());
+                    libc::close(pipe[1]);
+                    let mut end = libc::pollfd { fd: pipe[0], events: libc::POLLIN, revents: 0 };
+                    assert_eq!(libc::poll(&mut end, 1, 0), 1, "in round {rounds}: nobody can write any more");
+                    libc::close(pipe[0]);
+                }
+                rounds += 1;
+            }
+        });
+        for _ in 0..scaled(1500, 300) {
+            _ = lost();
+        }
+        ENDS.store(true, Ordering::Relaxed);
+        closes.join().expect("no panic");
+    });
+}
+
 /// A handler may wait for what another thread is to do, and runs in none that has the others stand still.
 #[test]
 fn a_handler_that_waits_for_another_thread_does_not_wait_for_ever() {

@@ -164,9 +164,11 @@ fn ask(rows: &mut [[usize; TRACED]], memory: &mut [[usize; 1]], mask: u64) -> Op
     // SAFETY: the caller's memory, aligned to a word, for as long as there is a child.
     unsafe { at.write(Ask { word: AtomicU32::new(MADE), rows: rows.as_mut_ptr(), count: rows.len() }) };
     let top = range.end.cast::<c_void>().map_addr(|end| end & !15);
-    // Without a signal at its end, so that the program does not find a child that it has not made.
+    // Without a signal at its end, so that the program does not find a child that it has not made; with the same files, since copies
+    // would keep open what another thread closes; and not followed by a debugger, which would take it for a thread.
+    let flags = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_UNTRACED;
     // SAFETY: the child has a stack of its own, and what it is given stays until it has ended.
-    let child = quietly(|| unsafe { libc::clone(stops, top, libc::CLONE_VM, at.cast()) });
+    let child = quietly(|| unsafe { libc::clone(stops, top, flags, at.cast()) });
     if child <= 0 {
         return None;
     }
