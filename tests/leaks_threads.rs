@@ -224,6 +224,55 @@ fn what_a_thread_closes_is_closed_at_once() {
     });
 }
 
+/// Whoever ends what has stopped the others has them go on: then what is told is not certain.
+#[test]
+fn where_they_go_on_untimely_that_is_said() {
+    Scenario::new("where_they_go_on_untimely_that_is_said").passes(|| {
+        if !may_trace() {
+            return println!("not tested: no process may trace another here");
+        }
+        // A search takes long enough to be seen.
+        let ballast: Vec<Box<[u8; 100]>> = (0..50_000).map(|_| Box::new([0; 100])).collect();
+        lose();
+        let rests = thread::spawn(|| {
+            announce();
+            thread::sleep(Duration::from_secs(1000));
+        });
+        wait_until_it_waits();
+        let resting = NUMBER.load(Ordering::Acquire);
+        // SAFETY: no preconditions.
+        let (parent, asking) = unsafe { (libc::getpid(), libc::gettid()) };
+        // SAFETY: the child looks and sends signals until it is killed.
+        let killer = unsafe { libc::fork() };
+        if killer == 0 {
+            let task = |thread, file| std::fs::read_to_string(format!("/proc/{parent}/task/{thread}/{file}"));
+            loop {
+                if task(resting as i32, "stat").is_ok_and(|stat| stat.contains(") t ")) {
+                    let children = task(asking, "children").unwrap_or_default();
+                    // SAFETY: no preconditions.
+                    let own = unsafe { libc::getpid() };
+                    let helpers = children.split_whitespace().filter_map(|child| child.parse().ok());
+                    // SAFETY: a process that the parent has made beside this one.
+                    helpers
+                        .filter(|helper| *helper != own)
+                        .for_each(|helper| unsafe { _ = libc::kill(helper, libc::SIGKILL) });
+                }
+            }
+        }
+        let uncertain =
+            (0..scaled(200, 40)).filter(|_| !millpond::leaks().expect("the system tells").is_certain()).count();
+        // SAFETY: our own child.
+        unsafe {
+            assert_eq!(libc::kill(killer, libc::SIGKILL), 0);
+            assert_eq!(libc::waitpid(killer, core::ptr::null_mut(), 0), killer);
+        }
+        assert!(uncertain > 0, "it was killed, and that was not noticed");
+        let leaks = millpond::leaks().expect("the system tells");
+        assert!(leaks.is_certain(), "{leaks}");
+        drop((ballast, rests));
+    });
+}
+
 /// A handler may wait for what another thread is to do, and runs in none that has the others stand still.
 #[test]
 fn a_handler_that_waits_for_another_thread_does_not_wait_for_ever() {

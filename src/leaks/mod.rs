@@ -393,7 +393,7 @@ fn find_with_room(source: Source<'_>, all: All<'_>, own: &Registers, since: u64)
             // What a thread has in hand all the while is seen by no search: those count between which each has gone on.
             let counts = still.is_some() || !others.run || os::let_run();
             let again = search(source, all, own, memory.addresses(), still.as_ref());
-            let is_last = still.map(Still::go_on).is_some();
+            let is_last = still.is_some_and(Still::go_on);
             match again {
                 Ok(again) => (reach, others) = again,
                 Err(error) => {

@@ -79,9 +79,10 @@ impl Still {
         Some(stack)
     }
 
-    /// Lets all go.
-    pub(super) fn go_on(self) {
-        self.stopped.go_on();
+    /// Lets all go. Whether they have stood still until now.
+    pub(super) fn go_on(self) -> bool {
+        let stood = self.stopped.go_on();
         self.memory.release();
+        stood
     }
 }

@@ -209,28 +209,36 @@ fn tell(word: &AtomicU32, is: u32) {
 impl Stopped {
     /// Whether the child has ended, or somebody else has heard of that.
     fn is_over(&self, options: c_int) -> bool {
+        self.ended_as(options).0
+    }
+
+    /// The same, and how it ended: zero, if of itself or nobody knows.
+    fn ended_as(&self, options: c_int) -> (bool, c_int) {
         let options = (libc::__WALL | options) as usize;
+        let mut status = 0;
+        let at = (&raw mut status).expose_provenance();
         loop {
-            let child = system(libc::SYS_wait4, [self.child as usize, 0, options, 0, 0]);
+            let child = system(libc::SYS_wait4, [self.child as usize, at, options, 0, 0]);
             if child != -(libc::EINTR as isize) {
-                return child != 0;
+                return (child != 0, status);
             }
         }
     }
 
-    fn end(self) {
+    fn end(self) -> bool {
         // SAFETY: stays until the child has ended.
         tell(unsafe { &(*self.ask).word }, DONE);
-        self.is_over(0);
+        self.ended_as(0).1 == 0
     }
 
-    /// Lets all go.
+    /// Lets all go. Whether they have stood still until now: not if somebody has killed the child.
     #[unsafe(link_section = ".millpond_cold")]
-    pub(crate) fn go_on(self) {
+    pub(crate) fn go_on(self) -> bool {
         let mask = self.mask;
-        self.end();
+        let stood = self.end();
         leave();
         set_mask(mask);
+        stood
     }
 }
 
