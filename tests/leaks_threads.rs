@@ -77,6 +77,43 @@ fn has_in_registers_while_it_reads(pipe: i32) -> usize {
     calls
 }
 
+/// The same in registers for vectors, two in each.
+fn has_in_vectors_while_it_reads(pipe: i32) -> usize {
+    let (mut byte, mut calls) = (0u8, 0usize);
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "pcmpeqd xmm15, xmm15",
+            "movdqu xmm10, [rsi]",
+            "movdqu xmm11, [rsi + 16]",
+            "movdqu xmm12, [rsi + 32]",
+            "pxor xmm10, xmm15",
+            "pxor xmm11, xmm15",
+            "pxor xmm12, xmm15",
+            "mov rsi, rdx",
+            "mov edx, 1",
+            "2:",
+            "inc r8",
+            "xor eax, eax",
+            "syscall",
+            "cmp rax, 1",
+            "jne 2b",
+            in("rdi") pipe,
+            inout("rsi") INVERTED.as_ptr() => _,
+            inout("rdx") &raw mut byte => _,
+            inout("r8") calls,
+            out("rax") _,
+            out("rcx") _,
+            out("r11") _,
+            out("xmm10") _,
+            out("xmm11") _,
+            out("xmm12") _,
+            out("xmm15") _,
+        );
+    }
+    calls
+}
+
 fn announce() {
     // SAFETY: no preconditions.
     NUMBER.store(unsafe { libc::gettid() } as u32, Ordering::Release);
@@ -109,9 +146,8 @@ fn may_trace() -> bool {
     }
 }
 
-#[test]
-fn what_a_waiting_thread_has_in_registers_is_not_lost() {
-    Scenario::new("what_a_waiting_thread_has_in_registers_is_not_lost").passes(|| {
+fn is_held_by(test: &'static str, has: fn(i32) -> usize) {
+    Scenario::new(test).passes(|| {
         if !may_trace() {
             return println!("not tested: no process may trace another here");
         }
@@ -123,7 +159,7 @@ fn what_a_waiting_thread_has_in_registers_is_not_lost() {
         let [reads, writes] = pipe;
         let waits = thread::spawn(move || {
             announce();
-            has_in_registers_while_it_reads(reads)
+            has(reads)
         });
         wait_until_it_waits();
         for _ in 0..5 {
@@ -134,6 +170,16 @@ fn what_a_waiting_thread_has_in_registers_is_not_lost() {
         assert_eq!(waits.join().expect("no panic"), 1, "the call goes on that it waited in");
         assert_eq!(lost(), KEPT as u64, "nothing has them any more");
     });
+}
+
+#[test]
+fn what_a_waiting_thread_has_in_registers_is_not_lost() {
+    is_held_by("what_a_waiting_thread_has_in_registers_is_not_lost", has_in_registers_while_it_reads);
+}
+
+#[test]
+fn what_a_waiting_thread_has_in_registers_for_vectors_is_not_lost() {
+    is_held_by("what_a_waiting_thread_has_in_registers_for_vectors_is_not_lost", has_in_vectors_while_it_reads);
 }
 
 /// A wait of a certain time is as long as it was to be, however often others search meanwhile; and the program finds no child that it

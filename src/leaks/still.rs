@@ -6,7 +6,7 @@
 //! Invariant: between `begin` and `go_on`, the rows are those of all other threads that have not ended, each stopped.
 
 use super::table::{Memory, Table};
-use crate::os::{self, Stopped, TRACED, TRACER};
+use crate::os::{self, Stopped, TRACED, TRACER, VECTORS};
 
 /// Threads that may have come since they were counted.
 const MORE: usize = 64;
@@ -18,11 +18,20 @@ pub(super) fn has_ended(thread: u32) -> bool {
     thread == os::process_id() && os::waiting_at(thread, &mut |_| {}) == Some(0)
 }
 
+/// Why not all stand still: one that there is cannot be stopped, or one has come meanwhile.
+#[derive(Clone, Copy, Debug)]
+enum Refused {
+    Stays,
+    Came,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Still {
     memory: Memory,
     rows: Table<TRACED>,
+    /// For each row, what is in registers for vectors.
+    vectors: Table<VECTORS>,
     stopped: Stopped,
 }
 
@@ -34,48 +43,72 @@ impl Still {
         if !os::mappings(&mut |mapping| !mapping.name.windows(10).any(|part| part == b"vgpreload_")) {
             return None;
         }
-        (0..TRIES).find_map(|_| Self::try_once())
+        for _ in 0..TRIES {
+            match Self::try_once() {
+                Err(Refused::Came) => {}
+                other => return other.ok(),
+            }
+        }
+        None
     }
 
-    fn try_once() -> Option<Self> {
+    fn try_once() -> Result<Self, Refused> {
         let mut count = MORE;
         os::threads(&mut |_| count += 1);
-        let mut memory = Memory::new(count * TRACED + TRACER)?;
+        let mut memory = Memory::new(count * (TRACED + VECTORS) + TRACER).ok_or(Refused::Stays)?;
         let (mut rows, mut rest) = (memory.cut(count), memory.zeros(TRACER));
+        let mut vectors = memory.cut_zeros(count);
         let asking = os::thread_id();
         let mut others = true;
         let told =
             os::threads(&mut |thread| others &= thread == asking || has_ended(thread) || rows.push(os::row_of(thread)));
-        let stopped = if told && others { os::stop(rows.all(), rest.all()) } else { None };
+        let stopped = if told && others { os::stop(rows.all(), vectors.all(), rest.all()) } else { None };
         let Some(stopped) = stopped else {
             memory.release();
-            return None;
+            return Err(Refused::Stays);
         };
-        let mut still = Self { memory, rows, stopped };
-        if still.are_all() {
-            return Some(still);
+        let still = Self { memory, rows, vectors, stopped };
+        match still.are_all() {
+            Ok(()) => Ok(still),
+            Err(refused) => {
+                still.go_on();
+                Err(refused)
+            }
         }
-        still.go_on();
-        None
     }
 
     /// Whether each other thread that there is has been stopped.
-    fn are_all(&mut self) -> bool {
+    fn are_all(&self) -> Result<(), Refused> {
         let asking = os::thread_id();
-        let (mut all, mut listed) = (true, false);
+        let (mut all, mut listed) = (Ok(()), false);
         let told = os::threads(&mut |thread| {
             listed |= thread == asking;
-            all &= thread == asking || self.registers(thread, &mut |_| {}).is_some() || has_ended(thread);
+            if thread == asking || self.registers(thread, &mut |_| {}).is_some() || has_ended(thread) {
+                return;
+            }
+            let was_asked = self.row(thread).is_some();
+            all = match (was_asked, all) {
+                (true, _) | (_, Err(Refused::Stays)) => Err(Refused::Stays),
+                (false, _) => Err(Refused::Came),
+            };
         });
-        told && listed && all
+        // A list that a thread ends while it is told may be short.
+        if told && listed { all } else { Err(Refused::Came) }
+    }
+
+    fn row(&self, thread: u32) -> Option<(usize, &[usize; TRACED])> {
+        let mut rows = (0..self.rows.len()).filter_map(|at| Some((at, self.rows.look_at(at)?)));
+        rows.find(|(_, row)| row[0] == thread as usize)
     }
 
     /// Calls `visit` with each word that a thread has in registers, and returns its stack pointer.
     pub(super) fn registers(&self, thread: u32, visit: &mut dyn FnMut(usize)) -> Option<usize> {
-        let rows = (0..self.rows.len()).filter_map(|at| self.rows.get(at));
-        let row = rows.into_iter().find(|row| row[0] == thread as usize)?;
-        let (registers, stack) = os::told_by(&row)?;
+        let (at, row) = self.row(thread)?;
+        let (registers, stack) = os::told_by(row)?;
         registers.iter().for_each(|word| visit(*word));
+        if let Some(vectors) = self.vectors.look_at(at) {
+            vectors.iter().for_each(|word| visit(*word));
+        }
         Some(stack)
     }
 

@@ -39,6 +39,11 @@ impl Memory {
     /// The same, all of them zeros.
     #[inline(never)]
     pub(super) fn zeros(&mut self, items: usize) -> Table<1> {
+        self.cut_zeros(items)
+    }
+
+    /// The same of items of more words.
+    pub(super) fn cut_zeros<const N: usize>(&mut self, items: usize) -> Table<N> {
         let table = self.cut(items);
         Table { used: table.room, ..table }
     }
@@ -90,6 +95,12 @@ impl<const N: usize> Table<N> {
     pub(super) fn get(&self, at: usize) -> Option<[usize; N]> {
         // SAFETY: written, and this table's alone.
         (at < self.used).then(|| unsafe { self.items().add(at).read() })
+    }
+
+    /// An item where it is.
+    pub(super) fn look_at(&self, at: usize) -> Option<&[usize; N]> {
+        // SAFETY: written, and this table's alone, which is borrowed.
+        (at < self.used).then(|| unsafe { &*self.items().add(at) })
     }
 
     /// The items, to be written to.

@@ -22,7 +22,7 @@
 //! system lets all go.
 
 use super::linux::quietly;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering, Quiet};
 use core::ffi::{c_int, c_long, c_void};
 use core::ptr;
 
@@ -31,6 +31,8 @@ const REGISTERS: usize = size_of::<libc::user_regs_struct>() / size_of::<usize>(
 const STACK_POINTER: usize = core::mem::offset_of!(libc::user_regs_struct, rsp) / size_of::<usize>();
 /// Words of a row: the thread's number, what is known, the signal that it is to have when it goes on, and its registers.
 pub(crate) const TRACED: usize = 3 + REGISTERS;
+/// Words of what the system writes of the registers for vectors, in which addresses are moved as well: up to those of AVX-512.
+pub(crate) const VECTORS: usize = 512;
 /// Words of memory that are needed beside the rows, the child's stack for the most.
 pub(crate) const TRACER: usize = 2048;
 
@@ -58,16 +60,22 @@ static MOMENTS: [libc::timespec; 2] = [MOMENT, WHILE];
 const SEIZE: usize = 0x4206;
 const INTERRUPT: usize = 0x4207;
 const GETREGS: usize = 12;
+const GETREGSET: usize = 0x4204;
+const XSTATE: usize = 0x202;
 const DETACH: usize = 17;
 const EVENT_STOP: usize = 128;
 
 /// The process in which a thread stops others: two would stop each other.
 static STOPS: AtomicU32 = AtomicU32::new(0);
 
+/// Whether a sandbox has ended a child for what it does.
+static REFUSED: Quiet = Quiet::new();
+
 /// What the child is told.
 struct Ask {
     word: AtomicU32,
     rows: *mut [usize; TRACED],
+    vectors: *mut [usize; VECTORS],
     count: usize,
 }
 
@@ -96,10 +104,18 @@ pub(crate) fn told_by(row: &[usize; TRACED]) -> Option<(&[usize], usize)> {
     (row[1] == TOLD).then(|| (registers, registers[STACK_POINTER]))
 }
 
-/// Stops the threads of the rows, as far as can be, with `memory` of zeros for the child, which stays where it is. `None`: none
+/// Stops the threads of the rows, as far as can be, with `memory` of zeros for the child, which stays where it is; what they have in
+/// registers for vectors is in a row of `vectors` each, of zeros before. `None`: none
 /// is stopped, since a sandbox or another debugger is before this, or another thread does the same.
 #[unsafe(link_section = ".millpond_cold")]
-pub(crate) fn stop(rows: &mut [[usize; TRACED]], memory: &mut [[usize; 1]]) -> Option<Stopped> {
+pub(crate) fn stop(
+    rows: &mut [[usize; TRACED]],
+    vectors: &mut [[usize; VECTORS]],
+    memory: &mut [[usize; 1]],
+) -> Option<Stopped> {
+    if memory.len() < TRACER || vectors.len() < rows.len() {
+        return None;
+    }
     let own = super::process_id();
     let other = STOPS.load(Ordering::Relaxed);
     // One of the process that this one was forked from is no more.
@@ -108,12 +124,16 @@ pub(crate) fn stop(rows: &mut [[usize; TRACED]], memory: &mut [[usize; 1]]) -> O
     if other == own || exchange.is_err() {
         return None;
     }
+    if REFUSED.get() != 0 {
+        leave();
+        return None;
+    }
     // In the child, which has this process's memory, no handler of the program's may run; and here none while the others stand still.
     let Some(mask) = set_mask(u64::MAX) else {
         leave();
         return None;
     };
-    let stopped = ask(rows, memory, mask).or_else(|| {
+    let stopped = ask(rows, vectors, memory, mask).or_else(|| {
         // Where a process may trace its descendants alone (Yama), it takes the traced one's leave; what leave the program has given
         // another is lost by this.
         let give = |leave: usize| {
@@ -123,7 +143,7 @@ pub(crate) fn stop(rows: &mut [[usize; TRACED]], memory: &mut [[usize; 1]]) -> O
         if give(usize::MAX) != 0 {
             return None;
         }
-        let stopped = ask(rows, memory, mask);
+        let stopped = ask(rows, vectors, memory, mask);
         give(0);
         stopped
     });
@@ -155,14 +175,23 @@ fn set_mask(mask: u64) -> Option<u64> {
 /// Makes the child, and waits until it has stopped them. `None`: it has stopped none.
 #[inline(never)]
 #[unsafe(link_section = ".millpond_cold")]
-fn ask(rows: &mut [[usize; TRACED]], memory: &mut [[usize; 1]], mask: u64) -> Option<Stopped> {
-    if memory.len() < TRACER {
-        return None;
-    }
+fn ask(
+    rows: &mut [[usize; TRACED]],
+    vectors: &mut [[usize; VECTORS]],
+    memory: &mut [[usize; 1]],
+    mask: u64,
+) -> Option<Stopped> {
     let range = memory.as_mut_ptr_range();
     let at = range.start.cast::<Ask>();
     // SAFETY: the caller's memory, aligned to a word, for as long as there is a child.
-    unsafe { at.write(Ask { word: AtomicU32::new(MADE), rows: rows.as_mut_ptr(), count: rows.len() }) };
+    unsafe {
+        at.write(Ask {
+            word: AtomicU32::new(MADE),
+            rows: rows.as_mut_ptr(),
+            vectors: vectors.as_mut_ptr(),
+            count: rows.len(),
+        })
+    };
     let top = range.end.cast::<c_void>().map_addr(|end| end & !15);
     // Without a signal at its end, so that the program does not find a child that it has not made; with the same files, since copies
     // would keep open what another thread closes; and not followed by a debugger, which would take it for a thread.
@@ -179,7 +208,14 @@ fn ask(rows: &mut [[usize; TRACED]], memory: &mut [[usize; 1]], mask: u64) -> Op
         // ORDERING: Acquire pairs with the Release of the child: the rows are written.
         while word.load(Ordering::Acquire) == is {
             wait(word, is);
-            if word.load(Ordering::Relaxed) == is && stopped.is_over(libc::WNOHANG) {
+            if word.load(Ordering::Relaxed) != is {
+                continue;
+            }
+            let (is_over, status) = stopped.ended_as(libc::WNOHANG);
+            if is_over {
+                if libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSYS {
+                    REFUSED.set(1);
+                }
                 return None;
             }
         }
@@ -207,12 +243,7 @@ fn tell(word: &AtomicU32, is: u32) {
 }
 
 impl Stopped {
-    /// Whether the child has ended, or somebody else has heard of that.
-    fn is_over(&self, options: c_int) -> bool {
-        self.ended_as(options).0
-    }
-
-    /// The same, and how it ended: zero, if of itself or nobody knows.
+    /// Whether the child has ended, or somebody else has heard of that, and how it ended: zero, if of itself or nobody knows.
     fn ended_as(&self, options: c_int) -> (bool, c_int) {
         let options = (libc::__WALL | options) as usize;
         let mut status = 0;
@@ -278,9 +309,10 @@ fn now_ns() -> usize {
 #[unsafe(link_section = ".millpond_cold")]
 extern "C" fn stops(ask: *mut c_void) -> c_int {
     // SAFETY: what the parent has given, which stays until this has ended.
-    let Ask { word, rows, count } = unsafe { &*ask.cast::<Ask>() };
+    let Ask { word, rows, vectors, count } = unsafe { &*ask.cast::<Ask>() };
     // SAFETY: the parent looks at the rows again when it is told.
-    let rows = unsafe { core::slice::from_raw_parts_mut(*rows, *count) };
+    let (rows, vectors) =
+        unsafe { (core::slice::from_raw_parts_mut(*rows, *count), core::slice::from_raw_parts_mut(*vectors, *count)) };
     if system(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0]) != 0 {
         return 0;
     }
@@ -318,9 +350,14 @@ extern "C" fn stops(ask: *mut c_void) -> c_int {
         if status & 0xff != 0x7f {
             continue;
         }
-        if let Some([_, state, signal, registers @ ..]) = rows.iter_mut().find(|row| row[0] == thread as usize) {
+        let mut both = rows.iter_mut().zip(vectors.iter_mut());
+        if let Some(([_, state, signal, registers @ ..], vectors)) = both.find(|(row, _)| row[0] == thread as usize) {
             // A signal that was to be delivered will be, whatever stopped the thread.
             *signal = if status >> 16 == EVENT_STOP { 0 } else { status >> 8 & 0xff };
+            let mut to = [ptr::from_mut(vectors).expose_provenance(), size_of_val(vectors)];
+            let to = (&raw mut to).expose_provenance();
+            // An older processor, or a sandbox, may have none.
+            system(libc::SYS_ptrace, [GETREGSET, thread as usize, XSTATE, to, 0]);
             if trace(GETREGS, thread as usize, ptr::from_mut(registers).expose_provenance()) {
                 *state = TOLD;
             }
