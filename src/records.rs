@@ -143,7 +143,7 @@ pub fn live_since(snapshot: Snapshot) -> Result<LiveSince, SnapshotError> {
 /// In all modes; where there are records ([`Mode::Tracked`](crate::Mode::Tracked)), with ID, tag, thread and time. The
 /// environment variable `MILLPOND_LEAKS` asks for the same at the program's end. Reads all memory of the program that may hold
 /// addresses, some 0.3 µs a chunk and search; allocates nothing. Other threads go on meanwhile; if anything is found, and there are
-/// others, they stand still for a second search, stopped as a debugger stops them: what they wait for goes on, but for
+/// others, they stand still for each of two more searches, stopped as a debugger stops them: what they wait for goes on, but for
 /// `epoll_wait`, `sigtimedwait`, `semop` and the like, which may end early (`EINTR`).
 ///
 /// * Some leaks are missed: a number may look like an address, and an address that nobody needs any more may stand on a stack, or, without

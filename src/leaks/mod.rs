@@ -5,8 +5,9 @@
 //! nor is what a program holds to its end. Where there are records, they say which allocations these are.
 //!
 //! Other threads go on meanwhile, and may move an address to where the search has been already, or free one allocation and
-//! make another of its chunk. So with other threads an allocation is lost if a second search finds it so as well, during which
-//! they stand still. Where they cannot be stopped, it is searched again and again, and an allocation is lost if each search has
+//! make another of its chunk. So with other threads an allocation is lost if two more searches find it so as well, during which
+//! they stand still: two, since what one of them had of the heap's own in hand, as chunks on their way to a magazine, looks like
+//! what is lost. Where they cannot be stopped, it is searched again and again, and an allocation is lost if each search has
 //! found it so: until three in a row tell no less, each after those that run have gone on. What was allocated after the first
 //! began is none of it, where records tell. (The search is the mark phase of a conservative collector: Boehm and Weiser, 1988.)
 //!
@@ -37,7 +38,6 @@ use crate::tags::Shown;
 use core::fmt::{self, Write as _};
 use core::ops::Range;
 use reach::{Listed, Reach};
-use roots::Others;
 pub(crate) use sources::{All, Source};
 use still::Still;
 pub(crate) use table::{Memory, Table};
@@ -129,8 +129,9 @@ const GROUPS: usize = 64;
 /// Searches, at most, and how many in a row have to tell the same, where others go on meanwhile.
 const SEARCHES: usize = 16;
 const SAME: u32 = 3;
-/// How many of them try to stop the others.
-const STOPS: usize = 2;
+/// How many do where the others stand still, whether or not they tell the same; and how often that is tried in vain.
+const STOOD: u32 = 2;
+const REFUSED: u32 = 2;
 /// Bytes of stack that a search and its report may need.
 const STACK: usize = 48 << 10;
 
@@ -375,37 +376,36 @@ fn has_room(own: &Registers) -> bool {
 #[inline(never)]
 fn find_with_room(source: Source<'_>, all: All<'_>, own: &Registers, since: u64) -> Result<Leaks, LeaksUnknown> {
     let until = source.tracker.mark();
-    let (mut reach, mut others) = search(source, all, own, 0..0, None)?;
-    let mut certain = !others.are;
-    if others.are {
+    let (mut reach, others) = search(source, all, own, 0..0, None)?;
+    let mut certain = !others;
+    if others {
         let Some((memory, mut table)) = suspects(&mut reach) else {
             // What a first search tells may be in another thread's hand: better nothing than that.
             reach.release();
             return Err(LeaksUnknown::Memory);
         };
-        let mut same = 0;
-        for at in 1..SEARCHES {
-            if table.len() == 0 || same >= SAME {
+        let (mut same, mut stood, mut refused) = (0, 0, 0);
+        for _ in 1..SEARCHES {
+            certain = stood >= STOOD;
+            if table.len() == 0 || same >= SAME || certain {
                 break;
             }
             reach.release();
-            let still = if at <= STOPS { Still::begin() } else { None };
-            // What a thread has in hand all the while is seen by no search: those count between which each has gone on.
-            let counts = still.is_some() || !others.run || os::let_run();
+            // What a thread has in hand all the while, of the heap's as well, is seen by no search: those count between which each has
+            // gone on.
+            let counts = os::let_run();
+            let still = if refused < REFUSED { Still::begin() } else { None };
+            refused += u32::from(still.is_none());
             let again = search(source, all, own, memory.addresses(), still.as_ref());
-            let is_last = still.is_some_and(Still::go_on);
+            stood += u32::from(still.is_some_and(Still::go_on) && counts);
             match again {
-                Ok(again) => (reach, others) = again,
+                Ok(again) => (reach, _) = again,
                 Err(error) => {
                     memory.release();
                     return Err(error);
                 }
             }
             same = if narrow(&mut reach, &mut table) { 0 } else { same + u32::from(counts) };
-            if is_last {
-                certain = true;
-                break;
-            }
         }
         memory.release();
     }
@@ -434,7 +434,7 @@ fn search<'a>(
     own: &Registers,
     hidden: Range<usize>,
     still: Option<&Still>,
-) -> Result<(Reach<'a>, Others), LeaksUnknown> {
+) -> Result<(Reach<'a>, bool), LeaksUnknown> {
     let mut reach = Reach::new(source, all, hidden).ok_or(LeaksUnknown::Memory)?;
     let mut here = [0];
     let is_told = os::read_memory((&raw const *own).addr(), &mut here) == 1;

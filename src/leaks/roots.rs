@@ -33,23 +33,12 @@ const LISTS: usize = 16;
 /// Words of the block that are looked at, for the thread's number and where its stack was made.
 const BLOCK: usize = 256;
 
-/// The threads beside the one that asks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Others {
-    /// Whether there are any.
-    pub(super) are: bool,
-    /// Whether some run, so that what is in their registers is not seen.
-    pub(super) run: bool,
-}
-
 /// The threads that there are.
 #[derive(Debug)]
 struct Threads {
     numbers: Table<1>,
     /// Whether there are others than the one that asks.
     others: bool,
-    /// Whether others than the one that asks run.
-    run: bool,
     /// Where stacks of those that wait, and of the one that asks, end.
     ends: Table<1>,
     /// Where in its block a thread's number is.
@@ -78,9 +67,9 @@ impl Threads {
                     Some(still) => still.registers(thread, &mut reach),
                     None => os::waiting_at(thread, &mut reach),
                 };
-                match end {
-                    Some(end) => _ = self.ends.push([end.saturating_sub(RED_ZONE)]),
-                    None => self.run = true,
+                // Of one that runs, all of the stack is in use.
+                if let Some(end) = end {
+                    self.ends.push([end.saturating_sub(RED_ZONE)]);
                 }
             }
         });
@@ -134,12 +123,12 @@ fn number_in_block() -> Option<usize> {
 
 /// Has `reach` reach what roots have the addresses of. What other threads there are.
 #[inline(never)]
-pub(super) fn visit(reach: &mut Reach<'_>, own: &Registers, still: Option<&Still>) -> Result<Others, LeaksUnknown> {
+pub(super) fn visit(reach: &mut Reach<'_>, own: &Registers, still: Option<&Still>) -> Result<bool, LeaksUnknown> {
     let mut count = 64;
     let _ = os::threads(&mut |_| count += 1);
     let mut memory = Memory::new(2 * count).ok_or(LeaksUnknown::Memory)?;
     let (numbers, ends) = (memory.cut(count), memory.cut(count));
-    let mut threads = Threads { numbers, others: false, run: false, ends, number_at: number_in_block() };
+    let mut threads = Threads { numbers, others: false, ends, number_at: number_in_block() };
     if !threads.list(reach, own, still) {
         memory.release();
         return Err(LeaksUnknown::System);
@@ -166,7 +155,6 @@ pub(super) fn visit(reach: &mut Reach<'_>, own: &Registers, still: Option<&Still
         }
         true
     });
-    let others = Others { are: threads.others, run: threads.run };
     memory.release();
-    if told { Ok(others) } else { Err(LeaksUnknown::System) }
+    if told { Ok(threads.others) } else { Err(LeaksUnknown::System) }
 }
