@@ -14,7 +14,7 @@
 //! Entries are type-stable, so a word is looked at whoever's it is by now; a hold is of the heap whose address it had at that
 //! exchange. (A count beside the pointer, in one word: Valois' scheme as Michael and Scott mended it, 1995, without its counts in the
 //! nodes themselves.) In the child of a `fork`, what others held there is held for ever: the heap is disposed of by who leaves it,
-//! if that thread is alone, and else stays.
+//! if that thread is alone, and else stays, as does one that was left before the fork.
 //!
 //! Invariant: holders are counted before they look and until they have; a heap is disposed of once, when it was left and none look.
 

@@ -637,48 +637,44 @@ fn chunks_are_freed_by_threads_that_come_and_go() {
     assert!(stats.thread_cached == 0 && stats.committed - stats.metadata == 0, "{stats}");
 }
 
+/// A misuse ends the process, and the last words say this.
+fn ends_with(test: &'static str, told: &str, misuse: impl FnOnce()) {
+    let Some(ended) = Scenario::new(test).run(misuse) else { return };
+    assert!(ended.stderr.ends_with(&format!("which is not an allocation of {told}\n")), "{}", ended.stderr);
+}
+
 #[test]
 fn a_foreign_pointer_ends_the_process() {
-    let Some(ended) = Scenario::new("a_foreign_pointer_ends_the_process").run(|| {
+    ends_with("a_foreign_pointer_ends_the_process", "this heap's: in memory of another heap", || {
         let (one, other) = (Heap::new().unwrap(), Heap::new().unwrap());
         let block = other.alloc(layout(100, 8)).unwrap();
         // SAFETY: none: this is the misuse under test.
         unsafe { one.free(block, layout(100, 8)) };
-    }) else {
-        return;
-    };
-    let told = "which is not an allocation of this heap's: in memory of another heap\n";
-    assert!(ended.stderr.ends_with(told), "{}", ended.stderr);
+    });
 }
 
 /// What a heap is given to free may be the program's heap's.
 #[test]
 fn memory_of_the_programs_heap_is_none_of_a_heaps() {
-    let Some(ended) = Scenario::new("memory_of_the_programs_heap_is_none_of_a_heaps").run(|| {
+    let told = "this heap's: in memory of the program's heap";
+    ends_with("memory_of_the_programs_heap_is_none_of_a_heaps", told, || {
         let heap = Heap::builder().mode(millpond::Mode::Tracked).build().unwrap();
         // SAFETY: none: this is the misuse under test.
         unsafe { heap.free(std::ptr::NonNull::from(Box::leak(Box::new([1u8; 100]))).cast(), layout(100, 1)) };
-    }) else {
-        return;
-    };
-    let told = "which is not an allocation of this heap's: in memory of the program's heap\n";
-    assert!(ended.stderr.ends_with(told), "{}", ended.stderr);
+    });
 }
 
 /// What the program's heap is given to free may be another's.
 #[test]
 fn memory_of_a_heap_is_none_of_the_programs_heap() {
-    let Some(ended) = Scenario::new("memory_of_a_heap_is_none_of_the_programs_heap").run(|| {
+    let told = "the program's heap's: in memory of another heap";
+    ends_with("memory_of_a_heap_is_none_of_the_programs_heap", told, || {
         let heap = Heap::new().unwrap();
         let large = layout(MIB, 8);
         let block = heap.alloc(large).unwrap();
         // SAFETY: none: this is the misuse under test.
         unsafe { std::alloc::dealloc(block.as_ptr(), large) };
-    }) else {
-        return;
-    };
-    let told = "which is not an allocation of the program's heap's: in memory of another heap\n";
-    assert!(ended.stderr.ends_with(told), "{}", ended.stderr);
+    });
 }
 
 #[test]

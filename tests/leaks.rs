@@ -4,7 +4,7 @@ mod common;
 
 use common::block::take;
 use common::child::{Ended, Scenario, say};
-use common::thread::pin_to;
+use common::thread::{elsewhere, pin_to};
 use common::{GIB, KIB, MIB, ensure, scaled};
 use core::alloc::Layout;
 use millpond::{Heap, Mode};
@@ -18,11 +18,6 @@ static HELD: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 
 fn hold(ptr: *mut u8) {
     HELD.store(ptr, Ordering::Relaxed);
-}
-
-/// Does something in a thread that has ended when this returns: nothing of it is left on this one's stack.
-fn elsewhere(act: impl FnOnce() + Send + 'static) {
-    thread::spawn(act).join().expect("no panic");
 }
 
 /// Takes blocks and forgets them.

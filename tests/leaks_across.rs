@@ -7,6 +7,7 @@ use common::child::Scenario;
 use common::eights::layout;
 use common::fork::{fork, join_or_fail};
 use common::kernel::address_space;
+use common::thread::elsewhere;
 use common::{KIB, MIB, scaled};
 use millpond::{Heap, Leaks, Mode};
 use std::hint::black_box;
@@ -59,11 +60,6 @@ impl From<'_> {
         let of_size = leaks.groups().iter().filter(|group| group.size == size);
         of_size.fold((0, 0), |(count, direct), group| (count + group.count, direct + group.direct))
     }
-}
-
-/// Does something in a thread that has ended when this returns: nothing of it is left on this one's stack.
-fn elsewhere(act: impl FnOnce() + Send) {
-    thread::scope(|scope| scope.spawn(act).join().expect("no panic"));
 }
 
 /// A block with the addresses of `COUNT` others.

@@ -6,6 +6,7 @@ mod common;
 
 use common::block::take;
 use common::child::Scenario;
+use common::kernel::state_of;
 use common::{KIB, MIB};
 use std::ffi::c_void;
 use std::ptr::null_mut;
@@ -51,11 +52,7 @@ fn what_lies_below_a_stack_of_the_programs_own_is_looked_at() {
             assert_eq!(libc::pthread_attr_setstack(&mut attributes, at.add(STACK).cast(), STACK), 0);
             let mut thread: libc::pthread_t = core::mem::zeroed();
             assert_eq!(libc::pthread_create(&mut thread, &attributes, waits, null_mut()), 0);
-            let state = || {
-                let number = NUMBER.load(Ordering::Acquire);
-                std::fs::read_to_string(format!("/proc/self/task/{number}/stat")).unwrap_or_default()
-            };
-            while !state().rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('S')) {
+            while state_of(NUMBER.load(Ordering::Acquire) as u32) != Some('S') {
                 thread::yield_now();
             }
             assert_eq!(lost(), 0, "while the thread waits");

@@ -6,6 +6,7 @@ mod common;
 
 use common::block::take;
 use common::child::Scenario;
+use common::kernel::state_of;
 use common::{KIB, scaled};
 use core::arch::asm;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
@@ -31,87 +32,77 @@ fn lost() -> u64 {
     leaks.groups().iter().filter(|group| group.size == SIZE).map(|group| group.count).sum()
 }
 
-/// Has the blocks' addresses in registers alone while it waits for a byte. How often it had to ask for that.
+/// Waits for a byte from a pipe, with what the first instructions have loaded from `INVERTED`, which `rsi` has the address of, in the
+/// registers that are named last. How often it had to ask for the byte.
+macro_rules! reads_with {
+    ([$($load:literal)*] [$($after:literal)*] $pipe:expr, $($register:tt)*) => {{
+        let (mut byte, mut calls) = (0u8, 0usize);
+        // SAFETY: keeps what it must; reads the words of the array, and has the system write to the byte.
+        unsafe {
+            asm!(
+                $($load,)*
+                "mov rsi, rdx",
+                "mov edx, 1",
+                "2:",
+                "inc r8",
+                "xor eax, eax",
+                "syscall",
+                "cmp rax, 1",
+                "jne 2b",
+                $($after,)*
+                in("rdi") $pipe,
+                inout("rsi") INVERTED.as_ptr() => _,
+                inout("rdx") &raw mut byte => _,
+                inout("r8") calls,
+                out("rax") _,
+                out("rcx") _,
+                out("r11") _,
+                $(out($register) _,)*
+            );
+        }
+        calls
+    }};
+}
+
+/// Has the blocks' addresses in registers alone meanwhile.
 fn has_in_registers_while_it_reads(pipe: i32) -> usize {
-    let (mut byte, mut calls) = (0u8, 0usize);
-    // SAFETY: keeps what it must; reads the words of the array, and has the system write to the byte.
-    unsafe {
-        asm!(
-            "push rbx",
-            "push rbp",
-            "mov rbx, [rsi]",
-            "mov rbp, [rsi + 8]",
-            "mov r12, [rsi + 16]",
-            "mov r13, [rsi + 24]",
-            "mov r14, [rsi + 32]",
-            "mov r15, [rsi + 40]",
-            "not rbx",
-            "not rbp",
-            "not r12",
-            "not r13",
-            "not r14",
-            "not r15",
-            "mov rsi, rdx",
-            "mov edx, 1",
-            "2:",
-            "inc r8",
-            "xor eax, eax",
-            "syscall",
-            "cmp rax, 1",
-            "jne 2b",
-            "pop rbp",
-            "pop rbx",
-            in("rdi") pipe,
-            inout("rsi") INVERTED.as_ptr() => _,
-            inout("rdx") &raw mut byte => _,
-            inout("r8") calls,
-            out("rax") _,
-            out("rcx") _,
-            out("r11") _,
-            out("r12") _,
-            out("r13") _,
-            out("r14") _,
-            out("r15") _,
-        );
-    }
-    calls
+    reads_with!(
+        [
+            "push rbx"
+            "push rbp"
+            "mov rbx, [rsi]"
+            "mov rbp, [rsi + 8]"
+            "mov r12, [rsi + 16]"
+            "mov r13, [rsi + 24]"
+            "mov r14, [rsi + 32]"
+            "mov r15, [rsi + 40]"
+            "not rbx"
+            "not rbp"
+            "not r12"
+            "not r13"
+            "not r14"
+            "not r15"
+        ]
+        ["pop rbp" "pop rbx"]
+        pipe, "r12" "r13" "r14" "r15"
+    )
 }
 
 /// The same in registers for vectors, two in each.
 fn has_in_vectors_while_it_reads(pipe: i32) -> usize {
-    let (mut byte, mut calls) = (0u8, 0usize);
-    // SAFETY: as above.
-    unsafe {
-        asm!(
-            "pcmpeqd xmm15, xmm15",
-            "movdqu xmm10, [rsi]",
-            "movdqu xmm11, [rsi + 16]",
-            "movdqu xmm12, [rsi + 32]",
-            "pxor xmm10, xmm15",
-            "pxor xmm11, xmm15",
-            "pxor xmm12, xmm15",
-            "mov rsi, rdx",
-            "mov edx, 1",
-            "2:",
-            "inc r8",
-            "xor eax, eax",
-            "syscall",
-            "cmp rax, 1",
-            "jne 2b",
-            in("rdi") pipe,
-            inout("rsi") INVERTED.as_ptr() => _,
-            inout("rdx") &raw mut byte => _,
-            inout("r8") calls,
-            out("rax") _,
-            out("rcx") _,
-            out("r11") _,
-            out("xmm10") _,
-            out("xmm11") _,
-            out("xmm12") _,
-            out("xmm15") _,
-        );
-    }
-    calls
+    reads_with!(
+        [
+            "pcmpeqd xmm15, xmm15"
+            "movdqu xmm10, [rsi]"
+            "movdqu xmm11, [rsi + 16]"
+            "movdqu xmm12, [rsi + 32]"
+            "pxor xmm10, xmm15"
+            "pxor xmm11, xmm15"
+            "pxor xmm12, xmm15"
+        ]
+        []
+        pipe, "xmm10" "xmm11" "xmm12" "xmm15"
+    )
 }
 
 fn announce() {
@@ -119,13 +110,9 @@ fn announce() {
     NUMBER.store(unsafe { libc::gettid() } as u32, Ordering::Release);
 }
 
-/// Returns once the thread that has announced itself waits in the system.
-fn wait_until_it_waits() {
-    let state = || {
-        let number = NUMBER.load(Ordering::Acquire);
-        std::fs::read_to_string(format!("/proc/self/task/{number}/stat")).unwrap_or_default()
-    };
-    while !state().rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('S')) {
+/// Returns once the thread that has announced itself is in this state.
+fn wait_until_it_is(state: char) {
+    while state_of(NUMBER.load(Ordering::Acquire)) != Some(state) {
         thread::yield_now();
     }
 }
@@ -161,7 +148,7 @@ fn is_held_by(test: &'static str, has: fn(i32) -> usize) {
             announce();
             has(reads)
         });
-        wait_until_it_waits();
+        wait_until_it_is('S');
         for _ in 0..5 {
             assert_eq!(lost(), 0, "the thread has them");
         }
@@ -197,7 +184,7 @@ fn who_waits_waits_as_long_as_it_was_to() {
             ENDS.store(true, Ordering::Release);
             result
         });
-        wait_until_it_waits();
+        wait_until_it_is('S');
         while !ENDS.load(Ordering::Acquire) {
             _ = lost();
             // SAFETY: no preconditions.
@@ -224,10 +211,8 @@ fn a_first_thread_that_has_ended_need_not_be_stopped() {
                 if child == 0 {
                     (0..others).for_each(|_| _ = thread::spawn(|| thread::sleep(Duration::from_secs(1000))));
                     thread::spawn(|| {
-                        let state = || std::fs::read_to_string(format!("/proc/self/task/{}/stat", libc::getpid()));
-                        while !state().is_ok_and(|state| state.contains(") Z ")) {
-                            thread::yield_now();
-                        }
+                        NUMBER.store(libc::getpid() as u32, Ordering::Release);
+                        wait_until_it_is('Z');
                         let leaks = millpond::leaks().expect("the system tells");
                         libc::_exit(if leaks.count() > 0 && leaks.is_certain() { 7 } else { 8 });
                     });
@@ -284,7 +269,7 @@ fn where_they_go_on_untimely_that_is_said() {
             announce();
             thread::sleep(Duration::from_secs(1000));
         });
-        wait_until_it_waits();
+        wait_until_it_is('S');
         let resting = NUMBER.load(Ordering::Acquire);
         // SAFETY: no preconditions.
         let (parent, asking) = unsafe { (libc::getpid(), libc::gettid()) };
@@ -472,14 +457,8 @@ fn where_one_cannot_be_stopped_that_is_said() {
                 assert_eq!(libc::waitpid(child, core::ptr::null_mut(), 0), child);
             }
         });
-        let is_stuck = || {
-            let number = NUMBER.load(Ordering::Acquire);
-            let state = std::fs::read_to_string(format!("/proc/self/task/{number}/stat")).unwrap_or_default();
-            state.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('D'))
-        };
-        while !is_stuck() {
-            thread::yield_now();
-        }
+        // Not to be interrupted.
+        wait_until_it_is('D');
         let leaks = millpond::leaks().expect("the system tells");
         assert!(leaks.count() == KEPT as u64 && !leaks.is_certain(), "{leaks}");
         assert!(leaks.to_string().contains("other threads could not be stopped"), "{leaks}");

@@ -183,7 +183,8 @@ impl Tell {
 /// * **Calls** come from whichever thread has the occasion, from several at the same time, and from inside a call: nothing is locked
 ///   meanwhile, and nobody waits. But the program is in the middle of an allocation or a free: the closure is not to take a lock
 ///   under which the program uses the heap. There are no calls once the heap's drop has begun.
-/// * **Its end**: it is dropped once, when the heap has given its memory back; or with a builder that builds none; or when another
+/// * **Its end**: it is dropped once, when the heap has given its memory back, or, where another thread's search for leaks is looking
+///   at the heap, before that; or with a builder that builds none; or when another
 ///   replaces it. One that owns its own heap keeps it for ever: it is to take the heap from its argument, or hold a `Weak`.
 ///
 /// ```compile_fail,E0080

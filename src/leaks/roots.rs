@@ -121,7 +121,7 @@ fn number_in_block() -> Option<usize> {
     Some(at * WORD + if is_low { 0 } else { WORD / 2 })
 }
 
-/// Has `reach` reach what roots have the addresses of. What other threads there are.
+/// Has `reach` reach what roots have the addresses of. Whether there are other threads.
 #[inline(never)]
 pub(super) fn visit(reach: &mut Reach<'_>, own: &Registers, still: Option<&Still>) -> Result<bool, LeaksUnknown> {
     let mut count = 64;

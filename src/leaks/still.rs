@@ -56,8 +56,7 @@ impl Still {
         let mut count = MORE;
         os::threads(&mut |_| count += 1);
         let mut memory = Memory::new(count * (TRACED + VECTORS) + TRACER).ok_or(Refused::Stays)?;
-        let (mut rows, mut rest) = (memory.cut(count), memory.zeros(TRACER));
-        let mut vectors = memory.cut_zeros(count);
+        let (mut rows, mut vectors, mut rest) = (memory.cut(count), memory.zeros(count), memory.zeros(TRACER));
         let asking = os::thread_id();
         let mut others = true;
         let told =

@@ -38,12 +38,7 @@ impl Memory {
 
     /// The same, all of them zeros.
     #[inline(never)]
-    pub(super) fn zeros(&mut self, items: usize) -> Table<1> {
-        self.cut_zeros(items)
-    }
-
-    /// The same of items of more words.
-    pub(super) fn cut_zeros<const N: usize>(&mut self, items: usize) -> Table<N> {
+    pub(super) fn zeros<const N: usize>(&mut self, items: usize) -> Table<N> {
         let table = self.cut(items);
         Table { used: table.room, ..table }
     }

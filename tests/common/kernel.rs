@@ -48,6 +48,12 @@ fn kib(text: &str, name: &str) -> usize {
     kib * 1024
 }
 
+/// The letter for what a thread of this process does; none, if there is no such thread.
+pub fn state_of(thread: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
 /// Whether the process's first thread waits for something.
 pub fn main_thread_sleeps() -> bool {
     let mut buffer = [0; 1024];

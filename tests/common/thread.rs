@@ -120,6 +120,11 @@ pub fn light_activity(length: Duration) {
     }
 }
 
+/// Does something in a thread that has ended when this returns: nothing of it is left on this one's stack.
+pub fn elsewhere(act: impl FnOnce() + Send) {
+    std::thread::scope(|scope| scope.spawn(act).join().expect("no panic"));
+}
+
 /// Pins the calling thread to one of the processors that it may use; which that is.
 pub fn pin_to(nth: usize) -> usize {
     // SAFETY: zeros are an empty set, of the size that is told; both calls are about the calling thread.
