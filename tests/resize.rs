@@ -11,7 +11,7 @@ use common::scaled;
 use common::words::past_end;
 use millpond::{Heap, Mode};
 use std::alloc::Layout;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,8 @@ const RECORDED: [Mode; 2] = [Mode::Tracked, Mode::Hardened];
 
 thread_local! {
     static HEARD: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// What another thread frees while this one resizes: heap, address and size. Each test has its own, since they run side by side.
+    static MEANWHILE: Cell<Option<(usize, usize, usize)>> = const { Cell::new(None) };
 }
 
 fn hear(what: &str) {
@@ -242,9 +244,6 @@ fn writes_past_the_end_are_named_after_a_resize() {
     is_at_rest(&heap);
 }
 
-/// What `hear_and_free` frees, from another thread.
-static MEANWHILE: std::sync::Mutex<Option<(usize, usize, usize)>> = std::sync::Mutex::new(None);
-
 /// Called in the middle of a resize.
 fn hear_and_free(what: &str) {
     hear(what);
@@ -252,7 +251,7 @@ fn hear_and_free(what: &str) {
 }
 
 fn free_meanwhile() {
-    let Some((heap, address, size)) = MEANWHILE.lock().unwrap().take() else { return };
+    let Some((heap, address, size)) = MEANWHILE.take() else { return };
     let others = std::thread::spawn(move || {
         // SAFETY: the test's heap, which outlives this; and the misuse under test.
         unsafe {
@@ -276,8 +275,7 @@ fn a_free_in_the_middle_of_a_resize_is_named() {
     let mut block = Block::new(&heap, 600 * KIB, 1);
     // So that the resize tells of it: then it is in the middle.
     block.write(block.size());
-    *MEANWHILE.lock().unwrap() =
-        Some(((&raw const heap).expose_provenance(), block.at.as_ptr().expose_provenance(), block.size()));
+    MEANWHILE.set(Some(((&raw const heap).expose_provenance(), block.at.as_ptr().expose_provenance(), block.size())));
     assert!(!block.resize(700 * KIB));
     let heard = HEARD.take();
     assert_eq!(heard.len(), 3, "{heard:?}");
@@ -303,8 +301,7 @@ fn a_free_in_the_middle_of_a_move_is_named() {
         let mut block = Block::new(&heap, from, 1);
         let barrier = Block::new(&heap, 600 * KIB, 1);
         let old = block.at;
-        *MEANWHILE.lock().unwrap() =
-            Some(((&raw const heap).expose_provenance(), old.as_ptr().expose_provenance(), from));
+        MEANWHILE.set(Some(((&raw const heap).expose_provenance(), old.as_ptr().expose_provenance(), from)));
         assert!(block.resize(to), "{mode:?} {from}");
         assert_ne!(block.at, old, "it has moved");
         let heard = HEARD.take();
