@@ -5,14 +5,12 @@
 use super::Purged;
 use super::files::{STDERR, write_all};
 use super::nursery::Nursery;
+use super::reserve::{FLAGS, PROT, map_as};
 use super::stock::{self, Stock};
 use crate::report::Thp;
 use crate::sync::{AtomicUsize, Ordering};
 use core::ffi::{CStr, c_void};
 use core::fmt::Write;
-
-const PROT: i32 = libc::PROT_READ | libc::PROT_WRITE;
-const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
 /// What is kept here, in one place, so that a small program has it in one OS page.
 #[repr(C)]
@@ -67,13 +65,7 @@ fn map(len: usize) -> Option<usize> {
     Some(at)
 }
 
-fn map_as(flags: i32, len: usize) -> Option<usize> {
-    // SAFETY: a fresh anonymous mapping touches nothing that exists.
-    let at = quietly(|| unsafe { libc::mmap(core::ptr::null_mut(), len, PROT, flags, -1, 0) });
-    (at != libc::MAP_FAILED).then(|| at.expose_provenance())
-}
-
-fn unmap(at: usize, len: usize) {
+pub(super) fn unmap(at: usize, len: usize) {
     if len > 0 && !give_up(at, len) {
         // This splits no mapping: only the addresses are lost.
         purge(at, len);
@@ -84,50 +76,6 @@ fn unmap(at: usize, len: usize) {
 pub(crate) fn give_up(at: usize, len: usize) -> bool {
     // SAFETY: callers own `at..at + len` and use it no more.
     quietly(|| unsafe { libc::munmap(core::ptr::with_exposed_provenance_mut(at), len) }) == 0
-}
-
-/// See [`os`](super).
-pub(crate) fn reserve(len: usize, align: usize) -> Option<usize> {
-    reserve_as(FLAGS | libc::MAP_NORESERVE, len, align)
-}
-
-/// See [`os`](super).
-pub(crate) fn reserve_for_use(len: usize, align: usize, behind: usize) -> Option<usize> {
-    if behind > 0 {
-        if let Some(at) = len.checked_add(behind).and_then(|sum| reserve_as(FLAGS, sum, align)) {
-            unmap(at + len, behind);
-            return Some(at);
-        }
-    }
-    reserve_as(FLAGS, len, align)
-}
-
-fn reserve_as(flags: i32, len: usize, align: usize) -> Option<usize> {
-    let at = map_as(flags, len)?;
-    if at % align == 0 {
-        return Some(at);
-    }
-    // Not aligned by luck: take enough to cut an aligned piece out of it.
-    unmap(at, len);
-    let padded = len.checked_add(align)?;
-    let at = map_as(flags, padded)?;
-    let aligned = at.next_multiple_of(align);
-    unmap(at, aligned - at);
-    unmap(aligned + len, at + padded - (aligned + len));
-    Some(aligned)
-}
-
-/// See [`os`](super).
-pub(crate) fn reserve_again(at: usize, len: usize) -> bool {
-    let flags = FLAGS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
-    // SAFETY: a private anonymous mapping where nothing is mapped touches nothing that exists.
-    let got = quietly(|| unsafe { libc::mmap(core::ptr::with_exposed_provenance_mut(at), len, PROT, flags, -1, 0) });
-    if got != libc::MAP_FAILED && got.expose_provenance() != at {
-        // Kernels before 4.17 take the address as advice only.
-        unmap(got.expose_provenance(), len);
-        return false;
-    }
-    got != libc::MAP_FAILED
 }
 
 /// See [`os`](super). Linux commits by touch: `reserve` maps readable and writable, since changing the protection

@@ -59,6 +59,8 @@ mod proc;
 #[cfg_attr(any(test, millpond_loom), allow(dead_code))]
 mod refused;
 #[cfg(not(any(test, millpond_loom)))]
+mod reserve;
+#[cfg(not(any(test, millpond_loom)))]
 mod traced;
 #[cfg(all(any(feature = "malloc", test), not(millpond_loom)))]
 #[cfg_attr(test, allow(dead_code))]
@@ -77,7 +79,7 @@ pub(crate) use maps::{Mapping, mappings};
 pub use modules::Location;
 pub(crate) use refused::Refused;
 #[cfg(not(any(test, millpond_loom)))]
-pub(crate) use {files::*, fork::*, linux::*, proc::*, traced::*};
+pub(crate) use {files::*, fork::*, linux::*, proc::*, reserve::*, traced::*};
 
 /// What a purged range reads as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

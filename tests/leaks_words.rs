@@ -1,0 +1,81 @@
+//! Leaks and words that only look like what the program has. A number stored over the lower half of an address looks like one, so heaps
+//! take no memory at addresses that end like numbers which programs have all the time.
+
+mod common;
+
+use common::child::Scenario;
+use common::eights::layout;
+use common::thread::elsewhere;
+use common::{GIB, MIB};
+use millpond::Heap;
+use std::hint::black_box;
+use std::ptr::{null_mut, with_exposed_provenance_mut};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const ARENA: usize = 64 * MIB;
+const COUNT: usize = 4096;
+
+/// What a program has: numbers, the upper halves of whose places are of addresses that were there before.
+static NUMBERS: [AtomicUsize; COUNT] = [const { AtomicUsize::new(0) }; COUNT];
+
+/// Maps so much, wherever the system likes, without access.
+fn map(len: usize) -> usize {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a fresh mapping touches nothing that exists.
+    let at = unsafe { libc::mmap(null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
+    assert_ne!(at, libc::MAP_FAILED);
+    at.expose_provenance()
+}
+
+fn unmap(at: usize, len: usize) {
+    // SAFETY: mapped by the caller.
+    assert_eq!(unsafe { libc::munmap(with_exposed_provenance_mut(at), len) }, 0);
+}
+
+/// Where the system would map so much next.
+fn next(len: usize) -> usize {
+    let at = map(len);
+    unmap(at, len);
+    at
+}
+
+/// Has the system map so much next where the lower half of addresses begins, and returns that.
+fn lead_to_zeros(len: usize) -> usize {
+    for _ in 0..200 {
+        let at = next(len);
+        let zeros = at / (4 * GIB) * (4 * GIB);
+        if at == zeros {
+            return zeros;
+        }
+        let between = at - zeros;
+        let filler = map(between);
+        if filler != zeros + len {
+            unmap(filler, between);
+            map(len);
+        }
+    }
+    panic!("the system maps elsewhere");
+}
+
+#[test]
+fn numbers_over_half_an_address_hold_nothing() {
+    Scenario::new("numbers_over_half_an_address_hold_nothing").passes(|| {
+        // What is mapped for all heaps is there.
+        let first = Heap::new().expect("memory");
+        black_box(first.alloc(layout(256)).expect("memory"));
+        let heap = Heap::new().expect("memory");
+        let zeros = lead_to_zeros(ARENA);
+        let lose = |size: usize| elsewhere(|| _ = black_box(heap.alloc(layout(size)).expect("memory")));
+        (0..COUNT).for_each(|_| lose(256));
+        let huge = 40 * MIB;
+        let others = lead_to_zeros(huge);
+        lose(huge);
+        // Small ones, and one below zero.
+        let numbers = (0..COUNT - 2).map(|number| zeros + number * 256).chain([others + 1, zeros - 1]);
+        NUMBERS.iter().zip(numbers).for_each(|(place, number)| place.store(number, Ordering::Relaxed));
+        let leaks = heap.leaks().expect("the system tells");
+        let groups: Vec<_> = leaks.groups().iter().map(|group| (group.size, group.count)).collect();
+        assert!(groups[0].0 >= huge && groups[0].1 == 1, "{groups:?}");
+        assert!((COUNT as u64 - 4..=COUNT as u64).contains(&groups[1].1), "{groups:?}");
+    });
+}
