@@ -1,15 +1,18 @@
 //! Leaks and words that only look like what the program has. A number stored over the lower half of an address looks like one, so heaps
-//! take no memory at addresses that end like numbers which programs have all the time.
+//! take no memory at addresses that end like numbers which programs have all the time. And of what a heap has had in hand, nothing
+//! stays on a stack.
 
 mod common;
 
 use common::child::Scenario;
 use common::eights::layout;
 use common::thread::elsewhere;
-use common::{GIB, MIB};
+use common::{GIB, KIB, MIB};
 use millpond::Heap;
 use std::hint::black_box;
-use std::ptr::{null_mut, with_exposed_provenance_mut};
+use std::mem::MaybeUninit;
+use std::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const ARENA: usize = 64 * MIB;
@@ -77,5 +80,48 @@ fn numbers_over_half_an_address_hold_nothing() {
         let groups: Vec<_> = leaks.groups().iter().map(|group| (group.size, group.count)).collect();
         assert!(groups[0].0 >= huge && groups[0].1 == 1, "{groups:?}");
         assert!((COUNT as u64 - 4..=COUNT as u64).contains(&groups[1].1), "{groups:?}");
+    });
+}
+
+/// What is freed from far apart is sorted before it is free for others: when it serves again, the thread that did so has it nowhere.
+#[test]
+fn nothing_of_what_was_freed_stays_on_a_stack() {
+    const FAR: usize = 1024;
+    const FREED: usize = 64;
+    /// Inverted: a search does not see these.
+    static PLACES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
+    /// Deeper than what comes between this and the search.
+    #[inline(never)]
+    fn free_some(heap: &Heap) {
+        let deep = [const { MaybeUninit::<u8>::uninit() }; 32 * KIB];
+        black_box(&deep);
+        for place in PLACES.lock().expect("not poisoned").iter().step_by(FAR) {
+            let block = NonNull::new(with_exposed_provenance_mut::<u8>(!place)).expect("not null");
+            // SAFETY: taken below, with this layout, and freed once.
+            unsafe { heap.free(block, layout(256)) };
+        }
+        heap.trim();
+        black_box(&deep);
+    }
+
+    /// Has room on its stack for all that was there before.
+    #[inline(never)]
+    fn lost(heap: &Heap) -> u64 {
+        let room = [const { MaybeUninit::<u8>::uninit() }; 64 * KIB];
+        black_box(&room);
+        let lost = heap.leaks().expect("the system tells").count();
+        black_box(&room);
+        lost
+    }
+
+    Scenario::new("nothing_of_what_was_freed_stays_on_a_stack").passes(|| {
+        let heap = Heap::new().expect("memory");
+        let take = || heap.alloc(layout(256)).expect("memory").as_ptr().expose_provenance();
+        elsewhere(|| PLACES.lock().expect("not poisoned").extend((0..FREED * FAR).map(|_| !take())));
+        free_some(&heap);
+        elsewhere(|| (0..FREED).for_each(|_| _ = black_box(take())));
+        let (lost, all) = (lost(&heap), (FREED * FAR) as u64);
+        assert!((all - 8..=all).contains(&lost), "{lost} of {all}");
     });
 }

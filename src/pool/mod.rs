@@ -26,6 +26,7 @@ use crate::size_class::{Class, INFO};
 use crate::span::{Pop, Restored, Span, Spans};
 use crate::sync::{Fault, Ordering, Point, planted, point};
 use crate::tagged::{Index, NONE};
+use core::hint::black_box;
 
 /// One class's pool, as it is seen from one shard, the *home*: what is listed is listed there, and looked for there first.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +123,7 @@ impl<'a> Pool<'a> {
         Density::Sparse
     }
 
-    /// Restores chunks that the caller owns to their spans. Ends the process if one is not a chunk in use.
+    /// Restores chunks that the caller owns to their spans, and leaves zeros in their place. Ends the process if one is not a chunk in use.
     pub(crate) fn restore(self, chunks: &mut [usize], now: u32) {
         let Self { class, spans, .. } = self;
         chunks.iter().for_each(|chunk| spans.page_map.prefetch(*chunk));
@@ -163,6 +164,9 @@ impl<'a> Pool<'a> {
             point(Point::Restore);
             self.settle(span, span.add(at - first, now));
         }
+        // They stand on this thread's stack, where a search for leaks would take them for the program's, once they serve again.
+        chunks.fill(0);
+        black_box(chunks);
     }
 
     /// Restores all that a magazine holds, which the caller owns and then has empty.
