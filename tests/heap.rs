@@ -10,8 +10,8 @@ use common::{KIB, MIB, kernel, law, scaled};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use millpond::{AllocError, BuildError, Heap, Mode, PoolTable};
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 
 const PAGE: usize = 64 * KIB;
 
@@ -435,6 +435,45 @@ fn a_soft_limit_is_told_each_time_it_is_passed() {
         held.into_iter().for_each(|block| block.free(&heap));
         heap.trim();
     }
+}
+
+/// Of classes whose chunks lie in spans of their own.
+const SIZES: [usize; 6] = [64, 640, 96, 1500, 200, 900];
+
+/// Though what is freed in between lies in pools, in pages that are in use by them.
+#[test]
+fn a_soft_limit_is_told_again_without_a_trim() {
+    for mode in [Mode::Fast, Mode::Tracked] {
+        let (told, hears) = mpsc::channel();
+        let heap = Heap::builder().mode(mode).soft_limit(MIB, move |_, _| told.send(()).unwrap()).build().unwrap();
+        for size in SIZES {
+            let held: Vec<Held> = (0..3 * MIB / size).map(|_| Held::new(&heap, layout(size, 8), 1).unwrap()).collect();
+            held.into_iter().for_each(|block| block.free(&heap));
+            assert_eq!(hears.try_iter().count(), 1, "{mode:?}, blocks of {size}");
+        }
+    }
+}
+
+/// And what is freed by whoever is told goes back at once.
+#[test]
+fn who_is_told_of_a_soft_limit_can_make_room() {
+    let held: Arc<Mutex<Vec<Held>>> = Arc::default();
+    let mine = held.clone();
+    let evict = move |heap: &Heap, _: usize| mine.lock().unwrap().drain(..).for_each(|block| block.free(heap));
+    let heap = Heap::builder().soft_limit(MIB, evict).build().unwrap();
+    let mut most = 0;
+    for round in 0..scaled(60_000, 20_000) {
+        let block = Held::new(&heap, layout(SIZES[round / 500 % SIZES.len()], 8), 1).unwrap();
+        held.lock().unwrap().push(block);
+        if round % 50 == 0 {
+            let stats = heap.stats();
+            most = most.max(stats.committed - stats.metadata);
+        }
+    }
+    // A span of each class has room for some.
+    assert!(most <= MIB + MIB / 4, "{most} B");
+    held.lock().unwrap().drain(..).for_each(|block| block.free(&heap));
+    assert_eq!(at_rest(&heap).live, 0);
 }
 
 /// Nor is it passed by what was tried, and cannot be.

@@ -6,6 +6,10 @@
 //! Free pages that hold memory are not charged; who takes others has as many go back as would pass the limit together with
 //! those in use (`Arenas::keep_within`).
 //!
+//! Once a soft limit has been passed, what is freed may lie in pools, and pages stay in use by it: whether the heap has been below in
+//! between shows no more. So it is to be trimmed each time that a [`MORE`]th more is in use than what was left by the last time: what
+//! has been below then passes the limit again.
+//!
 //! Where there is a limit, the budget also knows whether a *reclaim*, which gathers all that is free, would be in vain. Whatever may
 //! change what one finds is counted: pages that somebody is about to be charged, and may give back; what lies again where only a
 //! reclaim reaches it, once it does; a span that was passed since another held it. Who has reclaimed in vain notes the count that he had
@@ -25,8 +29,11 @@ pub(crate) struct Budget {
     /// In pages; zero: none.
     soft: AtomicUsize,
     used: AtomicUsize,
-    /// Whether `soft` has been passed and nobody has said so yet, [`UNSAID`]; and above that how often it has been.
+    /// Whether `soft` has been passed and nobody has said so yet, [`UNSAID`]; whether it is to be trimmed, [`UNTRIMMED`]; and above that
+    /// how often it has been passed.
     passed: AtomicU32,
+    /// How many pages are in use, once it has been passed, when it is to be trimmed.
+    full: AtomicUsize,
     /// How often what a reclaim finds may have changed.
     changes: AtomicUsize,
     /// One more than what `changes` was before the last reclaim in vain; zero: there was none.
@@ -34,7 +41,19 @@ pub(crate) struct Budget {
 }
 
 const UNSAID: u32 = 1;
-const ONCE: u32 = 2;
+const UNTRIMMED: u32 = 2;
+const ONCE: u32 = 4;
+/// Which part of what was left must come to be in use before it is trimmed again.
+const MORE: usize = 8;
+
+/// What has happened to a soft limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Passed {
+    /// It was passed.
+    First,
+    /// Much more than before is in use beyond it.
+    Further,
+}
 
 impl Budget {
     const_fn! {
@@ -44,6 +63,7 @@ impl Budget {
                 soft: AtomicUsize::new(0),
                 used: AtomicUsize::new(0),
                 passed: AtomicU32::new(0),
+                full: AtomicUsize::new(0),
                 changes: AtomicUsize::new(0),
                 vain: AtomicUsize::new(0),
             }
@@ -94,7 +114,12 @@ impl Budget {
             match self.used.compare_exchange_weak(used, sum, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => {
                     let soft = self.soft.load(Ordering::Relaxed);
-                    if soft > 0 && used <= soft && sum > soft {
+                    if soft > 0 && sum > soft && used > soft {
+                        // Relaxed, as all of it: a trim too many does no harm, and one that is missed is made up for by the next.
+                        if sum >= self.full.load(Ordering::Relaxed) {
+                            self.passed.fetch_or(UNTRIMMED, Ordering::Relaxed);
+                        }
+                    } else if soft > 0 && sum > soft {
                         // ORDERING: Release pairs with the Acquire in `unsay`: who sees it counted sees what was charged.
                         self.passed.fetch_add(ONCE, Ordering::Release);
                         // Relaxed, and last: who has not seen it counted has unsaid it before, or fails to.
@@ -171,10 +196,28 @@ impl Budget {
         }
     }
 
-    /// Whether the soft limit has been passed since the last call: true once for each time, to one caller.
-    pub(crate) fn take_passed(&self) -> bool {
-        let is_unsaid = |passed| passed & UNSAID != 0;
-        is_unsaid(self.passed.load(Ordering::Relaxed)) && is_unsaid(self.passed.fetch_and(!UNSAID, Ordering::Relaxed))
+    /// Whether the soft limit has been passed since the last call, once for each time and to one caller, or much more is in use.
+    #[inline]
+    pub(crate) fn take_passed(&self) -> Option<Passed> {
+        if self.passed.load(Ordering::Relaxed) & (UNSAID | UNTRIMMED) == 0 {
+            return None;
+        }
+        self.take_passed_now()
+    }
+
+    #[cold]
+    fn take_passed_now(&self) -> Option<Passed> {
+        match self.passed.fetch_and(!(UNSAID | UNTRIMMED), Ordering::Relaxed) {
+            passed if passed & UNSAID != 0 => Some(Passed::First),
+            passed if passed & UNTRIMMED != 0 => Some(Passed::Further),
+            _ => None,
+        }
+    }
+
+    /// Notes that all that is free has gone back.
+    pub(crate) fn note_trimmed(&self) {
+        let used = self.used.load(Ordering::Relaxed).max(self.soft.load(Ordering::Relaxed));
+        self.full.store(used + (used / MORE).max(1), Ordering::Relaxed);
     }
 }
 
@@ -193,7 +236,7 @@ mod tests {
                 assert!(budget.charge(5));
                 budget.take_back(5);
             });
-            assert_eq!(budget.take_passed(), step < steps, "before step {step}");
+            assert_eq!(budget.take_passed() == Some(Passed::First), step < steps, "before step {step}");
             steps
         };
         let steps = tried(u64::MAX);

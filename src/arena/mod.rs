@@ -24,7 +24,7 @@ mod stretch;
 mod tests;
 
 pub(crate) use bits::ones;
-pub(crate) use budget::Budget;
+pub(crate) use budget::{Budget, Passed};
 pub(crate) use place::Place;
 pub(crate) use region::{Arena, Density, Fill, Run};
 pub(crate) use stretch::Page;

@@ -275,14 +275,17 @@ impl<'a> HeapBuilder<'a> {
     }
 
     /// When the pages that the heap uses rise above `bytes`, rounded down to whole pages of 64 KiB, the thread that allocates trims
-    /// the heap and calls `tell` with the heap and the bytes that are still in use, which may be fewer than `bytes` by then. A later call
-    /// of this method replaces an earlier one.
+    /// the heap and calls `tell` with the heap and the bytes that are still in use, which may be fewer than `bytes` by then. Then it trims
+    /// once more, so that what `tell` has freed goes back. A later call of this method replaces an earlier one.
     ///
     /// `tell` is a function or a closure; see [closures](Self#closures) for what it may capture. It may allocate from the heap and
     /// free; it is called again only once the heap has been below `bytes` in between, so a panic makes no hard limit of it: that is
     /// [`capacity`](Self::capacity). Should it panic, the heap takes back what it was
     /// about to hand out, and the panic goes on to whoever allocates. The pages are those of whole spans: the first allocation of
     /// 64 KiB takes 256 KiB.
+    ///
+    /// What is freed may stay in use as pages, until a trim: beyond the limit the heap is trimmed each time that an eighth more is in use
+    /// than was left by the trim before, and so is found to have been below.
     ///
     /// ```
     /// use core::alloc::Layout;

@@ -19,7 +19,7 @@ use builder::Tell;
 pub use builder::{BuildError, HeapBuilder, PoolTable};
 pub use report::AllocError;
 
-use crate::arena::Fill;
+use crate::arena::{Fill, Passed};
 use crate::global::{self, HEAP, HEAPS};
 use crate::heap::Tracked;
 use crate::heaps::Body;
@@ -332,15 +332,24 @@ impl Heap {
 
     #[inline]
     fn mind_soft_limit(&self, undo: impl FnOnce()) {
-        let budget = self.inner().core.spans.arenas.budget();
-        if budget.take_passed() {
+        if let Some(passed) = self.inner().core.spans.arenas.budget().take_passed() {
             let undo = Undo(Some(undo));
-            // Looks at what was kept back, so that a witness may be told, and panic.
-            self.trim();
-            if let Some(tell) = &self.inner().soft {
-                tell.tell(self, budget.used_bytes());
-            }
+            self.meet_soft_limit(passed);
             core::mem::forget(undo);
+        }
+    }
+
+    #[cold]
+    fn meet_soft_limit(&self, passed: Passed) {
+        let budget = self.inner().core.spans.arenas.budget();
+        // Looks at what was kept back, so that a witness may be told, and panic.
+        self.trim();
+        budget.note_trimmed();
+        if let (Passed::First, Some(tell)) = (passed, &self.inner().soft) {
+            tell.tell(self, budget.used_bytes());
+            // What was freed then, as is asked for there: else it would lie in pools, and count as used.
+            self.trim();
+            budget.note_trimmed();
         }
     }
 

@@ -59,7 +59,7 @@ impl fmt::Display for LeaksUnknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::System => "the system does not let this process's memory be looked at",
-            Self::Memory => "there is no memory for the search",
+            Self::Memory => "there is no memory for the search, or too little stack",
             Self::Snapshot => "the snapshot is of another heap",
         })
     }
