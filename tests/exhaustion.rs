@@ -5,6 +5,7 @@ mod common;
 use common::block::{Block, all_zero, take};
 use common::chain::Chain;
 use common::child::Scenario;
+use common::resource::Resource;
 use common::thread::{Bare, Gate};
 use common::{GLOBAL, KIB, LARGEST_CLASS, MIB, ensure, kernel, law};
 use core::alloc::{GlobalAlloc, Layout};
@@ -76,7 +77,7 @@ fn a_limit_below_what_is_reserved_already_leaves_what_is_free_usable() {
 }
 
 /// What is set aside for tables goes by the limit, of which others may have nearly all.
-fn what_a_limit_leaves_is_had(limited: libc::__rlimit_resource_t) {
+fn what_a_limit_leaves_is_had(limited: Resource) {
     drop(vec![1_u8; 100 * KIB]);
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a fresh mapping touches nothing that exists.

@@ -44,7 +44,7 @@ extern "C" fn before_main() {
             return;
         }
         libc::alarm(120);
-        let mut threads = [0; 2];
+        let mut threads: [libc::pthread_t; 2] = core::mem::zeroed();
         for thread in &mut threads {
             assert_eq!(libc::pthread_create(thread, null(), run, null_mut()), 0);
         }

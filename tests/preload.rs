@@ -4,7 +4,7 @@
 
 mod library;
 
-use library::{Ended, archive, build, compile, link_shared, preloaded, run, shared, succeeds, workbench};
+use library::{Ended, Resource, archive, build, compile, link_shared, preloaded, run, shared, succeeds, workbench};
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
@@ -13,7 +13,7 @@ const WATCHDOG: u32 = 240;
 const MIB: u64 = 1 << 20;
 
 /// Compiles and runs a scenario under limits; it must say that it is done.
-fn scenario(name: &str, arguments: &[&str], limits: &[(libc::__rlimit_resource_t, u64)]) -> Ended {
+fn scenario(name: &str, arguments: &[&str], limits: &[(Resource, u64)]) -> Ended {
     let program = compile(&format!("{name}.c"), name, &link_shared().each_ref().map(String::as_str));
     let ended = run(preloaded(program).args(arguments), WATCHDOG, limits).well(name);
     assert!(ended.stdout.contains("done") && ended.stderr.is_empty(), "{name}: {ended:#?}");

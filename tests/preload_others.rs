@@ -3,7 +3,7 @@
 
 mod library;
 
-use library::{compile, link_shared, preloaded, run};
+use library::{Resource, compile, link_shared, preloaded, run};
 use std::path::Path;
 use std::process::Command;
 
@@ -63,7 +63,7 @@ fn operators_of_cpp() {
     {
         let program = compile("operators.cpp", program, more);
         for (mode, guard) in [("fast", None), ("tracked", None), ("hardened", None), ("hardened", Some("3"))] {
-            let under = |what: &str, limits: &[(libc::__rlimit_resource_t, u64)]| {
+            let under = |what: &str, limits: &[(Resource, u64)]| {
                 let mut command = preloaded(&program);
                 command.arg(what).env("MILLPOND_MODE", mode).envs(guard.map(|guard| ("MILLPOND_GUARD", guard)));
                 let ended = run(&mut command, WATCHDOG, limits).well(mode);

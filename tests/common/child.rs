@@ -3,6 +3,7 @@
 //! The child carries its own watchdog, an alarm whose signal it does not handle, set before `exec`: a scenario that
 //! hangs is killed by it, whatever state the allocator is in, and the test fails.
 
+use super::resource::Resource;
 use std::ffi::c_int;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -181,7 +182,7 @@ fn text(file: &mut File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn limit(resource: libc::__rlimit_resource_t, bytes: u64) {
+fn limit(resource: Resource, bytes: u64) {
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
     // SAFETY: a valid limit.
     unsafe { libc::setrlimit(resource, &limit) };

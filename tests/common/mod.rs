@@ -11,6 +11,7 @@ pub mod fork;
 pub mod kernel;
 pub mod law;
 pub mod random;
+pub mod resource;
 pub mod table;
 pub mod thread;
 pub mod words;

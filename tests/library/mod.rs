@@ -1,6 +1,10 @@
 //! The C library, built by the command that the README names, and C programs that use it.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+#[path = "../common/resource.rs"]
+mod resource;
+
+pub use resource::Resource;
 use std::io::{Read as _, Seek as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
@@ -103,7 +107,7 @@ pub fn succeeds(command: &mut Command) -> Ended {
 
 /// Runs a program to its end, under resource limits; a watchdog ends what hangs. Output goes to files: a grandchild that
 /// lives on holds up nobody.
-pub fn run(command: &mut Command, watchdog: u32, limits: &[(libc::__rlimit_resource_t, u64)]) -> Ended {
+pub fn run(command: &mut Command, watchdog: u32, limits: &[(Resource, u64)]) -> Ended {
     let (mut stdout, mut stderr) = (file(), file());
     let limits = limits.to_vec();
     command
