@@ -100,6 +100,23 @@ fn sources_keep_the_rules() {
     assert!(house.violations.is_empty(), "\n{}\n", house.violations.join("\n"));
 }
 
+/// What README says of the models is counted.
+#[test]
+fn the_readme_counts_the_models() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let [readme, models] =
+        ["README.md", "loom_tests/mod.rs"].map(|name| std::fs::read_to_string(root.join(name)).unwrap());
+    let (_, models) = models.split_once("const MODELS: &[Model] = &[").expect("the list");
+    let (models, _) = models.split_once("\n];").expect("its end");
+    let [all, unbounded, twins] = ["model!(", "None,", "Fault::"].map(|what| models.matches(what).count());
+    for says in [
+        format!("{all} models, and {twins} twins"),
+        format!("{all} models, {unbounded} of them without a bound, and {twins} twins"),
+    ] {
+        assert!(readme.contains(&says), "README does not say: {says}");
+    }
+}
+
 /// A rule that catches nothing is none: each catches what is planted here, and lets the rest pass.
 #[test]
 fn rules_catch_what_is_planted() {
