@@ -173,7 +173,7 @@ fn what_another_lets_go_of_is_held_from_then_on() {
             let hold = std::panic::AssertUnwindSafe(|| tracked.hold(at, Some((100, 8)), false));
             mine = std::panic::catch_unwind(hold).ok();
         });
-        match mine {
+        match mine.take() {
             None => told += 1,
             Some(Ok(Some(_))) => held += 1,
             Some(other) => panic!("at step {step}: {other:?}"),
