@@ -33,8 +33,8 @@
 //! ```
 //!
 //! The file is written when the program ends by `exit` or returns from `main`, not when it is killed or calls `_exit`. `%p`
-//! is the process's number. Without it, forked children have theirs appended; a program that executes others should use it, or
-//! these write to the same file. `collapsed` writes the bytes allocated by each stack as text instead of `pprof`'s format; with
+//! is the process's number. Without it, forked children write to `FILE.` and their number; a program that executes others should use
+//! it, or these write to the same file. `collapsed` writes the bytes allocated by each stack as text instead of `pprof`'s format; with
 //! `seed=N` the same points are drawn each time.
 //!
 //! * **Stacks** follow frame pointers: build with `RUSTFLAGS=-Cforce-frame-pointers=yes` (C: `-fno-omit-frame-pointer`). Otherwise

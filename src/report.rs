@@ -85,6 +85,8 @@ pub struct Stats {
     /// Bytes in the program's hands: chunks by their class, larger allocations by whole pages.
     pub live: usize,
     /// Bytes of freed allocations that are kept back: in [`Mode::Hardened`], or where a quarantine was wished for.
+    /// Those above 256 KiB to which [`Mode::Hardened`] lets nobody have access any more, 64 at most, whatever was wished, keep their
+    /// addresses and hold no memory, but count in full here and in `committed`.
     pub quarantine: usize,
     /// Bytes of free chunks in threads' magazines.
     pub thread_cached: usize,

@@ -76,34 +76,51 @@ fn a_limit_below_what_is_reserved_already_leaves_what_is_free_usable() {
     }
 }
 
-/// What is set aside for tables goes by the limit, of which others may have nearly all.
-fn what_a_limit_leaves_is_had(limited: Resource) {
+/// What is set aside for tables goes by the limit, of which `others` may have nearly all, and leave what `left` makes of all there is.
+fn what_a_limit_leaves_is_had(limited: Resource, others: usize, left: fn(usize) -> usize) {
     drop(vec![1_u8; 100 * KIB]);
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a fresh mapping touches nothing that exists.
-    let others = unsafe { libc::mmap(null_mut(), 4096 * MIB, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    let others = unsafe { libc::mmap(null_mut(), others, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
     ensure!(others != libc::MAP_FAILED, "no mapping");
     // A limit on data counts no code: it leaves a little more.
-    let limit = (kernel::address_space() + 100 * MIB) as u64;
+    let left = left(kernel::address_space());
+    let limit = (kernel::address_space() + left) as u64;
     let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
     // SAFETY: changes no memory.
     ensure!(unsafe { libc::setrlimit(limited, &limit) } == 0, "no limit");
     let mut chain = Chain::new(KIB);
     chain.push_up_to(usize::MAX);
     // With the first arena, which was there before.
-    ensure!(chain.bytes() >= 130 * MIB, "only {} MiB: {:?}", chain.bytes() / MIB, millpond::stats());
+    let least = 60 * MIB + left / 10 * 7;
+    ensure!(
+        chain.bytes() >= least,
+        "only {} MiB, {} were left: {:?}",
+        chain.bytes() / MIB,
+        left / MIB,
+        millpond::stats()
+    );
     chain.free_all();
     law::holds();
 }
 
 #[test]
 fn what_a_limit_on_addresses_leaves_is_had() {
-    Scenario::new("what_a_limit_on_addresses_leaves_is_had").passes(|| what_a_limit_leaves_is_had(libc::RLIMIT_AS));
+    Scenario::new("what_a_limit_on_addresses_leaves_is_had")
+        .passes(|| what_a_limit_leaves_is_had(libc::RLIMIT_AS, 4096 * MIB, |_| 100 * MIB));
+}
+
+/// There is room for what is set aside, but then for little else.
+#[test]
+fn a_limit_leaves_more_than_what_is_set_aside() {
+    Scenario::new("a_limit_leaves_more_than_what_is_set_aside")
+        .passes(|| what_a_limit_leaves_is_had(libc::RLIMIT_AS, 1024 * MIB, |all| all / 14));
 }
 
 #[test]
 fn what_a_limit_on_data_leaves_is_had() {
-    Scenario::new("what_a_limit_on_data_leaves_is_had").passes(|| what_a_limit_leaves_is_had(libc::RLIMIT_DATA));
+    Scenario::new("what_a_limit_on_data_leaves_is_had")
+        .passes(|| what_a_limit_leaves_is_had(libc::RLIMIT_DATA, 4096 * MIB, |_| 100 * MIB));
 }
 
 /// A limit that comes late, below what there is: what is given up then cannot be had again.

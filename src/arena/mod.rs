@@ -505,7 +505,7 @@ impl Arenas {
         // set aside for tables; where nothing is limited yet, a sixteenth of the arena.
         let modest = os::address_limit().map(|limit| (limit / 16).next_multiple_of(PAGE));
         let stock = modest.unwrap_or(self.reserved().clamp(ARENA_MIN, ARENA_MIN * 16) / 16);
-        if !os::keep_stock(stock) && modest.is_some() {
+        if !os::keep_stock(stock, modest.is_some()) && modest.is_some() {
             return None;
         }
         let modest = modest.unwrap_or(usize::MAX);

@@ -530,7 +530,7 @@ pub(crate) fn beyond_limits() -> usize {
     0
 }
 
-pub(crate) fn keep_stock(_len: usize) -> bool {
+pub(crate) fn keep_stock(_len: usize, _scarce: bool) -> bool {
     true
 }
 

@@ -165,15 +165,19 @@ pub(crate) fn apart(len: usize) -> Option<usize> {
 /// What may do for tables where the system has no more to set aside: it may have much to give all the same.
 const LITTLE: usize = 4 << 20;
 
-/// Sees to it that about `len` bytes are set aside for [`metadata`] when the system gives no more, or else a few MiB. `false`: it
-/// gives no more already.
-pub(crate) fn keep_stock(len: usize) -> bool {
-    [len, len.min(LITTLE)].into_iter().any(|len| KEPT.stock.left() >= len / 2 || add_stock(len))
+/// Sees to it that about `len` bytes are set aside for [`metadata`] when the system gives no more, or else a few MiB, or a part of
+/// one; but where it is `scarce`, no more than half of what there is. `false`: it gives no more already.
+pub(crate) fn keep_stock(len: usize, scarce: bool) -> bool {
+    let little = [1, 4, 16].map(|part| len.min(LITTLE / part));
+    core::iter::once(len).chain(little).any(|len| KEPT.stock.left() >= len / 2 || add_stock(len, scarce))
 }
 
-fn add_stock(len: usize) -> bool {
+fn add_stock(len: usize, scarce: bool) -> bool {
     let len = (len + stock::HEADER).next_multiple_of(page_size());
-    let Some(at) = map(len) else { return false };
+    // As much again is had and given back: what is left is for what the tables are of.
+    let spare = if scarce { len } else { 0 };
+    let Some(at) = map(len + spare) else { return false };
+    unmap(at + len, spare);
     // In the nursery, if there is room: else it is all that is ever touched of the mapping.
     let header = KEPT.nursery.take(stock::HEADER).unwrap_or(at);
     // SAFETY: a fresh mapping, which is never released, and a table for the header, or the mapping's beginning.

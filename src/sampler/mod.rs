@@ -27,7 +27,6 @@ use crate::modes::Index as Entries;
 use crate::slab::{Node, Slab};
 use crate::sync::{AtomicU32, AtomicUsize, Counter, Fault, Ordering, Slot, planted};
 use crate::tagged::{Index, NONE};
-use exponential::WEIGHT_BITS;
 
 /// Bytes between two samples, on average, where nobody says another number.
 pub(crate) const MEAN: u64 = 512 << 10;
@@ -217,9 +216,7 @@ impl Sampler {
         let Some(site) = self.site(stack) else { return false };
         let Some(sample) = self.samples.take() else { return false };
         let size = size.max(1) as u64;
-        let objects = exponential::weight(size, self.mean.get());
-        let bytes = (size as u128 * objects as u128) >> WEIGHT_BITS;
-        let weight = Weight { objects, bytes: bytes as u64 };
+        let weight = site.weigh(size, exponential::weight(size, self.mean.get()));
         sample.run.store(self.run.load(Ordering::Relaxed), Ordering::Relaxed);
         sample.site.set(site.index() as usize);
         sample.objects.set(weight.objects as usize);

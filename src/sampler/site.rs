@@ -7,7 +7,7 @@
 //!
 //! Invariant, at rest: of each pair of totals, what was freed is at most what was allocated.
 
-use super::exponential::WEIGHT_BITS;
+use super::exponential::{STEP, WEIGHT_BITS, mix};
 use crate::config::FRAMES;
 use crate::slab::Node;
 use crate::sync::{AtomicU32, Counter, Fault, Ordering, Slot, planted};
@@ -141,6 +141,17 @@ impl Site {
     pub(super) fn is(&self, stack: &[usize]) -> bool {
         let frames = self.frames();
         frames.len() == stack.len() && frames.iter().zip(stack).all(|(frame, address)| frame.get() == *address)
+    }
+
+    /// What a sample of `size` bytes stands for, that of so many objects. Bytes are whole: what is behind the point is drawn for, since a
+    /// small size at a small distance would lose up to a third if all were rounded down. What the site has counted is the draw, so that
+    /// a seed has the same each time.
+    pub(super) fn weigh(&self, size: u64, objects: u64) -> Weight {
+        let counted = self.allocated.get().less(self.allocated_before.get()).objects;
+        let random = mix(counted.wrapping_add((u64::from(self.index()) + 1).wrapping_mul(STEP)));
+        let draw = random >> (u64::BITS - WEIGHT_BITS);
+        let bytes = (size as u128 * objects as u128 + draw as u128) >> WEIGHT_BITS;
+        Weight { objects, bytes: bytes as u64 }
     }
 
     pub(super) fn allocate(&self, weight: Weight) {

@@ -52,6 +52,30 @@ fn estimates_are_near_the_truth_for_each_size() {
 }
 
 #[test]
+fn parts_of_a_byte_are_not_lost() {
+    // Ten standard deviations of what whole bytes add: half a byte a sample, at most.
+    let rounding = |count: usize| 5.0 * (count as f64).sqrt();
+    const FEW: usize = 2000;
+    for (size, mean) in [(1, 1), (1, 2), (2, 1), (3, 4), (8, 8), (16, 16)] {
+        let (sampler, count) = (Sampler::new(), 400_000);
+        sampler.restart(mean, 7);
+        // From one stack; and from as many stacks as allocations, where each is the first of its own.
+        allocate(&sampler, 1 << 40, size, count, &[1, 2, 3]);
+        (0..FEW).for_each(|at| allocate(&sampler, (1 << 41) + at * 16, size, 1, &[1, at]));
+        let (mut one, mut each) = (0, 0);
+        sampler.walk(|site, totals| {
+            *(if site.frames().len() == 3 { &mut one } else { &mut each }) += totals.allocated_bytes
+        });
+        for (bytes, count) in [(one, count), (each, FEW)] {
+            let off = bytes as f64 - (count * size) as f64;
+            let bound = bound(size as f64, count as f64, mean as f64) * size as f64 + rounding(count);
+            assert!(off.abs() <= bound, "{count} of {size}, one in {mean} bytes: {off} off, at most {bound}");
+        }
+        assert!(sampler.check());
+    }
+}
+
+#[test]
 fn stacks_are_told_apart_and_found_again() {
     let sampler = Sampler::new();
     sampler.restart(1, 1);
