@@ -151,12 +151,13 @@ impl Tracked<'_> {
     }
 
     /// Gives back what was kept. False: the system gives no access to it, for what had none did not count under a limit
-    /// (`ulimit -d`), and others have all that is left; then it is kept further.
+    /// (`ulimit -d`), and others have all that is left; then it is kept further. What a sandbox that refuses `mprotect` has left as
+    /// it was goes all the same.
     #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn release_run(&self, address: usize) -> bool {
         let run = run_of(address);
         let bytes = self.heap.usable_size(run).unwrap_or(0);
-        if !os::protect(run, bytes, true) {
+        if !os::protect(run, bytes, true) && !os::has_access(run, bytes) {
             // Without room, since others came meanwhile, it stays as it is.
             self.tracker.keep_run_further(address);
             return false;

@@ -139,7 +139,7 @@ pub(crate) fn thread_block() -> usize {
 
 /// Whether the page of an address can be read, by a call that fails either way, and differently: what was asked for is no
 /// way to change the signal mask (the trick is Abseil's). Not for address zero, which is no set.
-fn can_read(at: usize) -> bool {
+pub(super) fn can_read(at: usize) -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         let mut result = libc::SYS_rt_sigprocmask;

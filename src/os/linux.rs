@@ -4,6 +4,7 @@
 
 use super::Purged;
 use super::files::{STDERR, write_all};
+use super::frames::can_read;
 use super::nursery::Nursery;
 use super::reserve::{FLAGS, PROT, map_as};
 use super::stock::{self, Stock};
@@ -108,6 +109,16 @@ pub(crate) fn protect(at: usize, len: usize, usable: bool) -> bool {
         set(PROT);
     }
     is_set
+}
+
+/// See [`os`](super). A sandbox may answer in the kernel's place: then nothing is known.
+#[cold]
+#[inline(never)]
+#[unsafe(link_section = ".millpond_cold")]
+pub(crate) fn has_access(at: usize, len: usize) -> bool {
+    // Nobody has addresses that low.
+    const NOBODYS: usize = 4096;
+    !can_read(NOBODYS) && (at..at + len).step_by(page_size()).all(can_read)
 }
 
 /// See [`os`](super).

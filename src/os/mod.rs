@@ -11,6 +11,7 @@
 //! | [`commit`] | inside one reservation | may be used; `false` if the system refuses, and nothing has changed |
 //! | [`purge`] | inside one reservation, in use by nobody | reads as the returned [`Purged`] says; costs no memory if purged |
 //! | [`protect`] | whole OS pages inside one reservation | any access faults, or none does, as said; `false` if the system refuses: no less access than before |
+//! | [`has_access`] | the same | `true`: no access faults; may be `false` where the system does not tell |
 //! | [`release`] | a whole reservation | the addresses are no longer ours, or never used again; no memory is held for them |
 //! | [`give_up`] | a whole reservation | as `release`; `false` if the system refuses: it is as it was |
 //! | [`resize`] | a whole reservation | it is longer (zero beyond the old length) or shorter, in place; `false`: nothing has changed |
