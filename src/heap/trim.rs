@@ -34,7 +34,7 @@ impl Heap {
         }
         // In a heap beside the program's, most may never have been anybody's: to mark those would touch memory for them.
         for other in self.caches.iter().filter(|other| other.owner().is_some()) {
-            other.put_mark();
+            other.put_mark_back();
             self.rob(other, |_| true);
         }
         for class in 0..CLASSES {

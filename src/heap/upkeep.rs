@@ -442,7 +442,7 @@ impl Heap {
                 self.dissolve(class, spare);
             });
             if cache.spare_count(class) > 0 {
-                cache.put_mark();
+                cache.put_mark_back();
             }
         }
     }
