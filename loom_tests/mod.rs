@@ -883,6 +883,18 @@ const MODELS: &[Model] = &[
         [("relaxed", Fault::NameRelaxed, "bounds, and no name")]
     ),
     model!(
+        thread_cache::recount_against_thefts,
+        "thread_cache.rs thread_cache/charge.rs thread_cache/spares.rs",
+        None,
+        [("stores", Fault::RobbedStore, "what was stolen is charged")]
+    ),
+    model!(
+        thread_cache::mark_against_put_back,
+        "thread_cache.rs thread_cache/spares.rs",
+        None,
+        [("stores", Fault::MarkBack, "spares that no mark tells of")]
+    ),
+    model!(
         thread_cache::mark_against_put,
         "thread_cache.rs thread_cache/spares.rs",
         None,

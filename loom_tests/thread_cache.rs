@@ -1,8 +1,9 @@
 //! Spare magazines: put and taken by their owner, taken by thieves, each of them once.
 
 use super::{Thread, spawn};
+use crate::config::CACHE_BYTES;
 use crate::pool::{Magazine, Magazines};
-use crate::size_class::Class;
+use crate::size_class::{Class, INFO};
 use crate::slab::Slab;
 use crate::thread_cache::ThreadCache;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
@@ -113,6 +114,39 @@ pub fn mark_against_put() {
     let stolen = thief.join().len();
     assert_eq!(stolen + world.cache.spare_count(CLASS), 2, "each magazine is in one place");
     assert!(stolen == 2 || world.cache.take_mark(), "spares that no mark tells of");
+}
+
+/// A thief takes the spares that the mark tells of while another puts it back, since he has left some: if one is left, so is the mark.
+pub fn mark_against_put_back() {
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Magazines::new() });
+    let spare = world.fill();
+    let thief = spawn(&world, |world| if world.cache.take_mark() { world.steal() } else { Vec::new() });
+    let other = spawn(&world, |world| world.cache.put_mark_back());
+    assert!(world.cache.put_spare(CLASS, spare, 0), "there is room for a spare");
+    other.join();
+    let stolen = thief.join().len();
+    assert_eq!(stolen + world.cache.spare_count(CLASS), 1, "each magazine is in one place");
+    assert!(stolen == 1 || world.cache.take_mark(), "spares that no mark tells of");
+}
+
+/// The owner counts anew what it holds, since some was stolen, while two thieves take the rest: that is seen, or they leave word of it.
+pub fn recount_against_thefts() {
+    let world = Rc::new(World { cache: ThreadCache::new(), magazines: Magazines::new() });
+    let cache = &world.cache;
+    for (class, info) in INFO.iter().enumerate() {
+        assert!(cache.charge(info.magazine_bytes()), "there is room");
+        assert!(cache.put_spare(class, world.fill(), 0), "there is room for a spare");
+    }
+    cache.note_theft();
+    let thieves = [0, 1].map(|class| {
+        spawn(&world, move |World { cache, magazines }| {
+            cache.steal_spares(class, magazines, |_| true, |_| cache.note_theft());
+        })
+    });
+    // All that a cache may hold: nothing else is held then.
+    let is_had = cache.charge(CACHE_BYTES);
+    thieves.into_iter().for_each(|thief| thief.join());
+    assert!(is_had || cache.charge(CACHE_BYTES), "what was stolen is charged");
 }
 
 /// Another thread looks at the loaded magazine while the owner puts a chunk, unloads the magazine and loads it again: the

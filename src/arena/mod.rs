@@ -183,6 +183,11 @@ impl Arenas {
         self.reserved.load(Ordering::Relaxed)
     }
 
+    /// Counts them anew, while no other thread uses the arenas.
+    pub(crate) fn recount_reserved(&self) {
+        self.reserved.store(self.iter().map(Arena::reserved).sum(), Ordering::Relaxed);
+    }
+
     /// Bytes of the arenas' own tables, with the page map's entries for their pages.
     pub(crate) fn metadata(&self) -> usize {
         self.metadata.load(Ordering::Relaxed)

@@ -193,6 +193,7 @@ impl Heap {
     #[unsafe(link_section = ".millpond_cold")]
     fn repair_pages(&self) -> Option<()> {
         let arenas = &self.spans.arenas;
+        arenas.recount_reserved();
         let mut dirty = 0;
         for arena in arenas.iter() {
             let first = arena.start() >> crate::config::PAGE_SHIFT;

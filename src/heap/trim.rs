@@ -1,6 +1,6 @@
 //! Trim: give back all that is free, from any thread.
 
-use super::Heap;
+use super::{Guest, Heap};
 use crate::os;
 use crate::report::Trimmed;
 use crate::size_class::{CLASSES, INFO};
@@ -11,6 +11,7 @@ impl Heap {
     /// use, and all free runs. Linear in what there is; other threads go on meanwhile.
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn trim(&self, cache: Option<&ThreadCache>) -> Trimmed {
+        let _guest = self.guest_without(cache);
         let before = self.committed();
         self.gather(cache);
         for slab in self.spans.slabs() {
@@ -28,13 +29,14 @@ impl Heap {
     /// threads, the pools, and the shelf.
     #[unsafe(link_section = ".millpond_cold")]
     pub(super) fn gather(&self, cache: Option<&ThreadCache>) {
+        let _guest = self.guest_without(cache);
         if let Some(cache) = cache {
             self.settle_fork(cache);
             self.flush(cache);
         }
         // In a heap beside the program's, most may never have been anybody's: to mark those would touch memory for them.
         for other in self.caches.iter().filter(|other| other.owner().is_some()) {
-            other.put_mark();
+            other.put_mark_back();
             self.rob(other, |_| true);
         }
         for class in 0..CLASSES {
@@ -42,6 +44,11 @@ impl Heap {
             self.pool(class, 0).reap(self.spans.nodes(class).made() as usize, self.clock.now());
         }
         self.clear_shelf(|_| true);
+    }
+
+    /// A thread without a cache, which nobody would adopt, is a guest while it has things in hand.
+    fn guest_without(&self, cache: Option<&ThreadCache>) -> Option<Guest<'_>> {
+        cache.is_none().then(|| self.guest())
     }
 
     /// What is done once before a request fails: a trim, the address space of free arenas goes too, and it is made `again`. In a full

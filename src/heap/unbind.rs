@@ -22,6 +22,7 @@ impl Heap {
     /// there is; other threads go on meanwhile.
     #[unsafe(link_section = ".millpond_cold")]
     pub(crate) fn unbind_free(&self, tracker: &Tracker) -> usize {
+        let _guest = self.guest();
         let mut count = 0;
         for slab in self.spans.slabs() {
             for span in slab.iter() {

@@ -404,8 +404,10 @@ impl Heap {
         self.spans.arenas.purge_aged(PURGE_TICKS, (dirty / 16).max(DIRTY_BYTES / 2));
         // Work is left while anything comes back, free pages and what will become free pages, and until all spans were looked at.
         let busy = dirty + shelved > 0 || pooled > 0 || self.clock.purged.swap(0, Ordering::Relaxed) > 0 || sweeps;
-        let quiet = if busy { 0 } else { self.clock.quiet.load(Ordering::Relaxed).saturating_add(1) };
-        self.clock.quiet.store(quiet, Ordering::Relaxed);
+        let quiet = self.clock.quiet.load(Ordering::Relaxed);
+        let next = if busy { 0 } else { quiet.saturating_add(1) };
+        // Whoever wakes upkeep meanwhile has it awake.
+        let _ = self.clock.quiet.compare_exchange(quiet, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Returns a batch of the magazines that pools have too many of to their spans.
@@ -442,7 +444,7 @@ impl Heap {
                 self.dissolve(class, spare);
             });
             if cache.spare_count(class) > 0 {
-                cache.put_mark();
+                cache.put_mark_back();
             }
         }
     }

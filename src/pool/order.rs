@@ -86,10 +86,10 @@ impl<'a> Pool<'a> {
         masks[word % WORDS] |= mask;
         // Whoever begins in the first word never came to it.
         low = if masks[0] == 0 { low } else { 0 };
-        let found: u32 = masks[low..=high].iter().map(|mask| mask.count_ones()).sum();
+        let found = || masks[low..=high].iter().map(|mask| mask.count_ones() as usize).sum::<usize>();
         // No chunk begins after its offset: the sums are the same only if none begins before.
-        if chunks * info.size != offsets || found as usize + left != MAGAZINE_SLOTS {
-            // Some chunk is none, or is there twice: this tells which.
+        if left == MAGAZINE_SLOTS || chunks * info.size != offsets || found() + left != MAGAZINE_SLOTS {
+            // Some chunk is none, or is there twice: this tells which. If none lies in the span, it is the one in the middle.
             self.restore_far(magazine, now);
             return true;
         }

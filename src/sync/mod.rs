@@ -174,6 +174,10 @@ pub(crate) enum Fault {
     TopRelaxed,
     /// The mark that there are spares is taken by load and store.
     MarkTake,
+    /// That mark is put back by a store.
+    MarkBack,
+    /// The mark that spares were stolen is taken by a store.
+    RobbedStore,
     /// A thief leaves the spare in place when it takes it.
     StealCopies,
     /// A bin's loaded magazine is named by a relaxed store.

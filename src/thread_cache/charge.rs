@@ -14,7 +14,7 @@ use super::ThreadCache;
 use crate::config::{CACHE_BYTES, FIRST_CARVE, LINE};
 use crate::pool::Portion;
 use crate::size_class::{CLASSES, Class, INFO};
-use crate::sync::Ordering;
+use crate::sync::{Fault, Ordering, planted};
 
 impl ThreadCache {
     /// What the owner's next carve of a class should take: few chunks at first, so that many threads with few chunks each
@@ -56,8 +56,9 @@ impl ThreadCache {
 
     /// Has the owner count its charge anew when it is next full: spares were taken.
     pub(crate) fn note_theft(&self) {
-        // Relaxed: it need not be soon.
-        self.robbed.store(1, Ordering::Relaxed);
+        // ORDERING: Release pairs with `recount`: whoever takes the mark sees what was stolen before. Not a store: that of another
+        // thief may lie below, and it is taken with this.
+        self.robbed.swap(1, Ordering::Release);
     }
 
     /// Takes `bytes` off the charge.
@@ -68,7 +69,12 @@ impl ThreadCache {
     /// Counts the charge anew: thieves take spares without a word.
     #[cold]
     fn recount(&self) -> usize {
-        self.robbed.store(0, Ordering::Relaxed);
+        if planted(Fault::RobbedStore) {
+            self.robbed.store(0, Ordering::Relaxed);
+        } else {
+            // ORDERING: Acquire pairs with `note_theft`. What is not seen is stolen before a mark that stays.
+            self.robbed.swap(0, Ordering::Acquire);
+        }
         let charge = (0..CLASSES)
             .map(|class| (self.is_loaded(class) as usize + self.spare_count(class)) * INFO[class].magazine_bytes())
             .sum();

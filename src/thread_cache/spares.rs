@@ -90,7 +90,7 @@ impl ThreadCache {
         }
     }
 
-    /// Takes the mark that says whether there may be spares; a thief that leaves some puts it back.
+    /// Takes the mark that says whether there may be spares; a thief that leaves some [puts it back](Self::put_mark_back).
     pub(crate) fn take_mark(&self) -> bool {
         // Relaxed: only whether it is worth an exchange.
         if self.has_spares.load(Ordering::Relaxed) == 0 {
@@ -100,14 +100,23 @@ impl ThreadCache {
             self.has_spares.store(0, Ordering::Relaxed);
             return true;
         }
-        // ORDERING: Acquire pairs with `put_mark`: what was put before a mark that this takes is seen, and not left behind.
+        // ORDERING: Acquire pairs with `put_mark`, and `put_mark_back`: what was put before a mark that this takes is seen, and not left behind.
         self.has_spares.swap(0, Ordering::Acquire) != 0
     }
 
-    /// Says that there may be spares.
+    /// Says that there may be spares. Only the owner may.
     pub(crate) fn put_mark(&self) {
         // ORDERING: Release pairs with `take_mark`.
         self.has_spares.store(1, Ordering::Release);
+    }
+
+    /// The same by anybody else: a thief that leaves some, or who does not know.
+    pub(crate) fn put_mark_back(&self) {
+        if planted(Fault::MarkBack) {
+            return self.put_mark();
+        }
+        // Relaxed, but no store: what the owner has released goes on with it, so whoever takes this mark sees what that told of.
+        self.has_spares.swap(1, Ordering::Relaxed);
     }
 
     /// Magazines in the chain of spares. From another thread, a moment's picture.

@@ -212,6 +212,16 @@ pub(super) const ACTS: &[Act] = &[
         in_hand: 4 * SIZE,
     },
     Act {
+        name: "trim without a cache",
+        before: |world, client, other| {
+            scatter(world, other);
+            stock(other, 3);
+            client.leave();
+        },
+        act: |world, _| _ = world.heap.trim(None),
+        in_hand: 4 * SIZE,
+    },
+    Act {
         name: "tick",
         before: |world, client, other| {
             scatter(world, other);

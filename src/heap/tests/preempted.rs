@@ -3,7 +3,8 @@
 
 use super::acts::{ACTS, Act, SIZE};
 use super::world::{Block, Client, World};
-use crate::config::PAGE;
+use crate::config::{PAGE, QUIET_TICKS};
+use crate::sync::Ordering;
 use crate::sync::stepped::interrupted;
 use std::vec::Vec;
 
@@ -61,6 +62,22 @@ fn nobody_waits_for_a_suspended_thread() {
             suspend(act, place * stride + place % stride);
         }
     }
+}
+
+/// Memory that comes back in the middle of a tick that has found nothing is work all the same.
+#[test]
+fn a_tick_does_not_forget_who_woke_upkeep_meanwhile() {
+    let world = World::new();
+    let quiet = &world.heap.clock.quiet;
+    let tick = |step: u64| {
+        quiet.store(QUIET_TICKS, Ordering::Relaxed);
+        let steps = interrupted(step, &mut || world.heap.ebb(PAGE), || world.heap.tick());
+        assert!(step >= steps || quiet.load(Ordering::Relaxed) < 2, "woken before step {step} of {steps}");
+        steps
+    };
+    tick(u64::MAX);
+    assert_eq!(quiet.load(Ordering::Relaxed), QUIET_TICKS + 1, "there was nothing to do");
+    assert!((0..).take_while(|step| *step < tick(*step)).count() > 20);
 }
 
 #[test]

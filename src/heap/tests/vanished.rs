@@ -3,7 +3,7 @@
 
 use super::acts::{ACTS, Act, SIZE};
 use super::world::{Block, Client, World};
-use crate::config::ARENA_MIN;
+use crate::config::{ARENA_MIN, PAGE};
 use crate::os::fake;
 use crate::slab::Slab;
 use crate::sync::stepped::vanishing;
@@ -141,6 +141,26 @@ fn at_each_place(acts: impl Iterator<Item = &'static Act>, life: fn(&Act, u64, b
 #[test]
 fn what_vanished_threads_had_is_found() {
     at_each_place(ACTS.iter(), live_on);
+}
+
+/// What it had given up is not counted in the child, wherever it came to count that.
+#[test]
+fn addresses_are_counted_anew() {
+    let life = |step: u64| {
+        let world = World::new();
+        let (mut client, other) = (world.join(), world.join());
+        assert!(client.alloc(300 * PAGE, 1, false));
+        client.free_all();
+        let steps = vanishing(step, || world.heap.spans.arenas.abandon_free());
+        world.fork();
+        world.heap.settle_fork(other.cache.unwrap());
+        let (counted, there) = (world.heap.spans.arenas.reserved(), world.system.reserved_bytes());
+        assert!(counted <= there, "{counted} bytes of {there}, at step {step}");
+        assert!(steps.is_none() || counted == 0, "all was free");
+        steps
+    };
+    let steps = life(u64::MAX).expect("it came through");
+    (0..steps).for_each(|step| _ = life(step));
 }
 
 #[test]

@@ -77,3 +77,14 @@ fn inside_a_chunk_in_disorder() {
     chunks[40] += 8;
     world.put_in_order(&chunks);
 }
+
+/// What lies in the middle of its magazine, in a span of which nothing else is there.
+#[test]
+#[should_panic(expected = "where no allocation begins")]
+fn behind_the_last_chunk_of_the_span_beside() {
+    let mut world = World::new(96);
+    let [first, second] = [(); 2].map(|()| world.carve(world.info().chunks));
+    let mut chunks = shuffled(&second[..64]);
+    chunks[32] = first[first.len() - 1] + 96;
+    world.put_in_order(&chunks);
+}
