@@ -277,7 +277,7 @@ impl<T: Node, const STACKS: usize> Slab<T, STACKS> {
 
     /// How many nodes have ever been handed out: indices 1 up to this are valid for [`get`](Self::get).
     pub(crate) fn made(&self) -> u32 {
-        // ORDERING: Acquire pairs with the Release in `take`: the segments of all these are there.
+        // ORDERING: Acquire pairs with the Release in `take_fresh` and `reach`: the segments of all these are there.
         self.supply.fresh.load(Ordering::Acquire)
     }
 

@@ -7,8 +7,8 @@
 //! Carves begin small and double. An owner that has not allocated any chunk of a class is a *stranger* to it; chunks smaller
 //! than a line of the processor's caches that others hand it are not served to it.
 //!
-//! Only the owner comes here. Invariant: `charge` is at least the bytes that loaded and spare magazines can hold, and at most
-//! `CACHE_BYTES`.
+//! Only the owner comes here, but thieves to leave that mark. Invariant: `charge` is at least the bytes that loaded and spare
+//! magazines can hold, and at most `CACHE_BYTES`.
 
 use super::ThreadCache;
 use crate::config::{CACHE_BYTES, FIRST_CARVE, LINE};
