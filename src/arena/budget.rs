@@ -7,8 +7,8 @@
 //! those in use (`Arenas::keep_within`).
 //!
 //! Once a soft limit has been passed, what is freed may lie in pools, and pages stay in use by it: whether the heap has been below in
-//! between shows no more. So it is to be trimmed each time that a [`MORE`]th more is in use than what was left by the last time: what
-//! has been below then passes the limit again.
+//! between shows no more. So it is to be trimmed each time that a [`MORE`]th more is in use than was since the last time: what has
+//! been below then passes the limit again.
 //!
 //! Where there is a limit, the budget also knows whether a *reclaim*, which gathers all that is free, would be in vain. Whatever may
 //! change what one finds is counted: pages that somebody is about to be charged, and may give back; what lies again where only a
@@ -45,6 +45,11 @@ const UNTRIMMED: u32 = 2;
 const ONCE: u32 = 4;
 /// Which part of what was left must come to be in use before it is trimmed again.
 const MORE: usize = 8;
+
+/// When it is to be trimmed, where so much was in use.
+fn full_from(used: usize) -> usize {
+    used + (used / MORE).max(1)
+}
 
 /// What has happened to a soft limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +121,9 @@ impl Budget {
                     let soft = self.soft.load(Ordering::Relaxed);
                     if soft > 0 && sum > soft && used > soft {
                         // Relaxed, as all of it: a trim too many does no harm, and one that is missed is made up for by the next.
-                        if sum >= self.full.load(Ordering::Relaxed) {
+                        let full = self.full.load(Ordering::Relaxed).min(full_from(used));
+                        self.full.store(full, Ordering::Relaxed);
+                        if sum >= full {
                             self.passed.fetch_or(UNTRIMMED, Ordering::Relaxed);
                         }
                     } else if soft > 0 && sum > soft {
@@ -217,7 +224,7 @@ impl Budget {
     /// Notes that all that is free has gone back.
     pub(crate) fn note_trimmed(&self) {
         let used = self.used.load(Ordering::Relaxed).max(self.soft.load(Ordering::Relaxed));
-        self.full.store(used + (used / MORE).max(1), Ordering::Relaxed);
+        self.full.store(full_from(used), Ordering::Relaxed);
     }
 }
 

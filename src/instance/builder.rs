@@ -285,7 +285,7 @@ impl<'a> HeapBuilder<'a> {
     /// 64 KiB takes 256 KiB.
     ///
     /// What is freed may stay in use as pages, until a trim: beyond the limit the heap is trimmed each time that an eighth more is in use
-    /// than was left by the trim before, and so is found to have been below.
+    /// than was since the trim before, and so is found to have been below.
     ///
     /// ```
     /// use core::alloc::Layout;
