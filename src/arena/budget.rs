@@ -43,7 +43,7 @@ pub(crate) struct Budget {
 const UNSAID: u32 = 1;
 const UNTRIMMED: u32 = 2;
 const ONCE: u32 = 4;
-/// Which part of what was left must come to be in use before it is trimmed again.
+/// Which part of what was in use must be added before it is trimmed again.
 const MORE: usize = 8;
 
 /// When it is to be trimmed, where so much was in use.
